@@ -1,0 +1,56 @@
+"""Text files that list images of a data set: one index or file name a line."""
+
+import posixpath
+from pathlib import Path
+
+import numpy as np
+
+from data.datasets import Dataset
+from helper_functions.errors import UserError
+
+LONGEST_LINE = 4096
+
+
+def read_image_list(path: str | Path, dataset: Dataset) -> np.ndarray:
+    """The images that a file lists, as sorted distinct int64 indices into the data set's own training part.
+
+    A line is an index, counted in the training part's order from 0, or, for an image folder, a file name relative to
+    it; blank lines and lines that begin with # are passed over. Raises UserError naming the line for anything else,
+    and for a file that cannot be read or lists nothing.
+    """
+    names = {name: index for index, name in enumerate(dataset.file_names or ())}
+    found: set[int] = set()
+    try:
+        with open(path, encoding="utf-8-sig") as lines:
+            # Line by line and with a limit, so that a wrong path (a device, a video) ends in an error, not in memory.
+            number = 0
+            while line := lines.readline(LONGEST_LINE + 1):
+                number += 1
+                if len(line) > LONGEST_LINE:
+                    raise UserError(f"line {number} of {path} is longer than {LONGEST_LINE} characters; list one image")
+                entry = line.strip()
+                if entry and not entry.startswith("#"):
+                    found.add(_resolve(entry, names, dataset, f"line {number} of {path}"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give a file with one image a line") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text; give a file with one index or file name a line") from error
+    if not found:
+        raise UserError(f"{path} lists no image; give one index or file name a line")
+    return np.array(sorted(found), dtype=np.int64)
+
+
+def _resolve(entry: str, names: dict[str, int], dataset: Dataset, where: str) -> int:
+    # A name is only looked up among those of the data set and never opened, so it cannot lead out of the folder.
+    for name in (entry, posixpath.normpath(entry)):
+        if name in names:
+            return names[name]
+    if not (entry.isascii() and entry.isdigit()):
+        expected = "an index or a file name of the data set" if names else "an index"
+        raise UserError(f"{where}: {entry!r} is no image of {dataset.name}; give {expected}")
+    # Longer numbers than any data set has are not worth converting.
+    index = int(entry) if len(entry) < 19 else dataset.num_train
+    if index >= dataset.num_train:
+        last = dataset.num_train - 1
+        raise UserError(f"{where}: {entry} is not in the training part of {dataset.name}; give an index from 0 to {last}")
+    return index

@@ -1,0 +1,89 @@
+"""The user's own pictures: a folder of class folders."""
+
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from helper_functions.errors import UserError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg")
+DEFAULT_IMAGE_SIZE = 64
+LARGEST_IMAGE_SIZE = 4096
+
+
+def read_image_folder(
+    folder: Path, image_size: int, skip_unreadable: bool
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[str, ...]]:
+    """Read `folder/<class>/**/*.png|jpg|jpeg` as square RGB images.
+
+    Returns pixels uint8 [N, S, S, 3], labels int64 [N], class names (sorted folder names) and file names (relative to
+    the folder, with forward slashes). Raises UserError for a folder without classes or images, and for a file that
+    cannot be decoded, unless `skip_unreadable` leaves such files out and names them on standard error.
+    """
+    if not 1 <= image_size <= LARGEST_IMAGE_SIZE:
+        raise UserError(f"image size {image_size} is not between 1 and {LARGEST_IMAGE_SIZE}; try --image_size 64")
+    classes, files, labels = _list_images(folder)
+    pixels = np.empty((len(files), image_size, image_size, 3), dtype=np.uint8)
+    errors = _decode_all([folder / name for name in files], pixels)
+    readable = np.array([error is None for error in errors])
+    unreadable = [f"{name} ({error})" for name, error in zip(files, errors, strict=True) if error is not None]
+    if unreadable and not skip_unreadable:
+        raise UserError(f"cannot read image {folder / unreadable[0]}; remove it or pass --skip_unreadable")
+    if unreadable:
+        print(f"skipped {len(unreadable)} unreadable images: {', '.join(unreadable)}", file=sys.stderr)
+        pixels, labels = pixels[readable], labels[readable]
+        files = [name for name, good in zip(files, readable, strict=True) if good]
+    missing = np.setdiff1d(np.arange(len(classes)), labels)
+    if len(missing):
+        raise UserError(f"class folder {folder / classes[missing[0]]} holds no readable PNG or JPEG; remove or fill it")
+    return pixels, labels, tuple(classes), tuple(files)
+
+
+def _list_images(folder: Path) -> tuple[list[str], list[str], np.ndarray]:
+    files, labels = [], []
+    try:
+        classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        for label, name in enumerate(classes):
+            found = sorted(
+                path.relative_to(folder).as_posix()
+                for path in (folder / name).rglob("*")
+                if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+            )
+            files += found
+            labels += [label] * len(found)
+    except OSError as error:
+        raise UserError(f"cannot list {folder}: {error.strerror}; give --data_dir a folder of class folders") from error
+    if len(classes) < 2:
+        raise UserError(f"{folder} has {len(classes)} class folders; give --data_dir a folder with at least two")
+    return classes, files, np.array(labels, dtype=np.int64)
+
+
+def _decode_all(paths: list[Path], pixels: np.ndarray) -> list[str | None]:
+    """Decode into pixels [N, S, S, 3]; returns for each file why it could not be read, or None."""
+    from PIL import Image
+
+    def decode(path: Path, target: np.ndarray) -> str | None:
+        try:
+            target[:] = _decode(path, len(target))
+        except Exception as error:  # damaged files make PIL's decoders raise nearly anything
+            return " ".join(str(error).split()) or type(error).__name__
+        return None
+
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return list(pool.map(decode, paths, pixels))
+
+
+def _decode(path: Path, size: int) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    with Image.open(path, formats=("PNG", "JPEG")) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        # Reading the centre square alone is resizing the short side and cropping, without the large image between.
+        side = min(upright.size)
+        left, top = (upright.width - side) // 2, (upright.height - side) // 2
+        square = upright.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    return np.asarray(square)

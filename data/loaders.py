@@ -1,0 +1,114 @@
+"""Batches from images that stay on the device: a batch is an index into one uint8 tensor."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from data.augmentation import Augmentation, AugmentationPlan
+from data.pixels import Normaliser, channels_last_storage, check_channels, normalise
+from data.random_streams import torch_seed
+from helper_functions.errors import UserError
+
+__all__ = ["TensorLoader", "normalise"]
+
+Batch = tuple[Tensor, Tensor]
+# One pass, or a part of one: indices into the images, int64 on the device, and the draws of the augmentation.
+Drawn = tuple[Tensor, AugmentationPlan | None]
+
+
+class TensorLoader:
+    """A sized iterable of `(inputs, labels)`: float32 [B, C, H, W] normalised, channels_last; int64 [B]; on the device.
+
+    images: uint8 [N, C, H, W], moved to the device once, and not copied where it is there already with
+    channels_last memory; labels: int64 [N]; indices: int64 [n], what of the images is loaded.
+    Order and augmentation of pass e are a pure function of (seed, e): each `iter()` runs pass `epoch` and advances
+    `epoch` by one, so that resuming means setting `epoch`. Raises UserError for a batch size below 1 or an index
+    that is no image.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        batch_size: int,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augmentation: Augmentation | None = None,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ):
+        _check_request(images, labels, indices, batch_size)
+        check_channels(images, mean)
+        self.device = torch.device(device)
+        self.storage = channels_last_storage(images.to(self.device))
+        self.labels = labels.to(self.device)
+        self.indices = indices.cpu()
+        self.batch_size = batch_size
+        self.augmentation = augmentation
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.seed = seed
+        self.epoch = 0
+        self.image_size: tuple[int, int] = tuple(images.shape[2:])
+        self.normaliser = Normaliser(mean, std, self.image_size, self.device)
+
+    @property
+    def num_images(self) -> int:
+        """How many images the loader holds; with drop_last a pass may show fewer."""
+        return len(self.indices)
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.num_images, self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch = self.epoch
+        self.epoch += 1
+        return self.batches(epoch)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one pass from number `start` on; `epoch` of the loader is left as it is."""
+        indices, plan = self.draw_pass(epoch)
+        for number in range(start, len(self)):
+            part = slice(number * self.batch_size, (number + 1) * self.batch_size)
+            yield self.assemble(indices[part], None if plan is None else plan[part])
+
+    def draw_pass(self, epoch: int) -> Drawn:
+        """All draws of one pass: indices int64 [n] on the device, and the augmentation's plan.
+
+        Drawn at once, so that a pass can be entered anywhere and that no batch waits for a transfer.
+        """
+        order = self.indices
+        if self.shuffle:
+            # On the CPU whatever the device: one seed is one order everywhere.
+            generator = torch.Generator().manual_seed(torch_seed(self.seed, "order", epoch))
+            order = order[torch.randperm(len(order), generator=generator)]
+        plan = None
+        if self.augmentation is not None:
+            generator = torch.Generator(self.device).manual_seed(torch_seed(self.seed, "augmentation", epoch))
+            plan = self.augmentation.draw(len(order), self.image_size, generator)
+        return order.to(self.device), plan
+
+    def assemble(self, indices: Tensor, plan: AugmentationPlan | None) -> Batch:
+        """The batch of these images: indices int64 [B] on the device, plan of length B or None."""
+        if plan is None:
+            inputs = self.normaliser(self.storage.index_select(0, indices))
+        else:
+            inputs = self.augmentation.apply(self.storage, indices, plan, self.normaliser)
+        return inputs, self.labels.index_select(0, indices)
+
+
+def _check_request(images: Tensor, labels: Tensor, indices: Tensor, batch_size: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size} is below 1; give a positive number")
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise UserError(f"images are {images.dtype} {tuple(images.shape)}; give uint8 [N, C, H, W]")
+    if len(labels) != len(images):
+        raise UserError(f"{len(labels)} labels for {len(images)} images; give one label an image")
+    if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(images):
+        raise UserError(f"an index is outside the {len(images)} images; give indices from 0 to {len(images) - 1}")

@@ -1,0 +1,52 @@
+"""Stratified shares of a data set that never tear copies of one image apart."""
+
+import hashlib
+
+import numpy as np
+from torch import Tensor
+
+from data.pixels import channels_last_storage
+
+
+def copy_groups(images: Tensor) -> np.ndarray:
+    """int64 [N]: for each image uint8 [N, C, H, W], the index of the first that equals it bit by bit."""
+    pixels = channels_last_storage(images).numpy().reshape(len(images), -1)
+    first: dict[bytes, int] = {}
+    digests = (hashlib.blake2b(image, digest_size=16).digest() for image in pixels)
+    return np.array([first.setdefault(digest, index) for index, digest in enumerate(digests)], dtype=np.int64)
+
+
+def stratified_share(
+    labels: np.ndarray, groups: np.ndarray, candidates: np.ndarray, fraction: float, rng: np.random.RandomState
+) -> np.ndarray:
+    """Draw a share of the candidates that has their class histogram; returns sorted int64 indices.
+
+    labels, groups: int64 [N], classes and `copy_groups`; candidates: indices into them. A group is taken whole or not
+    at all, under the class of its first image, where its class still has room; without copies the share of each class
+    is exact up to rounding, and the total is the rounded fraction of all. Every class keeps an image outside.
+    """
+    labels, candidates = np.asarray(labels), np.sort(candidates)
+    members: dict[int, list[int]] = {}
+    for index, group in zip(candidates.tolist(), groups[candidates].tolist(), strict=True):
+        members.setdefault(group, []).append(index)
+    copies = list(members.values())
+    classes = labels[[group[0] for group in copies]]
+    room = _quota(np.bincount(classes, weights=[len(group) for group in copies]).astype(np.int64), fraction)
+    taken: list[int] = []
+    for number in rng.permutation(len(copies)):
+        group, label = copies[number], classes[number]
+        if len(group) <= room[label]:
+            room[label] -= len(group)
+            taken += group
+    return np.array(sorted(taken), dtype=np.int64)
+
+
+def _quota(counts: np.ndarray, fraction: float) -> np.ndarray:
+    """Images to take of each class: rounded by largest remainder, so that the total is the rounded total."""
+    exact = fraction * counts
+    quota = np.floor(exact).astype(np.int64)
+    missing = int(round(fraction * int(counts.sum()))) - int(quota.sum())
+    # A stable sort settles ties by class, the same way everywhere.
+    by_remainder = np.argsort(quota - exact, kind="stable")
+    quota[by_remainder[:missing]] += 1
+    return np.minimum(quota, np.maximum(counts - 1, 0))

@@ -1,0 +1,69 @@
+"""From stored uint8 images to normalised float batches: one gather and one multiply-add."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from helper_functions.errors import UserError
+
+
+def channels_last_storage(images: Tensor) -> Tensor:
+    """The [N, H, W, C] contiguous tensor behind [N, C, H, W] images; a copy only where memory is ordered otherwise."""
+    return images.permute(0, 2, 3, 1).contiguous()
+
+
+def gather_pixels(storage: Tensor, indices: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Pick images and rearrange their rows and columns in one gather.
+
+    storage: uint8 [N, H, W, C] contiguous; indices: int64 [B]; rows: int64 [B, h]; columns: int64 [B, w].
+    Returns [B, h, w, C] with `out[b, i, j] = storage[indices[b], rows[b, i], columns[b, j]]`.
+    """
+    _, height, width, channels = storage.shape
+    row_starts = (indices[:, None] * height + rows) * width
+    positions = row_starts[:, :, None] + columns[:, None, :]
+    pixels = storage.view(-1, channels).index_select(0, positions.view(-1))
+    return pixels.view(len(indices), rows.shape[1], columns.shape[1], channels)
+
+
+class Normaliser:
+    """Maps uint8 pixels [B, H, W, C] to float32 [B, C, H, W] in channels_last: (pixel / 255 - mean) / std.
+
+    Scale and bias are laid out for a whole image, so that the multiply-add runs over one long inner dimension
+    rather than over three channels at a time.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: tuple[int, int],
+        device: torch.device | str = "cpu",
+    ):
+        if len(mean) != len(std) or not all(value > 0 for value in std):
+            raise UserError(f"std {tuple(std)} must be positive, with as many values as mean {tuple(mean)}")
+        pixels = image_size[0] * image_size[1]
+        mean64, std64 = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+        self.channels = len(mean)
+        self.scale = (1 / (255 * std64)).float().repeat(pixels).to(device)
+        self.bias = (-mean64 / std64).float().repeat(pixels).to(device)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        batch, height, width, channels = pixels.shape
+        values = pixels.reshape(batch, -1).float().mul_(self.scale).add_(self.bias)
+        return values.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 images [B, C, H, W] to float32 [B, C, H, W] in channels_last: (pixel / 255 - mean) / std, per channel.
+
+    Raises UserError where mean and std do not have one positive value a channel.
+    """
+    check_channels(images, mean)
+    return Normaliser(mean, std, tuple(images.shape[2:]), images.device)(channels_last_storage(images))
+
+
+def check_channels(images: Tensor, mean: Sequence[float]) -> None:
+    """Raise UserError unless there is one mean for each channel of images [N, C, H, W]."""
+    if images.shape[1] != len(mean):
+        raise UserError(f"mean has {len(mean)} values but the images have {images.shape[1]} channels; give one each")

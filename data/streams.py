@@ -1,0 +1,147 @@
+"""Endless and paired streams of batches, which go on from where they were."""
+
+from collections.abc import Iterator, Sized
+from itertools import islice
+from typing import Any
+
+import torch
+
+from data.augmentation import AugmentationPlan
+from data.loaders import Batch, Drawn, TensorLoader
+from helper_functions.errors import UserError
+
+
+class CyclingLoader:
+    """An endless stream over a sized iterable of `(inputs, labels)`: `take()` goes on from where it was.
+
+    Over a `TensorLoader` it is the concatenation of pass 0, 1, 2, …, cut into batches that are all full: a short last
+    batch is completed from the next pass. After any number of images the counts of two images differ by at most one
+    (two at a batch that holds the end of a pass). Its place is exact in `state_dict()`. `epoch` and `drop_last` of
+    the loader play no part. Any other iterable gives its batches as they come and is begun again when it ends; its
+    place is found again by skipping batches, exact if each of its passes has the same order.
+    Raises UserError where the iterable holds nothing.
+    """
+
+    def __init__(self, loader: Any):
+        size = loader.num_images if isinstance(loader, TensorLoader) else len(loader)
+        if size == 0:
+            raise UserError("a stream over no images has no end to wait for; give a loader that is not empty")
+        self.loader = loader
+        self._source = _TensorSource(loader) if isinstance(loader, TensorLoader) else _IterableSource(loader)
+
+    def take(self) -> Batch:
+        """The next batch."""
+        return self._source.take()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return self.take()
+
+    def state_dict(self) -> dict[str, int]:
+        """`epoch`, the pass, and `position` in it: images for a TensorLoader, batches for anything else."""
+        return {"epoch": self._source.epoch, "position": self._source.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._source.seek(int(state["epoch"]), int(state["position"]))
+
+
+class _TensorSource:
+    def __init__(self, loader: TensorLoader):
+        self.loader = loader
+        self.seek(0, 0)
+
+    def seek(self, epoch: int, position: int) -> None:
+        self.epoch, self.position = epoch, position
+        self.drawn: Drawn | None = None
+
+    def take(self) -> Batch:
+        parts, missing = [], self.loader.batch_size
+        while missing:
+            part = self._next_part(missing)
+            missing -= len(part[0])
+            parts.append(part)
+        indices = torch.cat([part[0] for part in parts])
+        if self.loader.augmentation is None:
+            return self.loader.assemble(indices, None)
+        return self.loader.assemble(indices, AugmentationPlan.concatenate([part[1] for part in parts]))
+
+    def _next_part(self, most: int) -> Drawn:
+        if self.position == self.loader.num_images:
+            self.seek(self.epoch + 1, 0)
+        if self.drawn is None:
+            self.drawn = self.loader.draw_pass(self.epoch)
+        indices, plan = self.drawn
+        part = slice(self.position, min(self.position + most, len(indices)))
+        self.position = part.stop
+        return indices[part], None if plan is None else plan[part]
+
+
+class _IterableSource:
+    def __init__(self, loader: Any):
+        self.loader = loader
+        self.seek(0, 0)
+
+    def seek(self, epoch: int, position: int) -> None:
+        self.epoch, self.position = epoch, position
+        self.iterator: Iterator[Batch] | None = None
+
+    def take(self) -> Batch:
+        if self.iterator is None:
+            self.iterator = islice(iter(self.loader), self.position, None)
+        batch = next(self.iterator, None)
+        if batch is None:
+            self.seek(self.epoch + 1, 0)
+            self.iterator = iter(self.loader)
+            batch = next(self.iterator, None)
+            if batch is None:
+                raise UserError("a loader gave no batch on a later pass; give one that can be iterated again")
+        self.position += 1
+        return batch
+
+
+class PairedLoader:
+    """A sized iterable of `{'forget': (x, y), 'retain': (x, y)}`: one pass over the forget loader an epoch.
+
+    Each epoch visits every forget image once; the retain stream goes on from where the last epoch left it, so that
+    all retain images come up equally often whatever the two lengths. `state_dict()` may be taken between any two
+    batches; after `load_state_dict()` the next `iter()` finishes the epoch that was under way.
+    """
+
+    def __init__(self, forget_loader: Sized, retain_stream: CyclingLoader):
+        self.forget_loader = forget_loader
+        self.retain_stream = retain_stream
+        self.epoch = 0
+        self.position = 0
+        self._resumes = False
+
+    def __len__(self) -> int:
+        return len(self.forget_loader)
+
+    def __iter__(self) -> Iterator[dict[str, Batch]]:
+        if not self._resumes:
+            self.position = 0
+        self._resumes = False
+        for forget_batch in self._forget_batches():
+            self.position += 1
+            yield {"forget": forget_batch, "retain": self.retain_stream.take()}
+        self.epoch += 1
+        self.position = 0
+
+    def _forget_batches(self) -> Iterator[Batch]:
+        if isinstance(self.forget_loader, TensorLoader):
+            self.forget_loader.epoch = self.epoch + 1
+            return self.forget_loader.batches(self.epoch, self.position)
+        return islice(iter(self.forget_loader), self.position, None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """`epoch`, `position` (forget batches given in it) and the `retain` stream's state."""
+        whole = self.position == len(self) and self.position > 0
+        epoch, position = (self.epoch + 1, 0) if whole else (self.epoch, self.position)
+        return {"epoch": epoch, "position": position, "retain": self.retain_stream.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch, self.position = int(state["epoch"]), int(state["position"])
+        self._resumes = True
+        self.retain_stream.load_state_dict(state["retain"])

@@ -1,0 +1,90 @@
+"""Where a run computes, in which precision, and from which seed."""
+
+import contextlib
+import os
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from helper_functions.errors import UserError
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device called `name`; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: no such device on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: no such device; use auto, cpu, cuda, cuda:N or mps") from None
+    present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= present.get(device.type, 0):
+        raise UserError(f"--device {name}: this machine has no such device; use --device auto or --device cpu")
+    return device
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A device and the dtype that forward passes compute in; weights and optimizer states stay in float32."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Context in which matrix products and convolutions run in `dtype`."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 by hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def choose_precision(device: torch.device, name: str = "auto") -> Precision:
+    """`fp32`, `bf16`, or `auto`: bf16 where the hardware has it."""
+    if name == "auto":
+        name = "bf16" if has_bf16(device) else "fp32"
+    return Precision(device, {"fp32": torch.float32, "bf16": torch.bfloat16}[name])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and PyTorch's generators on all devices."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def describe_environment(device: torch.device) -> dict:
+    """Versions and hardware that a published figure needs beside it."""
+    import platform
+
+    import torchvision
+
+    cpu = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as lines:
+            cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": cpu,
+        "cpu_threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,96 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import yaml
+
+from helper_functions.errors import UserError
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not."""
+    path = Path(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON, indented; NaN and infinity are refused, since JSON has no such numbers."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    with whole_file(path) as temporary:
+        temporary.write_text(text)
+
+
+def save_config(config: dict, path: Path) -> None:
+    """Write a flat configuration as YAML."""
+    text = yaml.safe_dump(config, sort_keys=False)
+    with whole_file(path) as temporary:
+        temporary.write_text(text)
+
+
+def load_config(path: Path) -> dict:
+    """Read a YAML configuration: a mapping of names to plain values; tags that build objects are refused.
+
+    Raises:
+        UserError: the file is missing, no YAML, no mapping, or names a key twice.
+    """
+    try:
+        content = yaml.load(Path(path).read_text(), Loader=_StrictLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise UserError(f"{path}: the configuration cannot be read ({reason})") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"{path}: a configuration is a mapping of names to values, one `name: value` a line")
+    return content
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which naming a key twice is an error instead of the last one winning in silence."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def save_tensors(content: object, path: Path) -> None:
+    """Write tensors and plain values so that `load_tensors` reads them back without executing anything."""
+    with whole_file(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_tensors(path: Path, remedy: str) -> dict:
+    """Read what `save_tensors` wrote, on the CPU, with `weights_only=True`.
+
+    Raises:
+        UserError: the file is missing, truncated, or holds anything but tensors and plain values.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); {remedy}") from None
+    except Exception:
+        raise UserError(f"{path}: truncated, or no file of tensors that this program wrote; {remedy}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds {type(content).__name__}, not the expected fields; {remedy}")
+    return content

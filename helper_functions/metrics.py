@@ -1,0 +1,61 @@
+"""Accuracies and norms: pure functions of tensors, no model, no transfer to the host."""
+
+import torch
+from torch import Tensor, nn
+
+
+def target_ranks(output: Tensor, target: Tensor) -> Tensor:
+    """Rank of each target's logit among its row, 0 is the highest.
+
+    Ties go to the lower class index, as `argmax` decides them, so that a constant output is right for class 0 only.
+    A row that holds a NaN ranks last.
+
+    Args:
+        output: logits, `[N, K]`.
+        target: class indices, `[N]`.
+
+    Returns:
+        int64 `[N]`, from 0 to K.
+    """
+    own = output.gather(1, target[:, None])
+    classes = torch.arange(output.shape[1], device=output.device)
+    ahead = (output > own) | ((output == own) & (classes < target[:, None]))
+    return torch.where(output.isnan().any(1), output.shape[1], ahead.sum(1))
+
+
+def calculate_accuracy(output: Tensor, target: Tensor, topk: tuple[int, ...] = (1,)) -> list[Tensor]:
+    """Top-k accuracies in percent, one 0-d tensor for each k (a k above the number of classes counts as all of them).
+
+    Args:
+        output: logits, `[N, K]`.
+        target: class indices, `[N]`.
+        topk: the ks.
+
+    Raises:
+        ValueError: a k below 1, or shapes that do not fit.
+    """
+    if output.ndim != 2 or target.shape != output.shape[:1]:
+        raise ValueError(f"logits [N, K] and targets [N] wanted, got {list(output.shape)} and {list(target.shape)}")
+    if min(topk) < 1:
+        raise ValueError(f"topk wants numbers from 1 upwards, got {topk}")
+    ranks = target_ranks(output, target)
+    finite = ranks < output.shape[1]
+    return [((ranks < k) & finite).float().mean() * 100 for k in topk]
+
+
+def calculate_binary_accuracy(output: Tensor, target: Tensor) -> Tensor:
+    """Accuracy of a two-class decision in percent, a 0-d tensor; a logit of exactly 0 says class 0.
+
+    Args:
+        output: logits of class 1, `[N]` or `[N, 1]`.
+        target: 0 or 1, `[N]` or `[N, 1]`.
+    """
+    return ((output.flatten() > 0) == (target.flatten() > 0.5)).float().mean() * 100
+
+
+def _grad_norm(model: nn.Module) -> Tensor:
+    """Global L2 norm of all gradients, a 0-d tensor on their device (0 where there are none); one fused reduction."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    return torch.nn.utils.get_total_norm(gradients)

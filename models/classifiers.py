@@ -1,0 +1,103 @@
+"""Image classifiers by name: small ResNets of our own and every classification model of torchvision."""
+
+import difflib
+from pathlib import Path
+
+from torch import nn
+
+from helper_functions.errors import UserError
+from models.resnet import SmallResNet
+from models.weights import load_state, load_weights
+
+SMALL_RESNETS = {"resnet8": 1, "resnet20": 3}  # blocks per stage, n of 6n + 2
+STEMS = ("imagenet", "cifar")
+
+
+def get_model(
+    name: str,
+    num_classes: int,
+    in_channels: int = 3,
+    stem: str = "imagenet",
+    weight_path: str | Path | None = None,
+    width: int = 16,
+    image_size: int | None = None,
+) -> nn.Module:
+    """Build a classifier: images [B, in_channels, H, W] to logits [B, num_classes].
+
+    `name` is `resnet8` or `resnet20` (He et al. 2016, section 4.2, `width` channels in the first stage), or any
+    torchvision classification model by its torchvision name, without auxiliary heads. `stem='cifar'` gives
+    torchvision's ResNets a 3 x 3 convolution of stride 1 and no pooling; the small ResNets have no other stem and
+    take either word. `image_size` in pixels is for `vit_*` alone. Weights come from `weight_path`, else at random.
+    Raises UserError for an unknown name, an impossible value, or weights that do not fit.
+    """
+    _check(num_classes, in_channels, stem, width, image_size)
+    if name in SMALL_RESNETS:
+        model = SmallResNet(SMALL_RESNETS[name], num_classes, in_channels, width)
+    else:
+        model = _torchvision_model(name, num_classes, image_size)
+        if stem == "cifar":
+            _use_cifar_stem(model, name)
+        if in_channels != 3:
+            _replace_first_convolution(model, in_channels)
+    if weight_path is not None:
+        load_state(model, load_weights(weight_path), weight_path, name)
+    return model
+
+
+def list_models() -> list[str]:
+    """Names that `get_model` knows."""
+    import torchvision  # imported late: it takes a second, and the small ResNets do without it
+
+    return [*SMALL_RESNETS, *torchvision.models.list_models(module=torchvision.models)]
+
+
+def _check(num_classes: int, in_channels: int, stem: str, width: int, image_size: int | None) -> None:
+    sizes = {"num_classes": num_classes, "in_channels": in_channels, "width": width, "image_size": image_size}
+    for key, value in sizes.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise UserError(f"{key} is {value!r}: pass a whole number of at least 1")
+    if stem not in STEMS:
+        raise UserError(f"stem {stem!r} is unknown: pass one of {', '.join(STEMS)}")
+
+
+def _torchvision_model(name: str, num_classes: int, image_size: int | None) -> nn.Module:
+    import torchvision
+
+    known = list_models()
+    if name not in known:
+        close = difflib.get_close_matches(str(name), known, n=3)
+        remedy = f"did you mean {' or '.join(close)}?" if close else "pass a torchvision classification model"
+        raise UserError(f"model {name!r} is unknown: {remedy}")
+    options: dict[str, object] = {}
+    if name in ("inception_v3", "googlenet"):
+        options |= {"aux_logits": False, "init_weights": True}
+    if name.startswith("vit_") and image_size is not None:
+        patch_size = int(name.rsplit("_", 1)[1])
+        if image_size % patch_size:
+            raise UserError(f"image_size is {image_size}: {name} cuts images into {patch_size} x {patch_size} patches")
+        options["image_size"] = image_size
+    return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+
+
+def _use_cifar_stem(model: nn.Module, name: str) -> None:
+    from torchvision.models import ResNet
+
+    if not isinstance(model, ResNet):
+        raise UserError(f"stem cifar is for ResNets, and {name} is none: pass stem imagenet")
+    model.conv1 = _he_initialised(nn.Conv2d(3, model.conv1.out_channels, 3, padding=1, bias=False))
+    model.maxpool = nn.Identity()
+
+
+def _replace_first_convolution(model: nn.Module, in_channels: int) -> None:
+    """Give the stem, which torchvision registers before every other convolution, another number of inputs."""
+    path, old = next((path, module) for path, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    new = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
+    model.set_submodule(path, _he_initialised(new))
+
+
+def _he_initialised(convolution: nn.Conv2d) -> nn.Conv2d:
+    """As torchvision starts its ResNets: He et al. 2015, by the number of outputs."""
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
+    return convolution

@@ -1,0 +1,105 @@
+"""Learning-rate schedules as pure functions of the step, so that a resumed run needs the step count and no more."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from helper_functions.errors import UserError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Lengths in optimizer steps, warm-up included in the total; milestones in fractions of the total."""
+
+    total_steps: int
+    warmup_steps: int
+    milestones: tuple[float, ...]
+    gamma: float
+
+    def progress(self, step: int) -> float:
+        """Fraction of the steps after the warm-up that lie behind, in [0, 1]."""
+        return min(1.0, (step - self.warmup_steps) / (self.total_steps - self.warmup_steps))
+
+
+def cosine(step: int, plan: Plan) -> float:
+    """Half a cosine from 1 to 0 (Loshchilov and Hutter 2017, equation 5)."""
+    return (1 + math.cos(math.pi * plan.progress(step))) / 2
+
+
+def linear(step: int, plan: Plan) -> float:
+    """A straight line from 1 to 0."""
+    return 1 - plan.progress(step)
+
+
+def constant(step: int, plan: Plan) -> float:
+    """1 throughout."""
+    return 1.0
+
+
+def multistep(step: int, plan: Plan) -> float:
+    """A factor of gamma at each milestone."""
+    return plan.gamma ** sum(step >= round(milestone * plan.total_steps) for milestone in plan.milestones)
+
+
+def one_cycle(step: int, plan: Plan) -> float:
+    """Up from 1/25 over the first 30 %, down to 1/250,000, both along cosines (Smith and Topin 2018; torch's form)."""
+    start, end = 1 / 25, 1 / 250_000
+    last = plan.total_steps - plan.warmup_steps - 1
+    peak = 0.3 * (last + 1) - 1
+    step = min(step - plan.warmup_steps, last)
+    if step <= peak:
+        return _between(start, 1.0, step / peak if peak > 0 else 1.0)
+    # A cycle of a single step has no way down.
+    return _between(1.0, end, (step - max(peak, 0.0)) / (last - max(peak, 0.0)) if last > 0 else 0.0)
+
+
+SCHEDULES: dict[str, Callable[[int, Plan], float]] = {
+    "cosine": cosine,
+    "one_cycle": one_cycle,
+    "multistep": multistep,
+    "constant": constant,
+    "linear": linear,
+}
+
+
+def get_schedule(
+    name: str,
+    optimizer: Optimizer,
+    total_steps: int,
+    warmup_steps: int = 0,
+    milestones: Sequence[float] = (0.5, 0.75),
+    gamma: float = 0.1,
+) -> LRScheduler:
+    """Schedule the learning rates of `optimizer`, to be stepped after each of its `total_steps` steps.
+
+    The optimizer's learning rate is the highest that is reached. The first `warmup_steps` climb on a straight line to
+    where the schedule starts, which takes the rest; `milestones` are fractions of the total, for `multistep`.
+    Raises UserError for an unknown name or impossible lengths, milestones or gamma.
+    """
+    if name not in SCHEDULES:
+        raise UserError(f"schedule {name!r} is unknown: pass one of {', '.join(SCHEDULES)}")
+    if total_steps < 1:
+        raise UserError(f"total_steps is {total_steps}: pass at least 1")
+    if not 0 <= warmup_steps < total_steps:
+        raise UserError(f"warmup_steps is {warmup_steps}: pass at least 0 and fewer than the {total_steps} steps")
+    if not all(0 <= milestone <= 1 for milestone in milestones):
+        raise UserError(f"milestones are {list(milestones)}: pass fractions of the run, from 0 to 1")
+    if not (math.isfinite(gamma) and gamma >= 0):
+        raise UserError(f"gamma is {gamma}: pass a number of at least 0")
+    plan = Plan(total_steps, warmup_steps, tuple(milestones), gamma)
+    shape = SCHEDULES[name]
+
+    def factor(step: int) -> float:
+        if step < plan.warmup_steps:
+            return shape(plan.warmup_steps, plan) * (step + 1) / (plan.warmup_steps + 1)
+        return shape(step, plan)
+
+    return LambdaLR(optimizer, factor)
+
+
+def _between(start: float, end: float, fraction: float) -> float:
+    """Half a cosine from `start` to `end`."""
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * fraction))

@@ -1,0 +1,1 @@
+"""What to optimise so that data is forgotten."""
