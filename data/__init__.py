@@ -5,9 +5,8 @@ from data.confusion import CONFUSIONS, corrupt_labels
 from data.datasets import DATASETS, Dataset, load_dataset
 from data.forget import ForgetRequest, parse_forget, select_forget
 from data.loaders import TensorLoader, normalise
-from data.make_splits import make_splits
 from data.pairing import class_weights, match_by_class
-from data.splits import Splits
+from data.splits import Splits, make_splits
 from data.streams import CyclingLoader, PairedLoader
 
 __all__ = [

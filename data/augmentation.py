@@ -71,7 +71,9 @@ class Augmentation:
         return AugmentationPlan(
             top=integers(2 * self.padding + 1),
             left=integers(2 * self.padding + 1),
-            flip=integers(2).bool() if self.flip else torch.zeros(batch_size, dtype=torch.bool).to(generator.device),
+            flip=integers(2).bool()
+            if self.flip
+            else torch.zeros(batch_size, dtype=torch.bool, device=generator.device),
             cutout_row=integers(height),
             cutout_column=integers(width),
         )

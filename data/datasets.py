@@ -1,8 +1,9 @@
 """Image classification data sets as one uint8 tensor, its labels and its class names."""
 
 import pickle
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ _ARCHIVES = {
         (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970),
     ),
 }  # fmt: skip
+_READ_ERRORS = (OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
 
 
 def load_dataset(
@@ -99,46 +101,42 @@ def load_dataset(
 def _load_cifar10(data_dir: Path, *, download: bool, **_: Any) -> Dataset:
     from torchvision.datasets import CIFAR10
 
-    parts = [_open("cifar10", data_dir, download, lambda d, t=t: CIFAR10(data_dir, t, download=d)) for t in (True, False)]
-    return _from_archive("cifar10", *((part.data, part.targets) for part in parts), parts[0].classes)
+    train, test = (_open("cifar10", data_dir, download, partial(CIFAR10, data_dir, part)) for part in (True, False))
+    return _from_archive("cifar10", train.data, train.targets, test.data, test.targets, train.classes)
 
 
 def _load_cifar100(data_dir: Path, *, download: bool, **_: Any) -> Dataset:
     from torchvision.datasets import CIFAR100
 
-    parts = [
-        _open("cifar100", data_dir, download, lambda d, t=t: CIFAR100(data_dir, t, download=d)) for t in (True, False)
-    ]
-    arrays = ((part.data, part.targets) for part in parts)
-    return _from_archive("cifar100", *arrays, parts[0].classes, CIFAR100_SUPERCLASSES)
+    train, test = (_open("cifar100", data_dir, download, partial(CIFAR100, data_dir, part)) for part in (True, False))
+    dataset = _from_archive("cifar100", train.data, train.targets, test.data, test.targets, train.classes)
+    return replace(dataset, superclasses=CIFAR100_SUPERCLASSES)
 
 
 def _load_svhn(data_dir: Path, *, download: bool, **_: Any) -> Dataset:
     from torchvision.datasets import SVHN
 
-    parts = [
-        _open("svhn", data_dir, download, lambda d, s=s: SVHN(data_dir, s, download=d)) for s in ("train", "test")
-    ]
-    arrays = ((part.data.transpose(0, 2, 3, 1), part.labels) for part in parts)
-    return _from_archive("svhn", *arrays, [str(digit) for digit in range(10)])
+    train, test = (_open("svhn", data_dir, download, partial(SVHN, data_dir, part)) for part in ("train", "test"))
+    pixels = (part.data.transpose(0, 2, 3, 1) for part in (train, test))
+    digits = tuple(str(digit) for digit in range(10))
+    return _from_archive("svhn", next(pixels), train.labels, next(pixels), test.labels, digits)
 
 
-def _open(name: str, data_dir: Path, download: bool, build: Callable[[bool], Any]) -> Any:
-    """Read by torchvision, which compares MD5 sums before it opens a file; download where that fails."""
+def _open(name: str, data_dir: Path, download: bool, build: Callable[..., Any]) -> Any:
+    """Read by torchvision, which compares MD5 sums before it opens a file; download where they do not fit."""
     archive = _ARCHIVES[name]
-    remedy = f"put {' and '.join(archive.files)} from {archive.address} into {data_dir}"
-    if "tar" in archive.files[0]:
-        remedy += " and unpack there"
+    unpack = " and unpack it there" if archive.files[0].endswith(".tar.gz") else ""
+    remedy = f"put {' and '.join(archive.files)} from {archive.address} into {data_dir}{unpack}"
     try:
-        return build(False)
+        return build(download=False)
     except RuntimeError as error:  # torchvision's word for absent or damaged
         if not download:
             raise UserError(f"{name} is absent from {data_dir} or damaged; {remedy}") from error
-    except (OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+    except _READ_ERRORS as error:
         raise UserError(f"cannot read {name} in {data_dir}: {_one_line(error)}; {remedy}") from error
     try:
-        return build(True)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        return build(download=True)
+    except (RuntimeError, *_READ_ERRORS) as error:
         problem = f"{name} is absent from {data_dir} or damaged, and cannot be downloaded: {_one_line(error)}"
         raise UserError(f"{problem}; {remedy}") from error
 
@@ -147,20 +145,24 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _from_archive(name, train, test, classes, superclasses=None) -> Dataset:
-    """train, test: (pixels uint8 [n, H, W, C], labels [n]) each."""
-    pixels = np.concatenate([train[0], test[0]])
-    labels = np.concatenate([np.asarray(train[1]), np.asarray(test[1])])
-    archive = _ARCHIVES[name]
+def _from_archive(
+    name: str,
+    train: np.ndarray,
+    train_labels: Sequence[int],
+    test: np.ndarray,
+    test_labels: Sequence[int],
+    classes: Sequence[str],
+) -> Dataset:
+    """train, test: uint8 [n, H, W, C]."""
+    labels = np.concatenate([train_labels, test_labels]).astype(np.int64)
     return Dataset(
         name=name,
-        images=_as_images(pixels),
-        labels=torch.from_numpy(labels.astype(np.int64)),
+        images=_as_images(np.concatenate([train, test])),
+        labels=torch.from_numpy(labels),
         classes=tuple(classes),
-        num_train=len(train[0]),
-        mean=archive.mean,
-        std=archive.std,
-        superclasses=superclasses or {},
+        num_train=len(train),
+        mean=_ARCHIVES[name].mean,
+        std=_ARCHIVES[name].std,
     )
 
 

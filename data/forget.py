@@ -26,10 +26,9 @@ class ForgetRequest:
 
 
 def parse_forget(spec: str) -> ForgetRequest:
-    """Parse `random:0.1` (of the training set), `random:500`, `class:apple,7`, `superclass:fish`, `mislabelled:0.1`
-    or `file:PATH`.
+    """Parse a request in the grammar of `GRAMMAR`; a fraction is one of the training set.
 
-    Raises UserError for anything else.
+    Raises UserError for anything else, naming what is wrong with it.
     """
     kind, colon, value = spec.partition(":")
     kind, value = kind.strip(), value.strip()
@@ -94,9 +93,9 @@ def _random(request: ForgetRequest, dataset: Dataset, train: np.ndarray, seed: i
 
 
 def _classes(request: ForgetRequest, dataset: Dataset, train: np.ndarray, seed: int) -> np.ndarray:
-    whole = ",".join(request.names)
     # An image folder's class may have a comma in its name.
-    names = (whole,) if whole in dataset.classes else request.names
+    whole = [name for name in (",".join(request.names), ", ".join(request.names)) if name in dataset.classes]
+    names = whole or request.names
     return _of_classes([_class_index(name, dataset) for name in names], dataset, train)
 
 
@@ -118,7 +117,7 @@ def _listed(request: ForgetRequest, dataset: Dataset, train: np.ndarray, seed: i
         name = f" ({dataset.file_names[outside[0]]})" if dataset.file_names else ""
         raise UserError(
             f"image {outside[0]}{name} in {request.path} was held out or is a test image: never trained on, it cannot "
-            f"be forgotten; remove it and {len(outside) - 1} others from the list"
+            f"be forgotten; take it and {len(outside) - 1} more like it off the list"
         )
     return listed
 

@@ -52,5 +52,6 @@ def _resolve(entry: str, names: dict[str, int], dataset: Dataset, where: str) ->
     index = int(entry) if len(entry) < 19 else dataset.num_train
     if index >= dataset.num_train:
         last = dataset.num_train - 1
-        raise UserError(f"{where}: {entry} is not in the training part of {dataset.name}; give an index from 0 to {last}")
+        outside = f"{entry} is not in the training part of {dataset.name}"
+        raise UserError(f"{where}: {outside}; give an index from 0 to {last}")
     return index

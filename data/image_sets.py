@@ -6,7 +6,7 @@ from torch import Tensor
 from data.augmentation import Augmentation
 from data.datasets import Dataset
 from data.loaders import TensorLoader
-from data.splits import Splits
+from data.split_record import Splits
 
 EVALUATION_BATCH = 1000
 

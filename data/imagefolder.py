@@ -82,7 +82,7 @@ def _decode(path: Path, size: int) -> np.ndarray:
 
     with Image.open(path, formats=("PNG", "JPEG")) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
-        # Reading the centre square alone is resizing the short side and cropping, without the large image between.
+        # The centre square of the resized image alone: a thin strip of a picture would otherwise become a giant.
         side = min(upright.size)
         left, top = (upright.width - side) // 2, (upright.height - side) // 2
         square = upright.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))

@@ -47,6 +47,7 @@ class TensorLoader:
         self.device = torch.device(device)
         self.storage = channels_last_storage(images.to(self.device))
         self.labels = labels.to(self.device)
+        self.mean, self.std = tuple(mean), tuple(std)
         self.indices = indices.cpu()
         self.batch_size = batch_size
         self.augmentation = augmentation
@@ -61,6 +62,13 @@ class TensorLoader:
     def num_images(self) -> int:
         """How many images the loader holds; with drop_last a pass may show fewer."""
         return len(self.indices)
+
+    def without_chance(self, indices: Tensor, batch_size: int) -> "TensorLoader":
+        """A loader over some of the same images and labels, in the order of the indices and not augmented."""
+        return TensorLoader(
+            self.storage.permute(0, 3, 1, 2), self.labels, indices, batch_size,
+            mean=self.mean, std=self.std, device=self.device,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         full, rest = divmod(self.num_images, self.batch_size)

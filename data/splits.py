@@ -1,120 +1,172 @@
-"""Who learns from which image: train = forget + retain, held-out = validation + unseen, and test."""
+"""How a data set falls into train, validation, unseen, forget, retain and test."""
 
-import hashlib
-import os
-import tempfile
-import zipfile
-import zlib
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from data.confusion import corrupt_labels
 from data.datasets import Dataset
+from data.forget import ForgetRequest, parse_forget, parse_fraction, select_forget
+from data.image_list import read_image_list
+from data.pairing import class_weights
+from data.partition import copy_groups, stratified_share
+from data.random_streams import random_state
+from data.split_record import Splits
 from helper_functions.errors import UserError
 
-PARTS = ("train", "validation", "unseen", "forget", "retain", "test")
-FINAL_TESTS = ("official test", "stratified", "half of official test", "half of the never-seen")
+__all__ = ["Splits", "class_weights", "make_splits"]
 
 
-@dataclass(frozen=True, eq=False)
-class Splits:
-    """Sorted int64 indices into a data set's images, and the labels that its model is given.
+@dataclass(frozen=True)
+class _Partition:
+    """What does not depend on the forget set; sorted int64 arrays."""
 
-    train = forget + retain and held-out = validation + unseen, both disjoint; test images serve final figures and
-    attacks alone. labels: int64 [N], the true ones with corrupted ones replaced. forget_request: as it was written,
-    empty for none. final_test: where the test images come from, one of `FINAL_TESTS`.
-    """
-
-    train: Tensor
-    validation: Tensor
-    unseen: Tensor
-    forget: Tensor
-    retain: Tensor
-    test: Tensor
-    labels: Tensor
-    forget_request: str
-    dataset: str
-    seed: int
+    train: np.ndarray
+    held_out: np.ndarray
+    test: np.ndarray
     final_test: str
 
-    @cached_property
-    def sha256(self) -> str:
-        """Hexadecimal digest of the data set's name, the six index tensors and the labels; equal on all platforms."""
-        digest = hashlib.sha256(self.dataset.encode())
-        for name in (*PARTS, "labels"):
-            values = getattr(self, name).numpy().astype("<i8")
-            digest.update(f"|{name}:{len(values)}|".encode())
-            digest.update(values.tobytes())
-        return digest.hexdigest()
 
-    def save(self, path: str | Path) -> None:
-        """Write a compressed NumPy archive; the file appears whole or not at all. Raises UserError if it cannot."""
-        path = Path(path)
-        arrays = {name: getattr(self, name).numpy() for name in (*PARTS, "labels")}
-        fields = {name: np.array(getattr(self, name)) for name in (*_TEXTS, "sha256")}
-        temporary = None
-        try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-                temporary = file.name
-                np.savez_compressed(file, **arrays, **fields, seed=np.array(self.seed, dtype=np.int64))
-                file.flush()
-                os.fsync(file.fileno())
-            # Temporary files are for the owner's eyes alone; a run folder is shared like any other.
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except OSError as error:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
-            raise UserError(f"cannot write {path}: {error.strerror}; give a folder with room and permission") from error
+def make_splits(
+    dataset: Dataset,
+    forget: str | None,
+    *,
+    validation: str = "0.1",
+    test: float = 0.2,
+    seed: int = 0,
+    confusion: str = "uniform",
+    foreign: bool = False,
+    previous: Splits | None = None,
+) -> Splits:
+    """Split a data set; the train, held-out and test parts depend on it, the fractions and the seed alone.
 
-    @classmethod
-    def load(cls, path: str | Path, dataset: Dataset) -> "Splits":
-        """Read what `save` wrote, for this data set.
-
-        Raises UserError for a file that is missing, damaged, or was made for other data.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                tensors = {name: torch.from_numpy(archive[name].astype(np.int64)) for name in (*PARTS, "labels")}
-                texts = {name: str(archive[name][()]) for name in _TEXTS}
-                splits = cls(**tensors, **texts, seed=int(archive["seed"]))
-                stored = str(archive["sha256"][()])
-        except _READ_ERRORS as error:
-            reason = getattr(error, "strerror", None) or "it is damaged or no splits file"
-            raise UserError(f"cannot read splits {path}: {reason}; give the splits.npz of a run") from error
-        if any(getattr(splits, name).dim() != 1 for name in (*PARTS, "labels")) or stored != splits.sha256:
-            raise UserError(f"splits {path} are damaged: their SHA-256 does not match; copy the file anew from its run")
-        _check_fits(splits, dataset, path)
-        return splits
+    forget: a request in the grammar of `parse_forget`, or None for a plain training (nothing to forget, no unseen).
+    validation: the fraction of the training part that is held out, or `file:PATH`, a list of what to hold out (for
+    foreign weights: what they never saw). test: the share of images, by class, of a data set without an official test
+    part. confusion: `uniform` or `pairwise`, for `mislabelled`. foreign: the weights were trained elsewhere and saw
+    the whole training part, less a `file:PATH`. previous: the splits that lie beside weights; their partition and
+    labels are kept, and they are returned as they are unless another forget set is asked for.
+    Bitwise copies of an image are kept together in train, held-out or test, unless a list or the official test part
+    says otherwise.
+    Raises UserError for a request that cannot be met, saying why.
+    """
+    request = None if forget is None else parse_forget(forget)
+    if previous is not None:
+        return _from_previous(previous, dataset, request, forget, seed)
+    if foreign and request is not None and request.kind == "mislabelled":
+        raise UserError(f"{forget} corrupts labels before training; weights trained elsewhere need file: or class:")
+    partition = _partition(dataset, str(validation), test, seed, foreign)
+    forget_set = _select(request, dataset, partition.train, seed)
+    labels = dataset.labels
+    if request is not None and request.kind == "mislabelled":
+        rng = random_state(seed, "confusion")
+        labels = corrupt_labels(labels, forget_set, dataset.num_classes, confusion, rng)
+    return _assemble(dataset, partition, forget_set, labels, forget or "", seed)
 
 
-_TEXTS = ("forget_request", "dataset", "final_test")
-_READ_ERRORS = (OSError, ValueError, KeyError, EOFError, TypeError, IndexError, MemoryError, NotImplementedError,
-                zipfile.BadZipFile, zlib.error)  # fmt: skip
+def _from_previous(
+    previous: Splits, dataset: Dataset, request: ForgetRequest | None, forget: str | None, seed: int
+) -> Splits:
+    if request is None:
+        return previous
+    same = bool(previous.forget_request) and parse_forget(previous.forget_request) == request
+    # A list may have been edited since, so that one path is no proof of one forget set.
+    if same and request.kind != "file":
+        return previous
+    if request.kind == "mislabelled":
+        before = previous.forget_request or "no forget set"
+        raise UserError(f"{forget} corrupts labels before training, but these weights were trained with {before}")
+    held_out = np.sort(torch.cat([previous.validation, previous.unseen]).numpy())
+    partition = _Partition(previous.train.numpy(), held_out, previous.test.numpy(), previous.final_test)
+    forget_set = _select(request, dataset, partition.train, seed)
+    if same and np.array_equal(forget_set, previous.forget.numpy()):
+        return previous
+    return _assemble(dataset, partition, forget_set, previous.labels, forget, seed)
 
 
-def _check_fits(splits: Splits, dataset: Dataset, path: str | Path) -> None:
-    if splits.dataset != dataset.name:
-        raise UserError(f"splits {path} belong to {splits.dataset}, not to {dataset.name}; pass --dataset {splits.dataset}")
-    if len(splits.labels) != len(dataset.labels):
-        sizes = f"{len(splits.labels)} images, the data set has {len(dataset.labels)}"
-        raise UserError(f"splits {path} were made for {sizes}; give the data they were made for")
-    for name in PARTS:
-        part = getattr(splits, name)
-        if len(part) and not 0 <= int(part.min()) <= int(part.max()) < len(dataset.labels):
-            raise UserError(f"splits {path} are damaged: {name} has an index outside the data set; make them anew")
-    # Labels are corrupted in train alone, so a difference elsewhere is another folder of the same size.
-    elsewhere = torch.ones(len(dataset.labels), dtype=torch.bool)
-    elsewhere[splits.train] = False
-    if not torch.equal(splits.labels[elsewhere], dataset.labels[elsewhere]):
-        raise UserError(f"splits {path} were made for other labels than this data set's; give the data they were made for")
+def _partition(dataset: Dataset, validation: str, test: float, seed: int, foreign: bool) -> _Partition:
+    own = np.arange(dataset.num_train)
+    official = np.arange(dataset.num_train, len(dataset.labels))
+    listed = read_image_list(validation[5:], dataset) if validation.startswith("file:") else None
+    if listed is not None and len(listed) == len(own):
+        raise UserError(f"{validation} lists the whole training part of {dataset.name}; leave some to train on")
+    share = _Sharer(dataset, seed)
+    if foreign and listed is None:
+        if len(official) == 0:
+            raise UserError(f"{dataset.name} has no test part: name images never seen by --validation file:PATH")
+        held_out = share(official, 0.5, "half")
+        return _Partition(own, held_out, np.setdiff1d(official, held_out), "half of official test")
+    if foreign and len(official) == 0:
+        held_out = share(listed, 0.5, "half")
+        return _Partition(np.setdiff1d(own, listed), held_out, np.setdiff1d(listed, held_out), "half of the never-seen")
+    final_test = "official test"
+    if len(official) == 0:
+        parse_fraction(str(test), "--test")
+        candidates = own if listed is None else np.setdiff1d(own, listed)
+        official, final_test = share(candidates, test, "test", f"--test {test}"), "stratified"
+        own = np.setdiff1d(own, official)
+    if listed is None:
+        fraction = parse_fraction(validation, "--validation")
+        listed = share(own, fraction, "held-out", f"--validation {validation}")
+    return _Partition(np.setdiff1d(own, listed), listed, official, final_test)
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+class _Sharer:
+    """Draws stratified shares of one data set, one purpose one stream of random numbers."""
+
+    def __init__(self, dataset: Dataset, seed: int):
+        self.labels = dataset.labels.numpy()
+        self.groups = copy_groups(dataset.images)
+        self.seed = seed
+
+    def __call__(self, candidates: np.ndarray, fraction: float, purpose: str, asked: str = "") -> np.ndarray:
+        rng = random_state(self.seed, purpose)
+        drawn = stratified_share(self.labels, self.groups, candidates, fraction, rng)
+        if len(drawn) == 0:
+            raise UserError(f"{asked or 'half'} of {len(candidates)} images is no image; give more")
+        return drawn
+
+
+def _select(request: ForgetRequest | None, dataset: Dataset, train: np.ndarray, seed: int) -> np.ndarray:
+    return np.empty(0, dtype=np.int64) if request is None else select_forget(request, dataset, train, seed)
+
+
+def _draw_unseen(dataset: Dataset, held_out: np.ndarray, forget: np.ndarray, seed: int) -> np.ndarray:
+    """Half, rounded down, of each forgotten class's held-out images: sorted int64 indices."""
+    labels = dataset.labels.numpy()
+    drawn = [np.empty(0, dtype=np.int64)]
+    for label in np.unique(labels[forget]):
+        held = held_out[labels[held_out] == label]
+        if len(held) < 2:
+            raise UserError(
+                f"class {dataset.classes[label]} is in the forget set but has {len(held)} held-out images, and unseen "
+                "takes half of them: raise --validation, or list more of its images"
+            )
+        # A stream for each class: the unseen images of one do not depend on which others are forgotten.
+        drawn.append(random_state(seed, "unseen", label).permutation(held)[: len(held) // 2])
+    return np.sort(np.concatenate(drawn))
+
+
+def _assemble(
+    dataset: Dataset, partition: _Partition, forget: np.ndarray, labels: Tensor, forget_request: str, seed: int
+) -> Splits:
+    unseen = _draw_unseen(dataset, partition.held_out, forget, seed)
+    parts = {
+        "train": partition.train,
+        "validation": np.setdiff1d(partition.held_out, unseen),
+        "unseen": unseen,
+        "forget": forget,
+        "retain": np.setdiff1d(partition.train, forget),
+        "test": partition.test,
+    }
+    tensors = {name: torch.from_numpy(part.astype(np.int64)) for name, part in parts.items()}
+    return Splits(
+        **tensors,
+        labels=labels,
+        forget_request=forget_request,
+        dataset=dataset.name,
+        seed=seed,
+        final_test=partition.final_test,
+    )

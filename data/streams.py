@@ -15,10 +15,10 @@ class CyclingLoader:
     """An endless stream over a sized iterable of `(inputs, labels)`: `take()` goes on from where it was.
 
     Over a `TensorLoader` it is the concatenation of pass 0, 1, 2, …, cut into batches that are all full: a short last
-    batch is completed from the next pass. After any number of images the counts of two images differ by at most one
-    (two at a batch that holds the end of a pass). Its place is exact in `state_dict()`. `epoch` and `drop_last` of
-    the loader play no part. Any other iterable gives its batches as they come and is begun again when it ends; its
-    place is found again by skipping batches, exact if each of its passes has the same order.
+    batch is completed from the next pass. After any number of batches, no image has come up more than once more often
+    than another. Its place is exact in `state_dict()`. `epoch` and `drop_last` of the loader play no part.
+    Any other iterable gives its batches as they come and is begun again when it ends; its place is found again by
+    skipping batches, exact if its passes have a repeatable order.
     Raises UserError where the iterable holds nothing.
     """
 
@@ -106,13 +106,14 @@ class PairedLoader:
 
     Each epoch visits every forget image once; the retain stream goes on from where the last epoch left it, so that
     all retain images come up equally often whatever the two lengths. `state_dict()` may be taken between any two
-    batches; after `load_state_dict()` the next `iter()` finishes the epoch that was under way.
+    batches; after `load_state_dict()` the next `iter()` finishes the epoch that was under way. Passes are counted on
+    from the forget loader's own `epoch`, where it has one.
     """
 
     def __init__(self, forget_loader: Sized, retain_stream: CyclingLoader):
         self.forget_loader = forget_loader
         self.retain_stream = retain_stream
-        self.epoch = 0
+        self.epoch = forget_loader.epoch if isinstance(forget_loader, TensorLoader) else 0
         self.position = 0
         self._resumes = False
 
@@ -120,8 +121,9 @@ class PairedLoader:
         return len(self.forget_loader)
 
     def __iter__(self) -> Iterator[dict[str, Batch]]:
-        if not self._resumes:
-            self.position = 0
+        if self.position and not self._resumes:
+            # The last epoch was left early; this is another one.
+            self.epoch, self.position = self.epoch + 1, 0
         self._resumes = False
         for forget_batch in self._forget_batches():
             self.position += 1

@@ -59,7 +59,8 @@ def _attack(sets: ImageSets, losses: dict[str, Tensor]) -> float | None:
     members, others = class_matched(sets.dataset.labels, splits.forget, splits.test, splits.seed)
     # Index sets are sorted, so that an image's place among the losses is found by bisection.
     return loss_attack_auc(
-        losses["forget"][torch.searchsorted(splits.forget, members)],
-        losses["test"][torch.searchsorted(splits.test, others)],
+        losses["forget"][torch.searchsorted(splits.forget, members.contiguous())],
+        losses["test"][torch.searchsorted(splits.test, others.contiguous())],
         splits.seed,
     )
+

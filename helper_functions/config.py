@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Literal, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
-from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt, restricted_number_type
+from jsonargparse.typing import NonNegativeInt as NonNegativeInt  # flags' types for every other module
+from jsonargparse.typing import OpenUnitInterval as OpenUnitInterval
+from jsonargparse.typing import PositiveInt as PositiveInt
+from jsonargparse.typing import restricted_number_type
 
 from helper_functions.errors import UserError
 from helper_functions.files import load_config

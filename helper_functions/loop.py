@@ -75,6 +75,7 @@ class Phase:
     log_interval: int = 50
     shown: tuple[str, ...] = ("loss",)
     start_epoch: int = 0
+    device: torch.device = torch.device("cpu")
     cost: Cost = field(default_factory=Cost)
 
 
@@ -122,7 +123,7 @@ def _run_epoch(phase: Phase, epoch: int) -> dict[str, float]:
     with tqdm(total=total, desc=title, unit="step", leave=False, disable=not sys.stderr.isatty()) as bar:
         interval_began, interval_images = began, 0
         for number, batch in enumerate(phase.batches, start=1):
-            means.add(phase.step(batch))
+            means.add(phase.step({name: _to(phase.device, *pair) for name, pair in batch.items()}))
             images = sum(len(labels) for _, labels in batch.values())
             phase.cost.gradient_steps += 1
             phase.cost.images += images
@@ -136,6 +137,10 @@ def _run_epoch(phase: Phase, epoch: int) -> dict[str, float]:
                 bar.set_postfix_str(_postfix(figures, phase.shown), refresh=False)
                 interval_began, interval_images = now, 0
     return means.epoch()
+
+
+def _to(device: torch.device, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
 def _postfix(figures: dict[str, float], shown: tuple[str, ...]) -> str:

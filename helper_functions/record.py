@@ -89,6 +89,13 @@ class RunRecord:
         for name, value in figures.items():
             self.writer.add_scalar(name, value, step)
 
+    def histograms(self, samples: dict[str, torch.Tensor], step: int) -> None:
+        """Distributions of per-image figures `[n]`, to TensorBoard alone."""
+        for name, values in samples.items():
+            finite = values[values.isfinite()]
+            if len(finite):
+                self.writer.add_histogram(name, finite.float().cpu(), step)
+
     def print_row(self, name: str, epoch: int, num_epochs: int, figures: dict[str, float]) -> None:
         """Print one row of the table of epochs; its heading comes first, and again when the columns change."""
         columns = tuple(figures)

@@ -1,5 +1,6 @@
 """Reading weights from files that may come from anywhere, and saying in one line why they do not fit."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,8 +52,8 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], source: str |
     unexpected = [key for key in state_dict if key not in own]
     if missing or unexpected:
         counts = [
-            f"{len(keys)} keys {what} (first: {keys[0]})"
-            for what, keys in (("missing", missing), ("unexpected", unexpected))
+            f"{len(keys)} {what} (first: {keys[0]})"
+            for what, keys in (("keys missing", missing), ("unexpected", unexpected))
             if keys
         ]
         raise UserError(f"{source} is no {name}: {', '.join(counts)}; pass the model that these weights belong to")
@@ -86,11 +87,15 @@ def _read(path: Path) -> object:
         if not path.is_file():
             what = "is no file" if path.exists() else "does not exist"
             raise UserError(f"{path} {what}: name a file written by torch.save(model.state_dict(), path)")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on odd pickle protocols: the user gets one line, or the weights
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or 'input/output error'}): name a file that can") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or 'input/output error'}): name a file that can"
+        ) from error
     except MemoryError as error:
         raise UserError(f"{path} does not fit into memory: use a machine with more") from error
     except Exception as error:  # a damaged file can fail in any of the unpickler's ways
@@ -119,10 +124,12 @@ def _shape_mismatch(
     if key == "conv1.weight" and None not in stems and stems[0] != stems[1]:
         return f"the weights have the {stems[0]} stem, the model has the {stems[1]} stem: pass stem {stems[0]}"
     head = head_key(model)
-    if head is not None and key in (head, head.removesuffix("weight") + "bias"):
-        if theirs[:1] != ours[:1]:
-            return f"head has {theirs[0]} classes, the data set has {ours[0]}: pass the data that it was trained on"
-    if len(theirs) == len(ours) == 4 and theirs[1] != ours[1] and theirs[:1] + theirs[2:] == ours[:1] + ours[2:]:
-        if key == next((k for k, value in own.items() if value.ndim == 4), None):
-            return f"the weights take {theirs[1]} input channels, the data set's images have {ours[1]}"
+    if key == head and theirs[1:] == ours[1:]:
+        return f"head has {theirs[0]} classes, the data set has {ours[0]}: pass the data that it was trained on"
+    first_convolution = next((key for key, value in own.items() if value.ndim == 4), None)
+    if key == first_convolution and len(theirs) == 4 and (theirs[0], *theirs[2:]) == (ours[0], *ours[2:]):
+        return (
+            f"the weights take images of {theirs[1]} channels, the data set's have {ours[1]}: "
+            "pass the data that they were trained on"
+        )
     return f"{key} is {list(theirs)} in the file and {list(ours)} in {name}: pass the model (and width) of the weights"

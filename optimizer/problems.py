@@ -19,6 +19,9 @@ class Problem(cooper.ConstrainedMinimizationProblem):
     def commit(self, state: cooper.CMPState) -> None:
         """Take over running statistics after a step."""
 
+    def forget_history(self) -> None:
+        """Drop running statistics, which belong to weights that a run has gone back from."""
+
 
 class EmpiricalRisk(Problem):
     """Mean cross-entropy on the stream `train`, without constraints."""

@@ -94,11 +94,12 @@ class SAM(Optimizer):
             raise UserError(
                 "SAM.step needs a closure that runs forward and backward: pass one, or call first_step and second_step"
             )
+        frozen = nullcontext() if self._model is None else no_running_stats_update(self._model)
         with torch.enable_grad():
             loss = closure()
         self.first_step(zero_grad=True)
         try:
-            with torch.enable_grad(), no_running_stats_update(self._model) if self._model else nullcontext():
+            with torch.enable_grad(), frozen:
                 closure()
         except BaseException:
             self.restore()

@@ -1,6 +1,7 @@
 """Fit a classifier by plain or sharpness-aware SGD; the original and the retrained model both come from here."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -10,6 +11,7 @@ from torch import nn
 from helper_functions.config import HalfOpenUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from helper_functions.devices import Precision
 from helper_functions.errors import UserError
+from helper_functions.files import load_tensors, save_tensors, write_json
 from helper_functions.loop import Cost, Phase, run_phase
 from helper_functions.record import RunRecord
 from optimizer.optimizers import OPTIMIZERS, get_optimizer
@@ -138,9 +140,28 @@ def fit_classifier(
             log_interval=log_interval,
             shown=("train/loss", "train/top1"),
             start_epoch=start_epoch,
+            device=precision.device,
             cost=cost,
         )
     )
+    return cost
+
+
+def fit_once(
+    model: nn.Module, loader: Iterable, recipe: Recipe, precision: Precision, record: RunRecord, **options
+) -> Cost:
+    """`fit_classifier`, or its result where a resumed run had finished it: `name.pt` and `name.json` in the run folder.
+
+    Returns:
+        The cost of the training, as `fit_classifier` does.
+    """
+    weights, cost_file = record.path(f"{options['name']}.pt"), record.path(f"{options['name']}.json")
+    if cost_file.exists():
+        model.load_state_dict(load_tensors(weights, "start a new run"))
+        return Cost(**json.loads(cost_file.read_text()))
+    cost = fit_classifier(model, loader, recipe, precision, record, **options)
+    save_tensors(model.state_dict(), weights)
+    write_json(cost_file, dataclasses.asdict(cost))
     return cost
 
 

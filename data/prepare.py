@@ -1,0 +1,79 @@
+"""Download a data set, verify it, and say what is there: for machines whose compute nodes have no network.
+
+python -m data.prepare --dataset cifar100 --data_dir data/cifar100
+"""
+
+import dataclasses
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from data.datasets import DATASETS, Dataset, load_dataset
+from data.pixels import channels_last_storage
+from helper_functions.config import PositiveInt, ScriptParser, run_script
+
+
+@dataclasses.dataclass
+class Args:
+    """A data set and where it lies."""
+
+    dataset: Literal[*DATASETS] = "cifar100"
+    """Which data set to prepare."""
+    data_dir: str | None = None
+    """Its folder, data/NAME by default; CIFAR and SVHN are downloaded to it when absent."""
+    image_size: PositiveInt | None = None
+    """Side to which imagefolder's pictures are resized (64 by default)."""
+    skip_unreadable: bool = False
+    """Leave out an imagefolder's unreadable files instead of stopping at the first."""
+
+
+def get_parser() -> ScriptParser:
+    return ScriptParser(Args, "data.prepare", "Download, verify and describe a data set.")
+
+
+def main(args: Args) -> dict[str, Any]:
+    """Prepare one data set; prints and returns what is there.
+
+    Raises UserError where it cannot be downloaded or read.
+    """
+    folder = Path(args.data_dir or f"data/{args.dataset}")
+    dataset = load_dataset(args.dataset, folder, image_size=args.image_size, skip_unreadable=args.skip_unreadable)
+    found = describe(dataset, folder)
+    for name, value in found.items():
+        print(f"{name:15} {value}")
+    return found
+
+
+def describe(dataset: Dataset, folder: Path) -> dict[str, Any]:
+    """Sizes, classes, how the files were verified, and the SHA-256 of pixels and labels as they were decoded."""
+    digest = hashlib.sha256(channels_last_storage(dataset.images).numpy())
+    digest.update(dataset.labels.numpy().astype("<i8"))
+    counts = torch.bincount(dataset.labels, minlength=dataset.num_classes)
+    return {
+        "dataset": dataset.name,
+        "folder": "inside scikit-learn" if dataset.name == "digits" else str(folder.resolve()),
+        "verified": VERIFIED[dataset.name],
+        "training_images": dataset.num_train,
+        "test_images": len(dataset.labels) - dataset.num_train,
+        "classes": dataset.num_classes,
+        "class_sizes": f"{int(counts.min())} to {int(counts.max())}",
+        "image": " x ".join(map(str, dataset.images.shape[1:])),
+        "sha256": digest.hexdigest(),
+    }
+
+
+MD5 = "MD5 sums match torchvision's"
+VERIFIED = {
+    "cifar10": MD5,
+    "cifar100": MD5,
+    "svhn": MD5,
+    "digits": "part of the installed package",
+    "imagefolder": "every image was decoded",
+}
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(get_parser, main))

@@ -1,0 +1,104 @@
+"""Who learns from which image, as index tensors that are saved with a run."""
+
+import hashlib
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.datasets import Dataset
+from helper_functions.errors import UserError
+from helper_functions.files import whole_file
+
+PARTS = ("train", "validation", "unseen", "forget", "retain", "test")
+TENSORS = (*PARTS, "labels")
+TEXTS = ("forget_request", "dataset", "final_test")
+FINAL_TESTS = ("official test", "stratified", "half of official test", "half of the never-seen")
+# What NumPy and zipfile raise for files that are damaged, cut short or something else altogether.
+READ_ERRORS = (
+    OSError, ValueError, KeyError, EOFError, TypeError, IndexError, MemoryError, NotImplementedError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Sorted int64 indices into a data set's images, and the labels that its model is given.
+
+    train = forget + retain and held-out = validation + unseen, both disjoint; test images serve final figures and
+    attacks alone. labels: int64 [N], the true ones with corrupted ones replaced. forget_request: as it was written,
+    empty for none. final_test: where the test images come from, one of `FINAL_TESTS`.
+    """
+
+    train: Tensor
+    validation: Tensor
+    unseen: Tensor
+    forget: Tensor
+    retain: Tensor
+    test: Tensor
+    labels: Tensor
+    forget_request: str
+    dataset: str
+    seed: int
+    final_test: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hexadecimal digest of the data set's name, the six index tensors and the labels; equal on all platforms."""
+        digest = hashlib.sha256(self.dataset.encode())
+        for name in TENSORS:
+            values = getattr(self, name).numpy().astype("<i8")
+            digest.update(f"|{name}:{len(values)}|".encode())
+            digest.update(values.tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Write a compressed NumPy archive; the file appears whole or not at all. Raises OSError if it cannot."""
+        arrays = {name: getattr(self, name).numpy() for name in TENSORS}
+        fields = {name: np.array(getattr(self, name)) for name in (*TEXTS, "sha256")}
+        # Through an open file: NumPy would add its own ending to a temporary name.
+        with whole_file(Path(path)) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays, **fields, seed=np.array(self.seed, dtype=np.int64))
+
+    @classmethod
+    def load(cls, path: str | Path, dataset: Dataset) -> "Splits":
+        """Read what `save` wrote, for this data set.
+
+        Raises UserError for a file that is missing, damaged, or was made for other data.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                tensors = {name: torch.from_numpy(archive[name].astype(np.int64)) for name in TENSORS}
+                texts = {name: str(archive[name][()]) for name in TEXTS}
+                splits = cls(**tensors, **texts, seed=int(archive["seed"]))
+                stored = str(archive["sha256"][()])
+        except READ_ERRORS as error:
+            reason = getattr(error, "strerror", None) or "it is damaged or no splits file"
+            raise UserError(f"cannot read splits {path}: {reason}; give the splits.npz of a run") from error
+        if any(getattr(splits, name).dim() != 1 for name in TENSORS) or stored != splits.sha256:
+            raise UserError(f"splits {path} are damaged: their SHA-256 does not match; copy the file anew from its run")
+        _check_fits(splits, dataset, path)
+        return splits
+
+
+def _check_fits(splits: Splits, dataset: Dataset, path: str | Path) -> None:
+    if splits.dataset != dataset.name:
+        belongs = f"{splits.dataset}, not to {dataset.name}"
+        raise UserError(f"splits {path} belong to {belongs}; pass --dataset {splits.dataset}")
+    if len(splits.labels) != len(dataset.labels):
+        sizes = f"{len(splits.labels)} images, the data set has {len(dataset.labels)}"
+        raise UserError(f"splits {path} were made for {sizes}; give the data they were made for")
+    for name in PARTS:
+        part = getattr(splits, name)
+        if len(part) and not 0 <= int(part.min()) <= int(part.max()) < len(dataset.labels):
+            raise UserError(f"splits {path} are damaged: {name} has an index outside the data set; make them anew")
+    # Labels are corrupted in train alone, so a difference elsewhere is another folder of the same size.
+    elsewhere = torch.ones(len(dataset.labels), dtype=torch.bool)
+    elsewhere[splits.train] = False
+    if not torch.equal(splits.labels[elsewhere], dataset.labels[elsewhere]):
+        raise UserError(f"splits {path} were made for other labels than this data set's; give the data they belong to")

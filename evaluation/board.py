@@ -1,0 +1,53 @@
+"""What TensorBoard and the run folder show beside scalars: graph, hyper-parameters, forgotten images, a figure."""
+
+import dataclasses
+
+from torch import nn
+
+from evaluation.figures import draw_images, draw_losses
+from evaluation.judge import Judgement
+from helper_functions.inference import predict
+from helper_functions.record import RunRecord
+from unlearning.workspace import Workspace
+
+SHOWN_IMAGES = 25
+
+
+def show_run(
+    record: RunRecord,
+    workspace: Workspace,
+    models: dict[str, nn.Module],
+    judgements: dict[str, Judgement],
+    args: object,
+) -> None:
+    """Write graph, hyper-parameters with final figures, and, where something was forgotten, images and losses."""
+    main = "unlearned" if "unlearned" in models else "original"
+    _graph(record, workspace, models[main])
+    values = dataclasses.asdict(args).items()
+    flags = {name: value for name, value in values if isinstance(value, bool | int | float | str)}
+    final = {f"final/{name}": value for name, value in judgements[main].figures.items() if value is not None}
+    record.writer.add_hparams(flags, final, run_name=".")
+    if main == "unlearned":
+        figure = _forgotten_images(workspace, models)
+        record.writer.add_figure("forget/images", figure)
+        draw_losses(record.path("losses.png"), {name: judgements[name].losses for name in judgements})
+
+
+def _graph(record: RunRecord, workspace: Workspace, model: nn.Module) -> None:
+    inputs, _ = next(iter(workspace.sets.evaluation(workspace.splits.retain[:1])))
+    model.eval()
+    try:
+        record.writer.add_graph(model, inputs)
+    except RuntimeError as error:  # a model whose forward pass cannot be traced has no graph to show
+        print(f"no graph in TensorBoard: {str(error).splitlines()[0]}")
+
+
+def _forgotten_images(workspace: Workspace, models: dict[str, nn.Module]):
+    indices = workspace.splits.forget[:SHOWN_IMAGES]
+    loader = workspace.sets.evaluation(indices)
+    named = {}
+    for name in ("original", "unlearned"):
+        logits, labels = predict(models[name], loader, workspace.precision)
+        named[name] = logits.argmax(1).tolist()
+    dataset = workspace.dataset
+    return draw_images(dataset.images[indices], dataset.classes, labels.tolist(), named["original"], named["unlearned"])

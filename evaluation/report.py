@@ -1,0 +1,77 @@
+"""The report of a run: a table for the terminal, the same figures for `report.json`."""
+
+import dataclasses
+import math
+
+from helper_functions.loop import Cost
+
+FIGURES = {
+    "retain_top1": "retain top-1",
+    "forget_top1": "forget top-1, given labels",
+    "forget_true_top1": "forget top-1, true labels",
+    "unseen_top1": "unseen top-1",
+    "validation_top1": "validation top-1",
+    "test_top1": "test top-1",
+    "mia_auc": "membership attack AUC",
+}
+# Averaged for `mean_gap`: what earlier work compares, with the attack in points of AUC.
+GAP_FIGURES = {"forget_top1": 1, "retain_top1": 1, "test_top1": 1, "mia_auc": 100}
+
+
+def signed_gaps(model: dict[str, float], retrained: dict[str, float]) -> dict[str, float]:
+    """Each figure minus the retrained model's, for the figures that both have."""
+    shared = [name for name in model if model[name] is not None and retrained.get(name) is not None]
+    return {name: model[name] - retrained[name] for name in shared}
+
+
+def mean_gap(model: dict[str, float], retrained: dict[str, float]) -> float:
+    """Mean absolute gap to the retrained model over forget, retain and test top-1 and 100 x attack AUC, in points."""
+    gaps = signed_gaps(model, retrained)
+    values = [abs(gaps[name]) * scale for name, scale in GAP_FIGURES.items() if name in gaps]
+    return sum(values) / len(values)
+
+
+def table(models: dict[str, dict[str, float]]) -> str:
+    """Figures of the models side by side; with a retrained model, each other's signed gap to it."""
+    compared = [name for name in models if name != "retrained"] if "retrained" in models else []
+    heads = [*models, *(f"gap of {name}" for name in compared)]
+    lines = [f"{'':28s}" + "".join(f"{head:>18s}" for head in heads)]
+    for figure, title in FIGURES.items():
+        values = [models[name].get(figure) for name in models]
+        if all(value is None for value in values):
+            continue
+        gaps = [signed_gaps(models[name], models["retrained"]).get(figure) for name in compared]
+        digits = 3 if figure == "mia_auc" else 2
+        cells = [_cell(value, f".{digits}f") for value in values] + [_cell(gap, f"+.{digits}f") for gap in gaps]
+        lines.append(f"{title:28s}" + "".join(f"{cell:>18s}" for cell in cells))
+    if compared and "forget_top1" in models["retrained"]:
+        gaps = [f"{mean_gap(models[name], models['retrained']):.2f}" for name in compared]
+        blank = " " * 18 * len(models)
+        lines.append(f"{'mean absolute gap':28s}{blank}" + "".join(f"{gap:>18s}" for gap in gaps))
+    return "\n".join(lines)
+
+
+def cost_table(costs: dict[str, Cost]) -> str:
+    """Seconds, gradient steps, images and peak memory of each model that was made in this run."""
+    lines = [f"{'cost':12s}{'seconds':>12s}{'gradient steps':>18s}{'images':>14s}{'peak memory':>14s}"]
+    for name, cost in costs.items():
+        memory = f"{cost.peak_memory_bytes / 2**20:,.0f} MiB"
+        lines.append(f"{name:12s}{cost.seconds:12,.1f}{cost.gradient_steps:18,}{cost.images:14,}{memory:>14s}")
+    return "\n".join(lines)
+
+
+def plain(value: object) -> object:
+    """A value that JSON can hold: dataclasses become dicts, numbers that are none become null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value))
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "–" if value is None else f"{value:{form}}"

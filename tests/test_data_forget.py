@@ -1,0 +1,169 @@
+"""The grammar of forget requests, the images they name, and what is said about the impossible ones."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.datasets import Dataset
+from data.forget import ForgetRequest, describe, parse_forget, select_forget
+from data.image_list import read_image_list
+from helper_functions.errors import UserError
+
+# Four classes, of which one is named like another's number; images 40 to 49 are the official test part.
+CLASSES = ("apple", "pear", "0", "cat, sleeping")
+LABELS = torch.arange(50) % 4
+TRAIN = np.arange(0, 36)
+
+
+def toy(**options) -> Dataset:
+    fields = {
+        "name": "toy",
+        "images": torch.zeros(50, 1, 2, 2, dtype=torch.uint8),
+        "labels": LABELS,
+        "classes": CLASSES,
+        "num_train": 40,
+        "mean": (0.5,),
+        "std": (0.5,),
+        "superclasses": {"fruit": ("apple", "pear"), "rest": ("0", "cat, sleeping")},
+    }
+    return Dataset(**(fields | options))
+
+
+def select(spec: str, dataset: Dataset | None = None, seed: int = 0, train: np.ndarray = TRAIN) -> np.ndarray:
+    return select_forget(parse_forget(spec), dataset or toy(), train, seed)
+
+
+def listing(tmp_path, text: str | bytes) -> str:
+    path = tmp_path / "list.txt"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return f"file:{path}"
+
+
+def complaint(function, *arguments) -> str:
+    with pytest.raises(UserError) as info:
+        function(*arguments)
+    message = str(info.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("spec, request_", [
+    ("random:0.1", ForgetRequest("random", fraction=0.1)),
+    ("random:1e-2", ForgetRequest("random", fraction=0.01)),
+    (" random : 500 ", ForgetRequest("random", count=500)),
+    ("class:apple, 7", ForgetRequest("class", names=("apple", "7"))),
+    ("superclass:fish", ForgetRequest("superclass", names=("fish",))),
+    ("mislabelled:.25", ForgetRequest("mislabelled", fraction=0.25)),
+    ("file:C:/a b,c.txt", ForgetRequest("file", path="C:/a b,c.txt")),
+])  # fmt: skip
+def test_grammar(spec, request_):
+    assert parse_forget(spec) == request_
+    assert parse_forget(describe(request_)) == request_
+
+
+@pytest.mark.parametrize("spec, words", [
+    ("", "random:0.1, random:500"), ("0.1", "random:0.1, random:500"), ("clas:apple", "did you mean class"),
+    ("random", "names nothing"), ("random:", "names nothing"), ("class: ", "names nothing"),
+    ("class:apple,,pear", "empty name"), ("random:0", "no image"), ("random:1.0", "strictly between 0 and 1"),
+    ("random:0.0", "strictly between"), ("random:-0.1", "strictly between"), ("random:-5", "strictly between"),
+    ("random:nan", "strictly between"), ("random:inf", "strictly between"), ("random:ten", "is no number"),
+    ("random:" + "9" * 5000, "strictly between"), ("mislabelled:5", "strictly between"),
+    ("mislabelled:x", "is no number"), ("Random:0.1", "did you mean random"),
+])  # fmt: skip
+def test_grammar_errors(spec, words):
+    assert words in complaint(parse_forget, spec)
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.text(max_size=30) | st.tuples(st.sampled_from(["random:", "class:", "mislabelled:"]), st.text()).map("".join))
+def test_any_text_parses_or_is_refused_in_one_line(spec):
+    try:
+        parse_forget(spec)
+    except UserError as error:
+        assert str(error)
+
+
+@settings(deadline=None, max_examples=60)
+@given(count=st.integers(1, 35), seed=st.integers(0, 100))
+def test_random_sets_have_their_size_and_are_repeatable(count, seed):
+    forget = select(f"random:{count}", seed=seed)
+    assert len(forget) == count and set(forget) <= set(TRAIN) and (np.diff(forget) > 0).all()
+    assert np.array_equal(forget, select(f"random:{count}", seed=seed))
+    # A larger request of the same seed only adds images.
+    assert set(forget) <= set(select("random:35", seed=seed))
+
+
+def test_fractions_are_of_the_training_set():
+    assert len(select("random:0.25")) == 9 and len(select("mislabelled:0.5")) == 18
+    assert not np.array_equal(select("random:0.5"), select("random:0.5", seed=1))
+
+
+def test_golden_forget_set():
+    assert select("random:5", seed=1).tolist() == [2, 15, 16, 23, 30]
+
+
+@pytest.mark.parametrize("spec, labels", [
+    ("class:apple", [0]), ("class:1", [1]), ("class:0", [2]), ("class:cat, sleeping", [3]), ("class:3,pear", [1, 3]),
+    ("class:apple,apple", [0]), ("superclass:fruit", [0, 1]),
+])  # fmt: skip
+def test_classes_by_name_and_number(spec, labels):
+    expected = [i for i in TRAIN if LABELS[i] in labels]
+    assert select(spec).tolist() == expected
+
+
+@pytest.mark.parametrize("spec, words", [
+    ("class:aple", "no class 'aple'; did you mean apple?"), ("class:4", "no class '4'"), ("class:-1", "no class '-1'"),
+    ("class:zzz", "choose from apple, pear, 0"), ("superclass:fruits", "did you mean fruit?"),
+    ("class:0,1,3,apple", "whole training set"), ("superclass:fruit,rest", "whole training set"),
+    ("random:36", "36 of 36"), ("random:4000", "4000 of 36"), ("random:0.001", "is empty"),
+    ("mislabelled:0.999", "36 of 36"), ("file:/nowhere/at.all", "No such file"), ("file:/", "/"),
+])  # fmt: skip
+def test_impossible_selections(spec, words):
+    assert words in complaint(select, spec)
+
+
+def test_a_class_without_training_images_is_empty():
+    assert "is empty" in complaint(select, "class:apple", None, 0, TRAIN[TRAIN % 4 != 0])
+
+
+def test_data_sets_without_superclasses_say_so():
+    assert "toy has no superclasses" in complaint(select, "superclass:fish", toy(superclasses={}))
+
+
+def test_lists_of_indices(tmp_path):
+    spec = listing(tmp_path, "\ufeff# taken back\r\n\r\n 7\r\n3\n3\n007\n35")
+    assert select(spec).tolist() == [3, 7, 35]
+
+
+def test_lists_of_file_names(tmp_path):
+    names = tuple(f"class {i % 4}/{i}.png" for i in range(50))
+    dataset = toy(file_names=names, num_train=50)
+    spec = listing(tmp_path, "class 1/5.png\n./class 0/8.png\nclass 0/../class 0/12.png\n2\n")
+    assert select(spec, dataset).tolist() == [2, 5, 8, 12]
+    for name in ("../class 1/5.png", "/etc/passwd", "class 1/6.png", "5.png"):
+        assert repr(name) in complaint(select, listing(tmp_path, name), dataset)
+    assert "image 37 (class 1/37.png)" in complaint(select, listing(tmp_path, "class 1/37.png"), dataset)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("", "lists no image"), ("# nothing\n\n", "lists no image"), ("3\nx.png\n", "line 2 of"),
+    ("-1", "'-1' is no image"), ("1.5", "'1.5' is no image"), ("3 4", "'3 4' is no image"),
+    ("40", "not in the training part of toy"),
+    ("9" * 4000, "not in the training part"), ("9" * 5000, "longer than 4096"), (b"\xff\xfe\x00", "no UTF-8"),
+    ("36\n37\n3", "image 36 in"), ("٣", "is no image"),
+])  # fmt: skip
+def test_bad_lists(tmp_path, text, words):
+    message = complaint(select, listing(tmp_path, text))
+    assert words in message and "list.txt" in message
+
+
+def test_held_out_images_cannot_be_forgotten(tmp_path):
+    message = complaint(select, listing(tmp_path, "36"))
+    assert "held out" in message and "cannot be forgotten" in message
+
+
+def test_a_device_instead_of_a_list_ends_at_once():
+    with pytest.raises(UserError, match="longer than"):
+        read_image_list("/dev/zero", toy())

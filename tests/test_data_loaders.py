@@ -1,0 +1,133 @@
+"""TensorLoader: what comes out, in which order, and that a pass is a function of its seed and number."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.augmentation import Augmentation
+from data.loaders import TensorLoader, normalise
+from helper_functions.errors import UserError
+
+MEAN, STD = (0.5,), (0.25,)
+# Image i is filled with the value i, and its label is 2 i, so that a batch tells which images it holds.
+IMAGES = torch.arange(100, dtype=torch.uint8).view(-1, 1, 1, 1).expand(100, 1, 6, 6).contiguous()
+LABELS = 2 * torch.arange(100)
+
+
+def loader(indices=range(100), batch_size=10, **options) -> TensorLoader:
+    indices = torch.tensor(list(indices), dtype=torch.int64)
+    return TensorLoader(IMAGES, LABELS, indices, batch_size, mean=MEAN, std=STD, **options)
+
+
+def order(batches) -> list[int]:
+    return [label // 2 for _, labels in batches for label in labels.tolist()]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    indices=st.lists(st.integers(0, 99), unique=True, max_size=40),
+    batch_size=st.integers(1, 50),
+    shuffle=st.booleans(),
+    drop_last=st.booleans(),
+)
+def test_a_pass_shows_each_image_once(indices, batch_size, shuffle, drop_last):
+    batches = loader(indices, batch_size, shuffle=shuffle, drop_last=drop_last)
+    shown = list(batches)
+    sizes = [len(labels) for _, labels in shown]
+    assert len(batches) == len(shown) and batches.num_images == len(indices)
+    assert all(size == batch_size for size in sizes[: None if drop_last else -1])
+    if not drop_last:
+        assert sorted(order(shown)) == sorted(indices)
+    assert len(set(order(shown))) == sum(sizes) and len(indices) - sum(sizes) < batch_size
+    if not shuffle:
+        assert order(shown) == indices[: sum(sizes)]
+
+
+def test_inputs_are_normalised_images_of_the_labels():
+    for augmentation in (None, Augmentation(padding=2)):
+        for inputs, labels in loader(batch_size=7, shuffle=True, augmentation=augmentation):
+            assert torch.equal(inputs, normalise(IMAGES[labels // 2], MEAN, STD))
+            assert inputs.dtype == torch.float32 and labels.dtype == torch.int64
+            assert inputs.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_passes_differ_and_setting_epoch_repeats_them():
+    batches = loader(shuffle=True, seed=5)
+    passes = [order(batches) for _ in range(3)]
+    assert batches.epoch == 3 and len({tuple(p) for p in passes}) == 3
+    again = loader(shuffle=True, seed=5)
+    again.epoch = 2
+    assert order(again) == passes[2]
+    assert order(loader(shuffle=True, seed=6)) != passes[0]
+
+
+def test_epoch_advances_when_a_pass_begins():
+    batches = loader()
+    first = iter(batches)
+    assert batches.epoch == 1
+    second = iter(batches)
+    assert batches.epoch == 2 and order(first) == order(second)
+
+
+def test_augmentation_is_a_function_of_seed_and_epoch_and_entry_point():
+    ramp = torch.arange(36, dtype=torch.uint8).view(1, 6, 6, 1).expand(100, 6, 6, 1).permute(0, 3, 1, 2)
+    options = {"mean": MEAN, "std": STD, "augmentation": Augmentation(padding=3, cutout=2), "shuffle": True}
+    first, second = (TensorLoader(ramp, LABELS, torch.arange(100), 9, seed=1, **options) for _ in range(2))
+    list(second)
+    second.epoch = 0
+    for (a, _), (b, _) in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+    whole, tail = list(first.batches(4)), list(first.batches(4, start=5))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(whole[5:], tail, strict=True))
+    assert not torch.equal(whole[0][0], next(first.batches(5))[0])
+
+
+def test_augmentation_does_not_shift_the_order():
+    assert order(loader(shuffle=True)) == order(loader(shuffle=True, augmentation=Augmentation(padding=1)))
+
+
+def test_a_loader_without_chance_shows_chosen_images_as_they_are():
+    source = loader(shuffle=True, augmentation=Augmentation(padding=2, cutout=3))
+    chosen = torch.tensor([9, 4, 70])
+    ((inputs, labels),) = source.without_chance(chosen, 10)
+    assert torch.equal(inputs, normalise(IMAGES[chosen], MEAN, STD)) and torch.equal(labels, LABELS[chosen])
+
+
+def test_golden_order():
+    assert order(loader(range(12), shuffle=True, seed=3)) == [9, 6, 2, 10, 0, 8, 1, 5, 7, 11, 4, 3]
+
+
+def test_images_on_the_device_are_not_copied():
+    images = IMAGES.to(memory_format=torch.channels_last)
+    storages = [
+        TensorLoader(images, LABELS, torch.arange(3), 1, mean=MEAN, std=STD).storage.data_ptr() for _ in range(2)
+    ]
+    assert storages == [images.data_ptr()] * 2
+
+
+@pytest.mark.parametrize("options, words", [
+    ({"batch_size": 0}, "batch size 0"), ({"indices": [100]}, "outside the 100 images"),
+    ({"indices": [-1]}, "outside the 100 images"),
+])  # fmt: skip
+def test_impossible_requests_are_refused(options, words):
+    with pytest.raises(UserError, match=words):
+        loader(**options)
+
+
+@pytest.mark.parametrize("images, labels, mean", [
+    (IMAGES.float(), LABELS, MEAN), (IMAGES[0], LABELS, MEAN), (IMAGES, LABELS[1:], MEAN), (IMAGES, LABELS, (0.5, 0.5)),
+])  # fmt: skip
+def test_images_that_do_not_fit_are_refused(images, labels, mean):
+    with pytest.raises(UserError):
+        TensorLoader(images, labels, torch.arange(3), 1, mean=mean, std=mean)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_cuda_loader_shows_the_same_images_in_the_same_order():
+    options = {"shuffle": True, "seed": 2}
+    for (a, x), (b, y) in zip(loader(**options), loader(device="cuda", **options), strict=True):
+        assert b.is_cuda and torch.equal(x, y.cpu())
+        torch.testing.assert_close(a, b.cpu())
+    augmented = loader(device="cuda", augmentation=Augmentation(padding=2), **options)
+    assert order(augmented) == order(loader(**options))

@@ -1,0 +1,125 @@
+"""What is measured after an epoch of unlearning: feasibility, distance to the target, figures of every stream."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data.views import evaluation_view
+from helper_functions.devices import Precision
+from helper_functions.inference import predict
+from helper_functions.metrics import calculate_accuracy
+
+RETAIN_SAMPLE = 5000
+ONE_SIDED_95 = 1.645
+
+
+def paired_fall(before: Tensor, after: Tensor, population: int) -> tuple[float, float]:
+    """Fall of accuracy on the same images and its one-sided 95 % upper bound, in points.
+
+    Args:
+        before: bool `[n]`, right answers of the original.
+        after: bool `[n]`, right answers now.
+        population: how many images the n were drawn from without replacement; with n of n the bound is the fall.
+    """
+    change = before.float() - after.float()
+    count = len(change)
+    rest = max(0.0, 1 - count / population)
+    error = change.std(correction=1).item() * math.sqrt(rest / count) if rest and count > 1 else 0.0
+    mean = change.mean().item()
+    return 100 * mean, 100 * (mean + ONE_SIDED_95 * error)
+
+
+def matching_weights(labels: Tensor, wanted: Tensor, num_classes: int) -> Tensor:
+    """Weight of each reference image, `[R]`, so that their classes weigh as those of `wanted` do.
+
+    Uniform where no class is shared.
+    """
+    counts = torch.bincount(labels, minlength=num_classes)
+    shares = torch.bincount(wanted, minlength=num_classes).float() / counts.clamp(min=1)
+    weights = shares[labels]
+    return weights / weights.sum() if weights.sum() > 0 else torch.full_like(weights, 1 / len(weights))
+
+
+@dataclasses.dataclass
+class Findings:
+    """What one examination found: figures by name, and per-image losses `[n]` by stream."""
+
+    figures: dict[str, float]
+    losses: dict[str, Tensor]
+
+
+class Examination:
+    """Repeated, paired measurements of a model against the original, on the same images without augmentation.
+
+    Args:
+        model: the original, examined once at the start.
+        loaders: `retain`, `forget`, `unseen` and `validation`, sized iterables of `(inputs, labels)`.
+        precision: device and dtype.
+        seed: of the fixed sample of retain images.
+    """
+
+    def __init__(self, model: nn.Module, loaders: dict[str, Iterable], precision: Precision, seed: int) -> None:
+        self.precision = precision
+        self.views = {name: evaluation_view(loader) for name, loader in loaders.items() if name != "retain"}
+        self.views["retain"] = evaluation_view(loaders["retain"], RETAIN_SAMPLE, seed)
+        self._original = {name: predict(model, view, precision) for name, view in self.views.items()}
+        self.num_classes = self._original["forget"][0].shape[1]
+        self.forget_labels = self._original["forget"][1]
+        self.retain_labels = self._original["retain"][1]
+        self.original_right = self._original["retain"][0].argmax(1) == self.retain_labels
+        self.original_loss = F.cross_entropy(*self._original["retain"])
+        self.retain_images = max(_size(loaders["retain"]), len(self.retain_labels))
+        self.unseen_weights = self._matching("unseen")
+        self.validation_weights = self._matching("validation")
+
+    def _matching(self, name: str) -> Tensor:
+        return matching_weights(self._original[name][1], self.forget_labels, self.num_classes)
+
+    def forgotten_classes(self) -> Tensor:
+        """Classes of the forget set that do not occur among the retain images, int64."""
+        forget = torch.bincount(self.forget_labels, minlength=self.num_classes) > 0
+        retain = torch.bincount(self.retain_labels, minlength=self.num_classes) > 0
+        return torch.nonzero(forget & ~retain).flatten()
+
+    def losses(self, model: nn.Module, name: str) -> Tensor:
+        """Losses of one stream's images under the model's present weights, `[n]`."""
+        return F.cross_entropy(*predict(model, self.views[name], self.precision), reduction="none")
+
+    def of_original(self, target, budget: float) -> Findings:
+        """What the first examination, of the original, found."""
+        return self._find(self._original, target, budget)
+
+    def __call__(self, model: nn.Module, target, budget: float) -> Findings:
+        """Examine the model now; `constraint/feasible` is 1 where the bound on the fall keeps the budget."""
+        outputs = {name: predict(model, view, self.precision) for name, view in self.views.items()}
+        return self._find(outputs, target, budget)
+
+    def _find(self, outputs: dict[str, tuple[Tensor, Tensor]], target, budget: float) -> Findings:
+        figures, losses = {}, {}
+        for name, (logits, labels) in outputs.items():
+            top1, top5 = calculate_accuracy(logits, labels, (1, 5))
+            losses[name] = F.cross_entropy(logits, labels, reduction="none")
+            values = torch.stack([top1, top5, losses[name].mean()]).tolist()
+            figures |= dict(zip((f"{name}/top1", f"{name}/top5", f"{name}/loss"), values, strict=True))
+        right = outputs["retain"][0].argmax(1) == self.retain_labels
+        fall, bound = paired_fall(self.original_right, right, self.retain_images)
+        figures |= {
+            "retain/rise": (losses["retain"].mean() - self.original_loss).item(),
+            "constraint/fall": fall,
+            "constraint/fall_bound": bound,
+            # Logits that are no numbers can still be right by chance.
+            "constraint/feasible": float(bound <= budget and math.isfinite(figures["retain/loss"])),
+            "forget/distance": target.distance(*outputs["forget"], losses["validation"], self.validation_weights),
+        }
+        return Findings(figures, losses)
+
+
+def _size(loader: Iterable) -> int:
+    if hasattr(loader, "num_images"):
+        return loader.num_images
+    dataset = getattr(loader, "dataset", None)
+    return len(dataset) if dataset is not None else sum(len(labels) for _, labels in loader)

@@ -1,0 +1,88 @@
+"""Keep a run inside its budget whatever its step size: go back, step shorter, weigh the constraint more."""
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from optimizer.solver import Solver
+
+MOST_DOUBLINGS = 6
+
+
+class Safeguard:
+    """Watches the smoothed violation between epochs' ends and holds the last good state in memory: the original, then
+    the end of the last epoch that kept the budget when it was measured.
+
+    When the violation runs away, or is no longer a number, the weights and the optimizer go back to the last good
+    state, the primal step is halved and the multiplier (or penalty coefficient) is raised. The other way round, an
+    epoch that kept the budget and hardly came nearer to its target doubles the step, up to just below a step that
+    ran away. So the outcome depends little on the learning rate that was asked for.
+
+    Args:
+        model: whose weights are guarded.
+        solver: its multipliers, penalty coefficients and optimizer.
+        schedule: of the primal learning rate.
+        limit: strict violation, in points, from which on a run counts as running away.
+    """
+
+    def __init__(self, model: nn.Module, solver: Solver, schedule: LRScheduler, limit: float) -> None:
+        self.model = model
+        self.solver = solver
+        self.schedule = schedule
+        self.limit = limit
+        self.scale = 1.0
+        self.ceiling = 2.0**MOST_DOUBLINGS
+        self.events: list[dict[str, float]] = []
+        self.keep()
+
+    def keep(self) -> None:
+        """Take the present state for good."""
+        self._weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def watch(self, violation: float, step: int) -> bool:
+        """Act on the mean smoothed violation since the last transfer; True where the run went back."""
+        if violation <= self.limit:  # a NaN is not
+            return False
+        self.model.load_state_dict(self._weights)
+        # Momentum points to where the run went wrong.
+        primal = getattr(self.solver.primal, "base_optimizer", self.solver.primal)
+        for state in primal.state.values():
+            for value in state.values():
+                if isinstance(value, torch.Tensor) and value.ndim:
+                    value.zero_()
+        self.ceiling = self.scale / 2
+        self._rescale(0.5)
+        self._weigh_more()
+        self.events.append({"step": step, "violation": violation, "scale": self.scale})
+        return True
+
+    def hurry(self) -> bool:
+        """Double the primal step where no longer step has run away yet; True where it was doubled."""
+        if self.scale * 2 > self.ceiling:
+            return False
+        self._rescale(2.0)
+        return True
+
+    def _rescale(self, factor: float) -> None:
+        self.scale *= factor
+        self.schedule.base_lrs = [rate * factor for rate in self.schedule.base_lrs]
+        for group in self.solver.primal.param_groups:
+            group["lr"] *= factor
+
+    @torch.no_grad()
+    def _weigh_more(self) -> None:
+        problem = self.solver.cmp
+        for multiplier in problem.multipliers():
+            multiplier.weight.copy_(multiplier.weight.clamp(min=1) * 2)
+        for coefficient in problem.penalty_coefficients():
+            coefficient.value = coefficient.value * 2
+        problem.forget_history()
+
+    def state_dict(self) -> dict:
+        """Scale, events and the last good state."""
+        return {"scale": self.scale, "ceiling": self.ceiling, "events": self.events, "weights": self._weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Inverse of `state_dict`; the learning rates come back with the schedule's own state."""
+        self.scale, self.ceiling = state["scale"], state["ceiling"]
+        self.events, self._weights = list(state["events"]), state["weights"]

@@ -1,0 +1,148 @@
+"""One stage of a method in the loop: its problem, solver, schedule and safeguard, and what happens after an epoch."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from data.streams import PairedLoader
+from helper_functions.loop import Cost, Phase, run_phase
+from helper_functions.record import RunRecord
+from optimizer.problems import Problem
+from optimizer.schedules import get_schedule
+from optimizer.solver import Solver, grow_penalty
+from optimizer.training import build_optimizer
+from unlearning.arguments import UnlearnArgs
+from unlearning.examination import Findings
+from unlearning.safeguard import Safeguard
+
+PENALTY_GROWTH = 2.0
+# Strict violation, in points or budgets, whichever is more, from which on a stage counts as running away.
+RUNAWAY = 2.0
+
+
+@dataclasses.dataclass
+class StageSettings:
+    """What tells one stage from another.
+
+    Args:
+        name: in the record.
+        problem: what is optimised.
+        num_epochs: passes over the forget set.
+        aim: accuracy points that the stage may lose on the way, None where accuracy is its objective.
+    """
+
+    name: str
+    problem: Problem
+    num_epochs: int
+    aim: float | None
+
+
+class Stage:
+    """Runs one problem on the paired streams, epoch by epoch, and keeps it inside the budget.
+
+    Args:
+        stage: what is optimised, and for how long.
+        model: changed in place.
+        loader: forget and retain batches side by side.
+        args: learning rates, schedule, budget.
+        record: the run's record.
+        cost: is added to.
+        examine: measures the model; called after each epoch.
+        start_distance: the original's distance from the target.
+        on_epoch: told the figures of each epoch; returns whether to stop.
+        log_interval: steps between two transfers.
+    """
+
+    def __init__(
+        self,
+        stage: StageSettings,
+        model: nn.Module,
+        loader: PairedLoader,
+        args: UnlearnArgs,
+        record: RunRecord,
+        cost: Cost,
+        examine: Callable[[], Findings],
+        start_distance: float,
+        on_epoch: Callable[[Findings, int], bool],
+        log_interval: int,
+    ) -> None:
+        self.stage, self.model, self.loader, self.args = stage, model, loader, args
+        self.record, self.cost, self.log_interval = record, cost, log_interval
+        self.examine, self.start_distance, self.report = examine, start_distance, on_epoch
+        self.solver = Solver(
+            stage.problem, build_optimizer(model, args), model, args.dual_learning_rate, args.max_grad_norm
+        )
+        self.schedule = get_schedule(args.schedule, self.solver.primal, stage.num_epochs * len(loader))
+        limit = math.inf if stage.aim is None else RUNAWAY * max(1.0, args.retain_budget)
+        self.safeguard = Safeguard(model, self.solver, self.schedule, limit)
+        self.start_epoch = 0
+
+    def run(self) -> None:
+        """From the first epoch, or the one after the checkpoint, to the last."""
+        self.stage.problem.streams.prepare(self.model)
+        phase = Phase(
+            self.stage.name, self.stage.num_epochs, self.loader, self._step, self._on_interval, self._on_epoch,
+            log_interval=self.log_interval, shown=("constraint/violation", "constraint/multiplier", "forget/reached"),
+            start_epoch=self.start_epoch, device=self.stage.problem.streams.precision.device, cost=self.cost,
+        )  # fmt: skip
+        run_phase(phase)
+
+    def _step(self, batch: dict) -> dict[str, torch.Tensor]:
+        figures = self.solver.step(batch)
+        self.schedule.step()
+        return figures
+
+    def _on_interval(self, figures: dict[str, float], step: int) -> None:
+        self.record.scalars({**figures, "learning_rate": self.schedule.get_last_lr()[0]}, step)
+        # One value that is no number spoils all later ones, whichever figure shows it first.
+        sound = all(math.isfinite(value) for value in figures.values())
+        self._watch(figures["constraint/violation"] if sound else math.nan, step)
+
+    def _watch(self, violation: float, step: int) -> None:
+        if self.safeguard.watch(violation, step):
+            scale = self.safeguard.scale
+            self.record.scalars({"constraint/safeguard": scale}, step)
+            print(f"  step {step}: {violation:.1f} points over; back to the last good state, step size x {scale:g}")
+
+    def _on_epoch(self, means: dict[str, float], epoch: int) -> bool:
+        findings = self.examine()
+        figures = findings.figures
+        if self.stage.aim is not None:
+            self._adapt(figures, epoch)
+        stop = self.report(findings, epoch)
+        self.stage.problem.streams.prepare(self.model)
+        return stop
+
+    def _adapt(self, figures: dict[str, float], epoch: int) -> None:
+        """Penalty, margin, step size and the last good state from what was measured."""
+        for constraint in self.stage.problem.constraints():
+            grow_penalty(constraint, figures["constraint/fall_bound"] - self.args.retain_budget, PENALTY_GROWTH)
+        self.stage.problem.refit_margin(figures["constraint/fall"], figures["retain/rise"])
+        if not figures["constraint/feasible"]:
+            violation = figures["constraint/fall"] - self.stage.aim
+            self._watch(violation if math.isfinite(figures["retain/loss"]) else math.nan, self.cost.gradient_steps)
+            return
+        self.safeguard.keep()
+        way_left = max(0.5, 1 - epoch / self.stage.num_epochs)
+        if figures["forget/distance"] > way_left * self.start_distance:
+            self.safeguard.hurry()
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs."""
+        return {
+            "solver": self.solver.full_state(),
+            "schedule": self.schedule.state_dict(),
+            "safeguard": self.safeguard.state_dict(),
+            "loader": self.loader.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict, epoch: int) -> None:
+        """Inverse of `state_dict`; goes on after `epoch`."""
+        self.solver.load_full_state(state["solver"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.safeguard.load_state_dict(state["safeguard"])
+        self.loader.load_state_dict(state["loader"])
+        self.start_epoch = epoch

@@ -1,0 +1,158 @@
+"""Where the forget data should end: bounded objectives that stop pushing an image once it is there.
+
+Each target gives a differentiable objective on a batch, which is 0 where every image has reached it, and judges the
+whole forget set by how far it still is.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+TargetName = Literal["unseen", "zero", "chance"]
+
+
+def weighted_quantiles(values: Tensor, weights: Tensor, levels: Tensor) -> Tensor:
+    """Quantiles of a weighted sample: the smallest value whose cumulative weight reaches the level.
+
+    Args:
+        values: `[N]`.
+        weights: `[N]`, non-negative, of any positive sum.
+        levels: `[Q]` in (0, 1).
+
+    Returns:
+        `[Q]`, on the device of `values`.
+    """
+    order = values.argsort()
+    cumulative = weights[order].cumsum(0)
+    places = torch.searchsorted(cumulative / cumulative[-1], levels.to(values.device))
+    return values[order][places.clamp(max=len(values) - 1)]
+
+
+def log_probability_of_others(logits: Tensor, classes: Tensor) -> Tensor:
+    """log(1 − P(classes)) for each row, computed without cancellation.
+
+    Args:
+        logits: `[B, K]`.
+        classes: bool `[B, K]`, what is not counted; at least one class of each row is left.
+
+    Returns:
+        `[B]`.
+    """
+    return logits.masked_fill(classes, -math.inf).logsumexp(1) - logits.logsumexp(1)
+
+
+class ChanceTarget:
+    """A loss of at least `margin` · log K on the given label.
+
+    The objective −log(1 − p_y) falls as −L_f does, but its gradient is largest where the label is believed most, and
+    vanishes where it is not; an image whose loss has reached the bound is no longer in it.
+
+    Args:
+        num_classes: K.
+        margin: 1 is the loss of a uniform guess; above it, the label is less likely than chance.
+    """
+
+    name = "chance"
+
+    def __init__(self, num_classes: int, margin: float) -> None:
+        self.bound = margin * math.log(num_classes)
+
+    def refresh(self, unseen_losses: Tensor) -> None:
+        """Chance does not move."""
+
+    def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The objective and the share of images that have reached the target, both 0-d.
+
+        Args:
+            logits: `[B, K]`, float32.
+            labels: given labels, `[B]`.
+        """
+        losses = F.cross_entropy(logits, labels, reduction="none").detach()
+        own = F.one_hot(labels, logits.shape[1]).bool()
+        pending = losses < self.bound
+        pushed = -log_probability_of_others(logits, own) * pending
+        return pushed.mean(), 1 - pending.float().mean()
+
+    def distance(self, logits: Tensor, labels: Tensor, reference_losses: Tensor, reference_weights: Tensor) -> float:
+        """Share of forget images whose loss is below the bound, in [0, 1]."""
+        return (F.cross_entropy(logits, labels, reduction="none") < self.bound).float().mean().item()
+
+
+class ZeroTarget:
+    """The forgotten classes together have (nearly) no probability, as a retrained model never names them.
+
+    Args:
+        classes: int64, the classes that are wholly forgotten; empty means each image's own label alone.
+        bound: the probability that is as good as none.
+    """
+
+    name = "zero"
+
+    def __init__(self, classes: Tensor, bound: float = 0.01) -> None:
+        self.classes = classes
+        self.bound = bound
+
+    def refresh(self, unseen_losses: Tensor) -> None:
+        """Zero does not move."""
+
+    def _forgotten(self, logits: Tensor, labels: Tensor) -> Tensor:
+        own = F.one_hot(labels, logits.shape[1]).bool()
+        if len(self.classes):
+            own[:, self.classes.to(labels.device)] = True
+        return own
+
+    def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The objective −log(1 − P(forgotten)) and the share of images that have reached the target, both 0-d."""
+        left = log_probability_of_others(logits, self._forgotten(logits, labels))
+        pending = left.detach() < math.log1p(-self.bound)
+        return (-left * pending).mean(), 1 - pending.float().mean()
+
+    def distance(self, logits: Tensor, labels: Tensor, reference_losses: Tensor, reference_weights: Tensor) -> float:
+        """Share of forget images that are still named as a forgotten class, in [0, 1]."""
+        forgotten = self._forgotten(logits, labels)
+        return forgotten.gather(1, logits.argmax(1, keepdim=True)).float().mean().item()
+
+
+class UnseenTarget:
+    """Forget losses distributed as the losses of matched unseen images under the current weights.
+
+    Ranked forget losses are compared with the unseen losses' quantiles of the same rank (the Wasserstein-2 coupling
+    of two samples on a line); an image below its quantile is pushed up to it, one above is left alone. The mean alone
+    would let half of the set rise while the other half comes back.
+
+    Args:
+        unseen_weights: `[U]`, weights of the unseen images that match their classes to the forget set's.
+    """
+
+    name = "unseen"
+
+    def __init__(self, unseen_weights: Tensor) -> None:
+        self.weights = unseen_weights
+        self.losses: Tensor | None = None
+
+    def refresh(self, unseen_losses: Tensor) -> None:
+        """Take the losses of the unseen images under the current weights, `[U]`."""
+        self.losses = unseen_losses
+        self.weights = self.weights.to(unseen_losses.device)
+
+    def _goals(self, losses: Tensor, reference: Tensor, weights: Tensor) -> Tensor:
+        levels = (torch.arange(len(losses), device=losses.device) + 0.5) / len(losses)
+        goals = torch.empty_like(losses)
+        goals[losses.argsort()] = weighted_quantiles(reference, weights, levels)
+        return goals
+
+    def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Half the mean squared shortfall of ranked losses, and the share of images without one, both 0-d."""
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        goals = self._goals(losses.detach(), self.losses, self.weights)
+        shortfall = (goals - losses).relu()
+        return shortfall.square().mean() / 2, (shortfall == 0).float().mean()
+
+    def distance(self, logits: Tensor, labels: Tensor, reference_losses: Tensor, reference_weights: Tensor) -> float:
+        """Wasserstein-2 distance, in nats, from the losses of a reference sample; too high counts like too low."""
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        goals = self._goals(losses, reference_losses, reference_weights.to(losses.device))
+        return (goals - losses).square().mean().sqrt().item()

@@ -1,0 +1,206 @@
+"""Run constrained unlearning from loaders to chosen weights: two stages, stop criteria, rewind."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from data.streams import CyclingLoader, PairedLoader
+from helper_functions.devices import Precision
+from helper_functions.loop import Cost
+from helper_functions.record import RunRecord
+from models.reinitialise import reinitialised
+from unlearning.arguments import UnlearnArgs
+from unlearning.constrained import ForgetSubjectToRetain, RetainAgainstOriginal, RetainSubjectToForget, TwoStreams
+from unlearning.examination import Examination, Findings
+from unlearning.stage import Stage, StageSettings
+from unlearning.stopping import STOP_CRITERIA
+from unlearning.targets import ChanceTarget, UnseenTarget, ZeroTarget
+
+# Part of the budget that training aims at; the rest is room for the noise of what it measures.
+AIMED_SHARE = 0.5
+# Objective that fine-tuning may leave on the forget data.
+FINETUNE_TOLERANCE = 0.01
+# Epochs whose distances to the target differ by less than this are told apart by validation accuracy.
+DISTANCE_TOLERANCE = 0.02
+
+
+@dataclasses.dataclass
+class Unlearned:
+    """What a run of unlearning gave.
+
+    `epochs` holds each epoch's figures; `chosen` is the number, from 1, of the one rewound to, None where no epoch
+    kept the budget: then the weights are those of the epoch that came nearest to keeping it.
+    """
+
+    epochs: list[dict[str, float]]
+    chosen: int | None
+    original: dict[str, float]
+    target: str
+    events: list[dict[str, float]]
+    cost: Cost
+
+
+def is_better(candidate: dict[str, float], incumbent: dict[str, float]) -> bool:
+    """Whether an epoch is the better one to rewind to.
+
+    Feasible beats infeasible; of two infeasible ones the smaller fall wins; of two feasible ones the nearer to the
+    target, where they are equally near (within 0.02) the one with the higher accuracy on validation images.
+    """
+    if candidate["constraint/feasible"] != incumbent["constraint/feasible"]:
+        return bool(candidate["constraint/feasible"])
+    if not candidate["constraint/feasible"]:
+        return candidate["constraint/fall_bound"] < incumbent["constraint/fall_bound"]
+    nearer = incumbent["forget/distance"] - candidate["forget/distance"]
+    if abs(nearer) > DISTANCE_TOLERANCE:
+        return nearer > 0
+    return candidate["validation/top1"] >= incumbent["validation/top1"]
+
+
+def build_target(name: str, examination: Examination, settings: UnlearnArgs):
+    """The forget target called `name`."""
+    if name == "unseen":
+        return UnseenTarget(examination.unseen_weights)
+    if name == "zero":
+        return ZeroTarget(examination.forgotten_classes())
+    return ChanceTarget(examination.num_classes, settings.chance_margin)
+
+
+class Unlearning:
+    """One run of constrained unlearning on loaders.
+
+    Args:
+        model: the original; changed in place.
+        loaders: `retain`, `forget`, `unseen` and `validation`.
+        args: flags.
+        target: name of the forget target.
+        precision: device and dtype.
+        record: the run's record.
+        seed: of the fixed retain sample.
+        log_interval: steps between two transfers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loaders: dict[str, Iterable],
+        args: UnlearnArgs,
+        target: str,
+        precision: Precision,
+        record: RunRecord,
+        seed: int = 0,
+        log_interval: int = 50,
+    ) -> None:
+        self.model, self.args, self.precision, self.record = model, args, precision, record
+        self.log_interval = log_interval
+        self.cost = Cost()
+        self.watch = self.cost.stopwatch()
+        self.examination = Examination(model, loaders, precision, seed)
+        self.target = build_target(target, self.examination, args)
+        self.original = self.examination.of_original(self.target, args.retain_budget).figures
+        if args.stop_criterion == "confusion":
+            fresh = self.examination.losses(reinitialised(model), "forget")
+            self.original["reinitialised/forget_loss"] = fresh.mean().item()
+        self.streams = TwoStreams(model, precision, args.bn)
+        self.reference = RetainAgainstOriginal(model, precision, args.bn)
+        self.loader = PairedLoader(loaders["forget"], CyclingLoader(loaders["retain"]))
+        self.epochs: list[dict[str, float]] = []
+        self.chosen = 0
+        self.chosen_weights: dict[str, torch.Tensor] = {}
+        self.events: list[dict[str, float]] = []
+
+    def run(self, checkpoint: dict | None = None) -> Unlearned:
+        """Both stages, then the rewind; a checkpoint of an earlier run is gone on with."""
+        state = checkpoint if checkpoint is not None and checkpoint["name"] == "unlearning" else None
+        if state is not None:
+            self._restore(state)
+        stages = [self._forget(), self._finetune()]
+        for number, settings in enumerate(stages):
+            if settings.num_epochs == 0 or (state is not None and state["stage"] > number):
+                continue
+            self._run_stage(number, settings, state if state is not None and state["stage"] == number else None)
+        self.model.load_state_dict(self.chosen_weights)
+        self.model.eval()
+        self.watch.lap(self.precision.device)
+        feasible = self.epochs[self.chosen]["constraint/feasible"]
+        return Unlearned(
+            self.epochs, self.chosen + 1 if feasible else None, self.original, self.target.name, self.events, self.cost
+        )
+
+    def _forget(self) -> StageSettings:
+        args, aim = self.args, AIMED_SHARE * self.args.retain_budget
+        problem = ForgetSubjectToRetain(
+            self.streams, self.reference, self.target, aim, args.solver, args.multiplier, args.penalty_coefficient
+        )
+        return StageSettings("forget", problem, args.num_epochs, aim)
+
+    def _finetune(self) -> StageSettings:
+        args = self.args
+        problem = RetainSubjectToForget(
+            self.streams, self.target, FINETUNE_TOLERANCE, args.solver, args.multiplier, args.penalty_coefficient
+        )
+        return StageSettings("finetune", problem, args.finetune_num_epochs, None)
+
+    def _run_stage(self, number: int, settings: StageSettings, state: dict | None) -> None:
+        stage = Stage(
+            settings, self.model, self.loader, self.args, self.record, self.cost,
+            lambda: self.examination(self.model, self.target, self.args.retain_budget),
+            self.original["forget/distance"],
+            lambda findings, epoch: self._on_epoch(stage, number, findings, epoch), self.log_interval,
+        )  # fmt: skip
+        if state is not None:
+            if state["stopped"]:
+                return
+            stage.load_state_dict(state, state["epoch"])
+        self.target.refresh(self.examination.losses(self.model, "unseen"))
+        stage.run()
+        self.events += stage.safeguard.events
+
+    def _on_epoch(self, stage: Stage, number: int, findings: Findings, epoch: int) -> bool:
+        figures = findings.figures
+        self.epochs.append(figures)
+        if not self.chosen_weights or is_better(figures, self.epochs[self.chosen]):
+            self.chosen = len(self.epochs) - 1
+            self.chosen_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.target.refresh(findings.losses["unseen"])
+        stop = number == 0 and STOP_CRITERIA[self.args.stop_criterion](self.epochs, self.original)
+        self.watch.lap(self.precision.device)
+        self._write(stage, number, findings, epoch, stop)
+        self.watch.skip()
+        return stop
+
+    def _write(self, stage: Stage, number: int, findings: Findings, epoch: int, stop: bool) -> None:
+        figures, step = findings.figures, self.cost.gradient_steps
+        self.record.scalars(figures, step)
+        self.record.histograms({f"{name}/losses": findings.losses[name] for name in ("forget", "unseen")}, step)
+        columns = (
+            "retain/top1", "forget/top1", "unseen/top1", "validation/top1", "constraint/fall", "forget/distance",
+        )  # fmt: skip
+        row = {name: figures[name] for name in columns}
+        self.record.print_row(stage.stage.name, epoch, stage.stage.num_epochs, {**row, "seconds": self.cost.seconds})
+        self.record.save_checkpoint(
+            {
+                "name": "unlearning",
+                "stage": number,
+                "epoch": epoch,
+                "stopped": stop,
+                "step": step,
+                "model": self.model.state_dict(),
+                "epochs": self.epochs,
+                "chosen": self.chosen,
+                "chosen_weights": self.chosen_weights,
+                "events": self.events,
+                "cost": dataclasses.asdict(self.cost),
+                "rng": torch.get_rng_state(),
+                **stage.state_dict(),
+            }
+        )
+
+    def _restore(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        self.epochs, self.chosen, self.events = state["epochs"], state["chosen"], state["events"]
+        self.chosen_weights = state["chosen_weights"]
+        vars(self.cost).update(state["cost"])
+        torch.set_rng_state(state["rng"])
+        self.loader.load_state_dict(state["loader"])

@@ -1,0 +1,112 @@
+"""What a script works on, from its arguments: device, data set, splits, loaders, and classifiers."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from data.arguments import DataArgs, augmentation_from, dataset_from
+from data.forget import parse_forget
+from data.image_sets import ImageSets
+from data.split_record import PARTS, Splits
+from data.splits import make_splits
+from helper_functions.devices import choose_device, choose_precision, seed_everything
+from helper_functions.errors import UserError
+from helper_functions.inference import predict
+from helper_functions.metrics import calculate_accuracy
+from models.arguments import model_from
+
+TARGETS = {
+    "random": "unseen", "file": "unseen", "class": "zero", "superclass": "zero", "mislabelled": "chance",
+}  # fmt: skip
+
+
+class Workspace:
+    """Data and models of one run.
+
+    Args:
+        args: an instance of a script's `Args`, with the fields of `RunArgs`, `DataArgs` and `ModelArgs`.
+        weight_path: weights that the run starts from; the splits.npz beside them is used again, and where there is
+            none, they are taken to have been trained elsewhere.
+        default_forget: the forget set where neither the arguments nor earlier splits name one.
+
+    Raises:
+        UserError: a request that cannot be met; nothing has been written.
+    """
+
+    def __init__(self, args: DataArgs, weight_path: str | None = None, default_forget: str | None = None) -> None:
+        self.args = args
+        self.precision = choose_precision(choose_device(args.device), args.precision)
+        # Before the data set, which takes longer to load.
+        if weight_path is not None and not Path(weight_path).is_file():
+            raise UserError(f"--weight_path {weight_path}: there is no such file")
+        self.dataset = dataset_from(args)
+        self.splits = self._splits(weight_path, default_forget)
+        augmentation = augmentation_from(args, self.dataset)
+        self.sets = ImageSets(self.dataset, self.splits, augmentation, self.precision.device, args.seed)
+
+    def _splits(self, weight_path: str | None, default_forget: str | None) -> Splits:
+        args = self.args
+        beside = Path(weight_path).with_name("splits.npz") if weight_path is not None else None
+        listed = args.validation.startswith("file:")
+        path = args.splits or (beside if beside is not None and beside.is_file() and not listed else None)
+        previous = Splits.load(path, self.dataset) if path is not None else None
+        forget = args.forget
+        if forget is None and (previous is None or not previous.forget_request):
+            forget = default_forget
+        return make_splits(
+            self.dataset, forget, validation=args.validation, test=args.test, seed=args.seed,
+            confusion=args.confusion, foreign=weight_path is not None and previous is None, previous=previous,
+        )  # fmt: skip
+
+    def model(self, weight_path: str | None = None) -> nn.Module:
+        """The classifier that the arguments ask for, on the device; its first weights come from the seed."""
+        seed_everything(self.args.seed)
+        dataset = self.dataset
+        model = model_from(self.args, dataset.num_classes, dataset.in_channels, dataset.image_size, weight_path)
+        return model.to(self.precision.device, memory_format=torch.channels_last)
+
+    def retrained(self, weight_path: str) -> nn.Module:
+        """The retrained model from a file; splits beside it must leave the same forget set out.
+
+        Raises:
+            UserError: it was trained on another split.
+        """
+        beside = Path(weight_path).with_name("splits.npz")
+        if beside.is_file():
+            theirs = Splits.load(beside, self.dataset)
+            if not torch.equal(theirs.retain, self.splits.retain):
+                raise UserError(f"--retrained_weight_path {weight_path}: it was trained without another forget set")
+        return self.model(weight_path)
+
+    def validation_figures(self, model: nn.Module) -> dict[str, float]:
+        """Validation top-1 and top-5 in percent and loss, for the table of epochs."""
+        logits, labels = predict(model, self.sets.evaluation(self.splits.validation), self.precision)
+        top1, top5 = calculate_accuracy(logits, labels, (1, 5))
+        loss = F.cross_entropy(logits, labels)
+        values = torch.stack([top1, top5, loss]).tolist()
+        return dict(zip(("validation/top1", "validation/top5", "validation/loss"), values, strict=True))
+
+    def describe(self) -> str:
+        """Data set, parts and device in two lines."""
+        splits = self.splits
+        sizes = ", ".join(f"{name} {len(getattr(splits, name)):,}" for name in PARTS)
+        device, dtype = self.precision.device, str(self.precision.dtype).removeprefix("torch.")
+        forget = splits.forget_request or "nothing"
+        data = f"{self.dataset.name}: {sizes} ({splits.final_test})"
+        return f"data     {data}\nforget   {forget}\ndevice   {device}, {dtype}"
+
+    def target(self, name: str) -> str:
+        """The forget target called `name`, or the one that fits the forget set for `auto`."""
+        return TARGETS[parse_forget(self.splits.forget_request).kind] if name == "auto" else name
+
+    def loaders(self, batch_size: int, retain_batch_size: int | None = None) -> dict:
+        """Loaders for unlearning: forget and retain shuffled, retain augmented, unseen and validation as they are."""
+        splits, sets = self.splits, self.sets
+        return {
+            "retainloader": sets.training(splits.retain, retain_batch_size or batch_size, stream=1),
+            "forgetloader": sets.training(splits.forget, batch_size, augment=False, stream=2),
+            "unseenloader": sets.evaluation(splits.unseen),
+            "validloader": sets.evaluation(splits.validation),
+        }
