@@ -10,7 +10,7 @@ import sys
 
 from data.arguments import DataArgs
 from evaluation.judge import judge
-from evaluation.report import cost_table, table
+from evaluation.report import FIGURES, cost_table, plain, table
 from helper_functions.config import RunArgs, ScriptParser, run_script
 from helper_functions.errors import UserError
 from helper_functions.files import save_tensors, write_json
@@ -54,10 +54,11 @@ def main(args: Args) -> dict:
         evaluate=workspace.validation_figures,
     )  # fmt: skip
     save_tensors(model.state_dict(), record.path("model.pt"))
-    report = {"models": {name: judge(model, sets, precision).figures}, "cost": {name: dataclasses.asdict(cost)}}
+    report = plain({"models": {name: judge(model, sets, precision).figures}, "cost": {name: cost}})
     write_json(record.path("report.json"), report)
     record.close()
-    print(f"\n{table(report['models'])}\n\n{cost_table({name: cost})}\n\nweights  {record.path('model.pt')}")
+    print(f"\n{table(report['models'], tuple(FIGURES))}\n\n{cost_table({name: cost})}")
+    print(f"\nweights  {record.path('model.pt')}")
     return report
 
 

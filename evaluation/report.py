@@ -6,14 +6,22 @@ import math
 from helper_functions.loop import Cost
 
 FIGURES = {
-    "retain_top1": "retain top-1",
-    "forget_top1": "forget top-1, given labels",
-    "forget_true_top1": "forget top-1, true labels",
-    "unseen_top1": "unseen top-1",
-    "validation_top1": "validation top-1",
-    "test_top1": "test top-1",
+    **{
+        f"{part}_{figure}": f"{title.replace('*', name)}"
+        for figure, name in (("top1", "top-1"), ("top5", "top-5"), ("loss", "loss"))
+        for part, title in {
+            "retain": "retain *",
+            "forget": "forget *, given labels",
+            "forget_true": "forget *, true labels",
+            "unseen": "unseen *",
+            "validation": "validation *",
+            "test": "test *",
+        }.items()
+    },
     "mia_auc": "membership attack AUC",
 }
+# What the table at the end of a run shows; `test.py` shows all of them.
+HEADLINES = tuple(name for name in FIGURES if name.endswith("_top1") or name == "mia_auc")
 # Averaged for `mean_gap`: what earlier work compares, with the attack in points of AUC.
 GAP_FIGURES = {"forget_top1": 1, "retain_top1": 1, "test_top1": 1, "mia_auc": 100}
 
@@ -31,24 +39,28 @@ def mean_gap(model: dict[str, float], retrained: dict[str, float]) -> float:
     return sum(values) / len(values)
 
 
-def table(models: dict[str, dict[str, float]]) -> str:
+def table(models: dict[str, dict[str, float]], figures: tuple[str, ...] = HEADLINES) -> str:
     """Figures of the models side by side; with a retrained model, each other's signed gap to it."""
     compared = [name for name in models if name != "retrained"] if "retrained" in models else []
     heads = [*models, *(f"gap of {name}" for name in compared)]
-    lines = [f"{'':28s}" + "".join(f"{head:>18s}" for head in heads)]
-    for figure, title in FIGURES.items():
+    widths = [max(len(head) + 2, 12) for head in heads]
+    lines = [_line("", heads, widths)]
+    for figure in figures:
         values = [models[name].get(figure) for name in models]
         if all(value is None for value in values):
             continue
         gaps = [signed_gaps(models[name], models["retrained"]).get(figure) for name in compared]
-        digits = 3 if figure == "mia_auc" else 2
+        digits = 2 if "_top" in figure else 3
         cells = [_cell(value, f".{digits}f") for value in values] + [_cell(gap, f"+.{digits}f") for gap in gaps]
-        lines.append(f"{title:28s}" + "".join(f"{cell:>18s}" for cell in cells))
+        lines.append(_line(FIGURES[figure], cells, widths))
     if compared and "forget_top1" in models["retrained"]:
         gaps = [f"{mean_gap(models[name], models['retrained']):.2f}" for name in compared]
-        blank = " " * 18 * len(models)
-        lines.append(f"{'mean absolute gap':28s}{blank}" + "".join(f"{gap:>18s}" for gap in gaps))
+        lines.append(_line("mean absolute gap", [""] * len(models) + gaps, widths))
     return "\n".join(lines)
+
+
+def _line(title: str, cells: list[str], widths: list[int]) -> str:
+    return f"{title:27s}" + "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
 
 
 def cost_table(costs: dict[str, Cost]) -> str:

@@ -1,0 +1,1 @@
+"""Speed and robustness, measured."""
