@@ -20,13 +20,15 @@ def show_run(
     judgements: dict[str, Judgement],
     args: object,
 ) -> None:
-    """Write graph, hyper-parameters with final figures, and, where something was forgotten, images and losses."""
+    """Write hyper-parameters with final figures; with --figures the graph, forgotten images and losses, too."""
     main = "unlearned" if "unlearned" in models else "original"
-    _graph(record, workspace, models[main])
     values = dataclasses.asdict(args).items()
     flags = {name: value for name, value in values if isinstance(value, bool | int | float | str)}
     final = {f"final/{name}": value for name, value in judgements[main].figures.items() if value is not None}
     record.writer.add_hparams(flags, final, run_name=".")
+    if not args.figures:
+        return
+    _graph(record, workspace, models[main])
     if main == "unlearned":
         figure = _forgotten_images(workspace, models)
         record.writer.add_figure("forget/images", figure)

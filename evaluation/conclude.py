@@ -71,6 +71,6 @@ def conclude(
     if outcome is not None:
         chosen = f"epoch {outcome.chosen} of {len(outcome.epochs)}" if outcome.chosen else "no epoch kept the budget"
         print(f"verdict  {verdict}\nchosen   {chosen}; the safeguard went back {len(outcome.events)} times")
-    print(f"weights  {weights}\nreport   {record.path('report.json')}\nfigures  {record.path('losses.png')}")
+    print(f"weights  {weights}\nreport   {record.path('report.json')}")
     print(f"watch    tensorboard --logdir {Path(record.folder).parent}")
     return report

@@ -34,6 +34,8 @@ def utility(logits: Tensor, labels: Tensor, part: str) -> dict[str, float]:
 def judge(model: nn.Module, sets: ImageSets, precision: Precision, *, final: bool = True) -> Judgement:
     """Judge a model on retain, forget (given labels, and true ones as `forget_true`), unseen, validation and test.
 
+    Where whole classes are forgotten, `test_remaining` is the test part without them.
+
     Args:
         final: whether test images are touched, and the attack (`mia_auc`) is made, which compares forget images
             with class-matched test images; during a run neither is.
@@ -49,9 +51,19 @@ def judge(model: nn.Module, sets: ImageSets, precision: Precision, *, final: boo
         losses[part] = F.cross_entropy(logits, labels, reduction="none").cpu()
         if part == "forget":
             figures |= utility(logits, sets.true_labels[indices.to(precision.device)], "forget_true")
+        if part == "test":
+            remaining = ~torch.isin(labels, _forgotten_classes(sets).to(labels.device))
+            if not remaining.all():
+                figures |= utility(logits[remaining], labels[remaining], "test_remaining")
     if final and "forget" in losses:
         figures["mia_auc"] = _attack(sets, losses)
     return Judgement(figures, losses)
+
+
+def _forgotten_classes(sets: ImageSets) -> Tensor:
+    """Classes that occur in the forget set and no longer in the retain set, int64."""
+    forget, retain = sets.splits.labels[sets.splits.forget], sets.splits.labels[sets.splits.retain]
+    return torch.tensor(sorted(set(forget.tolist()) - set(retain.tolist())), dtype=torch.int64)
 
 
 def _attack(sets: ImageSets, losses: dict[str, Tensor]) -> float | None:

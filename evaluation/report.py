@@ -16,6 +16,7 @@ FIGURES = {
             "unseen": "unseen *",
             "validation": "validation *",
             "test": "test *",
+            "test_remaining": "test *, other classes",
         }.items()
     },
     "mia_auc": "membership attack AUC",

@@ -44,6 +44,8 @@ class RunArgs:
     """Of forward and backward passes; auto is bf16 where the hardware has it."""
     log_interval: PositiveInt = 50
     """Steps between two transfers of the running figures from the device."""
+    figures: bool = True
+    """Draw the model's graph and pictures for TensorBoard and the run folder at the end; sweeps do without."""
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -16,23 +16,29 @@ from optimizer.sam import SAM
 
 SolverName = Literal["penalty", "lagrangian", "augmented_lagrangian"]
 SOLVERS = {"penalty": QuadraticPenalty, "lagrangian": Lagrangian, "augmented_lagrangian": AugmentedLagrangian}
+# The penalty alone has to hold what the multiplier holds elsewhere.
+PENALTY_COEFFICIENTS = {"penalty": 1000.0, "augmented_lagrangian": 100.0}
 
 
 def inequality(
-    solver: SolverName, multiplier: float = 1.0, penalty_coefficient: float = 10.0, device: torch.device | str = "cpu"
+    solver: SolverName,
+    multiplier: float = 1.0,
+    penalty_coefficient: float | None = None,
+    device: torch.device | str = "cpu",
 ) -> cooper.Constraint:
     """One inequality constraint (violation ≤ 0) in the formulation of a solver.
 
     Args:
         solver: quadratic penalty (no multiplier), Lagrangian (no penalty), or both.
         multiplier: the dual variable's first value; a warm start spares the steps in which it would climb.
-        penalty_coefficient: the penalty's first value.
+        penalty_coefficient: the penalty's first value; None takes the solver's own.
     """
     formulation = SOLVERS[solver]
     options = {}
     if formulation.expects_multiplier:
         options["multiplier"] = DenseMultiplier(init=torch.tensor([multiplier]), device=device)
     if formulation.expects_penalty_coefficient:
+        penalty_coefficient = penalty_coefficient or PENALTY_COEFFICIENTS[solver]
         options["penalty_coefficient"] = DensePenaltyCoefficient(torch.tensor([penalty_coefficient], device=device))
     return cooper.Constraint(cooper.ConstraintType.INEQUALITY, formulation, **options)
 

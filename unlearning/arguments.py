@@ -35,10 +35,11 @@ class UnlearnArgs:
     """Of the weights; a run that leaves its budget halves it, one that hardly moves doubles it."""
     dual_learning_rate: PositiveFloat = 0.1
     """Of the multiplier, for each point of violation and step."""
-    multiplier: NonNegativeFloat = 1.0
-    """First value of the multiplier."""
-    penalty_coefficient: PositiveFloat = 10.0
-    """First value of the penalty coefficient; it grows after epochs that end outside of the budget."""
+    multiplier: NonNegativeFloat = 10.0
+    """First value of the multiplier: a warm start, which lets the forget loss pull only as the budget allows."""
+    penalty_coefficient: PositiveFloat | None = None
+    """First value of the penalty coefficient, 1000 for penalty and 100 for augmented_lagrangian by default; it doubles
+    after epochs that end outside of the budget."""
     optimizer: Literal[*OPTIMIZERS] = "sgd"
     """Of the weights."""
     momentum: HalfOpenUnitInterval = 0.9

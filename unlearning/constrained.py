@@ -87,7 +87,7 @@ class ForgetSubjectToRetain(Problem):
         aim: accuracy points that may be lost while training; below the budget, to leave room for its noise.
         solver: the constraint's formulation.
         multiplier: first value of the multiplier.
-        penalty_coefficient: first value of the penalty coefficient.
+        penalty_coefficient: first value of the penalty coefficient; None takes the solver's own.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ForgetSubjectToRetain(Problem):
         aim: float,
         solver: SolverName,
         multiplier: float,
-        penalty_coefficient: float,
+        penalty_coefficient: float | None,
     ) -> None:
         super().__init__()
         device = streams.precision.device
@@ -183,7 +183,7 @@ class RetainSubjectToForget(Problem):
         tolerance: of that objective.
         solver: the constraint's formulation.
         multiplier: first value of the multiplier.
-        penalty_coefficient: first value of the penalty coefficient.
+        penalty_coefficient: first value of the penalty coefficient; None takes the solver's own.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class RetainSubjectToForget(Problem):
         tolerance: float,
         solver: SolverName,
         multiplier: float,
-        penalty_coefficient: float,
+        penalty_coefficient: float | None,
     ) -> None:
         super().__init__()
         self.streams = streams
