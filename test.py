@@ -42,6 +42,8 @@ def main(args: Args) -> dict:
         raise UserError("--weight_path: name at least one file of weights")
     if args.output is not None and Path(args.output).exists():
         raise UserError(f"--output {args.output}: there is such a file already; name another")
+    if args.output is not None and not Path(args.output).parent.is_dir():
+        raise UserError(f"--output {args.output}: there is no such folder; make it first")
     workspace = Workspace(args, args.weight_path[0])
     models = {path: workspace.model(path) for path in args.weight_path}
     floor = reinitialised(models[args.weight_path[0]])

@@ -1,6 +1,7 @@
 """What TensorBoard and the run folder show beside scalars: graph, hyper-parameters, forgotten images, a figure."""
 
 import dataclasses
+import warnings
 
 from torch import nn
 
@@ -39,7 +40,10 @@ def _graph(record: RunRecord, workspace: Workspace, model: nn.Module) -> None:
     inputs, _ = next(iter(workspace.sets.evaluation(workspace.splits.retain[:1])))
     model.eval()
     try:
-        record.writer.add_graph(model, inputs)
+        with warnings.catch_warnings():
+            # TensorBoard has no other way yet to draw a graph than the tracer that PyTorch advises against.
+            warnings.simplefilter("ignore")
+            record.writer.add_graph(model, inputs)
     except RuntimeError as error:  # a model whose forward pass cannot be traced has no graph to show
         print(f"no graph in TensorBoard: {str(error).splitlines()[0]}")
 

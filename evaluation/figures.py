@@ -34,10 +34,11 @@ def draw_losses(path: Path, losses: dict[str, dict[str, Tensor]]) -> None:
     bins = np.geomspace(SMALLEST_LOSS, max(largest, 10 * SMALLEST_LOSS), 31)
     for axis, (model, parts) in zip(np.atleast_1d(axes), losses.items(), strict=True):
         for part, colour in COLOURS.items():
-            values = parts[part].clamp(min=SMALLEST_LOSS).numpy()
+            # In float32 the smallest edge would lie above itself, and the first bin stay empty.
+            values = parts[part].double().clamp(min=SMALLEST_LOSS).numpy()
             weights = np.full(len(values), 100 / len(values))
             axis.hist(values, bins, weights=weights, alpha=0.6, color=colour, label=part)
-        axis.set(xscale="log", title=model, xlabel="cross-entropy on the given label")
+        axis.set(xscale="log", title=model, xlabel="cross-entropy on the given label (≤ $10^{-4}$ leftmost)")
     np.atleast_1d(axes)[0].set_ylabel("% of the images")
     np.atleast_1d(axes)[0].legend()
     with whole_file(path) as temporary:

@@ -4,11 +4,14 @@ import argparse
 import dataclasses
 import json
 import os
+import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
-from typing import Literal, get_origin
+from typing import Literal, NoReturn, get_origin
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 from jsonargparse.typing import NonNegativeInt as NonNegativeInt  # flags' types for every other module
 from jsonargparse.typing import OpenUnitInterval as OpenUnitInterval
 from jsonargparse.typing import PositiveInt as PositiveInt
@@ -23,6 +26,8 @@ _INFINITY = float("inf")
 PositiveFloat = restricted_number_type("PositiveReal", float, [(">", 0), ("<", _INFINITY)])
 NonNegativeFloat = restricted_number_type("NonNegativeReal", float, [(">=", 0), ("<", _INFINITY)])
 Percentage = restricted_number_type("Percentage", float, [(">=", 0), ("<=", 100)])
+# NumPy's seeds end there.
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 HalfOpenUnitInterval = restricted_number_type("ShareBelowOne", float, [(">=", 0), ("<", 1)])
 
 
@@ -36,7 +41,7 @@ class RunArgs:
     """Beginning of the run folder's name; the script's name by default."""
     resume: str | None = None
     """A run folder to go on with: its configuration is used again, and it ends as if it had never stopped."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the splits, the initial weights and the order of the images."""
     device: str = "auto"
     """auto takes CUDA, then MPS, then the CPU; or cpu, cuda, cuda:N, mps."""
@@ -56,10 +61,10 @@ class ScriptParser(ArgumentParser):
     """Flags from a dataclass's fields and their docstrings; used by every script alike.
 
     `--use_sam` and `--use_sam True` both work, a list takes `--mean .5 .5 .5`, `--config_file` is applied before the
-    command line wherever it stands, abbreviations are refused, and an error is one line and exit status 2.
+    command line wherever it stands, abbreviations are refused, and an error is one line.
     """
 
-    def __init__(self, args_class: type, prog: str, description: str = "") -> None:
+    def __init__(self, args_class: type, prog: str | None = None, description: str = "") -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
         self.args_class = args_class
         self.add_argument("--config_file", type=str, help="YAML file of flags; the command line overrides it.")
@@ -67,34 +72,41 @@ class ScriptParser(ArgumentParser):
         for action in self._actions:
             if getattr(action, "_typehint", None) is bool:
                 action.nargs, action.const = "?", True
-        self._lists = {
-            f"--{field.name}" for field in dataclasses.fields(args_class) if _is_list(field.type)
-        }
+        self._fields = {field.name: field.type for field in dataclasses.fields(args_class)}
+        self._lists = {f"--{name}" for name, annotation in self._fields.items() if _is_list(annotation)}
 
-    def error(self, message: str, ex: Exception | None = None) -> None:
-        """Print one line and exit with status 2."""
-        sys.exit(_complain(self.prog, message))
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise UserError; `run_script` prints it and exits with status 2."""
+        raise UserError(re.sub(r'Parser key "(\w+)"', r"--\1", message)) from ex
 
     def parse(self, argv: Sequence[str] | None = None) -> object:
-        """An instance of the dataclass from a command line (the process's own by default)."""
+        """An instance of the dataclass from a command line (the process's own by default).
+
+        Raises:
+            UserError: a flag or key that does not exist, or a value that it cannot have.
+        """
         argv = self._join_lists(list(sys.argv[1:] if argv is None else argv))
         path = self._take_config_file(argv)
-        base = None
-        if path is not None:
-            try:
-                base = self._checked(load_config(path), path)
-            except UserError as error:
-                self.error(str(error))
-        parsed = self.parse_args(argv, namespace=base)
-        fields = dataclasses.fields(self.args_class)
-        return self.args_class(**{field.name: _builtin(parsed[field.name]) for field in fields})
+        parsed = self.parse_args(argv, namespace=None if path is None else self._read(path))
+        return self.args_class(**{name: _builtin(parsed[name]) for name in self._fields})
 
-    def _checked(self, values: dict, path: str):
-        known = {field.name for field in dataclasses.fields(self.args_class)}
-        for key in values:
-            if key not in known:
-                raise UserError(f"{path}: unknown key {key!r}; {self.prog} --help lists the keys")
-        return self.parse_object(values)
+    def _read(self, path: str) -> Namespace:
+        """The values of a YAML file, checked as those of a command line are."""
+        values = load_config(path)
+        for name, value in values.items():
+            if name not in self._fields:
+                raise UserError(f"{path}: unknown key {name!r}; {self.prog} --help lists the keys")
+            options = (self._fields[name], *getattr(self._fields[name], "__args__", ()))
+            # jsonargparse takes null for "not given", whatever the type.
+            if value is None and type(None) not in options:
+                raise UserError(f"{path}: {name} is null; leave it out to get its default")
+            # `validation: 0.1` is a number to YAML, and text on the command line.
+            if isinstance(value, int | float) and not isinstance(value, bool) and str in options:
+                values[name] = str(value)
+        try:
+            return self.parse_object(values)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
 
     def _take_config_file(self, argv: list[str]) -> str | None:
         path = None
@@ -144,23 +156,38 @@ def run_script(get_parser: Callable[[], ScriptParser], main: Callable[[object], 
     """Parse the command line, run `main`, and give the exit status.
 
     0 is done, 2 a request that cannot be carried out (one line says why), 3 a result outside the stated budget
-    (`main`'s dict says `{"verdict": {"feasible": False}}`), 130 an interruption.
+    (`main`'s dict says `{"verdict": {"feasible": False}}`), 130 an interruption, 141 a reader of the output who left.
     """
     parser = get_parser()
-    args = parser.parse()
+    threading.excepthook = _leave_os_errors_to_main
     try:
-        result = main(args)
+        result = main(parser.parse())
+        sys.stdout.flush()
     except UserError as error:
         return _complain(parser.prog, error)
+    except BrokenPipeError:
+        _drop_output()
+        return 128 + signal.SIGPIPE
     except OSError as error:
+        _drop_output()
         where = f"{error.filename}: " if error.filename else ""
         return _complain(parser.prog, f"{where}{error.strerror or error}; nothing that stood there before has changed")
     except KeyboardInterrupt:
         print(f"\n{parser.prog}: interrupted; --resume goes on from the last epoch", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain once more while it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     feasible = (result.get("verdict") or {}).get("feasible", True)
     return 0 if feasible else 3
+
+
+def _drop_output() -> None:
+    """Send what standard output still holds to nowhere if it cannot be written: Python would complain at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _leave_os_errors_to_main(hook: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread hands a failed write on to whoever writes next, and need not print it, too."""
+    if not issubclass(hook.exc_type, OSError):
+        threading.__excepthook__(hook)

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -15,19 +16,27 @@ from helper_functions.errors import UserError
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not."""
-    path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not.
+
+    Raises:
+        OSError: it cannot be written; `filename` is `path`.
+    """
+    path, temporary = Path(path), None
     try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -55,7 +64,7 @@ def load_config(path: Path) -> dict:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise UserError(f"{path}: the configuration cannot be read ({reason})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path}: a configuration is a mapping of names to values, one `name: value` a line")
@@ -74,9 +83,16 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def save_tensors(content: object, path: Path) -> None:
-    """Write tensors and plain values so that `load_tensors` reads them back without executing anything."""
+    """Write tensors and plain values so that `load_tensors` reads them back without executing anything.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     with whole_file(path) as temporary:
-        torch.save(content, temporary)
+        try:
+            torch.save(content, temporary)
+        except RuntimeError:  # torch's word for a write that failed, without the reason
+            raise OSError(errno.EIO, "cannot be written; is the disk full, or a limit on file sizes reached?") from None
 
 
 def load_tensors(path: Path, remedy: str) -> dict:

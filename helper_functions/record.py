@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from helper_functions.config import ScriptParser
 from helper_functions.devices import describe_environment
 from helper_functions.errors import UserError
 from helper_functions.files import load_config, load_tensors, save_config, save_tensors, write_json
@@ -23,7 +24,6 @@ class RunRecord:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self._writer = None
-        self._purge_step = None
         self._columns = None
         self._widths = []
 
@@ -34,6 +34,8 @@ class RunRecord:
         Raises:
             UserError: the folder cannot be made.
         """
+        if Path(name).name != name:
+            raise UserError(f"--name_prefix {name}: the beginning of a folder's name, so without slashes")
         parent = Path(log_dir)
         stamp = time.strftime("%Y%m%d-%H%M%S")
         try:
@@ -57,16 +59,16 @@ class RunRecord:
         """The record and the arguments of an earlier run, to go on with it.
 
         Raises:
-            UserError: no run folder, or one of another script.
+            UserError: no run folder, one of another script, or one whose arguments no longer make sense.
         """
-        path = Path(folder)
-        if not (path / "config.yaml").is_file():
+        config = Path(folder) / "config.yaml"
+        if not config.is_file():
             raise UserError(f"--resume {folder}: no run folder (it has no config.yaml)")
-        config = load_config(path / "config.yaml")
         names = {field.name for field in dataclasses.fields(args_class)}
-        if set(config) != names:
+        if set(load_config(config)) != names:
             raise UserError(f"--resume {folder}: that run was made by another script or version")
-        return cls(path), args_class(**{**config, "resume": str(folder)})
+        args = ScriptParser(args_class).parse(["--config_file", str(config), "--resume", str(folder)])
+        return cls(Path(folder)), args
 
     def path(self, name: str) -> Path:
         """Where the run keeps a file of this name."""
@@ -78,7 +80,7 @@ class RunRecord:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(self.folder, purge_step=self._purge_step, flush_secs=600)
+            self._writer = SummaryWriter(self.folder, flush_secs=600)
         return self._writer
 
     def scalars(self, figures: dict[str, float], step: int) -> None:
@@ -111,24 +113,39 @@ class RunRecord:
 
     def save_checkpoint(self, content: dict) -> None:
         """Write what `--resume` needs, and remember how long the record of figures was at that moment."""
-        metrics = self.path("metrics.jsonl")
-        length = metrics.stat().st_size if metrics.exists() else 0
-        save_tensors({**content, "metrics_length": length}, self.path("checkpoint.pt"))
+        if self._writer is not None:
+            self._writer.flush()
+        lengths = {path.name: path.stat().st_size for path in self._figures()}
+        save_tensors({**content, "lengths": lengths}, self.path("checkpoint.pt"))
 
     def load_checkpoint(self) -> dict | None:
-        """The last checkpoint, or None where the run had not come that far; later figures are taken back."""
-        if not self.path("checkpoint.pt").exists():
-            return None
-        content = load_tensors(self.path("checkpoint.pt"), "start a new run without --resume")
-        metrics = self.path("metrics.jsonl")
-        if metrics.exists():
-            os.truncate(metrics, content["metrics_length"])
-        self._purge_step = content.get("step")
+        """The last checkpoint, or None where the run had not come that far; later figures are taken back.
+
+        TensorBoard's `purge_step` would not do: the steps of each model that a run trains begin at 0.
+        """
+        content, lengths = None, {}
+        if self.path("checkpoint.pt").exists():
+            remedy = "start a new run without --resume"
+            content = load_tensors(self.path("checkpoint.pt"), remedy)
+            if "lengths" not in content:
+                raise UserError(f"{self.path('checkpoint.pt')}: no checkpoint of this version; {remedy}")
+            lengths = content["lengths"]
+        for path in self._figures():
+            if path.name in lengths:
+                os.truncate(path, lengths[path.name])
+            else:
+                path.unlink()
         return content
+
+    def _figures(self) -> list[Path]:
+        """The files that grow during a run."""
+        return sorted([*self.folder.glob("metrics.jsonl"), *self.folder.glob("events.out.tfevents.*")])
 
     def close(self) -> None:
         """Write out what TensorBoard still holds."""
         if self._writer is not None:
+            # Closing alone would hide that the last figures could not be written.
+            self._writer.flush()
             self._writer.close()
 
 

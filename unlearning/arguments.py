@@ -34,7 +34,7 @@ class UnlearnArgs:
     learning_rate: PositiveFloat = 0.01
     """Of the weights; a run that leaves its budget halves it, one that hardly moves doubles it."""
     dual_learning_rate: PositiveFloat = 0.1
-    """Of the multiplier, for each point of violation and step."""
+    """Of the multiplier, for each point of violation and 128 forget images."""
     multiplier: NonNegativeFloat = 10.0
     """First value of the multiplier: a warm start, which lets the forget loss pull only as the budget allows."""
     penalty_coefficient: PositiveFloat | None = None

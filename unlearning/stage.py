@@ -19,6 +19,8 @@ from unlearning.examination import Findings
 from unlearning.safeguard import Safeguard
 
 PENALTY_GROWTH = 2.0
+# Forget images for which `dual_learning_rate` is the multiplier's step.
+DUAL_BATCH = 128
 # Strict violation, in points or budgets, whichever is more, from which on a stage counts as running away.
 RUNAWAY = 2.0
 
@@ -72,9 +74,9 @@ class Stage:
         self.stage, self.model, self.loader, self.args = stage, model, loader, args
         self.record, self.cost, self.log_interval = record, cost, log_interval
         self.examine, self.start_distance, self.report = examine, start_distance, on_epoch
-        self.solver = Solver(
-            stage.problem, build_optimizer(model, args), model, args.dual_learning_rate, args.max_grad_norm
-        )
+        # The multiplier's pace is one for each image, so that batch size does not change the trade.
+        dual_rate = args.dual_learning_rate * args.batch_size / DUAL_BATCH
+        self.solver = Solver(stage.problem, build_optimizer(model, args), model, dual_rate, args.max_grad_norm)
         self.schedule = get_schedule(args.schedule, self.solver.primal, stage.num_epochs * len(loader))
         limit = math.inf if stage.aim is None else RUNAWAY * max(1.0, args.retain_budget)
         self.safeguard = Safeguard(model, self.solver, self.schedule, limit)
