@@ -7,6 +7,8 @@ forward pass for each stream and further ones for metrics; `.item()` at every st
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 
 import torch
 from PIL import Image
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
+
+from data.loaders import TensorLoader
 
 Batch = Sequence[Tensor]
 WORKERS = 2
@@ -28,82 +32,68 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def images_per_second(run: Callable[[int], int], amount: int, device: torch.device, warm_up: int = 1) -> float:
+    """Time `run(amount)`, which gives the number of images; `run(warm_up)` before it is not counted."""
+    run(warm_up)
+    began = clock(device)
+    images = run(amount)
+    return images / (clock(device) - began)
+
+
 class PilImages(Dataset):
-    """Some images as `torchvision.datasets` hands them out: each one a PIL image that goes through transforms.
+    """The images of one of our loaders, as `torchvision.datasets` hands them out: each one goes through transforms."""
 
-    Args:
-        images: uint8 `[N, C, H, W]`, of which `indices` (int64 `[n]`) are shown.
-        labels: int64 `[N]`.
-        mean, std: of the channels.
-        augment: whether images are cropped and mirrored at random.
-    """
-
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        indices: Tensor,
-        mean: Sequence[float],
-        std: Sequence[float],
-        augment: bool,
-    ) -> None:
-        self.pixels = images[indices].permute(0, 2, 3, 1).numpy()
-        self.labels = labels[indices].tolist()
-        size = images.shape[2]
-        chance = [transforms.RandomCrop(size, padding=4), transforms.RandomHorizontalFlip()] if augment else []
-        self.transform = transforms.Compose([*chance, transforms.ToTensor(), transforms.Normalize(mean, std)])
+    def __init__(self, loader: TensorLoader) -> None:
+        self.pixels = loader.storage.cpu().numpy()  # uint8 [N, H, W, C]
+        self.indices = loader.indices.tolist()
+        self.labels = loader.labels.cpu()[loader.indices].tolist()
+        chance = [transforms.RandomCrop(loader.image_size, padding=4), transforms.RandomHorizontalFlip()]
+        to_input = [transforms.ToTensor(), transforms.Normalize(loader.mean, loader.std)]
+        self.transform = transforms.Compose([*(chance if loader.augmentation else []), *to_input])
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+        return self.transform(Image.fromarray(self.pixels[self.indices[index]])), self.labels[index]
 
 
 class Plain:
     """One job the plain way; calling it measures a stretch and gives images/s.
 
     Args:
-        streams: one set of images for each stream that the job reads.
         step: takes a batch `(inputs, labels)` of each stream.
-        steps: batches of each stream in a stretch.
-        batch_size: images in a batch.
-        device: where `step` computes.
+        streams: our loader of each stream; its images are loaded the plain way.
+        batch_size: images in a batch of a stream.
+        steps: calls of `step` in a stretch.
     """
 
-    def __init__(
-        self, streams: Sequence[Dataset], step: Callable[..., None], steps: int, batch_size: int, device: torch.device
-    ) -> None:
-        self.step, self.steps, self.device = step, steps, device
-        self.images = steps * batch_size * len(streams)
+    def __init__(self, step: Callable[..., None], streams: Sequence[TensorLoader], batch_size: int, steps: int) -> None:
+        self.step, self.steps, self.device = step, steps, streams[0].device
+        # One batch before the stretch, and as many after it as the workers will have prepared by its end.
+        drawn = (1 + steps + AHEAD) * batch_size
         self.loaders = [
             DataLoader(
-                stream,
-                batch_size,
-                # One batch before the stretch, and as many after it as the workers will have prepared by its end.
-                sampler=RandomSampler(stream, num_samples=(1 + steps + AHEAD) * batch_size),
-                num_workers=WORKERS,
-                persistent_workers=True,
-                pin_memory=device.type == "cuda",
+                images, batch_size, sampler=RandomSampler(images, num_samples=drawn), num_workers=WORKERS,
+                persistent_workers=True, pin_memory=self.device.type == "cuda",
             )
-            for stream in streams
-        ]
+            for images in map(PilImages, streams)
+        ]  # fmt: skip
 
     def __call__(self) -> float:
-        batches = self._batches()
-        # Not counted: by its end the workers run, and have prepared batches as they have in the middle of an epoch.
-        self.step(*next(batches))
-        began = clock(self.device)
-        for _ in range(self.steps):
-            self.step(*next(batches))
-        seconds = clock(self.device) - began
+        batches = zip(*self.loaders, strict=True)
+        # By the end of the step that is not counted, the workers run and have prepared batches, as in mid-epoch.
+        rate = images_per_second(partial(self._run, batches), self.steps, self.device)
         for _ in batches:
             pass  # so that no worker is busy while the other way is measured
-        return self.images / seconds
+        return rate
 
-    def _batches(self) -> Iterator[tuple[Batch, ...]]:
-        for batches in zip(*self.loaders, strict=True):
-            yield tuple([part.to(self.device) for part in batch] for batch in batches)
+    def _run(self, batches: Iterator[tuple[Batch, ...]], steps: int) -> int:
+        images = 0
+        for streams in islice(batches, steps):
+            self.step(*[[part.to(self.device) for part in batch] for batch in streams])
+            images += sum(len(labels) for _, labels in streams)
+        return images
 
 
 def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
@@ -141,7 +131,7 @@ def sam_step(model: nn.Module, rho: float = 0.05) -> Callable[[Batch], None]:
 
     @torch.no_grad()
     def climb() -> list[Tensor]:
-        norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()
+        norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
         kept = [p.clone() for p in model.parameters()]
         for p in model.parameters():
             p.add_(p.grad * (rho / (norm + 1e-12)))
@@ -181,13 +171,13 @@ def constrained_step(model: nn.Module, max_grad_norm: float = 1.0) -> Callable[[
         forget_loss = F.cross_entropy(model(forget[0]), forget[1])
         retain_loss = F.cross_entropy(model(retain[0]), retain[1])
         with torch.no_grad():
-            epsilon = F.cross_entropy(original(retain[0]), retain[1]).item() + margin
+            epsilon = F.cross_entropy(original(retain[0]), retain[1]) + margin
         loss = -forget_loss + multiplier * torch.relu(retain_loss - epsilon)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
         optimizer.step()
-        multiplier = max(0.0, multiplier + 0.1 * (retain_loss.item() - epsilon))
+        multiplier = max(0.0, multiplier + 0.1 * (retain_loss - epsilon).item())
         totals["forget_loss"] += forget_loss.item()
         totals["retain_loss"] += retain_loss.item()
         totals["forget_top1"] += accuracy(model, *forget)

@@ -8,10 +8,11 @@ torchvision's ResNet-18 with its ImageNet stem, 32 x 32 images, 100 classes. Our
 """
 
 import dataclasses
-import itertools
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import PIL
@@ -23,7 +24,7 @@ from benchmarks import plain
 from data.augmentation import Augmentation
 from data.datasets import Dataset, load_dataset
 from data.image_sets import EVALUATION_BATCH, ImageSets
-from data.loaders import Batch
+from data.loaders import TensorLoader
 from data.splits import make_splits
 from data.streams import CyclingLoader, PairedLoader
 from helper_functions.config import PositiveInt, ScriptParser, run_script
@@ -45,13 +46,11 @@ from unlearning.targets import UnseenTarget
 from unlearning.unlearn import AIMED_SHARE
 
 NUM_CLASSES = 100
-# Long enough for no schedule to end.
-SCHEDULE_STEPS = 100_000
-HARDWARE = ("device", "cpu", "cpu_threads", "platform")
-VERSIONS = ("python", "torch", "torchvision", "numpy")
+SCHEDULE_STEPS = 100_000  # so many that no schedule comes to its end
+# Batches for each of --steps: what is fast needs more of them to be timed well.
+EVALUATION_BATCHES, LOADER_BATCHES = 4, 40
 
-# Measures one stretch, in images/s.
-Measure = Callable[[], float]
+Measure = Callable[[], float]  # times one stretch, in images/s
 
 
 @dataclasses.dataclass
@@ -61,17 +60,17 @@ class Args:
     data_dir: str = "data/cifar100"
     """Folder of CIFAR-100; where it is absent, the images are random ones of the same shape."""
     batch_size: PositiveInt = 128
-    """Images in a batch; the constrained step takes as many forget and as many retain images."""
+    """Images in a batch; the constrained step takes as many forget images and as many retain images."""
     pairs: PositiveInt | None = None
     """Measurements of ours and of the plain way, in turns: 5, or 3 with --quick."""
     steps: PositiveInt | None = None
-    """Gradient steps in a measurement: 10, or 2 with --quick; evaluation and loader take more batches."""
+    """Gradient steps in a measurement: 10, or 2 with --quick; evaluation takes 4, the loader 40 batches for each."""
     quick: bool = False
     """Under a minute on two cores."""
     device: str = "auto"
     """auto takes CUDA, then MPS, then the CPU; or cpu, cuda, cuda:N, mps."""
     output: str | None = None
-    """JSON file to write; one that exists is not overwritten."""
+    """JSON file to write, in a folder that exists; a file that exists is not overwritten."""
 
 
 def get_parser() -> ScriptParser:
@@ -80,110 +79,85 @@ def get_parser() -> ScriptParser:
 
 
 class Bench:
-    """Images, splits and device; builds each job both ways.
+    """What all jobs share: images, splits, device, and how ours is timed."""
 
-    Args:
-        dataset: images of 100 classes.
-        args: flags.
-        steps: gradient steps in a stretch.
-    """
-
-    def __init__(self, dataset: Dataset, args: Args, steps: int) -> None:
-        self.dataset, self.batch_size, self.steps = dataset, args.batch_size, steps
-        self.precision = choose_precision(choose_device(args.device))
-        self.device = self.precision.device
+    def __init__(self, dataset: Dataset, device: torch.device, batch_size: int, steps: int) -> None:
+        self.device, self.batch_size, self.steps = device, batch_size, steps
+        self.precision = choose_precision(device)
         self.splits = make_splits(dataset, "random:0.1")
-        self.sets = ImageSets(dataset, self.splits, Augmentation(), self.device, seed=0)
-        if self.batch_size > len(self.splits.forget):
-            most = len(self.splits.forget)
-            raise UserError(f"--batch_size {self.batch_size}: a tenth is forgotten, {most} images; give at most that")
+        self.sets = ImageSets(dataset, self.splits, Augmentation(), device, seed=0)
+        if batch_size > (most := len(self.splits.forget)):
+            raise UserError(f"--batch_size {batch_size}: the forget set has {most} images; give at most as many")
 
-    def model(self, channels_last: bool) -> nn.Module:
-        """ResNet-18 with its ImageNet stem; the same first weights each time."""
+    def model(self, memory_format: torch.memory_format = torch.channels_last) -> nn.Module:
+        """The same first weights each time."""
         seed_everything(0)
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        return get_model("resnet18", NUM_CLASSES, stem="imagenet").to(self.device, memory_format=layout)
+        return get_model("resnet18", NUM_CLASSES, stem="imagenet").to(self.device, memory_format=memory_format)
 
-    def plain(self, step: Callable, *streams: tuple[str, bool], factor: int = 1) -> Measure:
-        """`step` on streams, each a part of the splits and whether it is augmented."""
-        data, splits = self.dataset, self.splits
-        images = [
-            plain.PilImages(data.images, splits.labels, getattr(splits, part), data.mean, data.std, augment)
-            for part, augment in streams
-        ]
-        return plain.Plain(images, step, factor * self.steps, self.batch_size, self.device)
-
-    def full_batches(self, part: str, augment: bool, stream: int = 0):
-        """A training loader over a part less the images that would make a short last batch."""
+    def loader(self, part: str, augment: bool = True) -> TensorLoader:
+        """Ours for training on a part, less the images that would make a short last batch."""
         indices = getattr(self.splits, part)
-        indices = indices[: len(indices) // self.batch_size * self.batch_size]
-        return self.sets.training(indices, self.batch_size, augment=augment, stream=stream)
+        whole = len(indices) // self.batch_size * self.batch_size
+        return self.sets.training(indices[:whole], self.batch_size, augment=augment)
 
-    def loop(self, solver: Solver, schedule_name: str, batches: Iterator[dict], prepare: Callable) -> Measure:
-        """Steps of a solver in the loop that the scripts use."""
-        schedule = get_schedule(schedule_name, solver.primal, SCHEDULE_STEPS)
+    def plain(self, step: Callable, *loaders: TensorLoader, factor: int = 1) -> Measure:
+        """A step the plain way, on the images of our loaders."""
+        return plain.Plain(step, loaders, self.batch_size, factor * self.steps)
+
+    def ours(self, run: Callable[[int], int], amount: int, warm_up: int = 1) -> Measure:
+        """Ours: `run` takes an amount and gives the number of images."""
+        return partial(plain.images_per_second, run, amount, self.device, warm_up)
+
+    def our_steps(self, solver: Solver, schedule: str, batches: Iterable[dict], prepare: Callable) -> Measure:
+        """Time steps of a solver in the loop that all scripts use; `prepare` sets the model's mode before each."""
+        scheduler, stream = get_schedule(schedule, solver.primal, SCHEDULE_STEPS), iter(batches)
 
         def step(batch: dict) -> dict:
             prepare()
             figures = solver.step(batch)
-            schedule.step()
+            scheduler.step()
             return figures
 
         def run(steps: int) -> int:
             cost = Cost()
-            run_phase(Phase("benchmark", 1, Taken(batches, steps), step, device=self.device, cost=cost))
+            run_phase(Phase("benchmark", 1, Taken(stream, steps), step, device=self.device, cost=cost))
             return cost.images
 
-        return lambda: self.rate(run, self.steps)
-
-    def rate(self, run: Callable[[int], int], steps: int) -> float:
-        """Images/s of `run(steps)`, which gives a number of images; one step before it is not counted."""
-        run(1)
-        began = plain.clock(self.device)
-        images = run(steps)
-        return images / (plain.clock(self.device) - began)
+        return self.ours(run, self.steps)
 
 
 class Taken:
-    """The next few batches of an endless stream, as a sized iterable."""
+    """The next few batches of an endless stream, as the sized iterable that the loop wants."""
 
-    def __init__(self, batches: Iterator, steps: int) -> None:
-        self.batches, self.steps = batches, steps
+    def __init__(self, stream: Iterator, steps: int) -> None:
+        self.stream, self.steps = stream, steps
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator:
-        return itertools.islice(self.batches, self.steps)
+        return islice(self.stream, self.steps)
 
 
-def forever(loader: Iterable) -> Iterator[Batch]:
+def forever(loader: Iterable) -> Iterator:
     """Pass after pass."""
-    while True:
-        yield from loader
+    return chain.from_iterable(repeat(loader))
 
 
 def training(bench: Bench, use_sam: bool = False) -> tuple[Measure, Measure]:
-    """A training step by SGD or SAM."""
-    model, recipe = bench.model(channels_last=True), Recipe(use_sam=use_sam)
+    """A step of train.py."""
+    model, recipe, loader = bench.model(), Recipe(use_sam=use_sam), bench.loader("train")
     solver = Solver(EmpiricalRisk(model, bench.precision), build_optimizer(model, recipe), model)
-    batches = ({"train": batch} for batch in forever(bench.full_batches("train", augment=True)))
-    step = (plain.sam_step if use_sam else plain.training_step)(bench.model(channels_last=False))
-    return bench.loop(solver, recipe.schedule, batches, model.train), bench.plain(step, ("train", True))
-
-
-def sam(bench: Bench) -> tuple[Measure, Measure]:
-    """A training step by SAM."""
-    return training(bench, use_sam=True)
+    batches = ({"train": batch} for batch in forever(loader))
+    step = (plain.sam_step if use_sam else plain.training_step)(bench.model(torch.contiguous_format))
+    return bench.our_steps(solver, recipe.schedule, batches, model.train), bench.plain(step, loader)
 
 
 def constrained(bench: Bench) -> tuple[Measure, Measure]:
-    """A step of constrained unlearning with the defaults of train_constrained_unlearning.py on a random forget set."""
-    model, args, splits, precision = bench.model(channels_last=True), UnlearnArgs(), bench.splits, bench.precision
-    unseen_losses = F.cross_entropy(*predict(model, bench.sets.evaluation(splits.unseen), precision), reduction="none")
-    given = splits.labels
-    target = UnseenTarget(matching_weights(given[splits.unseen], given[splits.forget], NUM_CLASSES))
-    target.refresh(unseen_losses)
+    """A step of train_constrained_unlearning.py, with its defaults, on a random forget set."""
+    model, args, splits, precision = bench.model(), UnlearnArgs(), bench.splits, bench.precision
+    target = UnseenTarget(matching_weights(splits.labels[splits.unseen], splits.labels[splits.forget], NUM_CLASSES))
+    target.refresh(F.cross_entropy(*predict(model, bench.sets.evaluation(splits.unseen), precision), reduction="none"))
     streams = TwoStreams(model, precision, args.bn)
     problem = ForgetSubjectToRetain(
         streams, RetainAgainstOriginal(model, precision, args.bn), target, AIMED_SHARE * args.retain_budget,
@@ -191,63 +165,86 @@ def constrained(bench: Bench) -> tuple[Measure, Measure]:
     )  # fmt: skip
     solver = Solver(problem, build_optimizer(model, args), model, args.dual_learning_rate, args.max_grad_norm)
     streams.prepare(model)
-    retain = CyclingLoader(bench.full_batches("retain", augment=True, stream=1))
-    batches = forever(PairedLoader(bench.full_batches("forget", augment=False, stream=2), retain))
-    step = plain.constrained_step(bench.model(channels_last=False))
-    ours = bench.loop(solver, args.schedule, batches, lambda: None)
-    return ours, bench.plain(step, ("forget", False), ("retain", True))
+    forget, retain = bench.loader("forget", augment=False), bench.loader("retain")
+    batches = forever(PairedLoader(forget, CyclingLoader(retain)))
+    step = plain.constrained_step(bench.model(torch.contiguous_format))
+    return bench.our_steps(solver, args.schedule, batches, lambda: None), bench.plain(step, forget, retain)
 
 
 def evaluation(bench: Bench) -> tuple[Measure, Measure]:
-    """Accuracy and loss of images that are not augmented."""
-    model, factor = bench.model(channels_last=True), 4
-    wanted = min(factor * bench.steps * bench.batch_size, len(bench.splits.test))
-    # Whole batches, as nearly all of a real evaluation are.
-    wanted = max(wanted // EVALUATION_BATCH, 1) * EVALUATION_BATCH
+    """Loss and accuracy of images that are not augmented."""
+    model, test = bench.model(), bench.splits.test
+    wanted = min(EVALUATION_BATCHES * bench.steps * bench.batch_size, len(test))
 
     def run(images: int) -> int:
-        logits, labels = predict(model, bench.sets.evaluation(bench.splits.test[:images]), bench.precision)
-        top1, loss = calculate_accuracy(logits, labels)[0], F.cross_entropy(logits, labels)
-        torch.stack([top1, loss]).tolist()  # the one transfer
-        return len(labels)
+        logits, labels = predict(model, bench.sets.evaluation(test[:images]), bench.precision)
+        torch.stack([*calculate_accuracy(logits, labels), F.cross_entropy(logits, labels)]).tolist()
+        return images
 
-    step = plain.evaluation_step(bench.model(channels_last=False))
-    return lambda: bench.rate(run, wanted), bench.plain(step, ("test", False), factor=factor)
+    step = plain.evaluation_step(bench.model(torch.contiguous_format))
+    # Whole batches, as nearly all of a real evaluation are.
+    ours = bench.ours(run, max(wanted // EVALUATION_BATCH, 1) * EVALUATION_BATCH, warm_up=EVALUATION_BATCH)
+    return ours, bench.plain(step, bench.sets.evaluation(test), factor=EVALUATION_BATCHES)
 
 
-def loader(bench: Bench) -> tuple[Measure, Measure]:
+def loading(bench: Bench) -> tuple[Measure, Measure]:
     """The training loader alone, with crop and flip."""
-    batches, factor = forever(bench.full_batches("train", augment=True)), 40
-
-    def run(steps: int) -> int:
-        return sum(len(labels) for _, labels in itertools.islice(batches, steps))
-
-    ours = lambda: bench.rate(run, factor * bench.steps)  # noqa: E731
-    return ours, bench.plain(plain.loading_step, ("train", True), factor=factor)
+    loader = bench.loader("train")
+    batches = forever(loader)
+    ours = bench.ours(lambda n: sum(len(labels) for _, labels in islice(batches, n)), LOADER_BATCHES * bench.steps)
+    return ours, bench.plain(plain.loading_step, loader, factor=LOADER_BATCHES)
 
 
-# Each gives two measures: ours and the plain way.
-JOBS = {"train": training, "sam": sam, "constrained": constrained, "evaluation": evaluation, "loader": loader}
+sam = partial(training, use_sam=True)
+# Each gives ours and the plain way.
+JOBS = {"train": training, "sam": sam, "constrained": constrained, "evaluation": evaluation, "loader": loading}
 
 
-def load_images(data_dir: str) -> Dataset:
-    """CIFAR-100, or random images of its shape where `data_dir` does not hold it.
-
-    Raises:
-        UserError: it is there but damaged.
-    """
+def images_from(data_dir: str) -> Dataset:
+    """CIFAR-100, or random images of its shape where the folder does not hold it."""
     if (Path(data_dir) / "cifar-100-python").exists():
         return load_dataset("cifar100", data_dir, download=False)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (60_000, 32, 32, 3), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(60_000) % NUM_CLASSES
-    names = tuple(str(number) for number in range(NUM_CLASSES))
-    # Uniform pixels: mean 1/2, variance 1/12.
-    mean, std = (0.5,) * 3, (12**-0.5,) * 3
-    return Dataset("random images", images.permute(0, 3, 1, 2), labels, names, 50_000, mean, std)
+    pixels = torch.randint(256, (60_000, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels, names = torch.arange(60_000) % NUM_CLASSES, tuple(map(str, range(NUM_CLASSES)))
+    # Uniform values: mean 1/2, variance 1/12.
+    return Dataset("random images", pixels.permute(0, 3, 1, 2), labels, names, 50_000, (0.5,) * 3, (12**-0.5,) * 3)
 
 
-def summary(values: list[float], form: str) -> str:
-    """Median and range."""
-    low, middle, high = (format(value, form) for value in (min(values), statistics.median(values), max(values)))
-    return f"{middle} [{low}-{high}]"
+def measure(name: str, bench: Bench, pairs: int) -> dict:
+    """Time one job both ways in turns; prints medians and ranges, gives the medians."""
+    ours, other = JOBS[name](bench)
+    rates = [(ours(), other()) for _ in range(pairs)]
+    columns = {"ours": [a for a, _ in rates], "plain": [b for _, b in rates], "ratio": [a / b for a, b in rates]}
+    row, medians = f"{name:<12}", {key: statistics.median(values) for key, values in columns.items()}
+    for key, values in columns.items():
+        form = ".2f" if key == "ratio" else ",.0f"
+        row += f"{f'{medians[key]:{form}} [{min(values):{form}}-{max(values):{form}}]':>25}"
+    print(row, flush=True)
+    return {"name": name, **medians}
+
+
+def main(args: Args) -> dict:
+    """Measure every job; returns what the JSON file holds."""
+    if args.output is not None and Path(args.output).exists():
+        raise UserError(f"--output {args.output}: it exists and is not overwritten; name a new file")
+    if args.output is not None and not Path(args.output).parent.is_dir():
+        raise UserError(f"--output {args.output}: there is no such folder; make it first")
+    device = choose_device(args.device)
+    pairs, steps = args.pairs or (3 if args.quick else 5), args.steps or (2 if args.quick else 10)
+    dataset = images_from(args.data_dir)
+    bench = Bench(dataset, device, args.batch_size, steps)
+    environment = {**describe_environment(device), "pillow": PIL.__version__, "our_dtype": str(bench.precision.dtype)}
+    hardware = {key: environment.pop(key) for key in ("device", "cpu", "cpu_threads", "our_dtype", "platform")}
+
+    print(f"images/s of {dataset.name}, batches of {args.batch_size}, median [range] of {pairs} pairs of {steps} steps")
+    print(f"{'':<12}{'ours':>25}{'plain':>25}{'ratio':>25}")
+    result = {"pairs": [measure(name, bench, pairs) for name in JOBS], "hardware": hardware, "versions": environment}
+    print(f"hardware    {', '.join(f'{key} {value}' for key, value in hardware.items())}")
+    print(f"versions    {', '.join(f'{key} {value}' for key, value in environment.items())}")
+    if args.output is not None:
+        write_json(args.output, result)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(get_parser, main))

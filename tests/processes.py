@@ -1,12 +1,12 @@
 """Scripts as processes: a fresh interpreter, as users start one, or a quick fork of one that has its imports behind it.
 
 A fresh interpreter spends seconds on imports. `fork` asks a server, which has imported what the scripts import and
-has done nothing else, for a child of its own: a process all the same, with its own exit status, streams and limits.
+has done nothing else, for a child: a process all the same, with an exit status, streams and limits of its own.
 """
 
 import dataclasses
 import functools
-import json
+import itertools
 import multiprocessing
 import os
 import resource
@@ -15,17 +15,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
-SCRIPTS = ("train.py", "train_constrained_unlearning.py", "test.py")
 TIMEOUT = 120
-NOBODY = 65534
 IMPORTED = (
-    "processes", "train", "train_constrained_unlearning", "test", "torchvision", "sklearn.datasets", "matplotlib.pyplot",
-    "sklearn.linear_model", "sklearn.model_selection", "torch.utils.tensorboard", "PIL.Image",
+    "processes", "train", "train_constrained_unlearning", "test", "torchvision", "matplotlib.pyplot", "PIL.Image",
+    "sklearn.datasets", "sklearn.linear_model", "sklearn.model_selection", "torch.utils.tensorboard",
 )  # fmt: skip
+NOBODY = 65534
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,21 +37,21 @@ class Done:
     err: str
 
 
-def run(script: str, *flags: object) -> Done:
-    """Run a script in a fresh interpreter, from the repository's root, on one thread."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def run(script: str, *flags: object, before: Callable[[], object] | None = None) -> Done:
+    """Run a script in a fresh interpreter, from the repository's root, on one thread, `before` called in the child."""
     done = subprocess.run(
         [sys.executable, script, *map(str, flags)],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=TIMEOUT,
+        cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=before,
+        capture_output=True, text=True, timeout=TIMEOUT,
     )  # fmt: skip
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def fork(script: str, *flags: object, first: Callable[[], object] | None = None) -> Done:
-    """Run a script in a child of the server; `first`, which can be pickled, is called in it before the script."""
+def fork(script: str, *flags: object, before: Callable[[], object] | None = None) -> Done:
+    """Run a script in a child of the server; `before`, which can be pickled, is called in it first."""
     with tempfile.TemporaryDirectory() as folder:
         files = (f"{folder}/out", f"{folder}/err")
-        child = _server().Process(target=_become, args=(script, [str(flag) for flag in flags], files, first))
+        child = _server().Process(target=_become, args=(script, [str(flag) for flag in flags], files, before))
         child.start()
         child.join(TIMEOUT)
         if child.exitcode is None:
@@ -68,7 +68,7 @@ def _server() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _become(script: str, flags: list[str], files: tuple[str, str], first: Callable[[], object] | None) -> None:
+def _become(script: str, flags: list[str], files: tuple[str, str], before: Callable[[], object] | None) -> None:
     """The child: as `python script flags` with its output in two files."""
     import torch
 
@@ -77,6 +77,66 @@ def _become(script: str, flags: list[str], files: tuple[str, str], first: Callab
     os.chdir(REPOSITORY)
     torch.set_num_threads(1)
     sys.argv = [script, *flags]
-    if first is not None:
-        first()
+    if before is not None:
+        before()
     runpy.run_path(script, run_name="__main__")
+
+
+def signal_at(number: int, name: str = "SIGKILL") -> None:
+    """Have this process get a signal at its gradient step of this number, before it is taken."""
+    from optimizer.solver import Solver
+
+    numbers, step = itertools.count(1), Solver.step
+
+    def counted(solver: Solver, batch: dict) -> dict:
+        if next(numbers) == number:
+            signal.raise_signal(signal.Signals[name])
+        return step(solver, batch)
+
+    Solver.step = counted
+
+
+def limit_file_size(size: int) -> None:
+    """No file of this process grows beyond so many bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def stop_the_clock() -> None:
+    """All of this process happens in one second."""
+    time.strftime = lambda *_: "20260101-120000"
+
+
+def print_into(path: str | None) -> None:
+    """Standard output goes to a file, or, for None, to a reader who has left."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer if path is None else os.open(path, os.O_WRONLY), 1)
+
+
+def become_nobody() -> None:
+    """Give up the rights of root, where this is root."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file and folder beneath a folder, by its path relative to it; None for folders."""
+    found = sorted(folder.rglob("*"))
+    return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in found}
+
+
+def assert_refused(done: Done, script: str, *parts: object) -> None:
+    """Exit status 2 and one line on standard error, with the script's name and every part; nothing else was said."""
+    assert done.status == 2, done
+    assert done.err.startswith(f"{script}: error: ") and done.err.endswith("\n") and done.err.count("\n") == 1, done.err
+    assert "Traceback" not in done.out
+    for part in parts:
+        assert str(part) in done.err
+
+
+def only(folder: Path) -> Path:
+    """The one folder in a folder."""
+    (found,) = (path for path in folder.iterdir() if path.is_dir())
+    return found

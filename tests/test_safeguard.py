@@ -1,0 +1,316 @@
+"""The safeguard's way back and its way forward, and what a stage does with an epoch's figures."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from data.streams import CyclingLoader, PairedLoader
+from helper_functions.devices import Precision
+from helper_functions.files import load_tensors, save_tensors
+from helper_functions.loop import Cost
+from optimizer.sam import SAM
+from optimizer.schedules import get_schedule
+from optimizer.solver import SOLVERS, Solver
+from unlearning.arguments import UnlearnArgs
+from unlearning.constrained import ForgetSubjectToRetain, RetainAgainstOriginal, TwoStreams
+from unlearning.examination import Findings
+from unlearning.safeguard import MOST_DOUBLINGS, Safeguard
+from unlearning.stage import Stage, StageSettings
+from unlearning.targets import ChanceTarget
+
+CPU = Precision(torch.device("cpu"), torch.float32)
+GENERATOR = torch.Generator().manual_seed(2)
+FORGET = [(torch.randn(4, 3, generator=GENERATOR), torch.tensor([0, 1, 2, 0])) for _ in range(2)]
+RETAIN = [(torch.randn(4, 3, generator=GENERATOR), torch.tensor([2, 1, 0, 0])) for _ in range(3)]
+BATCH = {"forget": FORGET[0], "retain": RETAIN[0]}
+LIMIT = 2.0
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+
+def problem_of(model, name="augmented_lagrangian"):
+    streams = TwoStreams(model, CPU, "train")
+    streams.prepare(model)
+    reference = RetainAgainstOriginal(model, CPU, "train")
+    return ForgetSubjectToRetain(streams, reference, ChanceTarget(3, 1.5), 0.5, name, 0.5, 4.0)
+
+
+def guarded(name="augmented_lagrangian", optimizer="sgd", rate=0.1, steps=1000, schedule="constant"):
+    model = network()
+    primal = {
+        "sgd": lambda: torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, nesterov=True),
+        "sam": lambda: SAM(model.parameters(), torch.optim.SGD, lr=rate, momentum=0.9),
+        "adamw": lambda: torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0),
+    }[optimizer]()
+    solver = Solver(problem_of(model, name), primal, model)
+    return Safeguard(model, solver, get_schedule(schedule, primal, steps), LIMIT)
+
+
+def advance(guard, steps=3) -> None:
+    for _ in range(steps):
+        guard.solver.step(BATCH)
+        guard.schedule.step()
+
+
+def weights(model) -> dict:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def dual_values(guard) -> list[float]:
+    problem = guard.solver.cmp
+    multipliers = [multiplier.weight.item() for multiplier in problem.multipliers()]
+    return multipliers + [coefficient.value.item() for coefficient in problem.penalty_coefficients()]
+
+
+class TestGoingBack:
+    @pytest.mark.parametrize("violation", [LIMIT + 0.1, math.inf, math.nan])
+    @pytest.mark.parametrize("optimizer", ["sgd", "sam"])
+    @pytest.mark.parametrize("name", SOLVERS)
+    def test_weights_back_step_halved_constraint_raised_event_recorded(self, violation, optimizer, name):
+        guard = guarded(name, optimizer)
+        good = weights(guard.model)
+        advance(guard)
+        assert not same(good, weights(guard.model))
+        if math.isnan(violation):
+            nn.init.constant_(guard.model[0].weight, math.nan)
+        before = dual_values(guard)
+        assert guard.watch(violation, step=17)
+        assert same(good, weights(guard.model))
+        assert guard.solver.primal.param_groups[0]["lr"] == pytest.approx(0.05)
+        assert all(now > then for now, then in zip(dual_values(guard), before, strict=True))
+        (event,) = guard.events
+        assert event["step"] == 17 and event["scale"] == 0.5
+        assert event["violation"] == violation or math.isnan(violation)
+        # The smoothed fall belonged to weights that are gone.
+        assert guard.solver.cmp.smoothed.tolist() == [0, 0]
+
+    @pytest.mark.parametrize("optimizer", [
+        "sgd", "sam",
+        pytest.param("adamw", marks=pytest.mark.xfail(
+            strict=True, reason="BUG: Adam's step count stays, so that the first step is up to 3.2 times too long")),
+    ])  # fmt: skip
+    def test_the_next_step_is_that_of_a_fresh_optimizer(self, optimizer):
+        """Momentum pointed to where the run went wrong; what is left is the new, shorter step."""
+        guard = guarded(optimizer=optimizer)
+        advance(guard, 50)
+        guard.watch(math.nan, step=50)
+        fresh = guarded(optimizer=optimizer, rate=0.05)
+        fresh.solver.cmp.load_state_dict(guard.solver.cmp.state_dict())
+        for each in (guard, fresh):
+            advance(each, 3)
+        for name, value in weights(fresh.model).items():
+            torch.testing.assert_close(weights(guard.model)[name], value, msg=name)
+
+    @pytest.mark.parametrize("violation", [-5.0, 0.0, LIMIT])
+    def test_nothing_happens_within_the_limit(self, violation):
+        guard = guarded()
+        advance(guard)
+        before, dual, rate = weights(guard.model), dual_values(guard), guard.solver.primal.param_groups[0]["lr"]
+        assert not guard.watch(violation, step=3)
+        assert same(before, weights(guard.model)) and dual == dual_values(guard) and guard.events == []
+        assert guard.solver.primal.param_groups[0]["lr"] == rate
+
+    def test_goes_back_to_what_was_kept_last(self):
+        guard = guarded()
+        advance(guard)
+        guard.keep()
+        kept = weights(guard.model)
+        advance(guard)
+        guard.watch(99.0, step=6)
+        assert same(kept, weights(guard.model))
+        advance(guard)
+        assert same(kept, guard._weights), "the copy in memory must not follow the model"
+
+    def test_without_a_limit_only_numbers_that_are_none_count(self):
+        guard = guarded()
+        guard.limit = math.inf
+        assert not guard.watch(1e9, step=1)
+        assert guard.watch(math.nan, step=2)
+
+
+class TestStepSize:
+    def test_hurrying_ends(self):
+        guard = guarded()
+        doublings = sum(guard.hurry() for _ in range(50))
+        assert doublings == MOST_DOUBLINGS and guard.scale == 2**MOST_DOUBLINGS
+
+    @settings(deadline=None, max_examples=40)
+    @given(st.lists(st.sampled_from(["hurry", "runaway", "step"]), max_size=12))
+    def test_never_reaches_a_step_that_ran_away_and_follows_its_schedule(self, actions):
+        guard = guarded(steps=20, schedule="cosine")
+        steps, ran_away = 0, math.inf
+        for action in actions:
+            scale = guard.scale
+            if action == "hurry":
+                doubled = guard.hurry()
+                assert guard.scale == scale * (2 if doubled else 1)
+            elif action == "runaway":
+                ran_away = min(ran_away, scale)
+                guard.watch(math.nan, steps)
+                assert guard.scale == scale / 2
+            else:
+                guard.solver.primal.step()
+                guard.schedule.step()
+                steps += 1
+            assert guard.scale < ran_away
+            expected = 0.1 * guard.scale * (1 + math.cos(math.pi * steps / 20)) / 2
+            assert guard.solver.primal.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+class TestState:
+    def test_round_trip(self, tmp_path):
+        guard = guarded(schedule="linear")
+        advance(guard)
+        guard.hurry()
+        guard.keep()
+        advance(guard)
+        guard.watch(9.0, step=6)
+        parts = {"guard": guard.state_dict(), "solver": guard.solver.full_state()}
+        parts |= {"schedule": guard.schedule.state_dict(), "model": guard.model.state_dict()}
+        save_tensors(parts, tmp_path / "state.pt")
+        state, other = load_tensors(tmp_path / "state.pt", ""), guarded(schedule="linear")
+        other.model.load_state_dict(state["model"])
+        other.solver.load_full_state(state["solver"])
+        other.schedule.load_state_dict(state["schedule"])
+        other.load_state_dict(state["guard"])
+        assert other.events == guard.events and (other.scale, other.ceiling) == (guard.scale, guard.ceiling)
+        for each in (guard, other):
+            advance(each)
+            each.hurry()
+            each.watch(math.nan, step=9)
+            advance(each)
+        assert same(weights(guard.model), weights(other.model)) and other.events == guard.events
+        assert dual_values(guard) == dual_values(other)
+
+
+class SpyRecord:
+    """Keeps scalars in memory."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict]] = []
+
+    def scalars(self, figures, step) -> None:
+        self.rows.append((step, dict(figures)))
+
+
+def figures_of(**changes) -> dict:
+    """An epoch that kept the budget and came near its target."""
+    figures = {
+        "constraint/fall": 0.1, "constraint/fall_bound": 0.2, "constraint/feasible": 1.0, "retain/rise": 0.01,
+        "retain/loss": 0.5, "forget/distance": 0.0,
+    }  # fmt: skip
+    return figures | {key.replace("_", "/", 1): value for key, value in changes.items()}
+
+
+LOST = {"constraint_fall": 60.0, "constraint_fall_bound": 61.0, "constraint_feasible": 0.0, "retain_rise": 2.0}
+
+
+class TestStage:
+    def run(self, epochs, solver="augmented_lagrangian", spoil=None, aim=0.5, **options):
+        """Run a stage whose examination finds these figures; weights after each examination and each report."""
+        model, record = network(), SpyRecord()
+        options = {"schedule": "constant", "learning_rate": 0.01, "retain_budget": 1.0} | options
+        args = UnlearnArgs(num_epochs=len(epochs), solver=solver, **options)
+        self.measured, self.reported, self.coefficients, findings = [], [], [], iter(epochs)
+
+        def examine():
+            if spoil is not None:
+                spoil(model, len(self.measured))
+            self.measured.append(weights(model))
+            return Findings(next(findings), {})
+
+        def report(found, epoch):
+            self.reported.append(weights(model))
+            self.coefficients.append([c.value.item() for c in problem.penalty_coefficients()])
+            return False
+
+        problem = problem_of(model, solver)
+        self.start = weights(model)
+        loader = PairedLoader(FORGET, CyclingLoader(RETAIN))
+        self.stage = Stage(
+            StageSettings("forget", problem, len(epochs), aim), model, loader, args, record, Cost(), examine, 1.0,
+            report, 50,
+        )  # fmt: skip
+        self.stage.run()
+        self.model, self.record, self.problem = model, record, problem
+        return self.stage.safeguard
+
+    def test_an_epoch_that_kept_the_budget_is_the_place_to_go_back_to(self):
+        guard = self.run([figures_of(), figures_of(), figures_of(**LOST)])
+        assert same(weights(self.model), self.measured[1]) and not same(weights(self.model), self.start)
+        assert len(guard.events) == 1 and guard.scale == 0.5
+        assert any("constraint/safeguard" in row for _, row in self.record.rows)
+
+    def test_an_epoch_slightly_over_budget_is_gone_on_from_and_never_back_to(self):
+        over = {"constraint_fall": 1.2, "constraint_fall_bound": 1.5, "constraint_feasible": 0.0}
+        guard = self.run([figures_of(), figures_of(**over), figures_of(**over), figures_of(**LOST)])
+        assert len(guard.events) == 1
+        assert same(weights(self.model), self.measured[0])
+        assert not same(self.measured[1], self.measured[2])
+
+    def test_first_epoch_lost_goes_back_to_the_original(self):
+        self.run([figures_of(**LOST)])
+        assert same(weights(self.model), self.start)
+
+    def test_penalty_grows_after_epochs_outside_of_the_budget_only(self):
+        over = {"constraint_fall": 1.2, "constraint_fall_bound": 1.5, "constraint_feasible": 0.0}
+        self.run([figures_of(), figures_of(**over), figures_of(), figures_of(**over)], solver="penalty")
+        first, second, third, fourth = (coefficient for (coefficient,) in self.coefficients)
+        assert first == 4 and second > first and third == second and fourth > third
+
+    def test_hurries_where_hardly_anything_was_forgotten(self):
+        guard = self.run([figures_of(forget_distance=0.99)] * 2)
+        assert guard.scale > 1
+        assert self.run([figures_of(forget_distance=0.1)] * 2).scale == 1
+
+    def test_a_number_that_is_none_sends_it_back(self):
+        def spoil(model, epoch):
+            if epoch == 1:
+                nn.init.constant_(model[0].weight, math.nan)
+
+        broken = figures_of(retain_loss=math.nan, retain_rise=math.nan, constraint_feasible=0.0)
+        guard = self.run([figures_of(), broken], spoil=spoil)
+        assert len(guard.events) == 1 and same(weights(self.model), self.measured[0])
+
+    @pytest.mark.xfail(strict=True, reason="BUG: the margin is NaN after it, and every later interval goes back")
+    def test_one_broken_epoch_is_left_behind(self):
+        broken = figures_of(retain_loss=math.nan, retain_rise=math.nan, constraint_feasible=0.0)
+        guard = self.run([broken, figures_of(), figures_of()])
+        assert len(guard.events) == 1
+        assert not same(weights(self.model), self.start)
+
+    @pytest.mark.xfail(strict=True, reason="BUG: a runaway epoch is reported with the weights that it went back to")
+    def test_figures_are_reported_with_the_weights_that_they_were_measured_on(self):
+        """What is chosen by its figures must be what had them: the original's weights are no epoch's."""
+        self.run([figures_of(), figures_of(**LOST)])
+        for measured, reported in zip(self.measured, self.reported, strict=True):
+            assert same(measured, reported)
+
+    def test_a_stage_whose_objective_is_accuracy_has_no_runaway(self):
+        guard = self.run([figures_of(**LOST)] * 2, aim=None)
+        assert guard.events == [] and same(weights(self.model), self.measured[-1])
+
+    def test_a_runaway_between_epochs_is_caught_at_the_next_transfer(self):
+        self.run([figures_of()])
+        stage = self.stage
+        before = weights(self.model)
+        stage.safeguard.keep()
+        nn.init.constant_(self.model[0].weight, 7.0)
+        interval = {"constraint/violation": 0.1, "images_per_second": 1.0}
+        stage._on_interval(interval, 5)
+        assert stage.safeguard.events == []
+        stage._on_interval(interval | {"forget/objective": math.nan}, 6)
+        assert [event["step"] for event in stage.safeguard.events] == [6] and same(weights(self.model), before)
+        stage._on_interval(interval | {"constraint/violation": 90.0}, 7)
+        assert [event["step"] for event in stage.safeguard.events] == [6, 7]

@@ -1,0 +1,395 @@
+"""Every script as a process on a tiny input: what it prints, what it leaves behind, how it goes on after a kill."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import SMALL
+from PIL import Image
+from processes import assert_refused, contents, fork, only, print_into, run, signal_at, stop_the_clock
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import test
+import train
+import train_constrained_unlearning
+from helper_functions.config import run_script
+
+UNLEARN = "train_constrained_unlearning.py"
+PARSERS = {"train.py": train.get_parser, UNLEARN: train_constrained_unlearning.get_parser, "test.py": test.get_parser}
+FIGURES = {
+    f"{part}_{figure}"
+    for part in ("retain", "forget", "forget_true", "unseen", "validation", "test")
+    for figure in ("top1", "top5", "loss")
+} | {"mia_auc"}
+# The issue's own words, but for the device: this machine may have no CUDA.
+CIFAR_COMMAND = (
+    "--num_epochs", "10", "--batch_size", "32", "--learning_rate", "0.001", "--data_dir", "./data/cifar100",
+    "--log_dir", "runs", "--model", "resnet18", "--device", "auto", "--untrain", "True",
+    "--weight_path", "path_to_weights.pth",
+)  # fmt: skip
+
+
+def parse(script: str, *flags: object) -> object:
+    return PARSERS[script]().parse([str(flag) for flag in flags])
+
+
+def report_of(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text())
+
+
+def weights_of(folder: Path, name: str = "model.pt") -> dict[str, torch.Tensor]:
+    return torch.load(folder / name, weights_only=True)
+
+
+def figures_of(folder: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl, without what the clock says."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def events_of(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "histograms": 0, "images": 0}).Reload()
+
+
+class TestCommandLine:
+    @pytest.mark.parametrize("script", PARSERS)
+    def test_help_shows_the_commands_and_every_flag(self, script):
+        done = fork(script, "--help")
+        assert done.status == 0 and done.err == ""
+        assert f"python {script} --" in done.out
+        for field in dataclasses.fields(PARSERS[script]().args_class):
+            assert f"--{field.name} " in done.out
+
+    @pytest.mark.parametrize("script", [UNLEARN, "train.py"])
+    @pytest.mark.parametrize(
+        ("flags", "expected"),
+        [([], False), (["--use_sam"], True), (["--use_sam", "True"], True), (["--use_sam=False"], False)],
+    )
+    def test_booleans_take_both_forms(self, script, flags, expected):
+        assert parse(script, *flags, "--rho", 0.1).use_sam is expected
+
+    def test_the_command_line_wins_wherever_the_file_stands(self, tmp_path):
+        config = tmp_path / "config.yaml"
+        config.write_text("seed: 1\nwidth: 8\nuse_sam: true\nvalidation: 0.2\nmean: [0.5]\n")
+        for flags in (["--config_file", config, "--seed", 2], ["--seed", 2, f"--config_file={config}"]):
+            args = parse(UNLEARN, *flags, "--use_sam", "False")
+            assert (args.seed, args.width, args.use_sam, args.validation, args.mean) == (2, 8, False, "0.2", [0.5])
+
+    def test_lists_take_words_and_yaml(self):
+        assert parse("test.py", "--weight_path", "a.pt", "b.pt", "--seed", 1).weight_path == ["a.pt", "b.pt"]
+        assert parse("train.py", "--mean", 0.5, 0.4, 0.3).mean == parse("train.py", "--mean=[.5,.4,.3]").mean
+
+    def test_the_shipped_configs_fit_their_scripts(self):
+        assert parse(UNLEARN, "--config_file", "configs/quickstart.yaml").forget == "mislabelled:0.1"
+        assert parse("train.py", "--config_file", "configs/cifar100/resnet18_cpu.yaml").num_epochs == 30
+
+    def test_the_command_on_cifar100_means_what_it_says(self):
+        args = parse(UNLEARN, *CIFAR_COMMAND)
+        assert (args.num_epochs, args.batch_size, args.learning_rate) == (10, 32, 0.001)
+        assert (args.data_dir, args.log_dir, args.model) == ("./data/cifar100", "runs", "resnet18")
+        assert (args.device, args.untrain, args.weight_path) == ("auto", True, "path_to_weights.pth")
+
+    def test_an_infeasible_result_is_exit_status_3(self, monkeypatch):
+        monkeypatch.setattr("sys.argv", [UNLEARN])
+        for feasible, status in ((True, 0), (False, 3)):
+            result = {"verdict": {"feasible": feasible}}
+            assert run_script(PARSERS[UNLEARN], lambda args, result=result: result) == status
+        assert run_script(PARSERS[UNLEARN], lambda args: {}) == 0
+
+
+class TestTrain:
+    def test_leaves_weights_splits_and_report(self, original):
+        names = {path.name.split(".1")[0] for path in original.folder.iterdir()}
+        assert names == {
+            "config.yaml", "environment.json", "splits.npz", "metrics.jsonl", "checkpoint.pt", "model.pt",
+            "report.json", "events.out.tfevents",
+        }  # fmt: skip
+        report = report_of(original.folder)
+        assert set(report["models"]["original"]) == FIGURES
+        assert report["cost"]["original"]["images"] == 2 * len(np.load(original.folder / "splits.npz")["train"])
+        assert original.done.err == "" and str(original.folder / "model.pt") in original.done.out
+
+    def test_retain_only_leaves_the_forget_set_out(self, original, tmp_path):
+        flags = (*SMALL, "--splits", original.folder / "splits.npz", "--num_epochs", 1, "--log_dir", tmp_path)
+        done = fork("train.py", "--retain_only", *flags)
+        assert done.status == 0 and done.err == ""
+        report = report_of(only(tmp_path))
+        assert set(report["models"]) == {"retrained"}
+        assert report["cost"]["retrained"]["images"] == len(np.load(original.folder / "splits.npz")["retain"])
+
+
+class TestUnlearn:
+    def test_leaves_a_complete_run_folder(self, quickstart):
+        names = {path.name.split(".1")[0] for path in quickstart.folder.iterdir()}
+        assert names >= {
+            "config.yaml", "environment.json", "splits.npz", "metrics.jsonl", "checkpoint.pt", "model.pt",
+            "report.json", "events.out.tfevents",
+        }  # fmt: skip
+        assert not [name for name in names if name.startswith(".")]
+        assert {"python", "torch", "cpu"} <= set(json.loads((quickstart.folder / "environment.json").read_text()))
+
+    def test_reports_by_the_schema(self, quickstart):
+        report = report_of(quickstart.folder)
+        verdict = report["verdict"]
+        assert set(verdict) == {"feasible", "forgotten", "retain_budget", "slack"}
+        assert quickstart.done.status == (0 if verdict["feasible"] else 3)
+        assert list(report["models"]) == ["original", "unlearned", "retrained"]
+        for figures in report["models"].values():
+            assert set(figures) == FIGURES
+            assert all(isinstance(value, float) for value in figures.values())
+        fall = report["models"]["original"]["retain_top1"] - report["models"]["unlearned"]["retain_top1"]
+        assert verdict["slack"] == pytest.approx(verdict["retain_budget"] - fall)
+        for cost in report["cost"].values():
+            assert set(cost) == {"seconds", "gradient_steps", "images", "peak_memory_bytes"}
+            assert all(value > 0 for value in cost.values())
+        assert set(report["cost"]) == set(report["models"])
+
+    def test_prints_tables_verdict_and_places(self, quickstart):
+        printed = quickstart.done.out
+        for text in ("original", "unlearned", "retrained", "gap of unlearned", "retain top-1", "seconds", "gradient"):
+            assert text in printed
+        verdict = report_of(quickstart.folder)["verdict"]
+        assert ("feasible: retain accuracy" if verdict["feasible"] else "infeasible: retain accuracy") in printed
+        assert f"of the {verdict['retain_budget']:g} allowed" in printed
+        assert str(quickstart.folder / "report.json") in printed
+        assert f"tensorboard --logdir {quickstart.folder.parent}" in printed
+        assert quickstart.done.err == ""
+
+    def test_tensorboard_reads_its_events(self, quickstart):
+        events = events_of(quickstart.folder)
+        tags = events.Tags()
+        for group in ("retain/", "forget/", "unseen/", "validation/", "constraint/", "gradient/norm"):
+            assert any(tag.startswith(group) for tag in tags["scalars"]), group
+        assert {"constraint/violation", "constraint/multiplier"} <= set(tags["scalars"])
+        assert {"forget/losses", "unseen/losses"} <= set(tags["histograms"])
+        assert len(events.Histograms("forget/losses")) == 3  # epochs of both stages
+        assert tags["graph"] and "forget/images" in tags["images"]
+
+    def test_tensorboard_shows_what_the_record_holds(self, quickstart):
+        assert scalars_of(quickstart.folder) == recorded_scalars(quickstart.folder)
+
+    def test_untrain_false_trains_alone(self, tmp_path):
+        done = fork(UNLEARN, *SMALL, "--untrain", "False", "--train_num_epochs", 1, "--log_dir", tmp_path)
+        assert done.status == 0 and done.err == ""
+        report = report_of(only(tmp_path))
+        assert set(report["models"]) == set(report["cost"]) == {"original"} and "verdict" not in report
+        assert_same_weights(weights_of(only(tmp_path)), weights_of(only(tmp_path), "original.pt"))
+
+    def test_from_weights_it_uses_the_splits_beside_them(self, original, tmp_path):
+        weights = original.folder / "model.pt"
+        flags = (*SMALL, "--weight_path", weights, "--retrained_weight_path", weights, "--use_sam", "--num_epochs", 1)
+        done = fork(UNLEARN, *flags, "--log_dir", tmp_path, "--name_prefix", "mine")
+        assert done.status in (0, 3) and done.err == ""
+        folder = only(tmp_path)
+        assert folder.name.startswith("mine-")
+        report = report_of(folder)
+        assert report["splits_sha256"] == str(np.load(original.folder / "splits.npz")["sha256"])
+        assert report["forget"]["request"] == "random:40" and report["forget"]["images"] == 40
+        # Neither of the two models that it was given was made in this run.
+        assert set(report["cost"]) == {"unlearned"}
+        assert report["mean_gap"]["original"] == 0
+        with open(folder / "config.yaml") as file:
+            assert yaml.safe_load(file)["use_sam"] is True
+
+    def test_foreign_weights_and_lists_of_what_they_saw(self, original, tmp_path):
+        (tmp_path / "foreign.pt").write_bytes((original.folder / "model.pt").read_bytes())
+        (tmp_path / "forget.txt").write_text("\n".join(map(str, range(0, 100, 5))))
+        (tmp_path / "held_out.txt").write_text("\n".join(map(str, range(1000, 1500))))
+        done = fork(
+            UNLEARN, *SMALL, "--weight_path", tmp_path / "foreign.pt", "--forget", f"file:{tmp_path}/forget.txt",
+            "--validation", f"file:{tmp_path}/held_out.txt", "--num_epochs", 1, "--log_dir", tmp_path / "runs",
+        )  # fmt: skip
+        assert done.status in (0, 3) and done.err == ""
+        report = report_of(only(tmp_path / "runs"))
+        assert report["final_test"] == "half of the never-seen" and report["forget"]["images"] == 20
+
+    def test_pictures_of_two_classes(self, tmp_path):
+        """Where guessing is right half of the time, good weights are no worse than twice a guess."""
+        draw = np.random.default_rng(0)
+        for label, name in enumerate(("dark", "light")):
+            (tmp_path / "pictures" / name).mkdir(parents=True)
+            for number in range(40):
+                pixels = draw.integers(0, 100, (8, 8, 3)) + 150 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "pictures" / name / f"{number}.png")
+        data = ("--data_dir", tmp_path / "pictures", "--image_size", 8, *SMALL)
+        done = fork(
+            "train.py", *data, "--forget", "random:4", "--validation", 0.3, "--batch_size", 8, "--num_epochs", 4,
+            "--log_dir", tmp_path / "original",
+        )  # fmt: skip
+        assert done.status == 0, done.err
+        weights = only(tmp_path / "original") / "model.pt"
+        flags = ("--weight_path", weights, "--num_epochs", 1, "--log_dir", tmp_path / "unlearned")
+        done = fork(UNLEARN, *data, *flags)
+        assert done.status in (0, 3), done.err
+
+    def test_the_command_on_cifar100_works_word_for_word(self, tmp_path):
+        log_dir = tmp_path / "runs"
+        command = [str(log_dir) if flag == "runs" else flag for flag in CIFAR_COMMAND]
+        command[-1] = str(tmp_path / "path_to_weights.pth")
+        done = fork(UNLEARN, *command, before=partial(pretend_cifar100, command[-1]))
+        assert done.status in (0, 3) and done.err == ""
+        report = report_of(only(log_dir))
+        assert report["final_test"] == "half of official test" and report["forget"]["request"] == "random:0.1"
+        assert set(report["models"]) == {"original", "unlearned"} and set(report["cost"]) == {"unlearned"}
+
+    def test_an_infeasible_run_reports_and_keeps_its_best_weights(self, original, tmp_path):
+        done = fork(
+            UNLEARN, *SMALL, "--weight_path", original.folder / "model.pt", "--log_dir", tmp_path, "--learning_rate", 3,
+            "--num_epochs", 2, before=switch_off_the_safeguard,
+        )  # fmt: skip
+        assert done.status == 3 and done.err == ""
+        verdict = report_of(only(tmp_path))["verdict"]
+        falls = [line["constraint/fall"] for line in figures_of(only(tmp_path)) if "constraint/fall" in line]
+        assert verdict["feasible"] is False and verdict["slack"] == pytest.approx(1 - min(falls), abs=1e-3)
+        assert "infeasible: retain accuracy" in done.out and "no epoch kept the budget" in done.out
+        assert weights_of(only(tmp_path)).keys() == weights_of(original.folder).keys()
+
+
+class TestJudge:
+    def test_several_weights_and_a_floor(self, original, quickstart, tmp_path):
+        weights = (original.folder / "model.pt", quickstart.folder / "model.pt")
+        output = tmp_path / "figures.json"
+        done = run("test.py", *SMALL, "--weight_path", *weights, "--output", output, "--log_dir", tmp_path / "runs")
+        assert done.status == 0 and done.err == ""
+        models = json.loads(output.read_text())["models"]
+        assert list(models) == [*map(str, weights), "re-initialised"]
+        for figures in models.values():
+            assert set(figures) == FIGURES
+        expected = report_of(original.folder)["models"]["original"]
+        assert models[str(weights[0])] == pytest.approx(expected)
+        assert models["re-initialised"]["test_top1"] < expected["test_top1"]
+        for text in ("retain top-1", "test top-5", "membership attack AUC", "forget   random:40"):
+            assert text in done.out
+        assert set(contents(tmp_path)) == {"figures.json"}
+
+
+class TestResume:
+    # 11 steps an epoch for the original, 10 for the retrained model, 5 for each of the three epochs of unlearning.
+    KILLED_AT = {
+        "the original's first epoch": 5,
+        "its second epoch": 11 + 5,
+        "the retrained model's first epoch, the original done": 11 + 3,
+        "its second epoch": 10 + 3,
+        "the first epoch of forgetting": 10 + 3,
+        "the second": 5 + 2,
+        "constrained fine-tuning": 5 + 3,
+    }
+
+    def test_killed_again_and_again_it_ends_as_if_it_had_never_stopped(self, quickstart, tmp_path):
+        """The run's own config.yaml starts it anew, so this is a test of its reproducing the run as well."""
+        flags = ("--config_file", quickstart.folder / "config.yaml", "--log_dir", tmp_path)
+        for moment, step in self.KILLED_AT.items():
+            done = fork(UNLEARN, *flags, before=partial(signal_at, step))
+            assert done.status == -signal.SIGKILL, (moment, done)
+            flags = ("--resume", only(tmp_path))
+        done = fork(UNLEARN, *flags)
+        assert done.status == quickstart.done.status and done.err == ""
+        folder = only(tmp_path)
+        for name in ("model.pt", "original.pt", "retrained.pt"):
+            assert_same_weights(weights_of(folder, name), weights_of(quickstart.folder, name))
+        assert figures_of(folder) == figures_of(quickstart.folder)
+        assert scalars_of(folder) == recorded_scalars(folder)
+        ours, theirs = report_of(folder), report_of(quickstart.folder)
+        assert ours["models"] == theirs["models"] and ours["verdict"] == theirs["verdict"]
+        for name, cost in ours["cost"].items():
+            assert cost["gradient_steps"] == theirs["cost"][name]["gradient_steps"]
+        for run_folder in (folder, quickstart.folder):
+            with open(run_folder / "config.yaml") as file:
+                assert yaml.safe_load(file) | {"log_dir": None} == yaml.safe_load(
+                    (quickstart.folder / "config.yaml").read_text()
+                ) | {"log_dir": None}
+
+    def test_train_goes_on_after_an_interruption(self, original, tmp_path):
+        flags = ("--config_file", original.folder / "config.yaml", "--log_dir", tmp_path)
+        done = fork("train.py", *flags, before=partial(signal_at, 15, "SIGINT"))
+        assert done.status == 130 and done.err == "\ntrain.py: interrupted; --resume goes on from the last epoch\n"
+        assert fork("train.py", "--resume", only(tmp_path)).status == 0
+        assert_same_weights(weights_of(only(tmp_path)), weights_of(original.folder))
+        assert figures_of(only(tmp_path)) == figures_of(original.folder)
+
+
+class TestBesideOthers:
+    def test_two_runs_of_one_name_in_one_second_both_survive(self, tmp_path):
+        flags = ("--model", "resnet8", "--width", 1, "--num_epochs", 1, "--name_prefix", "same", "--log_dir", tmp_path)
+        first = fork("train.py", *flags, before=stop_the_clock)
+        before = contents(tmp_path)
+        second = fork("train.py", *flags, "--seed", 1, before=stop_the_clock)
+        assert first.status == second.status == 0
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["same-20260101-120000", "same-20260101-120000-2"]
+        assert contents(tmp_path).items() >= before.items()
+
+    def test_a_reader_who_leaves_ends_the_run_without_a_word(self, tmp_path):
+        done = fork("train.py", *SMALL, "--log_dir", tmp_path, before=partial(print_into, None))
+        assert done.status == 128 + signal.SIGPIPE and done.err == ""
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+    def test_output_that_cannot_be_written_is_one_line(self, tmp_path):
+        done = fork("train.py", *SMALL, "--log_dir", tmp_path, before=partial(print_into, "/dev/full"))
+        assert_refused(done, "train.py", "No space left on device")
+
+
+def recorded_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The finite figures of metrics.jsonl by their names, as TensorBoard holds them: float32, in their order."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
+        step = line.pop("step")
+        for name, value in line.items():
+            if value is not None:
+                found.setdefault(name, []).append((step, float(np.float32(value))))
+    return found
+
+
+def scalars_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows of the run, without the final figures beside the hyper-parameters."""
+    events = events_of(folder)
+    names = [name for name in events.Tags()["scalars"] if not name.startswith("final/")]
+    points = {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
+    return {name: [(step, value) for step, value in found if math.isfinite(value)] for name, found in points.items()}
+
+
+def switch_off_the_safeguard() -> None:
+    """Let this process leave its budget: nothing else makes it."""
+    from unlearning.safeguard import Safeguard
+
+    Safeguard.watch = lambda *_: False
+
+
+def pretend_cifar100(weight_path: str) -> None:
+    """In this process ten colours take the place of CIFAR-100, and a ResNet-18 that knows them is saved."""
+    import data.arguments
+    from data.datasets import Dataset
+    from models import get_model
+
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(10).repeat(28)
+    colours = torch.randint(0, 256, (10, 3, 1, 1), generator=draw)
+    noise = torch.randint(-20, 21, (len(labels), 3, 32, 32), generator=draw)
+    images = (colours[labels] + noise).clamp(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+    names, half = tuple(map(str, range(10))), (0.5, 0.5, 0.5)
+    dataset = Dataset("cifar100", images, labels, names, num_train=200, mean=half, std=half)
+    data.arguments.load_dataset = lambda *_, **__: dataset
+
+    torch.manual_seed(0)
+    model = get_model("resnet18", 10).eval()
+    body = torch.nn.Sequential(*list(model.children())[:-1], torch.nn.Flatten())
+    with torch.no_grad():
+        features = torch.cat([body(images[:200] / 127.5 - 1), torch.ones(200, 1)], 1)
+        goals = 10.0 * torch.nn.functional.one_hot(labels[:200])
+        head = torch.linalg.lstsq(features, goals, driver="gelsd").solution
+        model.fc.weight.copy_(head[:-1].T)
+        model.fc.bias.copy_(head[-1])
+    torch.save(model.state_dict(), weight_path)

@@ -1,0 +1,370 @@
+"""When to stop, which epoch to go back to, and the measurements that both rest on."""
+
+import math
+from unittest.mock import MagicMock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from helper_functions.devices import Precision
+from helper_functions.record import RunRecord
+from unlearning.arguments import UnlearnArgs
+from unlearning.examination import Examination, Findings, matching_weights, paired_fall
+from unlearning.stopping import STOP_CRITERIA
+from unlearning.targets import ChanceTarget
+from unlearning.unlearn import DISTANCE_TOLERANCE, Unlearning, is_better
+
+CPU = Precision(torch.device("cpu"), torch.float32)
+
+
+def stops_at(name, curves, original=None) -> int | None:
+    """The first epoch, from 1, at which a criterion ends curves given by name, None for never."""
+    length = len(next(iter(curves.values())))
+    epochs = [{key: values[i] for key, values in curves.items()} for i in range(length)]
+    for number in range(1, length + 1):
+        if STOP_CRITERIA[name](epochs[:number], original or {}):
+            return number
+    return None
+
+
+class TestStopCriteria:
+    def test_unlearning_ends_when_forget_loss_reaches_validation_loss(self):
+        for losses, epoch in (([0.1, 0.5, 1.0, 2.0], 3), ([0.1, 0.5, 0.8, 0.9], None)):
+            assert stops_at("unlearning", {"forget/loss": losses, "validation/loss": [0.9, 0.9, 1.0, 1.0]}) == epoch
+
+    @pytest.mark.parametrize(
+        ("losses", "feasible", "epoch"),
+        [
+            ([1.0, 1.1, 1.2], [1, 1, 1], 3),
+            ([1.0, 1.1, 1.2], [0, 0, 1], 3),
+            ([1.0, 1.1, 1.2, 1.3], [1, 1, 0, 1], 4),
+            ([1.0, 1.1, 1.05, 1.1, 1.2], [1] * 5, 5),
+            ([1.0, 1.1, 1.1, 1.2], [1] * 4, None),
+            ([1.0, 1.1], [1, 1], None),
+            ([1.2, 1.1, 1.0], [1] * 3, None),
+        ],
+    )
+    def test_refining_ends_when_validation_loss_rose_twice_running_within_the_budget(self, losses, feasible, epoch):
+        assert stops_at("refining", {"validation/loss": losses, "constraint/feasible": feasible}) == epoch
+
+    def test_forget_forever_ends_at_ninety_per_cent_of_retain_top5(self):
+        original = {"retain/top5": 80.0}
+        assert stops_at("forget-forever", {"retain/top5": [80, 75, 72.01, 72.0, 60]}, original) == 4
+        assert stops_at("forget-forever", {"retain/top5": [80, 72.01]}, original) is None
+
+    def test_confusion_ends_at_the_loss_of_a_reinitialised_network(self):
+        original = {"reinitialised/forget_loss": 2.3}
+        assert stops_at("confusion", {"forget/loss": [0.1, 2.2, 2.3, 3]}, original) == 3
+
+    def test_none_never_ends(self):
+        assert stops_at("none", {"forget/loss": [1.0, math.nan, 1e9]}) is None
+
+    def test_numbers_that_are_none_end_nothing(self):
+        curves = {
+            "forget/loss": [math.nan] * 3, "validation/loss": [math.nan] * 3, "retain/top5": [math.nan] * 3,
+            "constraint/feasible": [1.0] * 3,
+        }  # fmt: skip
+        original = {"retain/top5": 80.0, "reinitialised/forget_loss": 2.3}
+        assert all(stops_at(name, curves, original) is None for name in STOP_CRITERIA)
+
+
+def epoch_of(feasible=1.0, bound=0.5, distance=0.3, validation=90.0) -> dict:
+    return {
+        "constraint/feasible": float(feasible), "constraint/fall_bound": bound, "forget/distance": distance,
+        "validation/top1": validation,
+    }  # fmt: skip
+
+
+def chosen_of(epochs) -> int:
+    best = 0
+    for number in range(1, len(epochs)):
+        if is_better(epochs[number], epochs[best]):
+            best = number
+    return best
+
+
+EPOCHS = st.lists(
+    st.builds(
+        epoch_of,
+        feasible=st.booleans(),
+        bound=st.floats(0, 100),
+        distance=st.floats(0, 1),
+        validation=st.sampled_from([80.0, 90.0]),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+class TestIsBetter:
+    def test_feasible_beats_infeasible_however_well_that_forgot(self):
+        far, forgotten = epoch_of(distance=0.9, validation=50), epoch_of(feasible=0, distance=0.0, validation=99)
+        assert is_better(far, forgotten) and not is_better(forgotten, far)
+
+    def test_of_two_infeasible_the_smaller_fall(self):
+        mild, bad = epoch_of(feasible=0, bound=3.0, distance=0.9), epoch_of(feasible=0, bound=9.0, distance=0.0)
+        assert is_better(mild, bad) and not is_better(bad, mild)
+
+    def test_of_two_feasible_the_nearer(self):
+        near, far = epoch_of(distance=0.1, validation=80), epoch_of(distance=0.5, validation=99)
+        assert is_better(near, far) and not is_better(far, near)
+
+    def test_equally_near_are_told_apart_by_validation(self):
+        better, worse = epoch_of(distance=0.105, validation=91), epoch_of(distance=0.1, validation=90)
+        assert is_better(better, worse) and not is_better(worse, better)
+
+    @settings(deadline=None)
+    @given(EPOCHS)
+    def test_a_run_keeps_a_feasible_epoch_or_the_one_nearest_to_feasible(self, epochs):
+        chosen = epochs[chosen_of(epochs)]
+        assert chosen["constraint/feasible"] == max(epoch["constraint/feasible"] for epoch in epochs)
+        if not chosen["constraint/feasible"]:
+            assert chosen["constraint/fall_bound"] == min(epoch["constraint/fall_bound"] for epoch in epochs)
+
+    @settings(deadline=None)
+    @given(EPOCHS)
+    def test_more_than_the_tolerance_apart_the_nearest_wins(self, epochs):
+        step = 1.5 * DISTANCE_TOLERANCE
+        epochs = [epoch | {"forget/distance": step * round(epoch["forget/distance"] / step)} for epoch in epochs]
+        feasible = [epoch for epoch in epochs if epoch["constraint/feasible"]]
+        if feasible:
+            nearest = min(epoch["forget/distance"] for epoch in feasible)
+            chosen = epochs[chosen_of(epochs)]
+            assert chosen["forget/distance"] == nearest
+            equals = [epoch for epoch in feasible if epoch["forget/distance"] == nearest]
+            assert chosen["validation/top1"] == max(epoch["validation/top1"] for epoch in equals)
+
+    @pytest.mark.xfail(strict=True, reason="BUG: 'equally near' is not transitive, so that the choice drifts away")
+    def test_many_small_steps_away_are_no_draw(self):
+        epochs = [epoch_of(distance=0.75 * DISTANCE_TOLERANCE * number) for number in range(10)]
+        assert epochs[chosen_of(epochs)]["forget/distance"] <= DISTANCE_TOLERANCE
+
+
+class QuietRecord(RunRecord):
+    """A run folder without TensorBoard."""
+
+    writer = MagicMock()
+
+
+class TestRewind:
+    """A whole run with scripted figures: only the choice is under test."""
+
+    def run(self, script, tmp_path, finetune=0):
+        torch.manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+        images, labels = torch.randn(12, 1, 4, 4, generator=generator), torch.arange(12) % 3
+        loaders = {
+            name: DataLoader(TensorDataset(images, labels), 6) for name in ("retain", "forget", "unseen", "validation")
+        }
+        args = UnlearnArgs(num_epochs=len(script) - finetune, finetune_num_epochs=finetune, learning_rate=0.01)
+        unlearning = Unlearning(model, loaders, args, "chance", CPU, QuietRecord(tmp_path))
+        self.start = {name: value.clone() for name, value in model.state_dict().items()}
+        self.measured, real, figures = [], unlearning.examination, iter(script)
+
+        class Scripted:
+            losses = staticmethod(real.losses)
+
+            def __call__(scripted, model, target, budget):
+                self.measured.append({name: value.clone() for name, value in model.state_dict().items()})
+                found = real(model, target, budget)
+                return Findings(found.figures | next(figures), found.losses)
+
+        unlearning.examination = Scripted()
+        outcome = unlearning.run()
+        self.model = model
+        return outcome
+
+    def is_at(self, number: int) -> bool:
+        """Whether the model has the weights that epoch `number`, from 1, was measured with."""
+        state = self.model.state_dict()
+        return all(torch.equal(state[name], value) for name, value in self.measured[number - 1].items())
+
+    @pytest.mark.parametrize("finetune", [0, 2])
+    @pytest.mark.parametrize(
+        ("script", "chosen"),
+        [
+            ([epoch_of(distance=0.5), epoch_of(distance=0.1), epoch_of(distance=0.4)], 2),
+            ([epoch_of(distance=0.5), epoch_of(feasible=0, distance=0.0), epoch_of(distance=0.4)], 3),
+            ([epoch_of(feasible=0), epoch_of(distance=0.9), epoch_of(feasible=0)], 2),
+            # Every epoch is farther from the target than the original was: still none of them is epoch 0.
+            ([epoch_of(distance=5.0), epoch_of(distance=4.0), epoch_of(distance=6.0)], 2),
+        ],
+    )
+    def test_goes_to_the_feasible_epoch_nearest_its_target(self, script, chosen, finetune, tmp_path):
+        outcome = self.run(script, tmp_path, finetune)
+        assert outcome.chosen == chosen and self.is_at(chosen) and len(outcome.epochs) == 3
+        assert [epoch["forget/distance"] for epoch in outcome.epochs] == [e["forget/distance"] for e in script]
+        assert not all(torch.equal(value, self.start[name]) for name, value in self.model.state_dict().items())
+        assert not self.model.training
+
+    def test_without_a_feasible_epoch_the_nearest_to_feasible_is_kept_and_none_chosen(self, tmp_path):
+        script = [epoch_of(feasible=0, bound=bound) for bound in (1.9, 1.2, 1.5)]
+        outcome = self.run(script, tmp_path)
+        assert outcome.chosen is None and self.is_at(2)
+
+    @pytest.mark.xfail(strict=True, reason="BUG: a runaway epoch is kept with the original's weights, which it is not")
+    def test_runaway_epochs_are_never_epoch_0(self, tmp_path):
+        script = [{**epoch_of(feasible=0, bound=bound), "constraint/fall": 90.0} for bound in (92.0, 91.0)]
+        outcome = self.run(script, tmp_path)
+        assert outcome.chosen is None
+        assert not all(torch.equal(value, self.start[name]) for name, value in self.model.state_dict().items())
+
+
+class TestPairedFall:
+    @settings(deadline=None)
+    @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=60), st.integers(0, 1000))
+    def test_closed_form(self, answers, more):
+        """Mean of paired differences plus 1.645 standard errors, corrected for a finite population."""
+        before, after = np.array(answers, dtype=float).T
+        change, n = before - after, len(answers)
+        fall, bound = paired_fall(torch.tensor(before).bool(), torch.tensor(after).bool(), n + more)
+        error = change.std(ddof=1) / math.sqrt(n) * math.sqrt(1 - n / (n + more))
+        assert fall == pytest.approx(100 * change.mean(), abs=1e-4)
+        assert bound == pytest.approx(100 * (change.mean() + 1.645 * error), abs=1e-3)
+
+    def test_is_exact_when_the_sample_is_the_population(self):
+        before, after = torch.tensor([1, 1, 1, 0]).bool(), torch.tensor([1, 0, 0, 1]).bool()
+        assert paired_fall(before, after, 4) == (25.0, 25.0)
+        assert paired_fall(before[:1], after[:1], 1) == (0.0, 0.0)
+
+    def test_pairing_sees_what_two_accuracies_do_not(self):
+        """As many won as lost is no fall, but not as sure as nothing moved."""
+        before, moved = torch.tensor([1, 0]).bool().repeat(50), torch.tensor([0, 1]).bool().repeat(50)
+        assert paired_fall(before, before, 1000) == (0.0, 0.0)
+        fall, bound = paired_fall(before, moved, 1000)
+        assert fall == 0 and bound > 10
+
+    def test_covers_the_truth_in_nineteen_of_twenty_samples(self):
+        generator = np.random.default_rng(0)
+        population = 2000
+        before = generator.random(population) < 0.9
+        after = np.where(generator.random(population) < 0.1, ~before, before)
+        truth = 100 * (before.mean() - after.mean())
+        covered = 0
+        for _ in range(400):
+            sample = generator.permutation(population)[:500]
+            _, bound = paired_fall(torch.from_numpy(before[sample]), torch.from_numpy(after[sample]), population)
+            covered += bound >= truth
+        assert 0.92 <= covered / 400 <= 0.98
+
+
+class TestMatchingWeights:
+    @settings(deadline=None)
+    @given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.lists(st.integers(0, 4), min_size=1, max_size=30))
+    def test_classes_weigh_as_wanted(self, labels, wanted):
+        weights = matching_weights(torch.tensor(labels), torch.tensor(wanted), 5)
+        shared = set(labels) & set(wanted)
+        total = sum(wanted.count(label) for label in shared)
+        for label in set(labels):
+            here = [weight for weight, other in zip(weights.tolist(), labels, strict=True) if other == label]
+            assert max(here) - min(here) < 1e-6
+            if shared:
+                expected = wanted.count(label) / total if label in shared else 0
+            else:
+                expected = labels.count(label) / len(labels)
+            assert sum(here) == pytest.approx(expected, abs=1e-5)
+
+
+class TestExamination:
+    IMAGES = torch.eye(12).reshape(12, 1, 3, 4)
+    LABELS = torch.arange(12) % 3
+
+    def model(self, logits) -> nn.Module:
+        """Gives image i the i-th logits."""
+        model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3, bias=False))
+        model[1].weight.data = logits.T.contiguous()
+        return model
+
+    def loader(self, indices, shuffle=False, batch_size=2):
+        dataset = TensorDataset(self.IMAGES[indices], self.LABELS[indices])
+        return DataLoader(dataset, batch_size, shuffle=shuffle, generator=torch.Generator().manual_seed(1))
+
+    def loaders(self, **options):
+        parts = {"retain": range(6), "forget": [6, 7, 9], "unseen": [8, 10, 11], "validation": [8, 10, 11]}
+        return {name: self.loader(list(indices), **options) for name, indices in parts.items()}
+
+    @pytest.mark.parametrize("shuffle", [False, True])
+    def test_figures_by_hand(self, shuffle):
+        """Of six retain images the model loses two and wins one that the original had wrong."""
+        generator = torch.Generator().manual_seed(0)
+        original = 6 * torch.nn.functional.one_hot(self.LABELS, 3) + torch.randn(12, 3, generator=generator)
+        original[5] = torch.tensor([9.0, 0, 0])
+        now = original.clone()
+        now[[0, 1]], now[5] = torch.tensor([0.0, 0, 5]), torch.tensor([0.0, 0, 1])
+        now[[6, 7]] = torch.tensor([0.0, 0, 3])
+        target = ChanceTarget(3, 1.0)
+        examination = Examination(self.model(original), self.loaders(shuffle=shuffle), CPU, 0)
+        figures = examination(self.model(now), target, budget=20.0).figures
+        loss = nn.CrossEntropyLoss()
+        assert figures["constraint/fall"] == pytest.approx(100 / 6, abs=1e-4)
+        assert figures["constraint/fall_bound"] == pytest.approx(100 / 6, abs=1e-4)
+        assert figures["constraint/feasible"] == 1
+        assert examination(self.model(now), target, budget=16.0).figures["constraint/feasible"] == 0
+        assert figures["retain/top1"] == pytest.approx(100 * 4 / 6, abs=1e-4)
+        assert figures["forget/top1"] == pytest.approx(100 / 3, abs=1e-4)
+        rise = loss(now[:6], self.LABELS[:6]) - loss(original[:6], self.LABELS[:6])
+        assert figures["retain/rise"] == pytest.approx(rise.item(), abs=1e-5)
+        assert figures["forget/distance"] == pytest.approx(1 / 3)
+        assert examination.of_original(target, 0.0).figures["constraint/fall"] == 0
+
+    def test_right_by_chance_with_numbers_that_are_none_is_not_feasible(self):
+        logits = 6.0 * torch.nn.functional.one_hot(self.LABELS, 3)
+        examination = Examination(self.model(logits), self.loaders(), CPU, 0)
+        broken = self.model(logits)
+        nn.init.constant_(broken[1].weight, math.nan)
+        assert examination(broken, ChanceTarget(3, 1.0), budget=100.0).figures["constraint/feasible"] == 0
+
+    def test_leaves_batch_norm_and_modes_alone(self):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 3))
+        model.train()
+        model[2].eval()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        modes = [module.training for module in model.modules()]
+        examination = Examination(model, self.loaders(), CPU, 0)
+        examination(model, ChanceTarget(3, 1.0), 1.0)
+        examination.losses(model, "unseen")
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        assert modes == [module.training for module in model.modules()]
+
+    def test_classes_that_no_retain_image_has_are_the_forgotten_ones(self):
+        loaders = self.loaders() | {"retain": self.loader([0, 3, 6]), "forget": self.loader([1, 4, 9])}
+        logits = torch.nn.functional.one_hot(self.LABELS, 3).float()
+        assert Examination(self.model(logits), loaders, CPU, 0).forgotten_classes().tolist() == [1]
+
+    @pytest.mark.xfail(strict=True, reason="BUG: a class counts as forgotten when the sample of retain images lacks it")
+    def test_a_class_outside_of_the_retain_sample_is_not_forgotten(self, monkeypatch):
+        monkeypatch.setattr("unlearning.examination.RETAIN_SAMPLE", 2)
+        loaders = self.loaders() | {"retain": self.loader([0, 3, 1]), "forget": self.loader([2, 4])}
+        logits = torch.nn.functional.one_hot(self.LABELS, 3).float()
+        assert Examination(self.model(logits), loaders, CPU, 0).forgotten_classes().tolist() == [2]
+
+    @pytest.mark.xfail(strict=True, reason="BUG: a shuffling loader changes its order, and its weights do not")
+    def test_a_shuffled_loader_is_measured_like_one_that_is_not(self):
+        """Validation images of class 2 alone weigh; a later pass must not give their weight to others."""
+        generator = torch.Generator().manual_seed(5)
+        logits = 4 * torch.randn(12, 3, generator=generator)
+        model = self.model(logits)
+        distances = []
+        for shuffle in (False, True):
+            validation = self.loader(list(range(12)), shuffle)
+            loaders = self.loaders() | {"forget": self.loader([2, 5, 8]), "validation": validation}
+            examination = Examination(model, loaders, CPU, 0)
+            target = Weighted()
+            distances += [examination(model, target, 1.0).figures["forget/distance"] for _ in range(3)]
+        assert distances == pytest.approx(distances[:1] * 6, abs=1e-4)
+
+
+class Weighted:
+    """Distance: the weighted mean of the validation losses."""
+
+    name = "weighted"
+
+    def distance(self, logits, labels, reference_losses, reference_weights) -> float:
+        return (reference_losses * reference_weights).sum().item()
