@@ -40,7 +40,7 @@ from optimizer.schedules import get_schedule
 from optimizer.solver import Solver
 from optimizer.training import Recipe, build_optimizer
 from unlearning.arguments import UnlearnArgs
-from unlearning.constrained import ForgetSubjectToRetain, RetainAgainstOriginal, TwoStreams
+from unlearning.constrained import ForgetSubjectToRetain, Original, TwoStreams, rise_on_original
 from unlearning.examination import matching_weights
 from unlearning.targets import UnseenTarget
 from unlearning.unlearn import AIMED_SHARE
@@ -160,7 +160,7 @@ def constrained(bench: Bench) -> tuple[Measure, Measure]:
     target.refresh(F.cross_entropy(*predict(model, bench.sets.evaluation(splits.unseen), precision), reduction="none"))
     streams = TwoStreams(model, precision, args.bn)
     problem = ForgetSubjectToRetain(
-        streams, RetainAgainstOriginal(model, precision, args.bn), target, AIMED_SHARE * args.retain_budget,
+        streams, Original(model, precision, args.bn), rise_on_original, target, AIMED_SHARE * args.retain_budget,
         args.solver, args.multiplier, args.penalty_coefficient,
     )  # fmt: skip
     solver = Solver(problem, build_optimizer(model, args), model, args.dual_learning_rate, args.max_grad_norm)

@@ -68,7 +68,8 @@ class Solver(CooperOptimizer):
         problem: an `optimizer.problems.Problem`.
         primal: moves the weights of `model`; a SAM optimizer takes its two passes.
         model: whose gradients are measured and normalised.
-        dual_learning_rate: step of the multipliers, in units of multiplier for each unit of strict violation.
+        dual_learning_rate: step of the multipliers for each unit of strict violation, as a share of a multiplier
+            above 1 (much like exponentiated gradient ascent, Kivinen & Warmuth 1997), absolute below.
         max_grad_norm: gradients longer than this are scaled down to it; None leaves them.
     """
 
@@ -77,7 +78,7 @@ class Solver(CooperOptimizer):
         problem,
         primal: torch.optim.Optimizer,
         model: nn.Module,
-        dual_learning_rate: float = 0.1,
+        dual_learning_rate: float = 0.03,
         max_grad_norm: float | None = None,
     ) -> None:
         dual_parameters = list(problem.dual_parameters())
@@ -117,6 +118,10 @@ class Solver(CooperOptimizer):
 
     @torch.no_grad()
     def _dual_step(self) -> None:
+        for multiplier in self.cmp.multipliers():
+            # A step in proportion to the multiplier finds its order of magnitude in either direction; below 1 it is
+            # a plain step, so that 0 is neither a trap nor out of reach.
+            multiplier.weight.grad *= multiplier.weight.clamp(min=1)
         for optimizer in self.dual_optimizers:
             optimizer.step()
         for multiplier in self.cmp.multipliers():

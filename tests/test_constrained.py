@@ -17,9 +17,10 @@ from helper_functions.files import load_tensors, save_tensors
 from optimizer.sam import SAM
 from optimizer.solver import SOLVERS, Solver
 from unlearning.constrained import (
+    RETAIN_LOSSES,
     SMOOTHING_IMAGES,
     ForgetSubjectToRetain,
-    RetainAgainstOriginal,
+    Original,
     RetainSubjectToForget,
     TwoStreams,
 )
@@ -42,12 +43,16 @@ def batch(images, labels):
     return IMAGES[images], torch.tensor(labels)
 
 
-def forgetting(model, original, target=None, aim=0.5, solver="lagrangian", batch_norm="frozen", **options):
+def forgetting(
+    model, original, target=None, aim=0.5, solver="lagrangian", batch_norm="frozen", loss="labels", **options
+):
     streams = TwoStreams(model, CPU, batch_norm)
     streams.prepare(model)
-    reference = RetainAgainstOriginal(original, CPU, batch_norm)
-    options = {"multiplier": 2.0, "penalty_coefficient": 10.0} | options
-    return ForgetSubjectToRetain(streams, reference, target or ChanceTarget(2, 1.5), aim, solver, **options)
+    options = {"multiplier": 1.0, "penalty_coefficient": 10.0} | options
+    return ForgetSubjectToRetain(
+        streams=streams, original=Original(original, CPU, batch_norm), rise=RETAIN_LOSSES[loss],
+        target=target or ChanceTarget(2, 1.5), aim=aim, solver=solver, **options,
+    )  # fmt: skip
 
 
 def normalised(seed=0) -> nn.Sequential:
@@ -63,10 +68,11 @@ def streams_of(count=6):
 
 
 class TestForgetSubjectToRetain:
-    def test_figures_by_hand(self):
+    @pytest.mark.parametrize("loss", ["labels", "original"])
+    def test_figures_by_hand(self, loss):
         now = np.array([[2.0, 0.0, 1.0], [0.5, 1.0, -1.0], [0.3, 0.1, 0.2], [-1.0, 2.0, 0.5]])
         before = np.array([[3.0, 0.0, 0.0], [0.0, 3.0, 0.0], [2.0, 0.0, 0.0], [1.0, 0.5, 0.0]])
-        problem = forgetting(table(*now), table(*before), ChanceTarget(3, 100.0), aim=0.5)
+        problem = forgetting(table(*now), table(*before), ChanceTarget(3, 100.0), aim=0.5, loss=loss)
         problem.margin = torch.tensor(0.25)
         state = problem.compute_cmp_state(batch([0, 1], [0, 1]), batch([2, 3, 1], [0, 0, 1]))
 
@@ -76,7 +82,12 @@ class TestForgetSubjectToRetain:
 
         own = np.exp(-losses(now, [0, 1], [0, 1]))
         objective = -np.log(1 - own).mean()
-        rise = losses(now, [2, 3, 1], [0, 0, 1]).mean() - losses(before, [2, 3, 1], [0, 0, 1]).mean()
+        if loss == "labels":
+            rise = losses(now, [2, 3, 1], [0, 0, 1]).mean() - losses(before, [2, 3, 1], [0, 0, 1]).mean()
+        else:
+            rows = (np.exp(logits[[2, 3, 1]]) for logits in (before, now))
+            p, q = (row / row.sum(1, keepdims=True) for row in rows)
+            rise = (p * np.log(p / q)).sum(1).mean()
         # Right before: all three. Right now: images 2 and 1.
         fall = 100 / 3
         figures = state.misc
@@ -91,29 +102,35 @@ class TestForgetSubjectToRetain:
         assert figures["retain/batch_loss"].item() == pytest.approx(losses(now, [2, 3, 1], [0, 0, 1]).mean(), rel=1e-5)
         assert figures["constraint/violation"].item() == pytest.approx(fall - 0.5, rel=1e-5)
         assert figures["constraint/surrogate"].item() == pytest.approx(rise - 0.25, rel=1e-5)
-        assert figures["constraint/multiplier"] == 2
+        assert figures["constraint/multiplier"] == 1
 
-    # Accuracy falls by half while the loss falls, too; and the loss rises while accuracy stays.
+    # Accuracy falls by half while the loss falls, too, or the answers hardly move; and the reverse.
     FALLS = {"now": ((0.0, 0.0), (5.0, 0.0), (-0.1, 0.0)), "before": ((0.0, 0.0), (0.1, 0.0), (0.1, 0.0))}
+    MOVES = {"now": ((0.0, 0.0), (0.1, 0.0), (-0.1, 0.0)), "before": ((0.0, 0.0), (0.1, 0.0), (0.1, 0.0))}
     RISES = {"now": ((0.0, 0.0), (0.1, 0.0), (0.1, 0.0)), "before": ((0.0, 0.0), (5.0, 0.0), (5.0, 0.0))}
 
-    @pytest.mark.parametrize(("case", "strict"), [("FALLS", 49.5), ("RISES", -0.5)])
+    @pytest.mark.parametrize(
+        ("loss", "case", "strict"),
+        [("labels", "FALLS", 49.5), ("labels", "RISES", -0.5), ("original", "MOVES", 49.5), ("original", "RISES", -0.5)],
+    )
     @pytest.mark.parametrize("name", SOLVERS)
-    def test_accuracy_moves_the_multiplier_and_loss_moves_the_weights(self, case, strict, name):
+    def test_accuracy_moves_the_multiplier_and_loss_moves_the_weights(self, loss, case, strict, name):
         logits = getattr(self, case)
         model = table(*logits["now"])
-        problem = forgetting(model, table(*logits["before"]), ChanceTarget(2, 100.0), solver=name)
+        problem = forgetting(model, table(*logits["before"]), ChanceTarget(2, 100.0), solver=name, loss=loss)
+        problem.margin = torch.tensor(0.25)
         forget, retain = (IMAGES[:1, :3], torch.tensor([0])), (IMAGES[1:3, :3], torch.tensor([0, 0]))
         start = model.weight.detach().clone().requires_grad_()
-        retain_loss = F.cross_entropy(retain[0] @ start.T, retain[1])
-        rise = retain_loss - F.cross_entropy(torch.tensor(logits["before"][1:]), retain[1])
-        assert (rise.item() > 0) == (strict < 0)
+        p, q = torch.tensor(logits["before"][1:]).softmax(1), (retain[0] @ start.T).softmax(1)
+        rise = (p / q).log()[:, 0] if loss == "labels" else (p * (p / q).log()).sum(1)
+        surrogate = rise.mean() - 0.25
+        assert (surrogate.item() > 0) == (strict < 0)
         objective = F.softplus((forget[0] @ start.T) @ torch.tensor([1.0, -1.0])).sum()
-        multiplier = 2 + 0.1 * strict
+        multiplier = 1 + 0.1 * strict
         value = {
-            "lagrangian": objective + multiplier * rise,
-            "penalty": objective + 10 / 2 * rise.relu() ** 2,
-            "augmented_lagrangian": objective + ((multiplier + 10 * rise).relu() ** 2 - multiplier**2) / 20,
+            "lagrangian": objective + multiplier * surrogate,
+            "penalty": objective + 10 / 2 * surrogate.relu() ** 2,
+            "augmented_lagrangian": objective + ((multiplier + 10 * surrogate).relu() ** 2 - multiplier**2) / 20,
         }[name]
         (slope,) = torch.autograd.grad(value, start)
 
@@ -177,7 +194,7 @@ class TestForgetSubjectToRetain:
         model = problem.streams.model
         step = {"forget": (IMAGES[:1, :3], ZERO[None]), "retain": (IMAGES[2:3, :3], ZERO[None])}
         Solver(problem, torch.optim.SGD(model.parameters(), lr=0.1), model).step(step)
-        problem.refit_margin(fall=3.0, rise=0.2)
+        problem.refit_margin(3.0, 0.2)
         save_tensors(problem.state_dict(), tmp_path / "problem.pt")
         other = build()
         other.load_state_dict(load_tensors(tmp_path / "problem.pt", ""))
@@ -215,19 +232,19 @@ class TestForgetSubjectToRetain:
 
 
 class TestMargin:
-    """ε is the original's loss plus a margin, refitted so that the loss may rise as far as accuracy may fall."""
+    """ε carries a margin, refitted so that the model may move as far as accuracy may fall."""
 
     def problem(self, aim=0.5):
         return forgetting(table((0.0, 0.0)), table((0.0, 0.0)), aim=aim)
 
     @pytest.mark.parametrize("start", [0.0, 3.0])
     def test_converges_where_the_fall_would_be_the_aim(self, start):
-        """With a loss that rises by 0.2 nats for each point that falls, wherever it is measured."""
+        """With 0.2 nats for each point that falls, wherever that is measured."""
         problem = self.problem(aim=0.5)
         problem.margin = torch.tensor(start)
         gaps = []
         for fall in (0.1, 4.0, 0.7, 0.3, 2.0, 0.5, 0.5, 0.6):
-            problem.refit_margin(fall=fall, rise=0.2 * fall)
+            problem.refit_margin(fall, 0.2 * fall)
             gaps.append(abs(problem.margin.item() - 0.1))
         assert all(later <= earlier + 1e-6 for earlier, later in zip(gaps, gaps[1:], strict=False))
         assert gaps[-1] < 0.02
@@ -235,54 +252,73 @@ class TestMargin:
     @pytest.mark.parametrize("fall", [0.0, -1.0])
     def test_does_not_shrink_while_no_accuracy_is_lost(self, fall):
         problem = self.problem()
-        for start, rise in ((0.3, 0.1), (0.3, 0.9)):
+        for start, measured in ((0.3, 0.1), (0.3, 0.9)):
             problem.margin = torch.tensor(start)
-            problem.refit_margin(fall=fall, rise=rise)
-            assert start - 1e-6 <= problem.margin.item() <= max(start, rise) + 1e-6
+            problem.refit_margin(fall, measured)
+            assert start - 1e-6 <= problem.margin.item() <= max(start, measured) + 1e-6
 
-    @pytest.mark.parametrize("rise", [0.0, -0.4])
-    def test_stays_while_the_loss_has_not_risen(self, rise):
+    INFINITE = pytest.mark.xfail(strict=True, reason="BUG: the margin is infinite for the rest of the run")
+
+    @pytest.mark.parametrize("measured", [math.nan, pytest.param(math.inf, marks=INFINITE)])
+    @pytest.mark.parametrize("fall", [50.0])
+    def test_a_diverged_epoch_leaves_it_a_number(self, measured, fall):
         problem = self.problem()
         problem.margin = torch.tensor(0.3)
-        problem.refit_margin(fall=2.0, rise=rise)
-        assert problem.margin.item() == pytest.approx(0.3)
-
-    @pytest.mark.xfail(strict=True, reason="BUG: one diverged epoch makes the margin NaN for the rest of the run")
-    @pytest.mark.parametrize("rise", [math.nan, math.inf])
-    @pytest.mark.parametrize("fall", [50.0, 0.0])
-    def test_a_diverged_epoch_leaves_it_a_number(self, rise, fall):
-        problem = self.problem()
-        problem.margin = torch.tensor(0.3)
-        problem.refit_margin(fall=fall, rise=rise)
+        problem.refit_margin(fall, measured)
         assert problem.margin.item() == pytest.approx(0.3)
 
 
-class TestRetainAgainstOriginal:
+class TestDivergence:
+    def test_is_the_rise_of_cross_entropy_against_the_originals_answers(self):
+        generator = torch.Generator().manual_seed(0)
+        before, now = torch.randn(2, 7, 4, generator=generator)
+        answers = before.softmax(1)
+        rise = F.cross_entropy(now, answers) - F.cross_entropy(before, answers)
+        divergence = RETAIN_LOSSES["original"]
+        torch.testing.assert_close(divergence(before, now, None), rise)
+        independent = torch.distributions.kl_divergence(
+            torch.distributions.Categorical(logits=before), torch.distributions.Categorical(logits=now)
+        )
+        torch.testing.assert_close(divergence(before, now, None), independent.mean())
+
+    def test_is_least_at_the_original(self):
+        """There it is 0 and flat: nothing of the budget is spent before anything is forgotten."""
+        logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        value = RETAIN_LOSSES["original"](logits.detach(), logits, None)
+        (slope,) = torch.autograd.grad(value, logits)
+        assert value.item() == pytest.approx(0, abs=1e-6) and slope.abs().max().item() == pytest.approx(0, abs=1e-6)
+
+    def test_certain_answers_are_no_nan(self):
+        certain, divergence = torch.tensor([[200.0, 0.0, -200.0]]), RETAIN_LOSSES["original"]
+        assert divergence(certain, certain, None).item() == 0 and divergence(certain, -certain, None).isfinite()
+
+
+class TestOriginal:
     @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
     def test_uses_the_originals_weights_for_ever(self, batch_norm):
-        model, (inputs, labels) = normalised(), streams_of()[1]
+        model, (inputs, _) = normalised(), streams_of()[1]
         twin = copy.deepcopy(model).train(batch_norm == "train")
         expected = copy.deepcopy(twin)(inputs).detach()
-        reference = RetainAgainstOriginal(model, CPU, batch_norm)
+        original = Original(model, CPU, batch_norm)
         streams = TwoStreams(model, CPU, batch_norm)
         streams.prepare(model)
         for _ in range(3):
-            loss, right = reference(inputs, labels)
-            assert loss.item() == pytest.approx(F.cross_entropy(expected, labels).item(), rel=1e-5)
-            assert right == (expected.argmax(1) == labels).sum()
-            assert not loss.requires_grad
+            logits = original(inputs)
+            torch.testing.assert_close(logits, expected)
+            assert not logits.requires_grad and not original.model[0].weight.requires_grad
             # The model goes its way, in the same memory.
             with torch.no_grad():
                 for parameter in model.parameters():
                     parameter.add_(1)
             streams(inputs, inputs)
-        for before, after in zip(twin.state_dict().values(), reference.original.state_dict().values(), strict=True):
+        for before, after in zip(twin.state_dict().values(), original.model.state_dict().values(), strict=True):
             assert torch.equal(before, after)
 
+    @pytest.mark.parametrize("loss", ["labels", "original"])
     @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
-    def test_an_unchanged_model_has_lost_nothing(self, batch_norm):
+    def test_an_unchanged_model_has_lost_nothing(self, batch_norm, loss):
         model, (forget, retain) = normalised(), streams_of()
-        problem = forgetting(model, copy.deepcopy(model), batch_norm=batch_norm, aim=0.5)
+        problem = forgetting(model, copy.deepcopy(model), batch_norm=batch_norm, aim=0.5, loss=loss)
         state = problem.compute_cmp_state(forget, retain)
         assert state.misc["constraint/violation"].item() == pytest.approx(-0.5)
         assert state.misc["constraint/surrogate"].item() == pytest.approx(0, abs=1e-6)

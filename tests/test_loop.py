@@ -14,7 +14,7 @@ from data.streams import CyclingLoader, PairedLoader
 from helper_functions.devices import Precision
 from helper_functions.loop import Cost, Phase, run_phase
 from optimizer.solver import Solver
-from unlearning.constrained import ForgetSubjectToRetain, RetainAgainstOriginal, TwoStreams
+from unlearning.constrained import RETAIN_LOSSES, ForgetSubjectToRetain, Original, TwoStreams
 from unlearning.targets import UnseenTarget
 
 
@@ -144,8 +144,11 @@ class TestTransfers:
         model, precision = nn.Linear(4, 3), Precision(torch.device("cpu"), torch.float32)
         target = UnseenTarget(torch.ones(5))
         target.refresh(torch.arange(5.0))
-        streams, reference = TwoStreams(model, precision, "frozen"), RetainAgainstOriginal(model, precision, "frozen")
-        problem = ForgetSubjectToRetain(streams, reference, target, 0.5, "augmented_lagrangian", 1.0, 10.0)
+        streams, original = TwoStreams(model, precision, "frozen"), Original(model, precision, "frozen")
+        problem = ForgetSubjectToRetain(
+            streams=streams, original=original, rise=RETAIN_LOSSES["original"], target=target, aim=0.5,
+            solver="augmented_lagrangian", multiplier=1.0, penalty_coefficient=10.0,
+        )  # fmt: skip
         solver = Solver(problem, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), model, max_grad_norm=1.0)
         data = [(torch.randn(4, 4), torch.tensor([0, 1, 2, 0])) for _ in range(6)]
         loader = PairedLoader(data, CyclingLoader(copy.deepcopy(data)))

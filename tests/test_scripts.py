@@ -202,8 +202,7 @@ class TestUnlearn:
         # Neither of the two models that it was given was made in this run.
         assert set(report["cost"]) == {"unlearned"}
         assert report["mean_gap"]["original"] == 0
-        with open(folder / "config.yaml") as file:
-            assert yaml.safe_load(file)["use_sam"] is True
+        assert yaml.safe_load((folder / "config.yaml").read_text())["use_sam"] is True
 
     def test_foreign_weights_and_lists_of_what_they_saw(self, original, tmp_path):
         (tmp_path / "foreign.pt").write_bytes((original.folder / "model.pt").read_bytes())
@@ -281,11 +280,11 @@ class TestResume:
     # 11 steps an epoch for the original, 10 for the retrained model, 5 for each of the three epochs of unlearning.
     KILLED_AT = {
         "the original's first epoch": 5,
-        "its second epoch": 11 + 5,
-        "the retrained model's first epoch, the original done": 11 + 3,
-        "its second epoch": 10 + 3,
+        "the original's second epoch": 11 + 5,
+        "the retrained model's first epoch": 11 + 3,
+        "the retrained model's second epoch": 10 + 3,
         "the first epoch of forgetting": 10 + 3,
-        "the second": 5 + 2,
+        "the second epoch of forgetting": 5 + 2,
         "constrained fine-tuning": 5 + 3,
     }
 
@@ -307,11 +306,8 @@ class TestResume:
         assert ours["models"] == theirs["models"] and ours["verdict"] == theirs["verdict"]
         for name, cost in ours["cost"].items():
             assert cost["gradient_steps"] == theirs["cost"][name]["gradient_steps"]
-        for run_folder in (folder, quickstart.folder):
-            with open(run_folder / "config.yaml") as file:
-                assert yaml.safe_load(file) | {"log_dir": None} == yaml.safe_load(
-                    (quickstart.folder / "config.yaml").read_text()
-                ) | {"log_dir": None}
+        configs = [yaml.safe_load((path / "config.yaml").read_text()) for path in (folder, quickstart.folder)]
+        assert configs[0] == configs[1] | {"log_dir": str(tmp_path)}
 
     def test_train_goes_on_after_an_interruption(self, original, tmp_path):
         flags = ("--config_file", original.folder / "config.yaml", "--log_dir", tmp_path)
@@ -369,26 +365,31 @@ def switch_off_the_safeguard() -> None:
 
 
 def pretend_cifar100(weight_path: str) -> None:
-    """In this process ten colours take the place of CIFAR-100, and a ResNet-18 that knows them is saved."""
+    """In this process ten colours take the place of CIFAR-100, and a ResNet-18 that knows them is saved.
+
+    Checkpoints are left out, as they take more time than everything else.
+    """
     import data.arguments
     from data.datasets import Dataset
+    from helper_functions.record import RunRecord
     from models import get_model
 
     draw = torch.Generator().manual_seed(0)
-    labels = torch.arange(10).repeat(28)
+    labels = torch.arange(10).repeat(14)
     colours = torch.randint(0, 256, (10, 3, 1, 1), generator=draw)
     noise = torch.randint(-20, 21, (len(labels), 3, 32, 32), generator=draw)
     images = (colours[labels] + noise).clamp(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
     names, half = tuple(map(str, range(10))), (0.5, 0.5, 0.5)
-    dataset = Dataset("cifar100", images, labels, names, num_train=200, mean=half, std=half)
+    dataset = Dataset("cifar100", images, labels, names, num_train=100, mean=half, std=half)
     data.arguments.load_dataset = lambda *_, **__: dataset
+    RunRecord.save_checkpoint = lambda *_: None
 
     torch.manual_seed(0)
     model = get_model("resnet18", 10).eval()
     body = torch.nn.Sequential(*list(model.children())[:-1], torch.nn.Flatten())
     with torch.no_grad():
-        features = torch.cat([body(images[:200] / 127.5 - 1), torch.ones(200, 1)], 1)
-        goals = 10.0 * torch.nn.functional.one_hot(labels[:200])
+        features = torch.cat([body(images[:100] / 127.5 - 1), torch.ones(100, 1)], 1)
+        goals = 10.0 * torch.nn.functional.one_hot(labels[:100])
         head = torch.linalg.lstsq(features, goals, driver="gelsd").solution
         model.fc.weight.copy_(head[:-1].T)
         model.fc.bias.copy_(head[-1])

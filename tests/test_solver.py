@@ -157,7 +157,7 @@ class TestHalfSpace:
             problem = Convex(Point([0.0, 0.0]), distance, [plane, lambda x: -plane(x)], solver, penalty_coefficient=0.5)
         else:
             problem = Equality(Point([0.0, 0.0]), distance, [plane], solver, penalty_coefficient=0.5)
-        solve(problem, steps=150)
+        solve(problem, steps=150, learning_rate=0.15)
         wanted = ((NORMAL @ GOAL) - offset).item() / SQUARE
         found = problem.multiplier_values()
         assert (found[0] - found[1] if kind == "pair" else found[0]).item() == pytest.approx(wanted, abs=1e-3)
@@ -268,6 +268,15 @@ class TestProxyConstraints:
             solve(problem, steps=1, learning_rate=0.01)
             assert problem.point.x.item() == pytest.approx(0.2 - 0.01 * 10 * 0.2)
 
+    @pytest.mark.parametrize("strict", [0.5, -0.5])
+    @pytest.mark.parametrize(("start", "share"), [(0.0, 1.0), (0.5, 1.0), (1.0, 1.0), (40.0, 40.0)])
+    def test_a_multiplier_above_1_moves_in_proportion(self, start, share, strict):
+        """So that it finds its order of magnitude; below 1 it moves plainly, so that 0 is no trap."""
+        pair = (lambda x: x.sum(), lambda x: torch.tensor(strict))
+        problem = Convex(Point([0.0]), lambda x: 0 * x.sum(), [pair], "lagrangian", multiplier=start)
+        solve(problem, steps=1, dual_learning_rate=0.1)
+        assert problem.multiplier_values().item() == pytest.approx(max(0.0, start + 0.1 * share * strict))
+
     def test_a_multiplier_never_turns_negative(self):
         problem = Convex(Point([0.0]), lambda x: x.sum(), [(lambda x: x.sum(), lambda x: x.sum() - 100)], "lagrangian")
         solve(problem, steps=3)
@@ -292,14 +301,14 @@ class TestGrowPenalty:
 
 class TestSAM:
     def problem(self, solver="lagrangian"):
-        return Convex(Point([0.5, 1.5]), distance, [half_space], solver, multiplier=2.0, penalty_coefficient=0.5)
+        return Convex(Point([0.5, 1.5]), distance, [half_space], solver, multiplier=0.8, penalty_coefficient=0.5)
 
     def test_one_step_by_hand(self):
         """Dual step on the first pass, ascent along the Lagrangian, descent with the gradient found there."""
         problem, start = self.problem(), torch.tensor([0.5, 1.5])
         primal = SAM(problem.point.parameters(), torch.optim.SGD, rho=0.3, lr=0.1)
         Solver(problem, primal, problem.point, dual_learning_rate=0.2).roll()
-        multiplier = 2 + 0.2 * half_space(start).item()
+        multiplier = 0.8 + 0.2 * half_space(start).item()
 
         def slope(x):
             return x - GOAL + multiplier * NORMAL

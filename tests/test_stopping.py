@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from helper_functions.devices import Precision
 from helper_functions.record import RunRecord
 from unlearning.arguments import UnlearnArgs
+from unlearning.constrained import RETAIN_LOSSES
 from unlearning.examination import Examination, Findings, matching_weights, paired_fall
 from unlearning.stopping import STOP_CRITERIA
 from unlearning.targets import ChanceTarget
@@ -115,7 +116,7 @@ class TestIsBetter:
         assert is_better(near, far) and not is_better(far, near)
 
     def test_equally_near_are_told_apart_by_validation(self):
-        better, worse = epoch_of(distance=0.105, validation=91), epoch_of(distance=0.1, validation=90)
+        better, worse = epoch_of(distance=0.108, validation=91), epoch_of(distance=0.105, validation=90)
         assert is_better(better, worse) and not is_better(worse, better)
 
     @settings(deadline=None)
@@ -154,7 +155,7 @@ class QuietRecord(RunRecord):
 class TestRewind:
     """A whole run with scripted figures: only the choice is under test."""
 
-    def run(self, script, tmp_path, finetune=0):
+    def run(self, script, tmp_path, finetune=0, target="chance", on_checkpoint=lambda unlearning: None):
         torch.manual_seed(0)
         generator = torch.Generator().manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
@@ -163,7 +164,9 @@ class TestRewind:
             name: DataLoader(TensorDataset(images, labels), 6) for name in ("retain", "forget", "unseen", "validation")
         }
         args = UnlearnArgs(num_epochs=len(script) - finetune, finetune_num_epochs=finetune, learning_rate=0.01)
-        unlearning = Unlearning(model, loaders, args, "chance", CPU, QuietRecord(tmp_path))
+        record = QuietRecord(tmp_path)
+        record.save_checkpoint = lambda content: on_checkpoint(unlearning)
+        unlearning = Unlearning(model, loaders, args, target, CPU, record)
         self.start = {name: value.clone() for name, value in model.state_dict().items()}
         self.measured, real, figures = [], unlearning.examination, iter(script)
 
@@ -204,7 +207,7 @@ class TestRewind:
         assert not self.model.training
 
     def test_without_a_feasible_epoch_the_nearest_to_feasible_is_kept_and_none_chosen(self, tmp_path):
-        script = [epoch_of(feasible=0, bound=bound) for bound in (1.9, 1.2, 1.5)]
+        script = [{**epoch_of(feasible=0, bound=bound), "constraint/fall": 1.1} for bound in (1.9, 1.2, 1.5)]
         outcome = self.run(script, tmp_path)
         assert outcome.chosen is None and self.is_at(2)
 
@@ -214,6 +217,20 @@ class TestRewind:
         outcome = self.run(script, tmp_path)
         assert outcome.chosen is None
         assert not all(torch.equal(value, self.start[name]) for name, value in self.model.state_dict().items())
+
+
+    @pytest.mark.xfail(strict=True, reason="BUG: after going back, the goals are the losses of weights that are gone")
+    def test_goals_are_those_of_the_weights_gone_back_to(self, tmp_path):
+        goals = []
+
+        def on_checkpoint(unlearning):
+            now = unlearning.examination.losses(unlearning.model, "unseen")
+            goals.append((unlearning.target.losses.sort().values, now.sort().values))
+
+        script = [{**epoch_of(feasible=0, bound=92.0), "constraint/fall": 90.0}]
+        self.run(script, tmp_path, target="unseen", on_checkpoint=on_checkpoint)
+        ((found, expected),) = goals
+        torch.testing.assert_close(found, expected)
 
 
 class TestPairedFall:
@@ -271,6 +288,10 @@ class TestMatchingWeights:
             assert sum(here) == pytest.approx(expected, abs=1e-5)
 
 
+def examination_of(model, loaders, loss="labels") -> Examination:
+    return Examination(model, loaders, CPU, seed=0, rise=RETAIN_LOSSES[loss])
+
+
 class TestExamination:
     IMAGES = torch.eye(12).reshape(12, 1, 3, 4)
     LABELS = torch.arange(12) % 3
@@ -289,8 +310,9 @@ class TestExamination:
         parts = {"retain": range(6), "forget": [6, 7, 9], "unseen": [8, 10, 11], "validation": [8, 10, 11]}
         return {name: self.loader(list(indices), **options) for name, indices in parts.items()}
 
+    @pytest.mark.parametrize("loss", ["labels", "original"])
     @pytest.mark.parametrize("shuffle", [False, True])
-    def test_figures_by_hand(self, shuffle):
+    def test_figures_by_hand(self, shuffle, loss):
         """Of six retain images the model loses two and wins one that the original had wrong."""
         generator = torch.Generator().manual_seed(0)
         original = 6 * torch.nn.functional.one_hot(self.LABELS, 3) + torch.randn(12, 3, generator=generator)
@@ -299,23 +321,24 @@ class TestExamination:
         now[[0, 1]], now[5] = torch.tensor([0.0, 0, 5]), torch.tensor([0.0, 0, 1])
         now[[6, 7]] = torch.tensor([0.0, 0, 3])
         target = ChanceTarget(3, 1.0)
-        examination = Examination(self.model(original), self.loaders(shuffle=shuffle), CPU, 0)
+        examination = examination_of(self.model(original), self.loaders(shuffle=shuffle), loss)
         figures = examination(self.model(now), target, budget=20.0).figures
-        loss = nn.CrossEntropyLoss()
         assert figures["constraint/fall"] == pytest.approx(100 / 6, abs=1e-4)
         assert figures["constraint/fall_bound"] == pytest.approx(100 / 6, abs=1e-4)
         assert figures["constraint/feasible"] == 1
         assert examination(self.model(now), target, budget=16.0).figures["constraint/feasible"] == 0
         assert figures["retain/top1"] == pytest.approx(100 * 4 / 6, abs=1e-4)
         assert figures["forget/top1"] == pytest.approx(100 / 3, abs=1e-4)
-        rise = loss(now[:6], self.LABELS[:6]) - loss(original[:6], self.LABELS[:6])
-        assert figures["retain/rise"] == pytest.approx(rise.item(), abs=1e-5)
+        assert figures["retain/loss"] == pytest.approx(nn.CrossEntropyLoss()(now[:6], self.LABELS[:6]).item(), rel=1e-5)
+        p, q = original[:6].softmax(1), now[:6].softmax(1)
+        rise = (p / q).log()[range(6), self.LABELS[:6]] if loss == "labels" else (p * (p / q).log()).sum(1)
+        assert figures["retain/rise"] == pytest.approx(rise.mean().item(), rel=1e-4)
         assert figures["forget/distance"] == pytest.approx(1 / 3)
         assert examination.of_original(target, 0.0).figures["constraint/fall"] == 0
 
     def test_right_by_chance_with_numbers_that_are_none_is_not_feasible(self):
         logits = 6.0 * torch.nn.functional.one_hot(self.LABELS, 3)
-        examination = Examination(self.model(logits), self.loaders(), CPU, 0)
+        examination = examination_of(self.model(logits), self.loaders())
         broken = self.model(logits)
         nn.init.constant_(broken[1].weight, math.nan)
         assert examination(broken, ChanceTarget(3, 1.0), budget=100.0).figures["constraint/feasible"] == 0
@@ -327,7 +350,7 @@ class TestExamination:
         model[2].eval()
         before = {name: value.clone() for name, value in model.state_dict().items()}
         modes = [module.training for module in model.modules()]
-        examination = Examination(model, self.loaders(), CPU, 0)
+        examination = examination_of(model, self.loaders())
         examination(model, ChanceTarget(3, 1.0), 1.0)
         examination.losses(model, "unseen")
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -336,14 +359,27 @@ class TestExamination:
     def test_classes_that_no_retain_image_has_are_the_forgotten_ones(self):
         loaders = self.loaders() | {"retain": self.loader([0, 3, 6]), "forget": self.loader([1, 4, 9])}
         logits = torch.nn.functional.one_hot(self.LABELS, 3).float()
-        assert Examination(self.model(logits), loaders, CPU, 0).forgotten_classes().tolist() == [1]
+        assert examination_of(self.model(logits), loaders).forgotten_classes().tolist() == [1]
 
     @pytest.mark.xfail(strict=True, reason="BUG: a class counts as forgotten when the sample of retain images lacks it")
     def test_a_class_outside_of_the_retain_sample_is_not_forgotten(self, monkeypatch):
         monkeypatch.setattr("unlearning.examination.RETAIN_SAMPLE", 2)
         loaders = self.loaders() | {"retain": self.loader([0, 3, 1]), "forget": self.loader([2, 4])}
         logits = torch.nn.functional.one_hot(self.LABELS, 3).float()
-        assert Examination(self.model(logits), loaders, CPU, 0).forgotten_classes().tolist() == [2]
+        assert examination_of(self.model(logits), loaders).forgotten_classes().tolist() == [2]
+
+    @pytest.mark.xfail(strict=True, reason="BUG: the data set's size is taken for that of the part a sampler draws")
+    def test_a_sampler_over_part_of_a_data_set_is_the_population(self):
+        """With every one of the six measured, the bound is the fall itself."""
+        generator = torch.Generator().manual_seed(0)
+        original = torch.randn(12, 3, generator=generator)
+        dataset = TensorDataset(self.IMAGES, self.LABELS)
+        sampler = torch.utils.data.SubsetRandomSampler(range(6), generator)
+        loaders = self.loaders() | {"retain": DataLoader(dataset, 2, sampler=sampler)}
+        figures = examination_of(self.model(original), loaders)(
+            self.model(original.roll(1, dims=1)), ChanceTarget(3, 1.0), 1.0
+        ).figures
+        assert figures["constraint/fall_bound"] == figures["constraint/fall"]
 
     @pytest.mark.xfail(strict=True, reason="BUG: a shuffling loader changes its order, and its weights do not")
     def test_a_shuffled_loader_is_measured_like_one_that_is_not(self):
@@ -355,7 +391,7 @@ class TestExamination:
         for shuffle in (False, True):
             validation = self.loader(list(range(12)), shuffle)
             loaders = self.loaders() | {"forget": self.loader([2, 5, 8]), "validation": validation}
-            examination = Examination(model, loaders, CPU, 0)
+            examination = examination_of(model, loaders)
             target = Weighted()
             distances += [examination(model, target, 1.0).figures["forget/distance"] for _ in range(3)]
         assert distances == pytest.approx(distances[:1] * 6, abs=1e-4)

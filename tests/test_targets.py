@@ -223,13 +223,21 @@ class TestUnseenDistance:
 
 
 class TestUnseenObjective:
-    def test_is_half_the_mean_squared_shortfall_of_ranks(self):
+    def test_is_half_the_mean_squared_shortfall_of_ranks_up_to_a_nat(self):
         """Ranked 0.1, 0.4, 3 against 0.2, 1, 2: short of 0.1, 0.6 and nothing, whatever the order."""
         for order in ([0, 1, 2], [2, 0, 1]):
             logits, labels = logits_of(np.array([0.1, 0.4, 3.0])[order])
             objective, reached = unseen([2.0, 0.2, 1.0]).objective(logits, labels)
             assert objective.item() == pytest.approx((0.1**2 + 0.6**2) / 6)
             assert reached.item() == pytest.approx(1 / 3)
+
+    def test_beyond_a_nat_it_grows_in_proportion(self):
+        """A few quantiles far away must not rule the gradient (Huber 1964)."""
+        values = []
+        for goal in (3.0, 4.0, 5.0):
+            logits, labels = logits_of([0.5])
+            values.append(unseen([goal]).objective(logits, labels)[0].item())
+        assert values[2] - values[1] == pytest.approx(values[1] - values[0]) and values[0] == pytest.approx(2.5 - 0.5)
 
     def test_equal_means_are_no_loophole(self):
         """Half of the images far up and half of them back at zero have the unseen losses' mean, and not their law."""

@@ -29,12 +29,15 @@ class UnlearnArgs:
     (mislabelled sets)."""
     chance_margin: PositiveFloat = 1.5
     """Target chance: the loss on the given label that is enough, in multiples of log K."""
+    retain_loss: Literal["auto", "labels", "original"] = "auto"
+    """What the differentiable side of the budget compares with: the labels, or the original's own answers; auto is
+    original for target unseen, else labels."""
     solver: Literal[*SOLVERS] = "lagrangian"
     """Quadratic penalty, Lagrangian, or both."""
     learning_rate: PositiveFloat = 0.01
     """Of the weights; a run that leaves its budget halves it, one that hardly moves doubles it."""
-    dual_learning_rate: PositiveFloat = 0.1
-    """Of the multiplier, for each point of violation and 128 forget images."""
+    dual_learning_rate: PositiveFloat = 0.03
+    """Of the multiplier, as a share of it, for each point of violation and 128 forget images."""
     multiplier: NonNegativeFloat = 10.0
     """First value of the multiplier: a warm start, which lets the forget loss pull only as the budget allows."""
     penalty_coefficient: PositiveFloat | None = None

@@ -6,6 +6,7 @@ Stage 2: min L_r(θ) subject to the forget data's distance from its target ≤ t
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import cooper
@@ -53,36 +54,61 @@ class TwoStreams:
                 return self.model(forget).float(), retain_logits
 
 
-class RetainAgainstOriginal:
-    """How far retain accuracy and retain loss are from the original model's on the same inputs.
+class Original:
+    """The frozen original model, asked for its answers on each retain batch in a pass without gradient.
 
-    A no-gradient pass of the frozen original on each retain batch; the original is put into the same batch-norm mode
-    as the model, so that the two differ in their weights alone.
+    It is put into the same batch-norm mode as the model, so that the two differ in their weights alone.
     """
 
     def __init__(self, model: nn.Module, precision: Precision, batch_norm: BatchNormMode) -> None:
-        self.original = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
         if batch_norm == "train":
-            self.original.train()
+            self.model.train()
         self.precision = precision
 
-    def __call__(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss and number of right answers of the original, both 0-d."""
-        with torch.no_grad(), no_running_stats_update(self.original), self.precision.autocast():
-            logits = self.original(inputs).float()
-        return F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().sum()
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Float32 logits `[B, K]`."""
+        with torch.no_grad(), no_running_stats_update(self.model), self.precision.autocast():
+            return self.model(inputs).float()
+
+
+def rise_on_labels(original_logits: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy on the labels, less the original's on the same inputs, in nats, 0-d.
+
+    Args:
+        original_logits: `[B, K]`.
+        logits: `[B, K]`.
+        labels: `[B]`.
+    """
+    return F.cross_entropy(logits, labels) - F.cross_entropy(original_logits, labels)
+
+
+def rise_on_original(original_logits: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy against the original's own answers, less the original's: KL(original || model), in nats, 0-d.
+
+    Arguments as for `rise_on_labels`; the labels play no part.
+    """
+    return F.kl_div(logits.log_softmax(1), original_logits.log_softmax(1), log_target=True, reduction="batchmean")
+
+
+# Which answers the retain loss compares with. The original's are the better record of what is to be kept: its gradient
+# is zero there, so that nothing of the budget is spent before anything is forgotten. But where labels or classes have
+# to go, the original's answers are part of what is wrong.
+RETAIN_LOSSES = {"labels": rise_on_labels, "original": rise_on_original}
+OWN_RETAIN_LOSS = {"unseen": "original", "zero": "labels", "chance": "labels"}
 
 
 class ForgetSubjectToRetain(Problem):
     """Stage 1: the target's objective on forget data, with the retain budget as its constraint.
 
-    The strict violation, which moves the multiplier, is the smoothed fall of retain accuracy minus `aim`, in points;
-    the violation that is differentiated is the retain loss minus ε, ε the original's loss on the same inputs plus
-    `margin` (proxy constraints: Cotter et al. 2019).
+    The strict violation, which moves the multiplier, is the smoothed fall of retain accuracy minus `aim`, in points.
+    The violation that is differentiated is the retain loss minus ε, ε the original's retain loss on the same inputs
+    plus `margin` (proxy constraints: Cotter et al. 2019).
 
     Args:
         streams: the model's forward passes.
-        reference: the original's loss and right answers on a retain batch.
+        original: its answers on a retain batch.
+        rise: one of `RETAIN_LOSSES`, the retain loss less the original's.
         target: from `unlearning.targets`.
         aim: accuracy points that may be lost while training; below the budget, to leave room for its noise.
         solver: the constraint's formulation.
@@ -93,7 +119,8 @@ class ForgetSubjectToRetain(Problem):
     def __init__(
         self,
         streams: TwoStreams,
-        reference: RetainAgainstOriginal,
+        original: Original,
+        rise: Callable[[Tensor, Tensor, Tensor], Tensor],
         target,
         aim: float,
         solver: SolverName,
@@ -103,7 +130,8 @@ class ForgetSubjectToRetain(Problem):
         super().__init__()
         device = streams.precision.device
         self.streams = streams
-        self.reference = reference
+        self.original = original
+        self.rise = rise
         self.target = target
         self.aim = aim
         self.margin = torch.zeros((), device=device)
@@ -114,12 +142,11 @@ class ForgetSubjectToRetain(Problem):
         """Objective and constraint on one batch of each stream."""
         forget_logits, retain_logits = self.streams(forget[0], retain[0])
         objective, reached = self.target.objective(forget_logits, forget[1])
-        retain_loss = F.cross_entropy(retain_logits, retain[1])
-        original_loss, original_right = self.reference(*retain)
-        right = (retain_logits.detach().argmax(1) == retain[1]).float().sum()
-        smoothed = self._smooth((original_right - right) * (100 / len(retain[1])), len(retain[1]))
+        original_logits = self.original(retain[0])
+        fall = 100 * (_right(original_logits, retain[1]) - _right(retain_logits, retain[1]))
+        smoothed = self._smooth(fall, len(retain[1]))
         fall = smoothed[0] / smoothed[1]
-        violation = retain_loss - original_loss - self.margin
+        violation = self.rise(original_logits, retain_logits, retain[1]) - self.margin
         state = cooper.ConstraintState(
             violation=violation,
             strict_violation=fall - self.aim,
@@ -129,7 +156,7 @@ class ForgetSubjectToRetain(Problem):
             "forget/objective": objective.detach(),
             "forget/batch_loss": F.cross_entropy(forget_logits.detach(), forget[1]),
             "forget/reached": reached,
-            "retain/batch_loss": retain_loss.detach(),
+            "retain/batch_loss": F.cross_entropy(retain_logits.detach(), retain[1]),
             "constraint/violation": fall - self.aim,
             "constraint/surrogate": violation.detach(),
             **dual_figures(self.budget),
@@ -142,18 +169,15 @@ class ForgetSubjectToRetain(Problem):
         """Take over the smoothed fall of accuracy."""
         self.smoothed = state.misc.pop("smoothed")
 
-    def refit_margin(self, fall: float, rise: float) -> None:
+    def refit_margin(self, fall: float, measured: float) -> None:
         """Move the margin towards the rise of retain loss at which the fall of accuracy would be `aim`.
 
         Args:
-            fall: of retain accuracy so far, measured, in points.
-            rise: of retain loss so far, measured on the same images, in nats.
+            fall: of retain accuracy so far, in points.
+            measured: rise of the retain loss so far on the same images, in nats.
         """
-        if rise <= 0:
-            return
-        # Where no accuracy is lost yet, the loss may rise at least as far as it has.
-        proposed = rise * self.aim / fall if fall > 0 else max(rise, self.margin.item())
-        self.margin = (self.margin + proposed) / 2
+        if measured > 0 and fall > 0:
+            self.margin = (self.margin + measured * self.aim / fall) / 2
 
     def forget_history(self) -> None:
         """Begin the smoothing anew."""
@@ -219,6 +243,10 @@ class RetainSubjectToForget(Problem):
             **dual_figures(self.forgotten),
         }
         return cooper.CMPState(loss=retain_loss, observed_constraints={self.forgotten: state}, misc=misc)
+
+
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.detach().argmax(1) == labels).float().mean()
 
 
 def dual_figures(constraint: cooper.Constraint) -> dict[str, Tensor]:

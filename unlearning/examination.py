@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -60,10 +60,18 @@ class Examination:
         loaders: `retain`, `forget`, `unseen` and `validation`, sized iterables of `(inputs, labels)`.
         precision: device and dtype.
         seed: of the fixed sample of retain images.
+        rise: retain loss less the original's, from logits `[n, K]` of the original and of the model, and labels `[n]`.
     """
 
-    def __init__(self, model: nn.Module, loaders: dict[str, Iterable], precision: Precision, seed: int) -> None:
-        self.precision = precision
+    def __init__(
+        self,
+        model: nn.Module,
+        loaders: dict[str, Iterable],
+        precision: Precision,
+        seed: int,
+        rise: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> None:
+        self.precision, self.rise = precision, rise
         self.views = {name: evaluation_view(loader) for name, loader in loaders.items() if name != "retain"}
         self.views["retain"] = evaluation_view(loaders["retain"], RETAIN_SAMPLE, seed)
         self._original = {name: predict(model, view, precision) for name, view in self.views.items()}
@@ -71,7 +79,6 @@ class Examination:
         self.forget_labels = self._original["forget"][1]
         self.retain_labels = self._original["retain"][1]
         self.original_right = self._original["retain"][0].argmax(1) == self.retain_labels
-        self.original_loss = F.cross_entropy(*self._original["retain"])
         self.retain_images = max(_size(loaders["retain"]), len(self.retain_labels))
         self.unseen_weights = self._matching("unseen")
         self.validation_weights = self._matching("validation")
@@ -108,7 +115,7 @@ class Examination:
         right = outputs["retain"][0].argmax(1) == self.retain_labels
         fall, bound = paired_fall(self.original_right, right, self.retain_images)
         figures |= {
-            "retain/rise": (losses["retain"].mean() - self.original_loss).item(),
+            "retain/rise": self.rise(self._original["retain"][0], *outputs["retain"]).item(),
             "constraint/fall": fall,
             "constraint/fall_bound": bound,
             # Logits that are no numbers can still be right by chance.

@@ -36,7 +36,8 @@ class Safeguard:
         self.keep()
 
     def keep(self) -> None:
-        """Take the present state for good."""
+        """Take the present weights and multipliers for good."""
+        self._multipliers = [multiplier.weight.detach().clone() for multiplier in self.solver.cmp.multipliers()]
         self._weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def watch(self, violation: float, step: int) -> bool:
@@ -72,17 +73,26 @@ class Safeguard:
     @torch.no_grad()
     def _weigh_more(self) -> None:
         problem = self.solver.cmp
-        for multiplier in problem.multipliers():
-            multiplier.weight.copy_(multiplier.weight.clamp(min=1) * 2)
+        # Twice what it was when all was well: what it climbed to since is the runaway's echo.
+        for multiplier, value in zip(problem.multipliers(), self._multipliers, strict=True):
+            multiplier.weight.copy_(value.clamp(min=1) * 2)
+        self._multipliers = [multiplier.weight.detach().clone() for multiplier in problem.multipliers()]
         for coefficient in problem.penalty_coefficients():
             coefficient.value = coefficient.value * 2
         problem.forget_history()
 
     def state_dict(self) -> dict:
         """Scale, events and the last good state."""
-        return {"scale": self.scale, "ceiling": self.ceiling, "events": self.events, "weights": self._weights}
+        return {
+            "scale": self.scale,
+            "ceiling": self.ceiling,
+            "events": self.events,
+            "weights": self._weights,
+            "multipliers": self._multipliers,
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Inverse of `state_dict`; the learning rates come back with the schedule's own state."""
         self.scale, self.ceiling = state["scale"], state["ceiling"]
         self.events, self._weights = list(state["events"]), state["weights"]
+        self._multipliers = state["multipliers"]

@@ -23,6 +23,8 @@ PENALTY_GROWTH = 2.0
 DUAL_BATCH = 128
 # Strict violation, in points or budgets, whichever is more, from which on a stage counts as running away.
 RUNAWAY = 2.0
+# Share of the original's distance from the target that counts as a long way.
+FAR = 0.5
 
 
 @dataclasses.dataclass
@@ -98,6 +100,7 @@ class Stage:
         return figures
 
     def _on_interval(self, figures: dict[str, float], step: int) -> None:
+        figures["constraint/step_scale"] = self.safeguard.scale
         self.record.scalars({**figures, "learning_rate": self.schedule.get_last_lr()[0]}, step)
         # One value that is no number spoils all later ones, whichever figure shows it first.
         sound = all(math.isfinite(value) for value in figures.values())
@@ -113,12 +116,12 @@ class Stage:
         findings = self.examine()
         figures = findings.figures
         if self.stage.aim is not None:
-            self._adapt(figures, epoch)
+            self._adapt(figures)
         stop = self.report(findings, epoch)
         self.stage.problem.streams.prepare(self.model)
         return stop
 
-    def _adapt(self, figures: dict[str, float], epoch: int) -> None:
+    def _adapt(self, figures: dict[str, float]) -> None:
         """Penalty, margin, step size and the last good state from what was measured."""
         for constraint in self.stage.problem.constraints():
             grow_penalty(constraint, figures["constraint/fall_bound"] - self.args.retain_budget, PENALTY_GROWTH)
@@ -128,8 +131,9 @@ class Stage:
             self._watch(violation if math.isfinite(figures["retain/loss"]) else math.nan, self.cost.gradient_steps)
             return
         self.safeguard.keep()
-        way_left = max(0.5, 1 - epoch / self.stage.num_epochs)
-        if figures["forget/distance"] > way_left * self.start_distance:
+        far = figures["forget/distance"] > FAR * self.start_distance
+        # With accuracy left to spend and a long way to go, it is the step that holds the run up.
+        if far and figures["constraint/fall"] < self.stage.aim / 2:
             self.safeguard.hurry()
 
     def state_dict(self) -> dict:

@@ -145,11 +145,14 @@ class UnseenTarget:
         return goals
 
     def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Half the mean squared shortfall of ranked losses, and the share of images without one, both 0-d."""
+        """Mean Huber loss of the ranked losses' shortfall, and the share of images without one, both 0-d.
+
+        Squared up to one nat, linear beyond: the few images whose quantile is far away would else rule the gradient.
+        """
         losses = F.cross_entropy(logits, labels, reduction="none")
         goals = self._goals(losses.detach(), self.losses, self.weights)
         shortfall = (goals - losses).relu()
-        return shortfall.square().mean() / 2, (shortfall == 0).float().mean()
+        return F.huber_loss(shortfall, torch.zeros_like(shortfall)), (shortfall == 0).float().mean()
 
     def distance(self, logits: Tensor, labels: Tensor, reference_losses: Tensor, reference_weights: Tensor) -> float:
         """Wasserstein-2 distance, in nats, from the losses of a reference sample; too high counts like too low."""

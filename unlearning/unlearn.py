@@ -12,14 +12,21 @@ from helper_functions.loop import Cost
 from helper_functions.record import RunRecord
 from models.reinitialise import reinitialised
 from unlearning.arguments import UnlearnArgs
-from unlearning.constrained import ForgetSubjectToRetain, RetainAgainstOriginal, RetainSubjectToForget, TwoStreams
+from unlearning.constrained import (
+    OWN_RETAIN_LOSS,
+    RETAIN_LOSSES,
+    ForgetSubjectToRetain,
+    Original,
+    RetainSubjectToForget,
+    TwoStreams,
+)
 from unlearning.examination import Examination, Findings
 from unlearning.stage import Stage, StageSettings
 from unlearning.stopping import STOP_CRITERIA
 from unlearning.targets import ChanceTarget, UnseenTarget, ZeroTarget
 
 # Part of the budget that training aims at; the rest is room for the noise of what it measures.
-AIMED_SHARE = 0.5
+AIMED_SHARE = 0.6
 # Objective that fine-tuning may leave on the forget data.
 FINETUNE_TOLERANCE = 0.01
 # Epochs whose distances to the target differ by less than this are told apart by validation accuracy.
@@ -96,14 +103,16 @@ class Unlearning:
         self.log_interval = log_interval
         self.cost = Cost()
         self.watch = self.cost.stopwatch()
-        self.examination = Examination(model, loaders, precision, seed)
+        loss = OWN_RETAIN_LOSS[target] if args.retain_loss == "auto" else args.retain_loss
+        self.rise = RETAIN_LOSSES[loss]
+        self.examination = Examination(model, loaders, precision, seed, self.rise)
         self.target = build_target(target, self.examination, args)
         self.original = self.examination.of_original(self.target, args.retain_budget).figures
         if args.stop_criterion == "confusion":
             fresh = self.examination.losses(reinitialised(model), "forget")
             self.original["reinitialised/forget_loss"] = fresh.mean().item()
         self.streams = TwoStreams(model, precision, args.bn)
-        self.reference = RetainAgainstOriginal(model, precision, args.bn)
+        self.frozen = Original(model, precision, args.bn)
         self.loader = PairedLoader(loaders["forget"], CyclingLoader(loaders["retain"]))
         self.epochs: list[dict[str, float]] = []
         self.chosen = 0
@@ -131,8 +140,9 @@ class Unlearning:
     def _forget(self) -> StageSettings:
         args, aim = self.args, AIMED_SHARE * self.args.retain_budget
         problem = ForgetSubjectToRetain(
-            self.streams, self.reference, self.target, aim, args.solver, args.multiplier, args.penalty_coefficient
-        )
+            self.streams, self.frozen, self.rise, self.target, aim,
+            args.solver, args.multiplier, args.penalty_coefficient,
+        )  # fmt: skip
         return StageSettings("forget", problem, args.num_epochs, aim)
 
     def _finetune(self) -> StageSettings:
