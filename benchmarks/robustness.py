@@ -94,7 +94,8 @@ def _read(path: Path) -> dict[str, dict]:
 
 def _main(args: Args, **flags) -> dict:
     torch.set_num_threads(1)
-    argv = ["--config_file", args.config_file_of_runs, "--log_dir", args.log_dir, "--figures", "False"]
+    flags = {"log_dir": args.log_dir, "figures": False, "retrain": False, **flags}
+    argv = ["--config_file", args.config_file_of_runs]
     for name, value in flags.items():
         argv += [f"--{name}", str(value)]
     with contextlib.redirect_stdout(io.StringIO()):

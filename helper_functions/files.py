@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def load_config(path: Path) -> dict:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise UserError(f"{path}: the configuration cannot be read ({reason})") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError) as error:  # as PyYAML builds values
         raise UserError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path}: a configuration is a mapping of names to values, one `name: value` a line")
@@ -96,17 +97,35 @@ def save_tensors(content: object, path: Path) -> None:
 
 
 def load_tensors(path: Path, remedy: str) -> dict:
-    """Read what `save_tensors` wrote, on the CPU, with `weights_only=True`.
+    """Read what `save_tensors` wrote, on the CPU; nothing in the file is executed.
 
     Raises:
         UserError: the file is missing, truncated, or holds anything but tensors and plain values.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_tensors(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); {remedy}") from None
-    except Exception:
+    except ValueError:
         raise UserError(f"{path}: truncated, or no file of tensors that this program wrote; {remedy}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds {type(content).__name__}, not the expected fields; {remedy}")
     return content
+
+
+def read_tensors(path: Path) -> object:
+    """What torch.load makes of a file, on the CPU and with `weights_only=True`.
+
+    Raises:
+        OSError: it cannot be opened.
+        MemoryError: it does not fit.
+        ValueError: it is truncated, or holds anything but tensors and plain values.
+    """
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on odd pickle protocols: the caller gets an error, or the content
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file can fail in any of the unpickler's ways
+            raise ValueError(type(error).__name__) from error

@@ -132,7 +132,8 @@ class RunRecord:
             lengths = content["lengths"]
         for path in self._figures():
             if path.name in lengths:
-                os.truncate(path, lengths[path.name])
+                # A crash of the machine may have left less than the checkpoint, which alone was synced to the disk.
+                os.truncate(path, min(lengths[path.name], path.stat().st_size))
             else:
                 path.unlink()
         return content

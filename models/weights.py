@@ -1,13 +1,12 @@
 """Reading weights from files that may come from anywhere, and saying in one line why they do not fit."""
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from helper_functions.errors import UserError
+from helper_functions.files import read_tensors
 
 CHECKPOINT_KEYS = ("state_dict", "model")
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel's and torch.compile's
@@ -83,25 +82,19 @@ def head_key(model: nn.Module) -> str | None:
 
 def _read(path: Path) -> object:
     """What torch.load makes of the file, every failure told in one line."""
+    if not path.is_file():
+        what = "is no file" if path.exists() else "does not exist"
+        raise UserError(f"{path} {what}: name a file written by torch.save(model.state_dict(), path)")
     try:
-        if not path.is_file():
-            what = "is no file" if path.exists() else "does not exist"
-            raise UserError(f"{path} {what}: name a file written by torch.save(model.state_dict(), path)")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on odd pickle protocols: the user gets one line, or the weights
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-    except UserError:
-        raise
+        return read_tensors(path)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror or 'input/output error'}): name a file that can"
-        ) from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): name a file that can") from error
     except MemoryError as error:
         raise UserError(f"{path} does not fit into memory: use a machine with more") from error
-    except Exception as error:  # a damaged file can fail in any of the unpickler's ways
+    except ValueError as error:
         raise UserError(
-            f"{path} is no readable checkpoint ({type(error).__name__}: truncated, of another format, or pickled "
-            "objects instead of tensors): save model.state_dict() with torch.save"
+            f"{path} is no readable checkpoint ({error}: truncated, of another format, or pickled objects instead of "
+            "tensors): save model.state_dict() with torch.save"
         ) from error
 
 

@@ -111,7 +111,12 @@ class TestForgetSubjectToRetain:
 
     @pytest.mark.parametrize(
         ("loss", "case", "strict"),
-        [("labels", "FALLS", 49.5), ("labels", "RISES", -0.5), ("original", "MOVES", 49.5), ("original", "RISES", -0.5)],
+        [
+            ("labels", "FALLS", 49.5),
+            ("original", "MOVES", 49.5),
+            ("labels", "RISES", -0.5),
+            ("original", "RISES", -0.5),
+        ],
     )
     @pytest.mark.parametrize("name", SOLVERS)
     def test_accuracy_moves_the_multiplier_and_loss_moves_the_weights(self, loss, case, strict, name):

@@ -164,7 +164,6 @@ class TestCheckpoint:
         with pytest.raises(UserError, match="checkpoint.pt"):
             record.load_checkpoint()
 
-    @pytest.mark.xfail(strict=True, reason="BUG: zero bytes, which are no JSON, replace what a crash lost")
     def test_figures_that_a_crash_lost_are_not_made_up(self, tmp_path):
         """The checkpoint is synced to the disk and the figures are not: after a power failure they may be fewer."""
         record = Quiet(tmp_path)

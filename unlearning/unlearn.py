@@ -26,7 +26,7 @@ from unlearning.stopping import STOP_CRITERIA
 from unlearning.targets import ChanceTarget, UnseenTarget, ZeroTarget
 
 # Part of the budget that training aims at; the rest is room for the noise of what it measures.
-AIMED_SHARE = 0.6
+AIMED_SHARE = 0.8
 # Objective that fine-tuning may leave on the forget data.
 FINETUNE_TOLERANCE = 0.01
 # Epochs whose distances to the target differ by less than this are told apart by validation accuracy.
