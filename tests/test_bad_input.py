@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -19,15 +20,11 @@ SCRIPTS = ("train.py", UNLEARN, "test.py")
 NO_CUDA = not torch.cuda.is_available()
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, original) -> Path:
-    """A folder with an earlier run in `runs`, where tests put their bad files."""
-    folder = tmp_path_factory.mktemp("bad")
-    earlier = folder / "runs" / original.folder.name
-    earlier.mkdir(parents=True)
-    for path in original.folder.iterdir():
-        (earlier / path.name).write_bytes(path.read_bytes())
-    return folder
+@pytest.fixture
+def place(tmp_path, original) -> Path:
+    """A folder with an earlier run in `runs`, where a test puts its bad files."""
+    shutil.copytree(original.folder, tmp_path / "runs" / original.folder.name)
+    return tmp_path
 
 
 @pytest.fixture
@@ -87,7 +84,7 @@ class TestCommandLine:
         refuse(script, *flags, says=says)
 
     @pytest.mark.parametrize("flag", ["learning_rate", "retain_budget", "rho", "dual_learning_rate", "weight_decay"])
-    @pytest.mark.parametrize("number", ["-1", "nan", "inf", "-inf", "1e999", "much"])
+    @pytest.mark.parametrize("number", ["-1", "nan", "inf", "1e999", "much"])
     def test_numbers(self, refuse, flag, number):
         refuse(UNLEARN, f"--{flag}", number, says=[f"--{flag}", number])
 
@@ -311,25 +308,21 @@ class TestResume:
         run_folder = only(place / "runs")
         refuse(UNLEARN, "--resume", run_folder, says=["--resume", run_folder, "another script"])
 
-    def test_a_configuration_that_was_edited(self, refuse, place):
+    @pytest.mark.parametrize(
+        ("line", "says"), [("seed: soon", ["--seed", "soon"]), ("seed: 0\nextra: 1", ["another script"])]
+    )
+    def test_a_configuration_that_was_edited(self, refuse, place, line, says):
         config = only(place / "runs") / "config.yaml"
-        text = config.read_text()
-        try:
-            for line, says in (("seed: soon", ["--seed", "soon"]), ("extra: 1\nseed: 0", ["another script"])):
-                config.write_text(text.replace("seed: 0", line))
-                refuse("train.py", "--resume", config.parent, says=says)
-        finally:
-            config.write_text(text)
+        config.write_text(config.read_text().replace("seed: 0", line))
+        refuse("train.py", "--resume", config.parent, says=says)
 
     def test_a_damaged_checkpoint(self, refuse, place):
         checkpoint = only(place / "runs") / "checkpoint.pt"
         whole = checkpoint.read_bytes()
-        try:
-            for part in (whole[:5000], pickle.dumps(Payload(place / "payload")), b""):
-                checkpoint.write_bytes(part)
-                refuse("train.py", "--resume", checkpoint.parent, says=[checkpoint, "start a new run"])
-        finally:
-            checkpoint.write_bytes(whole)
+        for part in (whole[:5000], pickle.dumps(Payload(place / "payload")), b""):
+            checkpoint.write_bytes(part)
+            refuse("train.py", "--resume", checkpoint.parent, says=[checkpoint, "truncated", "start a new run"])
+        assert not (place / "payload").exists()
 
 
 class TestOutput:
@@ -353,13 +346,16 @@ class TestFileSizeLimit:
 
     FLAGS = ("--model", "resnet8", "--width", 2, "--forget", "random:40", "--train_num_epochs", 1, "--num_epochs", 1)
 
-    @pytest.mark.parametrize(("limit", "name"), [(500, "config.yaml"), (2_000, "splits.npz"), (12_000, "checkpoint.pt")])
-    def test_of_whole_files(self, place, tmp_path, limit, name):
-        earlier = contents(place)
-        done = fork(UNLEARN, *self.FLAGS, "--log_dir", tmp_path, before=partial(limit_file_size, limit))
-        assert_refused(done, UNLEARN, only(tmp_path) / name, "nothing that stood there before has changed")
-        assert not [found for found in contents(tmp_path) if name in found]
-        assert contents(place) == earlier
+    LIMITS = {500: "config.yaml", 2_000: "splits.npz", 12_000: "checkpoint.pt"}
+
+    @pytest.mark.parametrize("limit", LIMITS)
+    def test_of_whole_files(self, place, limit):
+        earlier, name = contents(place), self.LIMITS[limit]
+        done = fork(UNLEARN, *self.FLAGS, "--log_dir", place / "runs", before=partial(limit_file_size, limit))
+        assert_refused(done, UNLEARN, name, "nothing that stood there before has changed")
+        now = contents(place)
+        assert now.items() >= earlier.items()
+        assert not [found for found in now.keys() - earlier.keys() if name in found]
 
     def test_of_tensorboard(self, tmp_path):
         """Its thread meets the limit; the script hears of it."""

@@ -14,9 +14,10 @@ class Safeguard:
     the end of the last epoch that kept the budget when it was measured.
 
     When the violation runs away, or is no longer a number, the weights and the optimizer go back to the last good
-    state, the primal step is halved and the multiplier (or penalty coefficient) is raised. The other way round, an
-    epoch that kept the budget and hardly came nearer to its target doubles the step, up to just below a step that
-    ran away. So the outcome depends little on the learning rate that was asked for.
+    state, the primal step is halved and the multiplier (or penalty coefficient) is raised. An epoch that ends far
+    outside of the budget halves the step, too; one that leaves most of the budget unspent and is far from its target
+    doubles it, up to just below a step that proved too long. So the outcome depends little on the learning rate that
+    was asked for.
 
     Args:
         model: whose weights are guarded.
@@ -51,11 +52,15 @@ class Safeguard:
             for value in state.values():
                 if isinstance(value, torch.Tensor) and value.ndim:
                     value.zero_()
-        self.ceiling = self.scale / 2
-        self._rescale(0.5)
+        self.slow()
         self._weigh_more()
         self.events.append({"step": step, "violation": violation, "scale": self.scale})
         return True
+
+    def slow(self) -> None:
+        """Halve the primal step, and double it no more."""
+        self.ceiling = self.scale / 2
+        self._rescale(0.5)
 
     def hurry(self) -> bool:
         """Double the primal step where no longer step has run away yet; True where it was doubled."""

@@ -23,6 +23,8 @@ PENALTY_GROWTH = 2.0
 DUAL_BATCH = 128
 # Strict violation, in points or budgets, whichever is more, from which on a stage counts as running away.
 RUNAWAY = 2.0
+# Budgets from which on the end of an epoch counts as far outside: noise of that size is the step's, not the trade's.
+FAR_OUTSIDE = 1.5
 # Share of the original's distance from the target that counts as a long way.
 FAR = 0.5
 
@@ -76,8 +78,10 @@ class Stage:
         self.stage, self.model, self.loader, self.args = stage, model, loader, args
         self.record, self.cost, self.log_interval = record, cost, log_interval
         self.examine, self.start_distance, self.report = examine, start_distance, on_epoch
-        # The multiplier's pace is one for each image, so that batch size does not change the trade.
-        dual_rate = args.dual_learning_rate * args.batch_size / DUAL_BATCH
+        # The multiplier's pace is one for each image, so that batch size does not change the trade; a user's loader
+        # brings its own batch size.
+        batch_size = getattr(loader.forget_loader, "batch_size", None) or args.batch_size
+        dual_rate = args.dual_learning_rate * batch_size / DUAL_BATCH
         self.solver = Solver(stage.problem, build_optimizer(model, args), model, dual_rate, args.max_grad_norm)
         self.schedule = get_schedule(args.schedule, self.solver.primal, stage.num_epochs * len(loader))
         limit = math.inf if stage.aim is None else RUNAWAY * max(1.0, args.retain_budget)
@@ -106,11 +110,13 @@ class Stage:
         sound = all(math.isfinite(value) for value in figures.values())
         self._watch(figures["constraint/violation"] if sound else math.nan, step)
 
-    def _watch(self, violation: float, step: int) -> None:
-        if self.safeguard.watch(violation, step):
+    def _watch(self, violation: float, step: int) -> bool:
+        went_back = self.safeguard.watch(violation, step)
+        if went_back:
             scale = self.safeguard.scale
             self.record.scalars({"constraint/safeguard": scale}, step)
             print(f"  step {step}: {violation:.1f} points over; back to the last good state, step size x {scale:g}")
+        return went_back
 
     def _on_epoch(self, means: dict[str, float], epoch: int) -> bool:
         findings = self.examine()
@@ -128,7 +134,10 @@ class Stage:
         self.stage.problem.refit_margin(figures["constraint/fall"], figures["retain/rise"])
         if not figures["constraint/feasible"]:
             violation = figures["constraint/fall"] - self.stage.aim
-            self._watch(violation if math.isfinite(figures["retain/loss"]) else math.nan, self.cost.gradient_steps)
+            sound = math.isfinite(figures["retain/loss"])
+            went_back = self._watch(violation if sound else math.nan, self.cost.gradient_steps)
+            if not went_back and figures["constraint/fall"] > FAR_OUTSIDE * self.args.retain_budget:
+                self.safeguard.slow()
             return
         self.safeguard.keep()
         far = figures["forget/distance"] > FAR * self.start_distance
