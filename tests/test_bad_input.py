@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -10,13 +11,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL
-from processes import assert_refused, become_nobody, contents, fork, limit_file_size, only, run
+from processes import Done, assert_refused, become_nobody, contents, fork, limit_file_size, only, run
 
+import test
+import train
+import train_constrained_unlearning
+from helper_functions.config import run_script
 from helper_functions.record import RunRecord
 from models import get_model
 
 UNLEARN = "train_constrained_unlearning.py"
-SCRIPTS = ("train.py", UNLEARN, "test.py")
+SCRIPTS = {"train.py": train, UNLEARN: train_constrained_unlearning, "test.py": test}
 NO_CUDA = not torch.cuda.is_available()
 
 
@@ -28,16 +33,27 @@ def place(tmp_path, original) -> Path:
 
 
 @pytest.fixture
-def refuse(place):
-    """Run a script in a fork and check that it refuses in a line that has certain parts, and changes nothing."""
+def refuse(place, monkeypatch, capsys):
+    """Run a script and check that it refuses in a line that has certain parts, and that no file has changed.
 
-    def check(script: str, *flags: object, says: tuple[object, ...], before=None) -> None:
-        was = contents(place)
-        log_dir = () if script == "test.py" else ("--log_dir", place / "runs")
-        done = fork(script, *log_dir, *flags, before=before)
+    In a fork of its own, or, where its arguments are all that matters, `here`, which takes less time.
+    """
+
+    def check(script: str, *flags: object, says: list[object], here: bool = False) -> None:
+        earlier = contents(place)
+        if script != "test.py":
+            flags = (*flags, "--log_dir", place / "runs")
+        if here:
+            # The script has its own, which is not meant for pytest.
+            monkeypatch.setattr("threading.excepthook", threading.excepthook)
+            monkeypatch.setattr("sys.argv", [script, *map(str, flags)])
+            capsys.readouterr()
+            done = Done(run_script(SCRIPTS[script].get_parser, SCRIPTS[script].main), *capsys.readouterr())
+        else:
+            done = fork(script, *flags)
         assert_refused(done, script, *says)
         assert done.out == ""
-        assert contents(place) == was
+        assert contents(place) == earlier
 
     return check
 
@@ -81,12 +97,12 @@ class TestCommandLine:
         ],
     )
     def test_flags(self, refuse, script, flags, says):
-        refuse(script, *flags, says=says)
+        refuse(script, *flags, says=says, here=True)
 
     @pytest.mark.parametrize("flag", ["learning_rate", "retain_budget", "rho", "dual_learning_rate", "weight_decay"])
     @pytest.mark.parametrize("number", ["-1", "nan", "inf", "1e999", "much"])
     def test_numbers(self, refuse, flag, number):
-        refuse(UNLEARN, f"--{flag}", number, says=[f"--{flag}", number])
+        refuse(UNLEARN, f"--{flag}", number, says=[f"--{flag}", number], here=True)
 
     @pytest.mark.parametrize("script", ["train.py", UNLEARN])
     def test_values_that_no_script_has(self, refuse, script):
@@ -120,7 +136,6 @@ class TestConfigFile:
             ("1: 2", ["mapping"]),
             ("just words", ["mapping"]),
             ("seed: [", ["no valid YAML"]),
-            ("[" * 10_000, ["no valid YAML"]),
             ("seed: 1\n---\nseed: 2", ["no valid YAML"]),
             ("? [a]\n: 1", ["no valid YAML"]),
             ("seed: !!python/object/apply:os.mkdir [{folder}/payload]", ["os.mkdir"]),
@@ -143,7 +158,7 @@ class TestConfigFile:
         config = place / "config.yaml"
         config.write_text(text.replace("{folder}", str(place)))
         file = [config] if "device" not in text else []
-        refuse("train.py", "--config_file", config, says=[*file, *says])
+        refuse("train.py", "--config_file", config, says=[*file, *says], here=True)
         assert not (place / "payload").exists()
 
     @pytest.mark.parametrize("script", SCRIPTS)
@@ -159,17 +174,19 @@ class TestWeights:
 
     @pytest.fixture
     def refuse_weights(self, refuse, place, original):
-        def check(content: object, *says: object, model: tuple = SMALL) -> None:
+        def check(content: object, *says: object) -> None:
             path = place / "weights.pt"
             path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-            splits = ("--splits", original.folder / "splits.npz", "--num_epochs", 1)
-            refuse(UNLEARN, *model, *splits, "--weight_path", path, says=[path, *says])
-            good = ("--weight_path", original.folder / "model.pt")
-            if "guessing" not in says:
-                refuse(UNLEARN, *model, *splits, *good, "--retrained_weight_path", path, says=[path, *says])
-                refuse("test.py", *model, *splits[:2], *good, path, says=[path, *says])
+            splits = ("--splits", original.folder / "splits.npz")
+            refuse(UNLEARN, *SMALL, *splits, "--weight_path", path, says=[path, *says])
 
         return check
+
+    def test_wherever_they_are_named(self, refuse, place, original):
+        (place / "weights.pt").write_bytes(b"not weights")
+        good, bad = original.folder / "model.pt", place / "weights.pt"
+        refuse(UNLEARN, *SMALL, "--weight_path", good, "--retrained_weight_path", bad, says=[bad])
+        refuse("test.py", *SMALL, "--weight_path", good, bad, says=[bad])
 
     def test_missing(self, refuse, place, original):
         for flags in (["--weight_path", place / "absent.pt"], ["--weight_path", place]):
@@ -242,7 +259,7 @@ class TestData:
         ],
     )
     def test_forget_sets(self, refuse, script, request_, says):
-        refuse(script, *SMALL, "--forget", request_, says=says)
+        refuse(script, *SMALL, "--forget", request_, says=says, here=True)
 
     @pytest.mark.parametrize(
         ("text", "says"),
@@ -256,7 +273,7 @@ class TestData:
     )
     def test_lists(self, refuse, place, text, says):
         (place / "list.txt").write_text(text)
-        refuse("train.py", *SMALL, "--forget", f"file:{place}/list.txt", says=["list.txt", *says])
+        refuse("train.py", *SMALL, "--forget", f"file:{place}/list.txt", says=["list.txt", *says], here=True)
 
     def test_a_list_of_all_that_was_trained_on(self, refuse, place, original):
         (place / "list.txt").write_text("\n".join(map(str, np.load(original.folder / "splits.npz")["train"])))
@@ -264,7 +281,7 @@ class TestData:
 
     @pytest.mark.parametrize("share", ["0", "1", "-0.1", "nan", "some", "file:/nowhere"])
     def test_held_out_shares(self, refuse, share):
-        refuse("train.py", *SMALL, "--validation", share, says=[share.removeprefix("file:")])
+        refuse("train.py", *SMALL, "--validation", share, says=[share.removeprefix("file:")], here=True)
 
     def test_nothing_to_leave_out(self, refuse):
         refuse("train.py", *SMALL, "--retain_only", says=["--retain_only", "--forget"])
@@ -362,10 +379,6 @@ class TestFileSizeLimit:
         done = fork(UNLEARN, *self.FLAGS, "--log_dir", tmp_path, before=let_events_alone_meet_the_limit)
         assert_refused(done, UNLEARN, "File too large")
         assert (only(tmp_path) / "report.json").exists()
-
-    def test_in_a_fresh_interpreter(self, tmp_path):
-        done = run("train.py", *SMALL, "--log_dir", tmp_path, before=partial(limit_file_size, 2_000))
-        assert_refused(done, "train.py", "splits.npz", "File too large")
 
 
 def let_events_alone_meet_the_limit() -> None:

@@ -263,7 +263,7 @@ class TestLoadConfig:
         [
             "", "- a\n", "just words", "a: 1\na: 2\n", "a: {b: 1, b: 2}\n", "1: a\n", "a: [", "a:\n\t- b\n",
             "a: !!python/object/apply:os.getcwd []\n", "a: !!python/name:os.system\n", "a: !unknown 3\n",
-            "a: &x 1\n---\nb: 2\n", "? [1, 2]\n: 3\n", "a: *nowhere\n", "\x00", "a: " + "[" * 1500,
+            "a: &x 1\n---\nb: 2\n", "? [1, 2]\n: 3\n", "a: *nowhere\n", "\x00", "a: " + "[" * 600,
         ],
     )  # fmt: skip
     def test_strictness(self, text, tmp_path):

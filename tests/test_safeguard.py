@@ -19,7 +19,7 @@ from unlearning.arguments import UnlearnArgs
 from unlearning.constrained import RETAIN_LOSSES, ForgetSubjectToRetain, Original, TwoStreams
 from unlearning.examination import Findings
 from unlearning.safeguard import MOST_DOUBLINGS, Safeguard
-from unlearning.stage import Stage, StageSettings
+from unlearning.stage import FAR_OUTSIDE, RUNAWAY, Stage, StageSettings
 from unlearning.targets import ChanceTarget
 
 CPU = Precision(torch.device("cpu"), torch.float32)
@@ -157,24 +157,24 @@ class TestStepSize:
         assert doublings == MOST_DOUBLINGS and guard.scale == 2**MOST_DOUBLINGS
 
     @settings(deadline=None, max_examples=40)
-    @given(st.lists(st.sampled_from(["hurry", "runaway", "step"]), max_size=12))
-    def test_never_reaches_a_step_that_ran_away_and_follows_its_schedule(self, actions):
+    @given(st.lists(st.sampled_from(["hurry", "runaway", "slow", "step"]), max_size=12))
+    def test_never_reaches_a_step_that_was_too_long_and_follows_its_schedule(self, actions):
         guard = guarded(steps=20, schedule="cosine")
-        steps, ran_away = 0, math.inf
+        steps, too_long = 0, math.inf
         for action in actions:
             scale = guard.scale
             if action == "hurry":
                 doubled = guard.hurry()
                 assert guard.scale == scale * (2 if doubled else 1)
-            elif action == "runaway":
-                ran_away = min(ran_away, scale)
-                guard.watch(math.nan, steps)
+            elif action in ("runaway", "slow"):
+                too_long = min(too_long, scale)
+                guard.watch(math.nan, steps) if action == "runaway" else guard.slow()
                 assert guard.scale == scale / 2
             else:
                 guard.solver.primal.step()
                 guard.schedule.step()
                 steps += 1
-            assert guard.scale < ran_away
+            assert guard.scale < too_long
             expected = 0.1 * guard.scale * (1 + math.cos(math.pi * steps / 20)) / 2
             assert guard.solver.primal.param_groups[0]["lr"] == pytest.approx(expected)
 
@@ -268,6 +268,14 @@ class TestStage:
         assert len(guard.events) == 1
         assert same(weights(self.model), self.measured[0])
         assert not same(self.measured[1], self.measured[2])
+
+    def test_an_epoch_far_over_budget_halves_the_step_and_goes_on(self):
+        fall = 1.1 * FAR_OUTSIDE
+        assert fall - 0.5 < RUNAWAY
+        far = {"constraint_fall": fall, "constraint_fall_bound": fall, "constraint_feasible": 0.0}
+        guard = self.run([figures_of(**far), figures_of(**far)])
+        assert guard.scale == 0.25 and guard.events == [] and same(weights(self.model), self.measured[1])
+        assert self.record.rows[-1][1]["learning_rate"] == pytest.approx(0.005)
 
     def test_first_epoch_lost_goes_back_to_the_original(self):
         self.run([figures_of(**LOST)])

@@ -34,11 +34,12 @@ class Safeguard:
         self.scale = 1.0
         self.ceiling = 2.0**MOST_DOUBLINGS
         self.events: list[dict[str, float]] = []
+        self._first_multipliers = self._current_multipliers()
         self.keep()
 
     def keep(self) -> None:
         """Take the present weights and multipliers for good."""
-        self._multipliers = [multiplier.weight.detach().clone() for multiplier in self.solver.cmp.multipliers()]
+        self._multipliers = self._current_multipliers()
         self._weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def watch(self, violation: float, step: int) -> bool:
@@ -63,11 +64,19 @@ class Safeguard:
         self._rescale(0.5)
 
     def hurry(self) -> bool:
-        """Double the primal step where no longer step has run away yet; True where it was doubled."""
+        """Double the primal step where no longer step has run away yet; True where it was doubled.
+
+        Multipliers come back to their first values: they fell for want of steps, not for want of a constraint.
+        """
         if self.scale * 2 > self.ceiling:
             return False
         self._rescale(2.0)
+        for multiplier, first in zip(self.solver.cmp.multipliers(), self._first_multipliers, strict=True):
+            multiplier.weight.data.clamp_(min=first)
         return True
+
+    def _current_multipliers(self) -> list[torch.Tensor]:
+        return [multiplier.weight.detach().clone() for multiplier in self.solver.cmp.multipliers()]
 
     def _rescale(self, factor: float) -> None:
         self.scale *= factor
@@ -81,7 +90,7 @@ class Safeguard:
         # Twice what it was when all was well: what it climbed to since is the runaway's echo.
         for multiplier, value in zip(problem.multipliers(), self._multipliers, strict=True):
             multiplier.weight.copy_(value.clamp(min=1) * 2)
-        self._multipliers = [multiplier.weight.detach().clone() for multiplier in problem.multipliers()]
+        self._multipliers = self._current_multipliers()
         for coefficient in problem.penalty_coefficients():
             coefficient.value = coefficient.value * 2
         problem.forget_history()
