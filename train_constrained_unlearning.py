@@ -19,6 +19,7 @@ from data.arguments import DataArgs
 from evaluation.conclude import conclude, refuse_chance
 from helper_functions.config import NonNegativeFloat, PositiveFloat, PositiveInt, RunArgs, ScriptParser, run_script
 from helper_functions.devices import choose_device, choose_precision
+from helper_functions.errors import UserError
 from helper_functions.record import RunRecord
 from models.arguments import ModelArgs
 from optimizer.schedules import SCHEDULES
@@ -105,6 +106,9 @@ def untrain_constrained(
         UserError: a request that cannot be met.
     """
     args = UnlearnArgs(num_epochs=num_epochs, learning_rate=learning_rate, **settings)
+    if forget_target not in ("unseen", "zero", "chance"):
+        raise UserError(f"forget_target {forget_target!r}: unseen, zero or chance")
+    ScriptParser(UnlearnArgs, "untrain_constrained").parse_object(dataclasses.asdict(args))
     compute = choose_precision(choose_device(device), precision)
     if record is None:
         record = RunRecord.create(log_dir, name_prefix or "untrain_constrained", args, compute.device)

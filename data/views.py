@@ -4,10 +4,15 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Subset
 
 from data.loaders import Batch, TensorLoader
 
 EVALUATION_BATCH = 1000
+
+
+def _sample(size: int, limit: int, seed: int) -> np.ndarray:
+    return np.sort(np.random.RandomState(seed % 2**32).permutation(size)[:limit])
 
 
 def evaluation_view(loader: Iterable, limit: int | None = None, seed: int = 0) -> Iterable[Batch]:
@@ -19,11 +24,18 @@ def evaluation_view(loader: Iterable, limit: int | None = None, seed: int = 0) -
     if isinstance(loader, TensorLoader):
         indices = loader.indices
         if limit is not None and len(indices) > limit:
-            chosen = np.random.RandomState(seed % 2**32).permutation(len(indices))[:limit]
-            indices = indices[torch.from_numpy(np.sort(chosen))]
+            indices = indices[torch.from_numpy(_sample(len(indices), limit, seed))]
         return loader.without_chance(indices, EVALUATION_BATCH)
+    if isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler | SequentialSampler):
+        dataset = loader.dataset
+        if limit is not None and len(dataset) > limit:
+            dataset = Subset(dataset, _sample(len(dataset), limit, seed).tolist())
+        return DataLoader(
+            dataset, loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn,
+        )  # fmt: skip
     if limit is None:
-        return loader
+        # One order for all passes, whatever the iterable does.
+        return list(loader)
     batches, kept = [], 0
     for inputs, labels in loader:
         batches.append((inputs, labels))

@@ -54,6 +54,8 @@ def loss_attack_auc(member_losses: Tensor, non_member_losses: Tensor, seed: int 
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    if not torch.cat([member_losses, non_member_losses]).isfinite().all():
+        return None
     losses = torch.cat([member_losses, non_member_losses]).double().cpu().numpy()[:, None]
     member = np.repeat([1, 0], [len(member_losses), len(non_member_losses)])
     attack = make_pipeline(StandardScaler(), LogisticRegression())

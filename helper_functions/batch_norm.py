@@ -28,9 +28,3 @@ def no_running_stats_update(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in tracking:
             layer.track_running_stats = True
-
-
-def set_batch_norm_eval(model: nn.Module) -> None:
-    """Put the batch-norm layers alone into eval mode, in place; `model.train()` undoes it."""
-    for layer in batch_norm_layers(model):
-        layer.eval()

@@ -42,7 +42,7 @@ def refuse(place, monkeypatch, capsys):
     def check(script: str, *flags: object, says: list[object], here: bool = False) -> None:
         earlier = contents(place)
         if script != "test.py":
-            flags = (*flags, "--log_dir", place / "runs")
+            flags = ("--log_dir", place / "runs", *flags)
         if here:
             # The script has its own, which is not meant for pytest.
             monkeypatch.setattr("threading.excepthook", threading.excepthook)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from helper_functions.batch_norm import no_running_stats_update, set_batch_norm_eval
+from helper_functions.batch_norm import no_running_stats_update
 from helper_functions.errors import UserError
 from models import get_model, infer_stem, list_models, load_state, load_weights, reinitialised
 
@@ -379,9 +379,3 @@ class TestBatchNorm:
         inputs = 5 + torch.randn(8, 3, 4, 4)
         with no_running_stats_update(layer):
             assert torch.equal(layer(inputs), nn.BatchNorm2d(3).eval()(inputs))
-
-    def test_set_batch_norm_eval_touches_batch_norm_alone(self):
-        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Sequential(nn.BatchNorm2d(4)))
-        set_batch_norm_eval(model.train())
-        assert [module.training for module in model] == [True, False, True, True]
-        assert not model[3][0].training

@@ -96,11 +96,7 @@ class TestGoingBack:
         # The smoothed fall belonged to weights that are gone.
         assert guard.solver.cmp.smoothed.tolist() == [0, 0]
 
-    @pytest.mark.parametrize("optimizer", [
-        "sgd", "sam",
-        pytest.param("adamw", marks=pytest.mark.xfail(
-            strict=True, reason="BUG: Adam's step count stays, so that the first step is up to 3.2 times too long")),
-    ])  # fmt: skip
+    @pytest.mark.parametrize("optimizer", ["sgd", "sam", "adamw"])
     def test_the_next_step_is_that_of_a_fresh_optimizer(self, optimizer):
         """Momentum pointed to where the run went wrong; what is left is the new, shorter step."""
         guard = guarded(optimizer=optimizer)

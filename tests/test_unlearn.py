@@ -313,7 +313,6 @@ class TestResume:
         assert again.cost.gradient_steps == outcome.cost.gradient_steps
         assert self.lines(broken) == self.lines(whole)
 
-    @pytest.mark.xfail(strict=True, reason="BUG: safeguard events of a stage that a criterion stopped are not resumed")
     def test_events_of_a_stopped_stage_are_kept(self, digits, tmp_path, monkeypatch):
         monkeypatch.setitem(Unlearning.run.__globals__["STOP_CRITERIA"], "refining", lambda epochs, original: True)
         options = {"stop_criterion": "refining", "monkeypatch": monkeypatch}
@@ -327,7 +326,6 @@ class TestResume:
 
 
 class TestRequests:
-    @pytest.mark.xfail(strict=True, reason="BUG: requests that cannot be met are not refused as the docstring says")
     @pytest.mark.parametrize(
         "request_",
         [

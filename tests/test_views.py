@@ -84,11 +84,9 @@ class TestOtherLoaders:
         assert shown(evaluation_view(batches)) == [0, 1, 2]
         assert shown(evaluation_view(batches, 2)) == [0, 1]
 
-    @pytest.mark.xfail(strict=True, reason="BUG: weights computed on one pass do not fit the order of the next")
     def test_a_shuffled_loader_has_one_order(self):
         view = evaluation_view(self.loader(True))
         assert shown(view) == shown(view)
 
-    @pytest.mark.xfail(strict=True, reason="BUG: the bound on the fall wants a random sample, not the first images")
     def test_a_sample_of_an_ordered_loader_is_spread_over_it(self):
         assert max(shown(evaluation_view(self.loader(False, size=1000), 100))) > 500

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helper_functions.batch_norm import no_running_stats_update, set_batch_norm_eval
+from helper_functions.batch_norm import no_running_stats_update
 from helper_functions.devices import Precision
 from optimizer.problems import Batch, Problem
 from optimizer.solver import SolverName, inequality
@@ -38,10 +38,8 @@ class TwoStreams:
         self.batch_norm = batch_norm
 
     def prepare(self, model: nn.Module) -> None:
-        """Put the model into training mode, with batch norm as asked for."""
-        model.train()
-        if self.batch_norm == "frozen":
-            set_batch_norm_eval(model)
+        """Put the model into the mode that was asked for; frozen, dropout is off as it is in the original, too."""
+        model.train(self.batch_norm == "train")
 
     def __call__(self, forget: Tensor, retain: Tensor) -> tuple[Tensor, Tensor]:
         """Float32 logits of the forget inputs and of the retain inputs."""
@@ -176,7 +174,7 @@ class ForgetSubjectToRetain(Problem):
             fall: of retain accuracy so far, in points.
             measured: rise of the retain loss so far on the same images, in nats.
         """
-        if measured > 0 and fall > 0:
+        if 0 < measured < math.inf and fall > 0:
             self.margin = (self.margin + measured * self.aim / fall) / 2
 
     def forget_history(self) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.loaders import TensorLoader
 from data.views import evaluation_view
 from helper_functions.devices import Precision
 from helper_functions.inference import predict
@@ -79,6 +80,7 @@ class Examination:
         self.forget_labels = self._original["forget"][1]
         self.retain_labels = self._original["retain"][1]
         self.original_right = self._original["retain"][0].argmax(1) == self.retain_labels
+        self.retain_classes = self._classes(loaders["retain"])
         self.retain_images = max(_size(loaders["retain"]), len(self.retain_labels))
         self.unseen_weights = self._matching("unseen")
         self.validation_weights = self._matching("validation")
@@ -89,8 +91,15 @@ class Examination:
     def forgotten_classes(self) -> Tensor:
         """Classes of the forget set that do not occur among the retain images, int64."""
         forget = torch.bincount(self.forget_labels, minlength=self.num_classes) > 0
-        retain = torch.bincount(self.retain_labels, minlength=self.num_classes) > 0
-        return torch.nonzero(forget & ~retain).flatten()
+        return torch.nonzero(forget & ~self.retain_classes).flatten()
+
+    def _classes(self, loader: Iterable) -> Tensor:
+        """Which classes occur in a loader, bool `[K]`; all of it counts, since a sample may lack a rare class."""
+        if isinstance(loader, TensorLoader):
+            labels = loader.labels[loader.indices.to(loader.labels.device)]
+        else:
+            labels = torch.cat([labels for _, labels in loader])
+        return torch.bincount(labels.to(self.forget_labels.device), minlength=self.num_classes) > 0
 
     def losses(self, model: nn.Module, name: str) -> Tensor:
         """Losses of one stream's images under the model's present weights, `[n]`."""
@@ -128,5 +137,6 @@ class Examination:
 def _size(loader: Iterable) -> int:
     if hasattr(loader, "num_images"):
         return loader.num_images
-    dataset = getattr(loader, "dataset", None)
-    return len(dataset) if dataset is not None else sum(len(labels) for _, labels in loader)
+    # A sampler may draw from a part of its data set.
+    sampler = getattr(loader, "sampler", None)
+    return len(sampler) if sampler is not None else sum(len(labels) for _, labels in loader)

@@ -36,9 +36,11 @@ class Safeguard:
         self.events: list[dict[str, float]] = []
         self._first_multipliers = self._current_multipliers()
         self.keep()
+        self.holds_original = True
 
     def keep(self) -> None:
         """Take the present weights and multipliers for good."""
+        self.holds_original = False
         self._multipliers = self._current_multipliers()
         self._weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
@@ -51,7 +53,7 @@ class Safeguard:
         primal = getattr(self.solver.primal, "base_optimizer", self.solver.primal)
         for state in primal.state.values():
             for value in state.values():
-                if isinstance(value, torch.Tensor) and value.ndim:
+                if isinstance(value, torch.Tensor):  # Adam's step count, too: its bias correction begins anew
                     value.zero_()
         self.slow()
         self._weigh_more()
@@ -101,6 +103,7 @@ class Safeguard:
             "scale": self.scale,
             "ceiling": self.ceiling,
             "events": self.events,
+            "holds_original": self.holds_original,
             "weights": self._weights,
             "multipliers": self._multipliers,
         }
@@ -109,4 +112,4 @@ class Safeguard:
         """Inverse of `state_dict`; the learning rates come back with the schedule's own state."""
         self.scale, self.ceiling = state["scale"], state["ceiling"]
         self.events, self._weights = list(state["events"]), state["weights"]
-        self._multipliers = state["multipliers"]
+        self._multipliers, self.holds_original = state["multipliers"], state["holds_original"]

@@ -88,6 +88,12 @@ class Stage:
         self.safeguard = Safeguard(model, self.solver, self.schedule, limit)
         self.start_epoch = 0
 
+    @property
+    def went_back(self) -> bool:
+        """Whether the safeguard has gone back at this very step."""
+        events = self.safeguard.events
+        return bool(events) and events[-1]["step"] == self.cost.gradient_steps
+
     def run(self) -> None:
         """From the first epoch, or the one after the checkpoint, to the last."""
         self.stage.problem.streams.prepare(self.model)

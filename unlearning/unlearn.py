@@ -55,14 +55,14 @@ def is_better(candidate: dict[str, float], incumbent: dict[str, float]) -> bool:
     Feasible beats infeasible; of two infeasible ones the smaller fall wins; of two feasible ones the nearer to the
     target, where they are equally near (within 0.02) the one with the higher accuracy on validation images.
     """
-    if candidate["constraint/feasible"] != incumbent["constraint/feasible"]:
-        return bool(candidate["constraint/feasible"])
-    if not candidate["constraint/feasible"]:
-        return candidate["constraint/fall_bound"] < incumbent["constraint/fall_bound"]
-    nearer = incumbent["forget/distance"] - candidate["forget/distance"]
-    if abs(nearer) > DISTANCE_TOLERANCE:
-        return nearer > 0
-    return candidate["validation/top1"] >= incumbent["validation/top1"]
+    return _rank(candidate) <= _rank(incumbent)
+
+
+def _rank(epoch: dict[str, float]) -> tuple[float, ...]:
+    """The lower, the better; distances in steps of the tolerance, so that many small ones cannot add up."""
+    if not epoch["constraint/feasible"]:
+        return (1, epoch["constraint/fall_bound"])
+    return (0, epoch["forget/distance"] // DISTANCE_TOLERANCE, -epoch["validation/top1"])
 
 
 def build_target(name: str, examination: Examination, settings: UnlearnArgs):
@@ -155,25 +155,34 @@ class Unlearning:
     def _run_stage(self, number: int, settings: StageSettings, state: dict | None) -> None:
         stage = Stage(
             settings, self.model, self.loader, self.args, self.record, self.cost,
-            lambda: self.examination(self.model, self.target, self.args.retain_budget),
-            self.original["forget/distance"],
+            lambda: self._examine(stage), self.original["forget/distance"],
             lambda findings, epoch: self._on_epoch(stage, number, findings, epoch), self.log_interval,
         )  # fmt: skip
         if state is not None:
             if state["stopped"]:
+                self.events += state["safeguard"]["events"]
                 return
             stage.load_state_dict(state, state["epoch"])
         self.target.refresh(self.examination.losses(self.model, "unseen"))
         stage.run()
         self.events += stage.safeguard.events
 
-    def _on_epoch(self, stage: Stage, number: int, findings: Findings, epoch: int) -> bool:
+    def _examine(self, stage: Stage) -> Findings:
+        """Measure the model, and keep its weights if they are the best: the safeguard may go back from them."""
+        findings = self.examination(self.model, self.target, self.args.retain_budget)
         figures = findings.figures
+        if stage.went_back and stage.safeguard.holds_original:
+            figures["constraint/feasible"] = 0.0  # the original kept its own budget; that is no result
         self.epochs.append(figures)
         if not self.chosen_weights or is_better(figures, self.epochs[self.chosen]):
             self.chosen = len(self.epochs) - 1
             self.chosen_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        self.target.refresh(findings.losses["unseen"])
+        return findings
+
+    def _on_epoch(self, stage: Stage, number: int, findings: Findings, epoch: int) -> bool:
+        # The losses in hand are those of weights that the safeguard has gone back from.
+        unseen = self.examination.losses(self.model, "unseen") if stage.went_back else findings.losses["unseen"]
+        self.target.refresh(unseen)
         stop = number == 0 and STOP_CRITERIA[self.args.stop_criterion](self.epochs, self.original)
         self.watch.lap(self.precision.device)
         self._write(stage, number, findings, epoch, stop)
