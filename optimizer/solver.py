@@ -17,7 +17,7 @@ from optimizer.sam import SAM
 SolverName = Literal["penalty", "lagrangian", "augmented_lagrangian"]
 SOLVERS = {"penalty": QuadraticPenalty, "lagrangian": Lagrangian, "augmented_lagrangian": AugmentedLagrangian}
 # The penalty alone has to hold what the multiplier holds elsewhere.
-PENALTY_COEFFICIENTS = {"penalty": 1000.0, "augmented_lagrangian": 100.0}
+PENALTY_COEFFICIENTS = {"penalty": 10_000.0, "augmented_lagrangian": 100.0}
 
 
 def inequality(

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from processes import Done, only, run
+from processes import Done, fork, only, run
 
 SMALL = ("--model", "resnet8", "--width", 4)
 
@@ -21,7 +21,7 @@ class Ran:
 def original(tmp_path_factory) -> Ran:
     """`train.py` on digits for two epochs, with 40 images that later runs forget."""
     log_dir = tmp_path_factory.mktemp("original")
-    done = run("train.py", *SMALL, "--forget", "random:40", "--num_epochs", 2, "--log_dir", log_dir)
+    done = fork("train.py", *SMALL, "--forget", "random:40", "--num_epochs", 2, "--log_dir", log_dir)
     assert done.status == 0, done.err
     return Ran(done, only(log_dir))
 

@@ -70,8 +70,8 @@ class Payload:
 
 class TestCommandLine:
     def test_a_fresh_interpreter_says_one_line(self, tmp_path):
-        done = run(UNLEARN, "--num_epoch", 3, "--log_dir", tmp_path / "runs")
-        assert_refused(done, UNLEARN, "--num_epoch 3")
+        done = run("train.py", "--num_epoch", 3, "--log_dir", tmp_path / "runs")
+        assert_refused(done, "train.py", "--num_epoch 3")
         assert not (tmp_path / "runs").exists()
 
     @pytest.mark.parametrize("script", SCRIPTS)
@@ -238,7 +238,6 @@ class TestWeights:
 
 
 class TestData:
-    @pytest.mark.parametrize("script", ["train.py", UNLEARN])
     @pytest.mark.parametrize(
         ("request_", "says"),
         [
@@ -258,8 +257,8 @@ class TestData:
             ("file:/nowhere/list.txt", ["/nowhere/list.txt", "No such file"]),
         ],
     )
-    def test_forget_sets(self, refuse, script, request_, says):
-        refuse(script, *SMALL, "--forget", request_, says=says, here=True)
+    def test_forget_sets(self, refuse, request_, says):
+        refuse(UNLEARN, *SMALL, "--forget", request_, says=says, here=True)
 
     @pytest.mark.parametrize(
         ("text", "says"),

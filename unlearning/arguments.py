@@ -34,14 +34,14 @@ class UnlearnArgs:
     original for target unseen, else labels."""
     solver: Literal[*SOLVERS] = "lagrangian"
     """Quadratic penalty, Lagrangian, or both."""
-    learning_rate: PositiveFloat = 0.01
+    learning_rate: PositiveFloat = 0.03
     """Of the weights; a run that leaves its budget halves it, one that hardly moves doubles it."""
     dual_learning_rate: PositiveFloat = 0.03
     """Of the multiplier, as a share of it, for each point of violation and 128 forget images."""
     multiplier: NonNegativeFloat = 10.0
     """First value of the multiplier: a warm start, which lets the forget loss pull only as the budget allows."""
     penalty_coefficient: PositiveFloat | None = None
-    """First value of the penalty coefficient, 1000 for penalty and 100 for augmented_lagrangian by default; it doubles
+    """First value of the penalty coefficient, 10,000 for penalty and 100 for augmented_lagrangian by default; it doubles
     after epochs that end outside of the budget."""
     optimizer: Literal[*OPTIMIZERS] = "sgd"
     """Of the weights."""

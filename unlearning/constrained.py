@@ -174,8 +174,9 @@ class ForgetSubjectToRetain(Problem):
             fall: of retain accuracy so far, in points.
             measured: rise of the retain loss so far on the same images, in nats.
         """
-        if 0 < measured < math.inf and fall > 0:
-            self.margin = (self.margin + measured * self.aim / fall) / 2
+        # A smaller fall is noise, and dividing by it would let the loss rise to anywhere.
+        if fall >= self.aim / 2 and 0 < measured < math.inf:
+            self.margin = (self.margin + measured * self.aim / max(fall, 1e-9)) / 2
 
     def forget_history(self) -> None:
         """Begin the smoothing anew."""
