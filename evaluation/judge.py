@@ -10,7 +10,7 @@ from data.image_sets import ImageSets
 from evaluation.attacks import class_matched, loss_attack_auc
 from helper_functions.devices import Precision
 from helper_functions.inference import predict
-from helper_functions.metrics import calculate_accuracy
+from helper_functions.metrics import summarise
 
 PARTS = ("retain", "forget", "unseen", "validation", "test")
 
@@ -25,10 +25,7 @@ class Judgement:
 
 def utility(logits: Tensor, labels: Tensor, part: str) -> dict[str, float]:
     """`part_top1` and `part_top5` in percent and `part_loss` (mean cross-entropy) of logits `[N, K]`, labels `[N]`."""
-    top1, top5 = calculate_accuracy(logits, labels, (1, 5))
-    loss = F.cross_entropy(logits, labels)
-    top1, top5, loss = torch.stack([top1, top5, loss]).tolist()
-    return {f"{part}_top1": top1, f"{part}_top5": top5, f"{part}_loss": loss}
+    return {f"{part}_{name}": value for name, value in summarise(logits, labels).items()}
 
 
 def judge(model: nn.Module, sets: ImageSets, precision: Precision, *, final: bool = True) -> Judgement:

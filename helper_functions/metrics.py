@@ -1,7 +1,8 @@
-"""Accuracies and norms: pure functions of tensors, no model, no transfer to the host."""
+"""Accuracies and norms: pure functions of tensors, without a model."""
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def target_ranks(output: Tensor, target: Tensor) -> Tensor:
@@ -41,6 +42,12 @@ def calculate_accuracy(output: Tensor, target: Tensor, topk: tuple[int, ...] = (
     ranks = target_ranks(output, target)
     finite = ranks < output.shape[1]
     return [((ranks < k) & finite).float().mean() * 100 for k in topk]
+
+
+def summarise(output: Tensor, target: Tensor) -> dict[str, float]:
+    """`top1` and `top5` in percent and `loss`, the mean cross-entropy, of logits `[N, K]`; one transfer to the host."""
+    figures = torch.stack([*calculate_accuracy(output, target, (1, 5)), F.cross_entropy(output, target)])
+    return dict(zip(("top1", "top5", "loss"), figures.tolist(), strict=True))
 
 
 def calculate_binary_accuracy(output: Tensor, target: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class UnlearnArgs:
     multiplier: NonNegativeFloat = 10.0
     """First value of the multiplier: a warm start, which lets the forget loss pull only as the budget allows."""
     penalty_coefficient: PositiveFloat | None = None
-    """First value of the penalty coefficient, 10,000 for penalty and 100 for augmented_lagrangian by default; it doubles
+    """First value of the penalty coefficient, 10,000 for penalty and 100 for augmented_lagrangian by default; doubled
     after epochs that end outside of the budget."""
     optimizer: Literal[*OPTIMIZERS] = "sgd"
     """Of the weights."""

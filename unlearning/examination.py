@@ -12,7 +12,7 @@ from data.loaders import TensorLoader
 from data.views import evaluation_view
 from helper_functions.devices import Precision
 from helper_functions.inference import predict
-from helper_functions.metrics import calculate_accuracy
+from helper_functions.metrics import summarise
 
 RETAIN_SAMPLE = 5000
 ONE_SIDED_95 = 1.645
@@ -117,10 +117,8 @@ class Examination:
     def _find(self, outputs: dict[str, tuple[Tensor, Tensor]], target, budget: float) -> Findings:
         figures, losses = {}, {}
         for name, (logits, labels) in outputs.items():
-            top1, top5 = calculate_accuracy(logits, labels, (1, 5))
             losses[name] = F.cross_entropy(logits, labels, reduction="none")
-            values = torch.stack([top1, top5, losses[name].mean()]).tolist()
-            figures |= dict(zip((f"{name}/top1", f"{name}/top5", f"{name}/loss"), values, strict=True))
+            figures |= {f"{name}/{figure}": value for figure, value in summarise(logits, labels).items()}
         right = outputs["retain"][0].argmax(1) == self.retain_labels
         fall, bound = paired_fall(self.original_right, right, self.retain_images)
         figures |= {

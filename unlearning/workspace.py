@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from data.arguments import DataArgs, augmentation_from, dataset_from
 from data.forget import parse_forget
@@ -14,7 +13,7 @@ from data.splits import make_splits
 from helper_functions.devices import choose_device, choose_precision, seed_everything
 from helper_functions.errors import UserError
 from helper_functions.inference import predict
-from helper_functions.metrics import calculate_accuracy
+from helper_functions.metrics import summarise
 from models.arguments import model_from
 
 TARGETS = {
@@ -83,10 +82,7 @@ class Workspace:
     def validation_figures(self, model: nn.Module) -> dict[str, float]:
         """Validation top-1 and top-5 in percent and loss, for the table of epochs."""
         logits, labels = predict(model, self.sets.evaluation(self.splits.validation), self.precision)
-        top1, top5 = calculate_accuracy(logits, labels, (1, 5))
-        loss = F.cross_entropy(logits, labels)
-        values = torch.stack([top1, top5, loss]).tolist()
-        return dict(zip(("validation/top1", "validation/top5", "validation/loss"), values, strict=True))
+        return {f"validation/{name}": value for name, value in summarise(logits, labels).items()}
 
     def describe(self) -> str:
         """Data set, parts and device in two lines."""
