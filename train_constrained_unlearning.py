@@ -122,6 +122,8 @@ def main(args: Args) -> dict:
     record = None
     if args.resume is not None:
         record, args = RunRecord.reopen(args.resume, Args)
+    if args.retrain and args.retrained_weight_path is not None:
+        raise UserError("--retrain and --retrained_weight_path are two ways to a retrained model; give one")
     workspace = Workspace(args, args.weight_path, default_forget="random:0.1")
     models = {"original": workspace.model(args.weight_path)}
     if args.weight_path is not None:

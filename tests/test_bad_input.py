@@ -230,7 +230,6 @@ class TestWeights:
         flags = ("--weight_path", weights, "--retrained_weight_path", weights, "--forget", "class:3")
         refuse(UNLEARN, *SMALL, *flags, says=["--retrained_weight_path", weights, "another forget set"])
 
-    @pytest.mark.xfail(strict=True, reason="BUG: the retrained model that was given is trained on")
     def test_a_retrained_model_both_given_and_asked_for(self, refuse, original):
         weights = original.folder / "model.pt"
         flags = ("--weight_path", weights, "--retrained_weight_path", weights, "--retrain", "--train_num_epochs", 1)

@@ -313,7 +313,6 @@ class TestResume:
         assert_same_weights(weights_of(only(tmp_path)), weights_of(original.folder))
         assert figures_of(only(tmp_path)) == figures_of(original.folder)
 
-    @pytest.mark.xfail(strict=True, reason="BUG: a resumed run splits anew, and overwrites its own splits.npz")
     def test_a_list_that_was_edited_meanwhile_changes_nothing(self, tmp_path):
         listed = tmp_path / "list.txt"
         trained_on = make_splits(load_dataset("digits", tmp_path), None).train[:40].tolist()

@@ -47,6 +47,10 @@ class Workspace:
 
     def _splits(self, weight_path: str | None, default_forget: str | None) -> Splits:
         args = self.args
+        # A run that goes on keeps its own, whatever has become of the lists and weights that it began with.
+        own = Path(args.resume) / "splits.npz" if args.resume is not None else None
+        if own is not None and own.is_file():
+            return Splits.load(own, self.dataset)
         beside = Path(weight_path).with_name("splits.npz") if weight_path is not None else None
         listed = args.validation.startswith("file:")
         path = args.splits or (beside if beside is not None and beside.is_file() and not listed else None)
