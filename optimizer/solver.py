@@ -56,6 +56,16 @@ def grow_penalty(constraint: cooper.Constraint, strict_violation: float, factor:
     updater.update_penalty_coefficient_(constraint, state)
 
 
+def dual_figures(constraint: cooper.Constraint) -> dict[str, Tensor]:
+    """The multiplier and the penalty coefficient of a constraint, those that it has."""
+    figures = {}
+    if constraint.multiplier is not None:
+        figures["constraint/multiplier"] = constraint.multiplier.weight.detach().reshape(()).clone()
+    if constraint.penalty_coefficient is not None:
+        figures["constraint/penalty_coefficient"] = constraint.penalty_coefficient.value.reshape(())
+    return figures
+
+
 class Solver(CooperOptimizer):
     """Dual step first, then primal step, from one evaluation of the problem; with SAM from two.
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from helper_functions.batch_norm import no_running_stats_update
 from helper_functions.devices import Precision
 from optimizer.problems import Batch, Problem
-from optimizer.solver import SolverName, inequality
+from optimizer.solver import SolverName, dual_figures, inequality
 
 BatchNormMode = Literal["frozen", "train"]
 # Images over which the fall of accuracy is smoothed: its standard error is then about half a point.
@@ -246,13 +246,3 @@ class RetainSubjectToForget(Problem):
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.detach().argmax(1) == labels).float().mean()
-
-
-def dual_figures(constraint: cooper.Constraint) -> dict[str, Tensor]:
-    """The multiplier and the penalty coefficient of a constraint, those that it has."""
-    figures = {}
-    if constraint.multiplier is not None:
-        figures["constraint/multiplier"] = constraint.multiplier.weight.detach().reshape(()).clone()
-    if constraint.penalty_coefficient is not None:
-        figures["constraint/penalty_coefficient"] = constraint.penalty_coefficient.value.reshape(())
-    return figures
