@@ -138,7 +138,8 @@ def main(args: Args) -> dict:
     checkpoint, costs, outcome = record.load_checkpoint(), {}, None
     parts = {"original": workspace.splits.train, "retrained": workspace.splits.retain}
     for name in [*(["original"] if args.weight_path is None else []), *(["retrained"] if args.retrain else [])]:
-        models.setdefault(name, workspace.model())
+        if name not in models:
+            models[name] = workspace.model()
         costs[name] = fit_once(
             models[name], workspace.sets.training(parts[name], args.train_batch_size), recipe_of(args),
             workspace.precision, record, name=name, checkpoint=checkpoint, log_interval=args.log_interval,

@@ -7,8 +7,7 @@ from data.augmentation import Augmentation
 from data.datasets import Dataset
 from data.loaders import TensorLoader
 from data.split_record import Splits
-
-EVALUATION_BATCH = 1000
+from data.views import EVALUATION_BATCH
 
 
 class ImageSets:

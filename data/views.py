@@ -18,8 +18,9 @@ def _sample(size: int, limit: int, seed: int) -> np.ndarray:
 def evaluation_view(loader: Iterable, limit: int | None = None, seed: int = 0) -> Iterable[Batch]:
     """A loader over the images of another, or over a fixed sample of `limit` of them, for repeated evaluation.
 
-    A `TensorLoader` is seen through without augmentation, its sample drawn from the seed. Any other loader is
-    trusted not to augment; with a limit its first batches are kept in memory, so that each pass sees the same.
+    A `TensorLoader` is seen through without augmentation, and a `DataLoader` over all of its data set without
+    shuffling, their samples drawn from the seed; a `DataLoader` is trusted not to augment. Of any other iterable one
+    pass is kept in memory, with a limit its first batches, so that each pass sees the same.
     """
     if isinstance(loader, TensorLoader):
         indices = loader.indices

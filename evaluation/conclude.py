@@ -20,14 +20,14 @@ def refuse_chance(model: nn.Module, workspace: Workspace, source: str) -> None:
     """Refuse weights that know next to nothing about the retain set: forgetting them would prove nothing.
 
     Raises:
-        UserError: retain accuracy is at most twice that of a guess.
+        UserError: retain accuracy is at most twice that of a guess, or ten points above it where that is less.
     """
     top1 = judge(model, workspace.sets, workspace.precision, final=False).figures["retain_top1"]
     guess = 100 / workspace.dataset.num_classes
     if top1 <= guess + min(guess, 10):
         raise UserError(
             f"--weight_path {source}: {top1:.1f} % of the retain set is right, and guessing gives {guess:.1f} %; is "
-            " the normalisation (--mean --std), the order of the labels, the stem or the data set another one?"
+            "the normalisation (--mean --std), the order of the labels, the stem or the data set another one?"
         )
 
 

@@ -5,13 +5,10 @@ whole forget set by how far it still is.
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-TargetName = Literal["unseen", "zero", "chance"]
 
 
 def weighted_quantiles(values: Tensor, weights: Tensor, levels: Tensor) -> Tensor:

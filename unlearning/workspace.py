@@ -89,7 +89,7 @@ class Workspace:
         return {f"validation/{name}": value for name, value in summarise(logits, labels).items()}
 
     def describe(self) -> str:
-        """Data set, parts and device in two lines."""
+        """Data set and its parts, forget set and device, a line each."""
         splits = self.splits
         sizes = ", ".join(f"{name} {len(getattr(splits, name)):,}" for name in PARTS)
         device, dtype = self.precision.device, str(self.precision.dtype).removeprefix("torch.")
