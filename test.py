@@ -1,4 +1,4 @@
-"""Judge checkpoints: accuracy and loss on every part of the data, and a membership attack; test images are touched.
+"""Judge checkpoints: accuracy and loss on every part, a membership attack, a discriminator; test images are touched.
 
     python test.py --weight_path runs/unlearning-20260101-120000/model.pt --model resnet8
     python test.py --weight_path original.pt unlearned.pt retrained.pt --splits runs/NAME/splits.npz --output out.json

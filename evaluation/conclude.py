@@ -2,51 +2,26 @@
 
 from pathlib import Path
 
-from torch import nn
-
+from contrastive_discrimination.critic import Critic
 from evaluation.board import show_run
 from evaluation.judge import judge
 from evaluation.report import cost_table, mean_gap, plain, table
 from evaluation.verdict import give_verdict
-from helper_functions.errors import UserError
 from helper_functions.files import save_tensors, write_json
-from helper_functions.loop import Cost
-from helper_functions.record import RunRecord
+from unlearning.run import Run
 from unlearning.unlearn import Unlearned
-from unlearning.workspace import Workspace
 
 
-def refuse_chance(model: nn.Module, workspace: Workspace, source: str) -> None:
-    """Refuse weights that know next to nothing about the retain set: forgetting them would prove nothing.
-
-    Raises:
-        UserError: retain accuracy is at most twice that of a guess, or ten points above it where that is less.
-    """
-    top1 = judge(model, workspace.sets, workspace.precision, final=False).figures["retain_top1"]
-    guess = 100 / workspace.dataset.num_classes
-    if top1 <= guess + min(guess, 10):
-        raise UserError(
-            f"--weight_path {source}: {top1:.1f} % of the retain set is right, and guessing gives {guess:.1f} %; is "
-            "the normalisation (--mean --std), the order of the labels, the stem or the data set another one?"
-        )
-
-
-def conclude(
-    workspace: Workspace,
-    models: dict[str, nn.Module],
-    costs: dict[str, Cost],
-    outcome: Unlearned | None,
-    args: object,
-    record: RunRecord,
-) -> dict:
+def conclude(run: Run, outcome: Unlearned | None) -> dict:
     """Judge the models on everything, test images included, save weights and report, print them; gives the report."""
+    args, models, record, workspace = run.args, run.models, run.record, run.workspace
     order = [name for name in ("original", "unlearned", "retrained") if name in models]
     judgements = {name: judge(models[name], workspace.sets, workspace.precision) for name in order}
     figures = {name: judgements[name].figures for name in order}
     splits = workspace.splits
     report = {
         "models": figures,
-        "cost": costs,
+        "cost": run.costs,
         "forget": {"request": splits.forget_request, "images": len(splits.forget)},
         "splits_sha256": splits.sha256,
         "final_test": splits.final_test,
@@ -60,17 +35,54 @@ def conclude(
             figures["original"], figures[main], args.retain_budget, outcome.target, workspace.dataset.num_classes
         )
         report = {"verdict": verdict, **report}
-        report["forget"] |= {"target": outcome.target, "chosen_epoch": outcome.chosen, "safeguard": outcome.events}
+        report["forget"] |= {
+            "method": outcome.method, "target": outcome.target, "chosen_epoch": outcome.chosen,
+            "safeguard": outcome.events,
+        }  # fmt: skip
+        if outcome.held_out_auc:
+            report["held_out_discriminator_auc"] = outcome.held_out_auc
     weights = record.path("model.pt")
     save_tensors(models[main].state_dict(), weights)
     report = plain(report)
     write_json(record.path("report.json"), report)
     show_run(record, workspace, models, judgements, args)
     record.close()
-    print(f"\n{table(figures)}\n\n{cost_table(costs)}\n")
+    print(f"\n{table(figures)}\n\n{cost_table(run.costs)}\n")
     if outcome is not None:
-        chosen = f"epoch {outcome.chosen} of {len(outcome.epochs)}" if outcome.chosen else "no epoch kept the budget"
-        print(f"verdict  {verdict}\nchosen   {chosen}; the safeguard went back {len(outcome.events)} times")
+        print(f"verdict  {verdict}\nchosen   {_choice(outcome)}")
     print(f"weights  {weights}\nreport   {record.path('report.json')}")
     print(f"watch    tensorboard --logdir {Path(record.folder).parent}")
     return report
+
+
+def conclude_lesson(run: Run, critic: Critic, auc: dict[str, float]) -> dict:
+    """Judge teacher and student, test images included, save student, discriminator and report, print; the report.
+
+    Args:
+        run: with the models `original`, the teacher, and `student`.
+        critic: the discriminator.
+        auc: of a fresh discriminator on held-out pairs, `before` and `after`.
+    """
+    models = {"teacher": run.models["original"], "student": run.models["student"]}
+    sets, precision = run.workspace.sets, run.workspace.precision
+    figures = {name: judge(model, sets, precision).figures for name, model in models.items()}
+    costs = {"teacher" if name == "original" else name: cost for name, cost in run.costs.items()}
+    save_tensors(models["student"].state_dict(), run.record.path("model.pt"))
+    save_tensors(critic.discriminator.state_dict(), run.record.path("classifier.pt"))
+    report = plain({"models": figures, "cost": costs, "held_out_discriminator_auc": auc})
+    write_json(run.record.path("report.json"), report)
+    run.record.close()
+    print(f"\n{table(figures)}\n\n{cost_table(costs)}\n")
+    print(f"pairs    a fresh discriminator's AUC on held-out pairs was {auc['before']:.3f} and is {auc['after']:.3f}")
+    print(f"weights  {run.record.path('model.pt')}\nreport   {run.record.path('report.json')}")
+    print(f"watch    tensorboard --logdir {Path(run.record.folder).parent}")
+    return report
+
+
+def _choice(outcome: Unlearned) -> str:
+    chosen = f"epoch {outcome.chosen} of {len(outcome.epochs)}" if outcome.chosen else "no epoch kept the budget"
+    line = f"{chosen}; the safeguard went back {len(outcome.events)} times"
+    if outcome.held_out_auc:
+        before, after = (f"{outcome.held_out_auc[name]:.3f}" for name in ("original", "unlearned"))
+        line += f"\npairs    a fresh discriminator's AUC on held-out pairs was {before} and is {after}; 0.5 is chance"
+    return line

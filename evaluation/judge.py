@@ -1,4 +1,4 @@
-"""The figures of one model: accuracy, loss and attack on every part of the data."""
+"""The figures of one model: accuracy and loss on every part of the data, an attack and a discriminator."""
 
 import dataclasses
 
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from data.image_sets import ImageSets
 from evaluation.attacks import class_matched, loss_attack_auc
+from evaluation.discriminator import discriminator_auc
 from helper_functions.devices import Precision
 from helper_functions.inference import predict
 from helper_functions.metrics import summarise
@@ -34,11 +35,13 @@ def judge(model: nn.Module, sets: ImageSets, precision: Precision, *, final: boo
     Where whole classes are forgotten, `test_remaining` is the test part without them.
 
     Args:
-        final: whether test images are touched, and the attack (`mia_auc`) is made, which compares forget images
-            with class-matched test images; during a run neither is.
+        final: whether test images are touched, and forget images are compared with test images of the same true
+            classes, by the attack (`mia_auc`) and by the discriminator (`discriminator_auc` and the ends of its 95 %
+            interval, `_low` and `_high`); during a run neither is done.
     """
     figures: dict[str, float | None] = {}
     losses: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     for part in PARTS if final else PARTS[:-1]:
         indices = getattr(sets.splits, part)
         if len(indices) == 0:
@@ -46,6 +49,8 @@ def judge(model: nn.Module, sets: ImageSets, precision: Precision, *, final: boo
         logits, labels = predict(model, sets.evaluation(indices), precision)
         figures |= utility(logits, labels, part)
         losses[part] = F.cross_entropy(logits, labels, reduction="none").cpu()
+        if final and part in ("forget", "test"):
+            outputs[part] = logits.cpu()
         if part == "forget":
             figures |= utility(logits, sets.true_labels[indices.to(precision.device)], "forget_true")
         if part == "test":
@@ -53,7 +58,7 @@ def judge(model: nn.Module, sets: ImageSets, precision: Precision, *, final: boo
             if not remaining.all():
                 figures |= utility(logits[remaining], labels[remaining], "test_remaining")
     if final and "forget" in losses:
-        figures["mia_auc"] = _attack(sets, losses)
+        figures |= _compare(sets, losses, outputs)
     return Judgement(figures, losses)
 
 
@@ -63,13 +68,25 @@ def _forgotten_classes(sets: ImageSets) -> Tensor:
     return torch.tensor(sorted(set(forget.tolist()) - set(retain.tolist())), dtype=torch.int64)
 
 
-def _attack(sets: ImageSets, losses: dict[str, Tensor]) -> float | None:
-    splits = sets.splits
-    members, others = class_matched(sets.dataset.labels, splits.forget, splits.test, splits.seed)
-    # Index sets are sorted, so that an image's place among the losses is found by bisection.
-    return loss_attack_auc(
-        losses["forget"][torch.searchsorted(splits.forget, members.contiguous())],
-        losses["test"][torch.searchsorted(splits.test, others.contiguous())],
-        splits.seed,
-    )
+def _compare(sets: ImageSets, losses: dict[str, Tensor], outputs: dict[str, Tensor]) -> dict[str, float | None]:
+    """`mia_auc` and `discriminator_auc` with its interval: forget images against as many test images of each class.
 
+    Matched by true class. The discriminator takes true labels for both: on given ones that are wrong, a retrained
+    model, too, could be told apart.
+
+    Args:
+        losses: on given labels, `[P]` of part `forget` and `[Q]` of part `test`.
+        outputs: logits `[P, K]` and `[Q, K]` of the same.
+    """
+    splits, labels = sets.splits, sets.dataset.labels
+    forget, test = class_matched(labels, splits.forget, splits.test, splits.seed)
+    # Index sets are sorted, so that an image's place among the losses is found by bisection.
+    rows = torch.searchsorted(splits.forget, forget.contiguous())
+    test_rows = torch.searchsorted(splits.test, test.contiguous())
+    figures = {"mia_auc": loss_attack_auc(losses["forget"][rows], losses["test"][test_rows], splits.seed)}
+    found = discriminator_auc(
+        outputs["forget"][rows], labels[forget], outputs["test"][test_rows], labels[test], splits.seed
+    )
+    for name, end in (("", "value"), ("_low", "low"), ("_high", "high")):
+        figures[f"discriminator_auc{name}"] = None if found is None else getattr(found, end)
+    return figures

@@ -20,9 +20,10 @@ FIGURES = {
         }.items()
     },
     "mia_auc": "membership attack AUC",
+    "discriminator_auc": "discriminator AUC",
 }
 # What the table at the end of a run shows; `test.py` shows all of them.
-HEADLINES = tuple(name for name in FIGURES if name.endswith("_top1") or name == "mia_auc")
+HEADLINES = tuple(name for name in FIGURES if name.endswith(("_top1", "_auc")))
 # Averaged for `mean_gap`: what earlier work compares, with the attack in points of AUC.
 GAP_FIGURES = {"forget_top1": 1, "retain_top1": 1, "test_top1": 1, "mia_auc": 100}
 
@@ -41,7 +42,10 @@ def mean_gap(model: dict[str, float], retrained: dict[str, float]) -> float:
 
 
 def table(models: dict[str, dict[str, float]], figures: tuple[str, ...] = HEADLINES) -> str:
-    """Figures of the models side by side; with a retrained model, each other's signed gap to it."""
+    """Figures of the models side by side; with a retrained model, each other's signed gap to it.
+
+    Below a figure that has one, its 95 % interval, from `figure_low` to `figure_high`.
+    """
     compared = [name for name in models if name != "retrained"] if "retrained" in models else []
     heads = [*models, *(f"gap of {name}" for name in compared)]
     widths = [max(len(head) + 2, 12) for head in heads]
@@ -54,6 +58,9 @@ def table(models: dict[str, dict[str, float]], figures: tuple[str, ...] = HEADLI
         digits = 2 if "_top" in figure else 3
         cells = [_cell(value, f".{digits}f") for value in values] + [_cell(gap, f"+.{digits}f") for gap in gaps]
         lines.append(_line(FIGURES[figure], cells, widths))
+        intervals = [_interval(models[name], figure) for name in models]
+        if any(intervals):
+            lines.append(_line("  95 % interval", intervals + [""] * len(compared), widths))
     if compared and "forget_top1" in models["retrained"]:
         gaps = [f"{mean_gap(models[name], models['retrained']):.2f}" for name in compared]
         lines.append(_line("mean absolute gap", [""] * len(models) + gaps, widths))
@@ -88,3 +95,8 @@ def plain(value: object) -> object:
 
 def _cell(value: float | None, form: str) -> str:
     return "–" if value is None else f"{value:{form}}"
+
+
+def _interval(model: dict[str, float], figure: str) -> str:
+    low, high = (model.get(f"{figure}_{end}") for end in ("low", "high"))
+    return "" if low is None or high is None else f"{low:.3f}–{high:.3f}"

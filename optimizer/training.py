@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from helper_functions.config import HalfOpenUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from helper_functions.devices import Precision
@@ -15,7 +15,7 @@ from helper_functions.files import load_tensors, save_tensors, write_json
 from helper_functions.loop import Cost, Phase, run_phase
 from helper_functions.record import RunRecord
 from optimizer.optimizers import OPTIMIZERS, get_optimizer
-from optimizer.problems import EmpiricalRisk
+from optimizer.problems import EmpiricalRisk, Problem
 from optimizer.schedules import SCHEDULES, get_schedule
 from optimizer.solver import Solver
 
@@ -65,10 +65,59 @@ def build_optimizer(model: nn.Module, recipe) -> torch.optim.Optimizer:
     )
 
 
+class GradientSteps:
+    """A solver and the schedule of its learning rate, as steps of the loop on the stream `train`.
+
+    Args:
+        problem: what is optimised.
+        model: whose weights move; put into training mode before each step.
+        recipe: a `Recipe`, or any arguments with the same fields.
+        steps_per_epoch: batches in a pass.
+        max_grad_norm: longer gradients are scaled down to it; None leaves them.
+    """
+
+    def __init__(
+        self, problem: Problem, model: nn.Module, recipe, steps_per_epoch: int, max_grad_norm: float | None = None
+    ) -> None:
+        self.model = model
+        self.solver = Solver(problem, build_optimizer(model, recipe), model, max_grad_norm=max_grad_norm)
+        warmup = round(getattr(recipe, "warmup_epochs", 0) * steps_per_epoch)
+        total = recipe.num_epochs * steps_per_epoch
+        self.schedule = get_schedule(recipe.schedule, self.solver.primal, total, warmup_steps=warmup)
+
+    def __call__(self, batch: dict) -> dict[str, Tensor]:
+        self.model.train()
+        figures = self.solver.step(batch)
+        self.schedule.step()
+        return figures
+
+    def figures(self) -> dict[str, float]:
+        """What the record shows beside an epoch's means."""
+        return {"train/learning_rate": self.schedule.get_last_lr()[0]}
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs, the model's weights apart."""
+        return {"solver": self.solver.full_state(), "schedule": self.schedule.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Inverse of `state_dict`."""
+        self.solver.load_full_state(state["solver"])
+        self.schedule.load_state_dict(state["schedule"])
+
+
 def fit_classifier(
+    model: nn.Module, loader: Iterable, recipe: Recipe, precision: Precision, record: RunRecord, **options
+) -> Cost:
+    """Train `model` in place on everything in `loader` by mean cross-entropy; options as of `fit`."""
+    steps = GradientSteps(EmpiricalRisk(model, precision), model, recipe, len(loader))
+    return fit(steps, model, loader, recipe.num_epochs, precision, record, **options)
+
+
+def fit(
+    steps,
     model: nn.Module,
     loader: Iterable,
-    recipe: Recipe,
+    num_epochs: int,
     precision: Precision,
     record: RunRecord,
     *,
@@ -76,73 +125,58 @@ def fit_classifier(
     checkpoint: dict | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] = lambda model: {},
     log_interval: int = 50,
+    shown: tuple[str, ...] = ("train/loss", "train/top1"),
+    columns: tuple[str, ...] | None = None,
 ) -> Cost:
-    """Train `model` in place on everything in `loader`, with a checkpoint after each epoch.
+    """Pass over a loader `num_epochs` times, with a checkpoint after each epoch.
 
     Args:
+        steps: `GradientSteps`, or what has the same methods.
         name: of this training in the record; a checkpoint of the same name is gone on with.
         checkpoint: what `RunRecord.load_checkpoint` gave, or None.
         evaluate: figures of the model after an epoch, by their names in the record.
+        shown: figures beside the progress bar.
+        columns: figures in the table of epochs; all of them by default.
 
     Raises:
         UserError: the loss is no longer finite.
     """
-    solver = Solver(EmpiricalRisk(model, precision), build_optimizer(model, recipe), model)
-    steps = len(loader)
-    schedule = get_schedule(
-        recipe.schedule, solver.primal, recipe.num_epochs * steps, warmup_steps=round(recipe.warmup_epochs * steps)
-    )
     cost, start_epoch = Cost(), 0
     if checkpoint is not None and checkpoint["name"] == name:
         model.load_state_dict(checkpoint["model"])
-        solver.load_full_state(checkpoint["solver"])
-        schedule.load_state_dict(checkpoint["schedule"])
+        steps.load_state_dict(checkpoint)
         cost, start_epoch = Cost(**checkpoint["cost"]), checkpoint["epoch"]
         torch.set_rng_state(checkpoint["rng"])
     if hasattr(loader, "epoch"):
         loader.epoch = start_epoch
     watch = cost.stopwatch()
 
-    def step(batch: dict) -> dict:
-        model.train()
-        figures = solver.step(batch)
-        schedule.step()
-        return figures
-
     def on_epoch(means: dict[str, float], epoch: int) -> None:
         if means["train/loss"] != means["train/loss"]:
             raise UserError(f"{name}: the loss is no number after epoch {epoch}; lower --learning_rate")
         watch.lap(precision.device)
-        figures = {**means, **evaluate(model), "train/learning_rate": schedule.get_last_lr()[0]}
+        figures = {**means, **evaluate(model), **steps.figures()}
         record.scalars({f"{name}/{key}": value for key, value in figures.items()}, cost.gradient_steps)
-        record.print_row(name, epoch, recipe.num_epochs, {**figures, "seconds": cost.seconds})
+        row = figures if columns is None else {key: figures[key] for key in columns}
+        record.print_row(name, epoch, num_epochs, {**row, "seconds": cost.seconds})
         record.save_checkpoint(
             {
                 "name": name,
                 "epoch": epoch,
                 "step": cost.gradient_steps,
                 "model": model.state_dict(),
-                "solver": solver.full_state(),
-                "schedule": schedule.state_dict(),
                 "cost": dataclasses.asdict(cost),
                 "rng": torch.get_rng_state(),
+                **steps.state_dict(),
             }
         )
         watch.skip()
 
     run_phase(
         Phase(
-            name,
-            recipe.num_epochs,
-            _Single(loader),
-            step,
-            on_epoch=on_epoch,
-            log_interval=log_interval,
-            shown=("train/loss", "train/top1"),
-            start_epoch=start_epoch,
-            device=precision.device,
-            cost=cost,
-        )
+            name, num_epochs, _Single(loader), steps, on_epoch=on_epoch, log_interval=log_interval, shown=shown,
+            start_epoch=start_epoch, device=precision.device, cost=cost,
+        )  # fmt: skip
     )
     return cost
 

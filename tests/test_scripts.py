@@ -30,7 +30,7 @@ FIGURES = {
     f"{part}_{figure}"
     for part in ("retain", "forget", "forget_true", "unseen", "validation", "test")
     for figure in ("top1", "top5", "loss")
-} | {"mia_auc"}
+} | {"mia_auc", "discriminator_auc", "discriminator_auc_low", "discriminator_auc_high"}
 # The issue's own words, but for the device: this machine may have no CUDA.
 CIFAR_COMMAND = (
     "--num_epochs", "10", "--batch_size", "32", "--learning_rate", "0.001", "--data_dir", "./data/cifar100",
@@ -266,6 +266,15 @@ class TestJudge:
         assert list(models) == [*map(str, weights), "re-initialised"]
         for figures in models.values():
             assert set(figures) == FIGURES
+            low, value, high = (figures[f"discriminator_auc{end}"] for end in ("_low", "", "_high"))
+            assert 0 <= low < value < high <= 1
+        row = done.out.splitlines().index(next(line for line in done.out.splitlines() if "discriminator AUC" in line))
+        values, intervals = (line.split() for line in done.out.splitlines()[row : row + 2])
+        assert values[2:] == [f"{figures['discriminator_auc']:.3f}" for figures in models.values()]
+        assert intervals[:3] == ["95", "%", "interval"] and intervals[3:] == [
+            f"{figures['discriminator_auc_low']:.3f}–{figures['discriminator_auc_high']:.3f}"
+            for figures in models.values()
+        ]
         expected = report_of(original.folder)["models"]["original"]
         assert models[str(weights[0])] == pytest.approx(expected)
         assert models["re-initialised"]["test_top1"] < expected["test_top1"]

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from contrastive_discrimination.arguments import ContrastiveArgs
 from helper_functions.config import HalfOpenUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from optimizer.optimizers import OPTIMIZERS
 from optimizer.schedules import SCHEDULES
@@ -11,7 +12,7 @@ from unlearning.stopping import STOP_CRITERIA
 
 
 @dataclasses.dataclass
-class UnlearnArgs:
+class UnlearnArgs(ContrastiveArgs):
     """Budget, target and optimisation of constrained unlearning."""
 
     num_epochs: PositiveInt = 10
@@ -63,6 +64,7 @@ class UnlearnArgs:
     """Longer gradients are scaled down to this norm; null leaves them."""
     bn: Literal["frozen", "train"] = "frozen"
     """Batch norm while unlearning: by its running statistics, or by the batch."""
-    stop_criterion: Literal[*STOP_CRITERIA] = "none"
+    stop_criterion: Literal["auto", *STOP_CRITERIA] = "auto"
     """End forgetting early: forget loss at the validation loss, validation loss rising twice, retain top-5 fallen to
-    90 %, forget loss at a re-initialised network's, or never."""
+    90 %, forget loss at a re-initialised network's, discriminator at chance, or never; auto is discriminator where the
+    method has one, else never."""

@@ -18,6 +18,7 @@ from helper_functions.batch_norm import no_running_stats_update
 from helper_functions.devices import Precision
 from optimizer.problems import Batch, Problem
 from optimizer.solver import SolverName, dual_figures, inequality
+from unlearning.targets import Target
 
 BatchNormMode = Literal["frozen", "train"]
 # Images over which the fall of accuracy is smoothed: its standard error is then about half a point.
@@ -96,7 +97,34 @@ RETAIN_LOSSES = {"labels": rise_on_labels, "original": rise_on_original}
 OWN_RETAIN_LOSS = {"unseen": "original", "zero": "labels", "chance": "labels"}
 
 
-class ForgetSubjectToRetain(Problem):
+class OnTarget(Problem):
+    """A problem on both streams, with a forget target that may learn along.
+
+    Args:
+        streams: the model's forward passes.
+        target: from `unlearning.targets` or `unlearning.contrastive`.
+    """
+
+    def __init__(self, streams: TwoStreams, target: Target) -> None:
+        super().__init__()
+        self.streams = streams
+        self.target = target
+
+    def commit(self, state: cooper.CMPState) -> None:
+        """Let the target learn from the batch."""
+        state.misc |= self.target.commit()
+
+    def state_dict(self) -> dict:
+        """Multiplier, penalty coefficient and the target's state."""
+        return {**super().state_dict(), "target": self.target.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Inverse of `state_dict`."""
+        super().load_state_dict({key: state_dict[key] for key in ("multipliers", "penalty_coefficients")})
+        self.target.load_state_dict(state_dict["target"])
+
+
+class ForgetSubjectToRetain(OnTarget):
     """Stage 1: the target's objective on forget data, with the retain budget as its constraint.
 
     The strict violation, which moves the multiplier, is the smoothed fall of retain accuracy minus `aim`, in points.
@@ -107,7 +135,7 @@ class ForgetSubjectToRetain(Problem):
         streams: the model's forward passes.
         original: its answers on a retain batch.
         rise: one of `RETAIN_LOSSES`, the retain loss less the original's.
-        target: from `unlearning.targets`.
+        target: from `unlearning.targets` or `unlearning.contrastive`.
         aim: accuracy points that may be lost while training; below the budget, to leave room for its noise.
         solver: the constraint's formulation.
         multiplier: first value of the multiplier.
@@ -119,18 +147,16 @@ class ForgetSubjectToRetain(Problem):
         streams: TwoStreams,
         original: Original,
         rise: Callable[[Tensor, Tensor, Tensor], Tensor],
-        target,
+        target: Target,
         aim: float,
         solver: SolverName,
         multiplier: float,
         penalty_coefficient: float | None,
     ) -> None:
-        super().__init__()
+        super().__init__(streams, target)
         device = streams.precision.device
-        self.streams = streams
         self.original = original
         self.rise = rise
-        self.target = target
         self.aim = aim
         self.margin = torch.zeros((), device=device)
         self.smoothed = torch.zeros(2, device=device)  # fall in points, and the weight that it has gathered
@@ -164,8 +190,9 @@ class ForgetSubjectToRetain(Problem):
         )
 
     def commit(self, state: cooper.CMPState) -> None:
-        """Take over the smoothed fall of accuracy."""
+        """Take over the smoothed fall of accuracy, and let the target learn."""
         self.smoothed = state.misc.pop("smoothed")
+        super().commit(state)
 
     def refit_margin(self, fall: float, measured: float) -> None:
         """Move the margin towards the rise of retain loss at which the fall of accuracy would be `aim`.
@@ -187,23 +214,23 @@ class ForgetSubjectToRetain(Problem):
         return self.smoothed * decay + torch.stack([fall, torch.ones_like(fall)]) * (1 - decay)
 
     def state_dict(self) -> dict:
-        """Multiplier, penalty coefficient, margin and smoothed fall."""
+        """Multiplier, penalty coefficient, the target's state, margin and smoothed fall."""
         return {**super().state_dict(), "margin": self.margin, "smoothed": self.smoothed}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Inverse of `state_dict`."""
-        super().load_state_dict({key: state_dict[key] for key in ("multipliers", "penalty_coefficients")})
+        super().load_state_dict(state_dict)
         self.margin = state_dict["margin"].to(self.margin.device)
         self.smoothed = state_dict["smoothed"].to(self.smoothed.device)
 
 
-class RetainSubjectToForget(Problem):
-    """Stage 2: the retain loss, with the forget data's objective ≤ `tolerance` as its constraint.
+class RetainSubjectToForget(OnTarget):
+    """Stage 2: the retain loss, with the forget data's objective ≤ its floor + `tolerance` as its constraint.
 
     Args:
         streams: the model's forward passes.
-        target: from `unlearning.targets`; its objective is 0 where everything is forgotten.
-        tolerance: of that objective.
+        target: from `unlearning.targets` or `unlearning.contrastive`.
+        tolerance: of its objective.
         solver: the constraint's formulation.
         multiplier: first value of the multiplier.
         penalty_coefficient: first value of the penalty coefficient; None takes the solver's own.
@@ -212,15 +239,13 @@ class RetainSubjectToForget(Problem):
     def __init__(
         self,
         streams: TwoStreams,
-        target,
+        target: Target,
         tolerance: float,
         solver: SolverName,
         multiplier: float,
         penalty_coefficient: float | None,
     ) -> None:
-        super().__init__()
-        self.streams = streams
-        self.target = target
+        super().__init__(streams, target)
         self.tolerance = tolerance
         self.forgotten = inequality(solver, multiplier, penalty_coefficient, streams.precision.device)
 
@@ -229,7 +254,7 @@ class RetainSubjectToForget(Problem):
         forget_logits, retain_logits = self.streams(forget[0], retain[0])
         objective, reached = self.target.objective(forget_logits, forget[1])
         retain_loss = F.cross_entropy(retain_logits, retain[1])
-        violation = objective - self.tolerance
+        violation = objective - self.target.floor - self.tolerance
         state = cooper.ConstraintState(
             violation=violation, contributes_to_dual_update=self.forgotten.multiplier is not None
         )

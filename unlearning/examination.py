@@ -47,10 +47,11 @@ def matching_weights(labels: Tensor, wanted: Tensor, num_classes: int) -> Tensor
 
 @dataclasses.dataclass
 class Findings:
-    """What one examination found: figures by name, and per-image losses `[n]` by stream."""
+    """What one examination found: figures by name, per-image losses `[n]` by stream, forget logits and labels."""
 
     figures: dict[str, float]
     losses: dict[str, Tensor]
+    forget: tuple[Tensor, Tensor]
 
 
 class Examination:
@@ -75,18 +76,18 @@ class Examination:
         self.precision, self.rise = precision, rise
         self.views = {name: evaluation_view(loader) for name, loader in loaders.items() if name != "retain"}
         self.views["retain"] = evaluation_view(loaders["retain"], RETAIN_SAMPLE, seed)
-        self._original = {name: predict(model, view, precision) for name, view in self.views.items()}
-        self.num_classes = self._original["forget"][0].shape[1]
-        self.forget_labels = self._original["forget"][1]
-        self.retain_labels = self._original["retain"][1]
-        self.original_right = self._original["retain"][0].argmax(1) == self.retain_labels
+        self.original_outputs = {name: predict(model, view, precision) for name, view in self.views.items()}
+        self.num_classes = self.original_outputs["forget"][0].shape[1]
+        self.forget_labels = self.original_outputs["forget"][1]
+        self.retain_labels = self.original_outputs["retain"][1]
+        self.original_right = self.original_outputs["retain"][0].argmax(1) == self.retain_labels
         self.retain_classes = self._classes(loaders["retain"])
         self.retain_images = max(_size(loaders["retain"]), len(self.retain_labels))
         self.unseen_weights = self._matching("unseen")
         self.validation_weights = self._matching("validation")
 
     def _matching(self, name: str) -> Tensor:
-        return matching_weights(self._original[name][1], self.forget_labels, self.num_classes)
+        return matching_weights(self.original_outputs[name][1], self.forget_labels, self.num_classes)
 
     def forgotten_classes(self) -> Tensor:
         """Classes of the forget set that do not occur among the retain images, int64."""
@@ -107,7 +108,7 @@ class Examination:
 
     def of_original(self, target, budget: float) -> Findings:
         """What the first examination, of the original, found."""
-        return self._find(self._original, target, budget)
+        return self._find(self.original_outputs, target, budget)
 
     def __call__(self, model: nn.Module, target, budget: float) -> Findings:
         """Examine the model now; `constraint/feasible` is 1 where the bound on the fall keeps the budget."""
@@ -122,14 +123,15 @@ class Examination:
         right = outputs["retain"][0].argmax(1) == self.retain_labels
         fall, bound = paired_fall(self.original_right, right, self.retain_images)
         figures |= {
-            "retain/rise": self.rise(self._original["retain"][0], *outputs["retain"]).item(),
+            "retain/rise": self.rise(self.original_outputs["retain"][0], *outputs["retain"]).item(),
             "constraint/fall": fall,
             "constraint/fall_bound": bound,
             # Logits that are no numbers can still be right by chance.
             "constraint/feasible": float(bound <= budget and math.isfinite(figures["retain/loss"])),
-            "forget/distance": target.distance(*outputs["forget"], losses["validation"], self.validation_weights),
         }
-        return Findings(figures, losses)
+        distance = target.distance(*outputs["forget"], losses["validation"], self.validation_weights)
+        figures |= {"forget/distance": distance, "forget/own_distance": distance}
+        return Findings(figures, losses, outputs["forget"])
 
 
 def _size(loader: Iterable) -> int:

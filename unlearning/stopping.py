@@ -27,10 +27,17 @@ def _confused(epochs: Epochs, original: dict[str, float]) -> bool:
     return epochs[-1]["forget/loss"] >= original["reinitialised/forget_loss"]
 
 
+def _indistinguishable(epochs: Epochs, original: dict[str, float]) -> bool:
+    """A fresh discriminator was at chance on held-out pairs in two epochs running, and the budget is kept."""
+    at_chance = [epoch["forget/distance"] == 0 for epoch in epochs[-2:]]
+    return at_chance == [True, True] and bool(epochs[-1]["constraint/feasible"])
+
+
 STOP_CRITERIA: dict[str, Callable[[Epochs, dict[str, float]], bool]] = {
     "none": lambda epochs, original: False,
     "unlearning": _forgotten_as_validation,
     "refining": _validation_rises_twice,
     "forget-forever": _retain_has_paid,
     "confusion": _confused,
+    "discriminator": _indistinguishable,
 }

@@ -7,7 +7,7 @@ whole forget set by how far it still is.
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -41,7 +41,51 @@ def log_probability_of_others(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.masked_fill(classes, -math.inf).logsumexp(1) - logits.logsumexp(1)
 
 
-class ChanceTarget:
+class Target:
+    """What all targets can do; a target that neither moves nor learns has no more than an objective and a distance.
+
+    `name` is what the verdict goes by; `floor` is the objective's value where everything is forgotten.
+    """
+
+    name: str
+    floor = 0.0
+
+    def refresh(self, unseen_losses: Tensor) -> None:
+        """Take the losses of the unseen images under the current weights, `[U]`."""
+
+    def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The objective and the share of images that have reached the target, both 0-d.
+
+        Args:
+            logits: `[B, K]`, float32.
+            labels: given labels, `[B]`.
+        """
+        raise NotImplementedError
+
+    def commit(self) -> dict[str, Tensor]:
+        """Learn from the batch, once after each step; figures to log, 0-d, the same names each time."""
+        return {}
+
+    def distance(self, logits: Tensor, labels: Tensor, reference_losses: Tensor, reference_weights: Tensor) -> float:
+        """How far the whole forget set still is, from its logits `[P, K]` and labels, and the losses of a reference."""
+        raise NotImplementedError
+
+    def examine(self, model: nn.Module, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """Figures of an epoch beyond those of every method, from the forget set's logits `[P, K]` and labels."""
+        return {}
+
+    def close(self) -> None:
+        """Let go of the model."""
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Inverse of `state_dict`."""
+
+
+class ChanceTarget(Target):
     """A loss of at least `margin` · log K on the given label.
 
     The objective −log(1 − p_y) falls as −L_f does, but its gradient is largest where the label is believed most, and
@@ -57,16 +101,7 @@ class ChanceTarget:
     def __init__(self, num_classes: int, margin: float) -> None:
         self.bound = margin * math.log(num_classes)
 
-    def refresh(self, unseen_losses: Tensor) -> None:
-        """Chance does not move."""
-
     def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The objective and the share of images that have reached the target, both 0-d.
-
-        Args:
-            logits: `[B, K]`, float32.
-            labels: given labels, `[B]`.
-        """
         losses = F.cross_entropy(logits, labels, reduction="none").detach()
         own = F.one_hot(labels, logits.shape[1]).bool()
         pending = losses < self.bound
@@ -78,7 +113,7 @@ class ChanceTarget:
         return (F.cross_entropy(logits, labels, reduction="none") < self.bound).float().mean().item()
 
 
-class ZeroTarget:
+class ZeroTarget(Target):
     """The forgotten classes together have (nearly) no probability, as a retrained model never names them.
 
     Args:
@@ -91,9 +126,6 @@ class ZeroTarget:
     def __init__(self, classes: Tensor, bound: float = 0.01) -> None:
         self.classes = classes
         self.bound = bound
-
-    def refresh(self, unseen_losses: Tensor) -> None:
-        """Zero does not move."""
 
     def _forgotten(self, logits: Tensor, labels: Tensor) -> Tensor:
         own = F.one_hot(labels, logits.shape[1]).bool()
@@ -113,7 +145,7 @@ class ZeroTarget:
         return forgotten.gather(1, logits.argmax(1, keepdim=True)).float().mean().item()
 
 
-class UnseenTarget:
+class UnseenTarget(Target):
     """Forget losses distributed as the losses of matched unseen images under the current weights.
 
     Ranked forget losses are compared with the unseen losses' quantiles of the same rank (the Wasserstein-2 coupling

@@ -1,13 +1,14 @@
 """Run constrained unlearning from loaders to chosen weights: two stages, stop criteria, rewind."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
 from data.streams import CyclingLoader, PairedLoader
 from helper_functions.devices import Precision
+from helper_functions.errors import UserError
 from helper_functions.loop import Cost
 from helper_functions.record import RunRecord
 from models.reinitialise import reinitialised
@@ -21,9 +22,9 @@ from unlearning.constrained import (
     TwoStreams,
 )
 from unlearning.examination import Examination, Findings
+from unlearning.methods import METHODS, Case
 from unlearning.stage import Stage, StageSettings
 from unlearning.stopping import STOP_CRITERIA
-from unlearning.targets import ChanceTarget, UnseenTarget, ZeroTarget
 
 # Part of the budget that training aims at; the rest is room for the noise of what it measures.
 AIMED_SHARE = 0.8
@@ -38,22 +39,26 @@ class Unlearned:
     """What a run of unlearning gave.
 
     `epochs` holds each epoch's figures; `chosen` is the number, from 1, of the one rewound to, None where no epoch
-    kept the budget: then the weights are those of the epoch that came nearest to keeping it.
+    kept the budget: then the weights are those of the epoch that came nearest to keeping it. `held_out_auc` is a fresh
+    discriminator's on held-out pairs, of the `original` and the `unlearned`; empty for methods without one.
     """
 
     epochs: list[dict[str, float]]
     chosen: int | None
     original: dict[str, float]
     target: str
+    method: str
     events: list[dict[str, float]]
     cost: Cost
+    held_out_auc: dict[str, float]
 
 
 def is_better(candidate: dict[str, float], incumbent: dict[str, float]) -> bool:
     """Whether an epoch is the better one to rewind to.
 
     Feasible beats infeasible; of two infeasible ones the smaller fall wins; of two feasible ones the nearer to the
-    target, where they are equally near (within 0.02) the one with the higher accuracy on validation images.
+    target (a discriminator's first, then the forget set's own), where they are equally near (within 0.02) the one with
+    the higher accuracy on validation images.
     """
     return _rank(candidate) <= _rank(incumbent)
 
@@ -62,16 +67,8 @@ def _rank(epoch: dict[str, float]) -> tuple[float, ...]:
     """The lower, the better; distances in steps of the tolerance, so that many small ones cannot add up."""
     if not epoch["constraint/feasible"]:
         return (1, epoch["constraint/fall_bound"])
-    return (0, epoch["forget/distance"] // DISTANCE_TOLERANCE, -epoch["validation/top1"])
-
-
-def build_target(name: str, examination: Examination, settings: UnlearnArgs):
-    """The forget target called `name`."""
-    if name == "unseen":
-        return UnseenTarget(examination.unseen_weights)
-    if name == "zero":
-        return ZeroTarget(examination.forgotten_classes())
-    return ChanceTarget(examination.num_classes, settings.chance_margin)
+    distances = [epoch[name] // DISTANCE_TOLERANCE for name in ("forget/distance", "forget/own_distance")]
+    return (0, *distances, -epoch["validation/top1"])
 
 
 class Unlearning:
@@ -82,6 +79,7 @@ class Unlearning:
         loaders: `retain`, `forget`, `unseen` and `validation`.
         args: flags.
         target: name of the forget target.
+        method: one of `METHODS`.
         precision: device and dtype.
         record: the run's record.
         seed: of the fixed retain sample.
@@ -94,30 +92,43 @@ class Unlearning:
         loaders: dict[str, Iterable],
         args: UnlearnArgs,
         target: str,
+        method: str,
         precision: Precision,
         record: RunRecord,
         seed: int = 0,
         log_interval: int = 50,
     ) -> None:
         self.model, self.args, self.precision, self.record = model, args, precision, record
-        self.log_interval = log_interval
+        self.method, self.log_interval = method, log_interval
         self.cost = Cost()
         self.watch = self.cost.stopwatch()
         loss = OWN_RETAIN_LOSS[target] if args.retain_loss == "auto" else args.retain_loss
         self.rise = RETAIN_LOSSES[loss]
         self.examination = Examination(model, loaders, precision, seed, self.rise)
-        self.target = build_target(target, self.examination, args)
-        self.original = self.examination.of_original(self.target, args.retain_budget).figures
-        if args.stop_criterion == "confusion":
-            fresh = self.examination.losses(reinitialised(model), "forget")
-            self.original["reinitialised/forget_loss"] = fresh.mean().item()
         self.streams = TwoStreams(model, precision, args.bn)
         self.frozen = Original(model, precision, args.bn)
+        if args.stop_criterion == "confusion":
+            fresh = self.examination.losses(reinitialised(model), "forget").mean().item()
+        # After the copies, which a model that is listened to does not allow.
+        self.target = METHODS[method](Case(target, model, self.examination, args, precision, seed))
+        findings = self.examination.of_original(self.target, args.retain_budget)
+        self.original = findings.figures | self.target.examine(model, *findings.forget)
+        if args.stop_criterion == "confusion":
+            self.original["reinitialised/forget_loss"] = fresh
+        self.stop = self._stop_criterion()
         self.loader = PairedLoader(loaders["forget"], CyclingLoader(loaders["retain"]))
         self.epochs: list[dict[str, float]] = []
         self.chosen = 0
         self.chosen_weights: dict[str, torch.Tensor] = {}
         self.events: list[dict[str, float]] = []
+
+    def _stop_criterion(self) -> Callable[[list[dict[str, float]], dict[str, float]], bool]:
+        asked, has_discriminator = self.args.stop_criterion, "discriminator/auc" in self.original
+        if asked == "discriminator" and not has_discriminator:
+            raise UserError("--stop_criterion discriminator: this method has none; use another criterion")
+        if asked == "auto":
+            asked = "discriminator" if has_discriminator else "none"
+        return STOP_CRITERIA[asked]
 
     def run(self, checkpoint: dict | None = None) -> Unlearned:
         """Both stages, then the rewind; a checkpoint of an earlier run is gone on with."""
@@ -129,13 +140,16 @@ class Unlearning:
             if settings.num_epochs == 0 or (state is not None and state["stage"] > number):
                 continue
             self._run_stage(number, settings, state if state is not None and state["stage"] == number else None)
+        self.target.close()
         self.model.load_state_dict(self.chosen_weights)
         self.model.eval()
         self.watch.lap(self.precision.device)
-        feasible = self.epochs[self.chosen]["constraint/feasible"]
+        chosen, auc = self.epochs[self.chosen], "discriminator/auc"
         return Unlearned(
-            self.epochs, self.chosen + 1 if feasible else None, self.original, self.target.name, self.events, self.cost
-        )
+            self.epochs, self.chosen + 1 if chosen["constraint/feasible"] else None, self.original, self.target.name,
+            self.method, self.events, self.cost,
+            {"original": self.original[auc], "unlearned": chosen[auc]} if auc in chosen else {},
+        )  # fmt: skip
 
     def _forget(self) -> StageSettings:
         args, aim = self.args, AIMED_SHARE * self.args.retain_budget
@@ -171,6 +185,7 @@ class Unlearning:
         """Measure the model, and keep its weights if they are the best: the safeguard may go back from them."""
         findings = self.examination(self.model, self.target, self.args.retain_budget)
         figures = findings.figures
+        figures |= self.target.examine(self.model, *findings.forget)
         if stage.went_back and stage.safeguard.holds_original:
             figures["constraint/feasible"] = 0.0  # the original kept its own budget; that is no result
         self.epochs.append(figures)
@@ -183,7 +198,7 @@ class Unlearning:
         # The losses in hand are those of weights that the safeguard has gone back from.
         unseen = self.examination.losses(self.model, "unseen") if stage.went_back else findings.losses["unseen"]
         self.target.refresh(unseen)
-        stop = number == 0 and STOP_CRITERIA[self.args.stop_criterion](self.epochs, self.original)
+        stop = number == 0 and self.stop(self.epochs, self.original)
         self.watch.lap(self.precision.device)
         self._write(stage, number, findings, epoch, stop)
         self.watch.skip()
@@ -195,8 +210,9 @@ class Unlearning:
         self.record.histograms({f"{name}/losses": findings.losses[name] for name in ("forget", "unseen")}, step)
         columns = (
             "retain/top1", "forget/top1", "unseen/top1", "validation/top1", "constraint/fall", "forget/distance",
+            "discriminator/auc",
         )  # fmt: skip
-        row = {name: figures[name] for name in columns}
+        row = {name: figures[name] for name in columns if name in figures}
         self.record.print_row(stage.stage.name, epoch, stage.stage.num_epochs, {**row, "seconds": self.cost.seconds})
         self.record.save_checkpoint(
             {

@@ -102,15 +102,15 @@ class Workspace:
         return TARGETS[parse_forget(self.splits.forget_request).kind] if name == "auto" else name
 
     def loaders(self, batch_size: int, retain_batch_size: int | None = None) -> dict:
-        """Loaders for unlearning by `untrain_constrained`'s names; forget and retain shuffled, nothing augmented.
+        """Loaders for unlearning by name; forget and retain shuffled, nothing augmented.
 
         The budget is on images as they are: measured on augmented ones, the fall is another one, and so is the price
         of forgetting.
         """
         splits, sets = self.splits, self.sets
         return {
-            "retainloader": sets.training(splits.retain, retain_batch_size or batch_size, augment=False, stream=1),
-            "forgetloader": sets.training(splits.forget, batch_size, augment=False, stream=2),
-            "unseenloader": sets.evaluation(splits.unseen),
-            "validloader": sets.evaluation(splits.validation),
+            "retain": sets.training(splits.retain, retain_batch_size or batch_size, augment=False, stream=1),
+            "forget": sets.training(splits.forget, batch_size, augment=False, stream=2),
+            "unseen": sets.evaluation(splits.unseen),
+            "validation": sets.evaluation(splits.validation),
         }

@@ -1,0 +1,173 @@
+"""Two games of unlearning: the student's outputs on forget images are to pass for the teacher's on unseen ones.
+
+Both give the student a loss on a batch of forget outputs and learn from that batch in `commit`. Each is at its best
+where the discriminator can do no better than toss a coin: there its loss is log 2.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from contrastive_discrimination.critic import Critic
+from contrastive_discrimination.logistic import solve_logistic
+from contrastive_discrimination.pairs import Pairs
+from contrastive_discrimination.reference import Reference
+from helper_functions.metrics import calculate_binary_accuracy
+from models.batch_averaging import BatchAverage
+
+# The student's loss at which the discriminator is at chance.
+CHANCE_LOSS = math.log(2)
+# Steps that a discriminator takes on the teacher's own outputs before the student's first.
+WARM_UP_STEPS = 100
+# Recent forget images on which the regression is refitted: those of one batch are too few to see where means differ.
+MEMORY = 512
+# Ridge of that regression, beside group means in units of one image's standard deviation.
+RIDGE = 5.0
+
+
+class AdversarialGame:
+    """A critic tells pairs (student on forget, teacher on unseen) from pairs (teacher on unseen, teacher on unseen).
+
+    The student's loss is −log P(same) (Goodfellow et al. 2014, section 3, the one that does not saturate), and the
+    critic takes `steps` of its own after each of the student's.
+
+    Args:
+        critic: the discriminator and what trains it.
+        reference: the teacher's outputs on unseen images.
+        steps: of the critic, beside each of the student's.
+        generator: of the partners, on the device of the outputs.
+    """
+
+    def __init__(self, critic: Critic, reference: Reference, steps: int, generator: torch.Generator) -> None:
+        self.critic, self.reference, self.steps, self.generator = critic, reference, steps, generator
+        self._seen: Pairs | None = None
+
+    def warm_up(self, outputs: Tensor, labels: Tensor, batch_size: int) -> None:
+        """Let the critic learn from the teacher's outputs on forget images, `[P, D]`, labels `[P]`, before the game."""
+        for _ in range(WARM_UP_STEPS):
+            rows = torch.randint(len(labels), (batch_size,), generator=self.generator, device=labels.device)
+            self._learn(outputs[rows], labels[rows])
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's loss in nats and the share of images that pass for unseen ones, both 0-d.
+
+        Args:
+            outputs: of the student on forget images, `[B, D]`.
+            labels: given labels of the images, int64 `[B]`.
+        """
+        _, beside = self.reference.draw(labels, self.generator)
+        logits = self.critic.judge(outputs, self.reference.outputs(beside, self.generator))
+        # Sharpness-aware steps come here twice; the critic learns from what the student said first.
+        self._seen = self._seen or (outputs.detach(), labels)
+        return F.softplus(-logits).mean(), (logits.detach() > 0).float().mean()
+
+    def commit(self) -> dict[str, Tensor]:
+        """The critic's turn; its loss in nats and its accuracy in percent, before its steps."""
+        seen, self._seen = self._seen, None
+        return [self._learn(*seen) for _ in range(self.steps)][0]
+
+    def _learn(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        first, second = self.reference.draw(labels, self.generator)
+        _, beside = self.reference.draw(labels, self.generator)
+        first, second, beside = (self.reference.outputs(i, self.generator) for i in (first, second, beside))
+        return self.critic.learn((first, second), (outputs, beside))
+
+    def state_dict(self) -> dict:
+        """The critic's state and the generator's."""
+        return {"critic": self.critic.state_dict(), "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Inverse of `state_dict`."""
+        self.critic.load_state_dict(state["critic"])
+        self.generator.set_state(state["generator"].cpu())
+
+
+class BatchAveragedGame:
+    """A logistic regression tells group means of the student's forget outputs from those of the teacher's unseen ones.
+
+    It is refitted at each step, on the means of groups of recent forget images and of as many unseen ones; then, with
+    its coefficients fixed, the gradient of −log P(same) passes through the means of the batch's groups into the
+    student. A shift of the mean that is invisible in one image shows in a group of g, whose mean varies √g times less.
+
+    Args:
+        statistics: of single outputs, `[B, D]` to `[B, S]`.
+        reference: the teacher's outputs on unseen images.
+        group_size: g.
+        generator: of the partners and the groups, on the device of the outputs.
+    """
+
+    def __init__(
+        self,
+        statistics: Callable[[Tensor], Tensor],
+        reference: Reference,
+        group_size: int,
+        generator: torch.Generator,
+    ) -> None:
+        self.statistics, self.reference, self.generator = statistics, reference, generator
+        self.average = BatchAverage(group_size)
+        self.recent: Pairs | None = None  # statistics [M, S] and labels [M] of the last forget images
+        self._seen: Pairs | None = None
+        self._figures: dict[str, Tensor] = {}
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's loss in nats and the share of groups that pass for unseen ones, both 0-d.
+
+        Args:
+            outputs: of the student on forget images, `[B, D]`.
+            labels: given labels of the images, int64 `[B]`.
+        """
+        statistics = self.statistics(outputs)
+        recent = self._with_recent(statistics.detach(), labels)
+        unseen = torch.cat([
+            self.statistics(self.reference.outputs(rows, self.generator))
+            for rows in self.reference.draw(recent[1], self.generator)
+        ])  # fmt: skip
+        std, mean = torch.std_mean(unseen, dim=0)
+        std = std.clamp(min=1e-3)
+        coefficients = self._refit((recent[0] - mean) / std, (unseen - mean) / std)
+        logits = self.average((statistics - mean) / std) @ coefficients[:-1] + coefficients[-1]
+        weights = self.average.counts(len(labels), labels.device) / len(labels)
+        self._seen = self._seen or recent
+        return (weights * F.softplus(-logits)).sum(), (weights * (logits.detach() > 0)).sum()
+
+    def _with_recent(self, statistics: Tensor, labels: Tensor) -> Pairs:
+        if self.recent is None:
+            return statistics, labels
+        return torch.cat([self.recent[0], statistics])[-MEMORY:], torch.cat([self.recent[1], labels])[-MEMORY:]
+
+    def _refit(self, forget: Tensor, unseen: Tensor) -> Tensor:
+        """Coefficients and intercept, `[S + 1]`, from standardised statistics; the two kinds weigh the same."""
+        means, weights = [], []
+        for kind in (forget, unseen):
+            means.append(self.average(kind[torch.randperm(len(kind), generator=self.generator, device=kind.device)]))
+            weights.append(self.average.counts(len(kind), kind.device) / self.average.group_size)
+        weights[1] = weights[1] * (weights[0].sum() / weights[1].sum())
+        targets = torch.cat([torch.zeros_like(weights[0]), torch.ones_like(weights[1])])
+        means, weights = torch.cat(means), torch.cat(weights)
+        coefficients = solve_logistic(means, targets, weights=weights, l2=RIDGE)
+        logits = means @ coefficients[:-1] + coefficients[-1]
+        self._figures = {
+            "classifier/loss": F.binary_cross_entropy_with_logits(logits, targets, weights) / weights.mean(),
+            "classifier/accuracy": calculate_binary_accuracy(logits, targets),
+        }
+        return coefficients
+
+    def commit(self) -> dict[str, Tensor]:
+        """Remember the batch; the regression's loss in nats and its accuracy in percent, on what it was fitted to."""
+        self.recent, self._seen = self._seen, None
+        return self._figures
+
+    def state_dict(self) -> dict:
+        """The recent forget images' statistics and the generator's state."""
+        recent = {} if self.recent is None else {"statistics": self.recent[0], "labels": self.recent[1]}
+        return {"recent": recent, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Inverse of `state_dict`."""
+        recent = state["recent"]
+        device = self.reference.labels.device
+        self.recent = (recent["statistics"].to(device), recent["labels"].to(device)) if recent else None
+        self.generator.set_state(state["generator"].cpu())

@@ -1,0 +1,178 @@
+"""How well a freshly fitted discriminator tells pairs that it has not seen (a classifier two-sample test)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from contrastive_discrimination.critic import Critic, Pairs
+from helper_functions.devices import seeded
+from helper_functions.errors import UserError
+
+# Numbers that one chunk of resamples may hold: 32 MiB in float64.
+CHUNK = 2**22
+# How often, about, a critic sees each pair that it learns from, and in how many steps at least.
+PASSES, FEWEST_STEPS = 6, 40
+
+
+@dataclass(frozen=True)
+class Auc:
+    """An area under the ROC curve, and the ends of its 95 % bootstrap interval; all NaN where scores are not finite."""
+
+    value: float
+    low: float
+    high: float
+
+
+def auc(scores_same: Tensor, scores_different: Tensor) -> Tensor:
+    """Probability that a *same* pair scores higher than a *different* one, ties counting half; a 0-d tensor.
+
+    The Mann–Whitney statistic (Hanley and McNeil 1982); NaN where any score is not finite.
+
+    Args:
+        scores_same: `[P]`.
+        scores_different: `[Q]`.
+
+    Raises:
+        ValueError: a kind without scores, or shapes that do not fit.
+    """
+    if scores_same.ndim != 1 or scores_different.ndim != 1 or min(len(scores_same), len(scores_different)) == 0:
+        shapes = f"{list(scores_same.shape)} and {list(scores_different.shape)}"
+        raise ValueError(f"scores [P] and [Q], at least one of each, wanted, got {shapes}")
+    ranked = scores_different.sort().values
+    below, up_to = (torch.searchsorted(ranked, scores_same.contiguous(), right=right) for right in (False, True))
+    area = (below + up_to).sum() / (2 * len(scores_same) * len(scores_different))
+    finite = scores_same.isfinite().all() & scores_different.isfinite().all()
+    return torch.where(finite, area, math.nan)
+
+
+def _deal_folds(ids: tuple[np.ndarray, np.ndarray], folds: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Fold of each pair, one array a kind: an image lies in one fold, and each fold has as many of a kind's images."""
+    same, different = (np.unique(kind) for kind in ids)
+    for name, images in (("same", same), ("different", different)):
+        if len(images) < folds:
+            raise UserError(f"{len(images)} images in pairs of the kind {name}: {folds} folds want one each or more")
+    both = np.intersect1d(same, different)
+    # Each kind is dealt round and round: first the images that it shares, then its own.
+    parts = [rng.permutation(part) for part in (both, np.setdiff1d(same, both), np.setdiff1d(different, both))]
+    starts = (0, len(both), len(both))
+    fold_of = {
+        image: (start + place) % folds
+        for start, part in zip(starts, parts, strict=True)
+        for place, image in enumerate(part.tolist())
+    }
+    return [np.array([fold_of[image] for image in kind.tolist()]) for kind in ids]
+
+
+def _resample_weights(ids: np.ndarray, count: int, generator: torch.Generator) -> Tensor:
+    """How often each pair is in each of `count` resamples of its kind's images, float64 `[count, N]`."""
+    images, image_of = np.unique(ids, return_inverse=True)
+    draws = torch.randint(len(images), (count, len(images)), generator=generator)
+    times = torch.zeros(count, len(images), dtype=torch.float64)
+    times.scatter_add_(1, draws, torch.ones_like(times))
+    return times[:, torch.from_numpy(image_of)]
+
+
+def _resampled_auc(scores: Pairs, ids: tuple[np.ndarray, np.ndarray], count: int, generator: torch.Generator) -> Tensor:
+    """AUCs of `count` bootstrap resamples, float64 `[count]`, the images of each kind drawn with replacement."""
+    same, different = scores
+    order = different.argsort()
+    below, up_to = (torch.searchsorted(different[order], same, right=right) for right in (False, True))
+    found, chunk = [], max(1, CHUNK // (len(same) + len(different)))
+    for start in range(0, count, chunk):
+        size = min(chunk, count - start)
+        weights_same, weights_different = (_resample_weights(kind, size, generator) for kind in ids)
+        # Column i is the weight of the i lowest scores of the kind different.
+        cumulative = F.pad(weights_different[:, order].cumsum(1), (1, 0))
+        wins = (weights_same * (cumulative[:, below] + cumulative[:, up_to])).sum(1) / 2
+        found.append(wins / (weights_same.sum(1) * cumulative[:, -1]))
+    return torch.cat(found)
+
+
+def _fit(critic: Critic, same: Pairs, different: Pairs, steps: int, batch_size: int) -> None:
+    """Train on random minibatches of which each kind is half; what is solved exactly is solved once, on all pairs."""
+    if critic.is_solved:
+        critic.learn(same, different)
+        return
+    half, device = max(1, batch_size // 2), same[0].device
+    rows = [torch.randint(len(kind[0]), (steps, half)).to(device) for kind in (same, different)]
+    for chosen_same, chosen_different in zip(*rows, strict=True):
+        critic.learn(
+            (same[0][chosen_same], same[1][chosen_same]),
+            (different[0][chosen_different], different[1][chosen_different]),
+        )
+
+
+def held_out_auc(
+    build: Callable[[], Critic],
+    same: Pairs,
+    different: Pairs,
+    *,
+    groups: tuple[Tensor, Tensor] | None = None,
+    seed: int = 0,
+    folds: int = 5,
+    steps: int | None = None,
+    batch_size: int = 256,
+    bootstrap: int = 1000,
+) -> Auc:
+    """Mean over stratified folds of the AUC on pairs that a freshly built and fitted critic has not seen; 0.5 is ideal.
+
+    A classifier two-sample test (Lopez-Paz and Oquab 2017, section 3) with AUC in place of accuracy. The interval is
+    the percentile bootstrap's over images, drawn within each fold and kind, which tells how the figure depends on the
+    images that were judged; it is widened for the critics' share in the noise, since folds learn from much the same
+    images (Nadeau and Bengio 2003, section 3). The same seed gives the same figures; the global generators are left as
+    they were.
+
+    Args:
+        build: gives a new critic, on the device of the pairs; called once a fold.
+        same: first and second outputs, `[P, D]` each.
+        different: the same, `[Q, D]` each.
+        groups: integer ids `[P]` and `[Q]` of the image behind each pair, both kinds counted alike; no image is both
+            learned from and judged. By default, each pair has an image of its own.
+        seed: of folds, critics, minibatches and resamples.
+        folds: at least 2.
+        steps: training steps a fold; by default as many as show each pair about six times, and at least 40.
+        batch_size: pairs a step, half of each kind.
+        bootstrap: resamples, at least 1.
+
+    Raises:
+        UserError: fewer than 2 folds, or a kind with fewer images than folds.
+    """
+    if folds < 2:
+        raise UserError(f"{folds} folds: pass at least 2, to learn from some pairs and judge others")
+    counts = len(same[0]), len(different[0])
+    if groups is None:
+        groups = torch.arange(counts[0]), torch.arange(counts[0], sum(counts))
+    ids = groups[0].cpu().numpy(), groups[1].cpu().numpy()
+    if tuple(map(len, ids)) != counts:
+        raise ValueError(f"an image id for each of {counts} pairs wanted, got {tuple(map(len, ids))}")
+    if steps is None:
+        steps = max(FEWEST_STEPS, PASSES * sum(counts) // batch_size)
+    fold_of = _deal_folds(ids, folds, np.random.default_rng(seed))
+    generator = torch.Generator().manual_seed(seed)
+
+    values, resampled = [], torch.zeros(bootstrap, dtype=torch.float64)
+    for fold in range(folds):
+        held_out = [kind == fold for kind in fold_of]
+        masks = [torch.from_numpy(mask).to(same[0].device) for mask in held_out]
+        learned = [(a[~mask], b[~mask]) for (a, b), mask in zip((same, different), masks, strict=True)]
+        with seeded(seed * folds + fold, same[0].device):
+            critic = build()
+            _fit(critic, *learned, steps, batch_size)
+        with torch.no_grad():
+            judged = [critic.judge(a[mask], b[mask]) for (a, b), mask in zip((same, different), masks, strict=True)]
+        # The one transfer of a fold.
+        scores = tuple(kind.cpu().double() for kind in judged)
+        values.append(auc(*scores).item())
+        own = tuple(kind[mask] for kind, mask in zip(ids, held_out, strict=True))
+        resampled += _resampled_auc(scores, own, bootstrap, generator) / folds
+    value = float(np.mean(values))
+    if not math.isfinite(value):
+        return Auc(math.nan, math.nan, math.nan)
+    low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    widening = math.sqrt(1 + folds / (folds - 1))
+    return Auc(value, max(0.0, value - widening * (value - low)), min(1.0, value + widening * (high - value)))

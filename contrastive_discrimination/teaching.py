@@ -1,0 +1,168 @@
+"""A student learns a teacher's outputs through a discriminator, and without labels.
+
+The discriminator sees pairs of outputs with noise on both. *Same* are two looks at the teacher on one image;
+*different* are the student beside the teacher on one image, and the teacher on two images, which shows what a
+difference is before the student is anywhere near. The student is to be taken for the teacher. Without noise the two
+would always be told apart, however close they are, by not being exactly equal (instance noise: Sønderby et al. 2017,
+section 4).
+"""
+
+import dataclasses
+
+import cooper
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from contrastive_discrimination.critic import Critic
+from contrastive_discrimination.held_out import Auc, held_out_auc
+from contrastive_discrimination.pairs import Pairs, paired, shuffled
+from helper_functions.devices import Precision
+from models.features import FeatureTap
+from optimizer.problems import Batch, Problem
+
+
+@dataclasses.dataclass
+class Scale:
+    """Mean and standard deviation of each of the teacher's outputs, `[D]` both, by which outputs are standardised."""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, outputs: Tensor) -> "Scale":
+        """Of the teacher's outputs on training images, `[N, D]`."""
+        std, mean = torch.std_mean(outputs, dim=0)
+        return cls(mean, std.clamp(min=1e-6))
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        return (outputs - self.mean) / self.std
+
+
+class PassForTeacher(Problem):
+    """The student's loss −log P(same) of its outputs beside the teacher's on the same images; no constraint.
+
+    Args:
+        student: what learns.
+        teacher: frozen.
+        see_features: compare what the last linear layer sees in place of the logits.
+        scale: of the teacher's outputs.
+        critic: the discriminator and what trains it.
+        critic_steps: of the critic, beside each step of the student.
+        noise: standard deviation of the noise, in those of the teacher's outputs.
+        precision: device and dtype.
+        generator: of noise and shuffles, on the device.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        see_features: bool,
+        scale: Scale,
+        critic: Critic,
+        critic_steps: int,
+        noise: float,
+        precision: Precision,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.student, self.teacher, self.scale, self.critic = student, teacher.eval(), scale, critic
+        self.critic_steps, self.noise, self.precision, self.generator = critic_steps, noise, precision, generator
+        self.taps = {model: FeatureTap(model) for model in (student, teacher)} if see_features else {}
+        self._seen: Pairs | None = None
+
+    def compute_cmp_state(self, train: Batch) -> cooper.CMPState:
+        """Loss of one batch, whose labels play no part; `misc` holds `train/loss` in nats."""
+        student, teacher = self._outputs(self.student, train[0]), self._taught(train[0])
+        logits = self.critic.judge(*paired(self._noisy(student), self._noisy(teacher)))
+        loss = F.softplus(-logits).mean()
+        # Sharpness-aware steps come here twice; the critic learns from what the student said first.
+        self._seen = self._seen or (student.detach(), teacher)
+        return cooper.CMPState(loss=loss, misc={"train/loss": loss.detach()})
+
+    def commit(self, state: cooper.CMPState) -> None:
+        """The critic's turn; `misc` gains its loss in nats and its accuracy in percent, before its steps."""
+        seen, self._seen = self._seen, None
+        state.misc |= [self.teach_critic(*seen) for _ in range(self.critic_steps)][0]
+
+    def teach_critic(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        """Let the critic learn from standardised outputs on the same images, `[B, D]` each."""
+        pairs = [paired(self._noisy(student), self._noisy(teacher))]
+        if len(teacher) > 1:
+            pairs.append(shuffled(self._noisy(teacher), self._noisy(teacher), self.generator))
+        different = tuple(torch.cat(side) for side in zip(*pairs, strict=True))
+        return self.critic.learn((self._noisy(teacher), self._noisy(teacher)), different)
+
+    def _outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        with self.precision.autocast():
+            outputs = model(inputs)
+        return self.scale((self.taps[model].features if self.taps else outputs).float())
+
+    def _taught(self, inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._outputs(self.teacher, inputs)
+
+    def _noisy(self, outputs: Tensor) -> Tensor:
+        return outputs + self.noise * torch.randn(outputs.shape, generator=self.generator, device=outputs.device)
+
+    def close(self) -> None:
+        """Let go of both models."""
+        for tap in self.taps.values():
+            tap.close()
+
+    def state_dict(self) -> dict:
+        """The critic's state and the generator's."""
+        return {**super().state_dict(), "critic": self.critic.state_dict(), "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Inverse of `state_dict`."""
+        self.critic.load_state_dict(state_dict["critic"])
+        self.generator.set_state(state_dict["generator"].cpu())
+
+
+class CriticSteps:
+    """Steps of the loop in which the student stays as it is, and the critic alone learns.
+
+    Args:
+        problem: whose critic learns.
+    """
+
+    def __init__(self, problem: PassForTeacher) -> None:
+        self.problem = problem
+
+    def __call__(self, batch: dict) -> dict[str, Tensor]:
+        self.problem.student.eval()
+        with torch.no_grad():
+            state = self.problem.compute_cmp_state(**batch)
+        self.problem.commit(state)
+        return state.misc
+
+    def figures(self) -> dict[str, float]:
+        """Nothing beside an epoch's means."""
+        return {}
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs."""
+        return {"problem": self.problem.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Inverse of `state_dict`."""
+        self.problem.load_state_dict(state["problem"])
+
+
+def told_apart(student: Tensor, teacher: Tensor, noise: float, fresh, seed: int) -> Auc:
+    """How well a fresh critic tells (student, teacher) from (teacher, teacher) on images that neither learned from.
+
+    Args:
+        student: standardised outputs, `[N, D]`.
+        teacher: on the same images, `[N, D]`.
+        noise: as in `PassForTeacher`.
+        fresh: builds a critic.
+        seed: of noise, folds and critics.
+    """
+    generator = torch.Generator(student.device).manual_seed(seed)
+    looks = [teacher, teacher, student, teacher]
+    noisy = [look + noise * torch.randn(look.shape, generator=generator, device=look.device) for look in looks]
+    images = torch.arange(len(student))
+    return held_out_auc(fresh, tuple(noisy[:2]), tuple(noisy[2:]), groups=(images, images), seed=seed)

@@ -1,0 +1,97 @@
+"""Batch averaging: a discriminator sees means over groups of samples, which tell more than one sample does."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from helper_functions.errors import UserError
+
+Statistic = Callable[[Tensor, Tensor], Tensor]
+Discriminator = Callable[[Tensor], Tensor]
+
+
+class BatchAverage(nn.Module):
+    """Means over consecutive groups of a batch: [B, ...] to [G, ...] with G = ceil(B / group_size).
+
+    What is left after the last whole group forms a smaller one, whose mean is over its own members; a group size above
+    B gives one group of all. Weighted by `counts`, the groups' means average to the batch's mean. Floating-point input
+    keeps its dtype, anything else becomes torch's default dtype first.
+    Raises UserError for a group size below 1, and in `forward` for an empty batch or values without a batch dimension.
+    """
+
+    def __init__(self, group_size: int) -> None:
+        super().__init__()
+        if not isinstance(group_size, int) or group_size < 1:
+            raise UserError(f"group_size is {group_size!r}: pass a whole number of at least 1")
+        self.group_size = group_size
+
+    def forward(self, values: Tensor) -> Tensor:
+        if values.dim() == 0 or len(values) == 0:
+            raise UserError(f"values have shape {list(values.shape)}: pass [B, ...] with at least one sample")
+        if not (values.is_floating_point() or values.is_complex()):
+            values = values.to(torch.get_default_dtype())  # whether a prediction is right comes as a bool
+        whole, rest = divmod(len(values), self.group_size)
+        # The remainder apart and not padded: no mask, and no infinity or NaN of one group can reach another.
+        groups = [values[: whole * self.group_size].unflatten(0, (whole, self.group_size)).mean(1)] if whole else []
+        if rest:
+            groups.append(values[-rest:].mean(0, keepdim=True))
+        return torch.cat(groups)
+
+    def counts(self, batch_size: int, device: torch.device | str | None = None) -> Tensor:
+        """Members of each group of a batch, int64 [G] on `device`; UserError for a batch size below 1."""
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: pass at least 1")
+        group_size = min(self.group_size, batch_size)
+        return (batch_size - torch.arange(0, batch_size, group_size, device=device)).clamp(max=group_size)
+
+    def extra_repr(self) -> str:
+        return f"group_size={self.group_size}"
+
+
+class BatchAveragedClassifier(nn.Module):
+    """Tells two sets of images apart by a statistic's mean over groups of them: images and labels to logits [G].
+
+    A shift of the mean that is invisible in one sample shows in a group: the mean of g independent samples has the
+    standard deviation sigma / sqrt(g). For two normal distributions at a distance of d sigma, the area under the ROC
+    curve rises from Phi(d / sqrt(2)) to Phi(sqrt(g) d / sqrt(2)). In form it is a function of a set, rho(mean of phi)
+    (Zaheer et al. 2017, theorem 2), with the mean in place of the sum, so that a smaller last group has its scale.
+
+    Groups are consecutive samples of the batch: each has to come from one of the two sets, so give sets in batches of
+    their own, shuffled. Gradients flow through the means into the backbone; whether the discriminator learns is up to
+    its own parameters' `requires_grad`.
+
+    Args:
+        backbone: images [B, C, H, W], or whatever it takes, to outputs [B, K].
+        statistic: `(outputs [B, K], labels [B])` to [B] or [B, S], such as the loss of each sample; [B] becomes [B, 1].
+        group_size: g, samples in a group.
+        discriminator: [G, S] to logits [G].
+
+    Raises UserError for a group size below 1, an empty batch, and a statistic or discriminator of another shape.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        statistic: Statistic,
+        group_size: int,
+        discriminator: Discriminator,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.statistic = statistic
+        self.average = BatchAverage(group_size)
+        self.discriminator = discriminator
+
+    def forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        values = self.statistic(self.backbone(inputs), labels)
+        if values.dim() not in (1, 2) or len(values) != len(inputs):
+            raise UserError(f"statistic gave {list(values.shape)} for {len(inputs)} samples: return [B] or [B, S]")
+        if values.dim() == 1:
+            values = values.unsqueeze(1)
+        means = self.average(values)
+        logits = self.discriminator(means)
+        # [G, 1] against targets [G] would broadcast to [G, G] in a loss, without a word.
+        if logits.shape != means.shape[:1]:
+            raise UserError(f"discriminator gave {list(logits.shape)} for {len(means)} groups: return [G]")
+        return logits

@@ -1,0 +1,91 @@
+"""Features: what a classifier's last linear layer sees."""
+
+from collections.abc import Iterable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from helper_functions.devices import Precision
+from helper_functions.errors import UserError
+from helper_functions.inference import predict
+
+
+def classifier_head(model: nn.Module) -> nn.Linear:
+    """The linear layer that gives the logits: the last `nn.Linear` that the model registers.
+
+    So it is in our ResNets and in every torchvision classifier (`fc`, `classifier[-1]`, `heads.head`, `head`) except
+    SqueezeNet, whose head is a convolution. In a model of another make whose head is no linear layer but that has one
+    further in, that one is found. Raises UserError for a model without any.
+    """
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise UserError(f"{type(model).__name__} has no linear layer for a head: choose a model that ends in one")
+    return layers[-1]
+
+
+class FeatureTap:
+    """Records the features of the latest forward pass, until `close` or the end of a `with` block.
+
+    After `logits = model(inputs)`, `features` is the input [B, F] of `classifier_head(model)`: the tensor itself and no
+    copy, attached to the autograd graph, in the dtype of the pass (bfloat16 under such an autocast). The latest
+    features stay after `close`, and their graph with them, for as long as the tap does.
+
+    The tap is a forward pre-hook: it adds nothing to `state_dict`, and the model holds it until it is closed. Copy a
+    model before it is tapped: a copy would have a hook that nobody can close.
+    Raises UserError for a model without a linear head, for `features` before the first pass, for a head that is given
+    anything but [B, F], and for a deep copy of a tapped model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._features: Tensor | None = None
+        self._hook = classifier_head(model).register_forward_pre_hook(self._record)
+
+    @property
+    def features(self) -> Tensor:
+        """[B, F] of the latest forward pass."""
+        if self._features is None:
+            raise UserError("no features are recorded: run the model forward first")
+        return self._features
+
+    def close(self) -> None:
+        """Remove the hook; a second call does nothing."""
+        self._hook.remove()
+
+    def _record(self, head: nn.Module, arguments: tuple[Any, ...]) -> None:
+        (features,) = arguments
+        if features.dim() != 2:
+            raise UserError(f"the head is given {list(features.shape)}: tap a model whose head sees [B, F]")
+        self._features = features
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __deepcopy__(self, memo: dict) -> Self:
+        raise UserError("a tapped model cannot be copied: copy it first, or close the tap")
+
+
+def predict_features(model: nn.Module, loader: Iterable, precision: Precision) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, logits and labels of everything in a loader, in its order, by one pass of `predict`.
+
+    Eval mode, no gradient; batch-norm statistics and the modules' modes stay as they were.
+    Raises UserError for a model without a linear head.
+
+    Returns:
+        float32 features [N, F], float32 logits [N, K] and int64 labels [N], all on the computing device.
+    """
+    features: list[Tensor] = []
+
+    def record(head: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        features.append(arguments[0].float())
+
+    hook = classifier_head(model).register_forward_pre_hook(record)
+    try:
+        logits, labels = predict(model, loader, precision)
+    finally:
+        hook.remove()
+    # Joined outside of inference mode, so that callers may keep them in ordinary computations.
+    return torch.cat(features), logits, labels

@@ -1,0 +1,227 @@
+"""Batch averaging against a plain loop, finite differences and the statistics that it is for."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+from torch import nn
+from torch.autograd import gradcheck
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from helper_functions.errors import UserError
+from models.batch_averaging import BatchAverage, BatchAveragedClassifier
+from models.resnet import SmallResNet
+
+SIZES = [(12, 4), (13, 4), (15, 4), (3, 4), (4, 4), (1, 4), (5, 1), (1, 1)]
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def averaged(values: torch.Tensor, group_size: int) -> torch.Tensor:
+    """One group after the other."""
+    groups = [values[start : start + group_size] for start in range(0, len(values), group_size)]
+    return torch.stack([group.sum(0) / len(group) for group in groups])
+
+
+class TestBatchAverage:
+    @pytest.mark.parametrize(("batch_size", "group_size"), SIZES)
+    @pytest.mark.parametrize("shape", [(), (3,), (2, 5)])
+    def test_is_the_loop(self, batch_size, group_size, shape):
+        values = normal(batch_size, *shape)
+        torch.testing.assert_close(BatchAverage(group_size)(values), averaged(values, group_size))
+
+    def test_remainder_is_averaged_over_its_own_members(self):
+        values = torch.tensor([0.0, 2.0, 4.0, 6.0, 9.0])
+        assert BatchAverage(2)(values).tolist() == [1, 5, 9]
+        assert BatchAverage(2).counts(5).tolist() == [2, 2, 1]
+
+    @pytest.mark.parametrize("group_size", [8, 10**15])
+    def test_group_larger_than_the_batch_is_one_group(self, group_size):
+        values = normal(7, 3)
+        torch.testing.assert_close(BatchAverage(group_size)(values), values.mean(0, keepdim=True))
+        assert BatchAverage(group_size).counts(7).tolist() == [7]
+
+    def test_groups_of_one_are_the_identity(self):
+        values = normal(9, 2, dtype=torch.float32)
+        assert torch.equal(BatchAverage(1)(values), values)
+
+    @pytest.mark.parametrize(("batch_size", "group_size"), SIZES)
+    def test_counts(self, batch_size, group_size):
+        counts = BatchAverage(group_size).counts(batch_size)
+        groups = range(0, batch_size, group_size)
+        assert counts.tolist() == [len(range(batch_size)[start : start + group_size]) for start in groups]
+        assert counts.dtype == torch.int64
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 2**31 - 1))
+    def test_weighted_by_counts_the_means_average_to_the_batchs(self, batch_size, group_size, seed):
+        values, average = normal(batch_size, 2, seed=seed), BatchAverage(group_size)
+        means, counts = average(values), average.counts(batch_size)
+        assert len(means) == len(counts) == math.ceil(batch_size / group_size)
+        torch.testing.assert_close((counts[:, None] * means).sum(0) / counts.sum(), values.mean(0))
+
+    @pytest.mark.parametrize(("batch_size", "group_size"), SIZES)
+    def test_gradients_are_finite_differences(self, batch_size, group_size):
+        assert gradcheck(BatchAverage(group_size), normal(batch_size, 2).requires_grad_())
+
+    @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+    def test_what_is_not_finite_stays_in_its_group(self, bad):
+        values = torch.ones(5, 1, requires_grad=True)
+        with torch.no_grad():
+            values[4] = bad
+        means = BatchAverage(2)(values)
+        assert means.isfinite().flatten().tolist() == [True, True, False]
+        means[:2].sum().backward()
+        assert values.grad.flatten().tolist() == [0.5, 0.5, 0.5, 0.5, 0]
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+    def test_keeps_the_dtype(self, dtype):
+        assert BatchAverage(2)(torch.tensor([1, 2, 4], dtype=dtype)).tolist() == [1.5, 4]
+        assert BatchAverage(2)(torch.tensor([1, 2, 4], dtype=dtype)).dtype == dtype
+
+    def test_integers_and_bools_become_floating_point(self):
+        assert BatchAverage(2)(torch.tensor([True, False, True])).tolist() == [0.5, 1]
+        assert BatchAverage(2)(torch.tensor([1, 2, 4])).tolist() == [1.5, 4]
+
+    def test_reads_no_value(self):
+        """On the meta device there is none: whatever would wait for the device fails."""
+        values = torch.empty(10, 3, device="meta")
+        assert BatchAverage(4)(values).shape == (3, 3)
+        assert BatchAverage(4).counts(10, device="meta").shape == (3,)
+
+    @pytest.mark.parametrize("group_size", [0, -1, 2.5])
+    def test_bad_group_size(self, group_size):
+        with pytest.raises(UserError, match=f"group_size is {group_size}"):
+            BatchAverage(group_size)
+
+    @pytest.mark.parametrize("values", [torch.empty(0), torch.empty(0, 3), torch.tensor(1.0)])
+    def test_no_batch(self, values):
+        with pytest.raises(UserError, match="at least one sample"):
+            BatchAverage(2)(values)
+        with pytest.raises(UserError, match="batch_size is 0"):
+            BatchAverage(2).counts(0)
+
+
+class TestStatistics:
+    """What averaging is for: sigma / sqrt(g)."""
+
+    @pytest.mark.parametrize("group_size", [1, 4, 16])
+    @pytest.mark.parametrize(
+        ("draw", "mean", "deviation", "kurtosis"),
+        [
+            (lambda generator, n: generator.normal(2, 3, n), 2, 3, 3),
+            (lambda generator, n: generator.exponential(2, n), 2, 2, 9),
+            (lambda generator, n: generator.uniform(-1, 1, n), 0, 1 / math.sqrt(3), 1.8),
+        ],
+        ids=["normal", "exponential", "uniform"],
+    )
+    def test_standard_deviation_falls_with_the_root_of_the_group_size(
+        self, draw, mean, deviation, kurtosis, group_size
+    ):
+        groups = 20_000
+        values = torch.from_numpy(draw(np.random.default_rng(0), groups * group_size))
+        means = BatchAverage(group_size)(values)
+        expected = deviation / math.sqrt(group_size)
+        assert abs(means.mean().item() - mean) < 4 * expected / math.sqrt(groups)
+        # A variance's standard error is sqrt((kurtosis - 1) / n) of it, and a mean's excess kurtosis falls with g.
+        error = math.sqrt((2 + (kurtosis - 3) / group_size) / groups) / 2
+        assert means.std().item() == pytest.approx(expected, rel=4 * error)
+
+    @pytest.mark.parametrize("group_size", [1, 4, 16, 64])
+    @pytest.mark.parametrize("distance", [0.1, 0.3])
+    def test_area_under_the_roc_curve(self, distance, group_size):
+        groups, average = 4000, BatchAverage(group_size)
+        generator = np.random.default_rng(1)
+        first, second = (torch.from_numpy(generator.normal(m, 1, groups * group_size)) for m in (0, distance))
+        scores = torch.cat([average(first), average(second)])
+        expected = norm.cdf(math.sqrt(group_size) * distance / math.sqrt(2))
+        # The variance of the area is at most area (1 - area) / min(n, m): Birnbaum and Klose 1957.
+        tolerance = 4 * math.sqrt(expected * (1 - expected) / groups)
+        assert roc_auc_score(np.repeat([0, 1], groups), scores) == pytest.approx(expected, abs=tolerance)
+
+
+def sample_losses(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(outputs, labels, reduction="none")
+
+
+def loss_and_top(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return torch.stack([sample_losses(outputs, labels), outputs.logsumexp(1)], dim=1)
+
+
+class Discriminator(nn.Module):
+    """[G, S] to [G]."""
+
+    def __init__(self, statistics: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(statistics, 1)
+
+    def forward(self, means: torch.Tensor) -> torch.Tensor:
+        return self.linear(means).squeeze(1)
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5))
+
+
+class TestBatchAveragedClassifier:
+    @pytest.mark.parametrize("batch_size", [8, 10, 3])
+    @pytest.mark.parametrize(("statistic", "statistics"), [(sample_losses, 1), (loss_and_top, 2)])
+    def test_is_its_parts_one_after_the_other(self, statistic, statistics, batch_size):
+        torch.manual_seed(0)
+        model = BatchAveragedClassifier(SmallResNet(1, 5, width=4), statistic, 4, Discriminator(statistics)).eval()
+        inputs, labels = torch.randn(batch_size, 3, 8, 8), torch.arange(batch_size) % 5
+        values = statistic(model.backbone(inputs), labels).reshape(batch_size, statistics)
+        expected = model.discriminator(averaged(values, 4))
+        found = model(inputs, labels)
+        assert found.shape == (math.ceil(batch_size / 4),)
+        torch.testing.assert_close(found, expected)
+
+    @pytest.mark.parametrize(("statistic", "statistics"), [(sample_losses, 1), (loss_and_top, 2)])
+    def test_gradient_into_the_backbone_is_finite_differences(self, statistic, statistics):
+        torch.manual_seed(0)
+        model = BatchAveragedClassifier(perceptron(), statistic, 3, Discriminator(statistics)).double()
+        model.discriminator.requires_grad_(False)
+        inputs, labels = normal(7, 3), torch.arange(7) % 5
+        names, parameters = zip(*model.backbone.named_parameters(prefix="backbone"), strict=True)
+
+        def logits(*values: torch.Tensor) -> torch.Tensor:
+            return functional_call(model, dict(zip(names, values, strict=True)), (inputs, labels))
+
+        assert gradcheck(logits, parameters)
+        logits(*parameters).sum().backward()
+        assert all(parameter.grad.any() for parameter in model.backbone.parameters())
+        assert all(parameter.grad is None for parameter in model.discriminator.parameters())
+
+    def test_its_modules_are_registered_and_plain_functions_serve(self):
+        model = BatchAveragedClassifier(perceptron(), sample_losses, 2, lambda means: 3 * means[:, 0])
+        assert [name for name, _ in model.named_children()] == ["backbone", "average"]
+        assert set(model.state_dict()) == {f"backbone.{name}" for name in model.backbone.state_dict()}
+        inputs, labels = torch.randn(4, 3), torch.zeros(4, dtype=torch.int64)
+        expected = 3 * sample_losses(model.backbone(inputs), labels).view(2, 2).mean(1)
+        torch.testing.assert_close(model(inputs, labels), expected)
+
+    @pytest.mark.parametrize(
+        ("statistic", "discriminator", "part"),
+        [
+            (F.cross_entropy, Discriminator(1), r"statistic gave \[\] for 6 samples"),
+            (lambda outputs, _: outputs[:2], Discriminator(5), r"statistic gave \[2, 5\] for 6 samples"),
+            (lambda outputs, _: outputs[..., None], Discriminator(1), r"statistic gave \[6, 5, 1\]"),
+            (sample_losses, nn.Linear(1, 1), r"discriminator gave \[3, 1\] for 3 groups"),
+        ],
+    )
+    def test_wrong_shapes_are_named(self, statistic, discriminator, part):
+        model = BatchAveragedClassifier(perceptron(), statistic, 2, discriminator)
+        with pytest.raises(UserError, match=part):
+            model(torch.randn(6, 3), torch.zeros(6, dtype=torch.int64))
+
+    def test_bad_group_size(self):
+        with pytest.raises(UserError, match="group_size is 0"):
+            BatchAveragedClassifier(perceptron(), sample_losses, 0, Discriminator(1))

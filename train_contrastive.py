@@ -1,0 +1,47 @@
+"""Student, teacher and discriminator: learn a teacher's outputs without labels, or untrain until nothing tells.
+
+    python train_contrastive.py --config_file configs/contrastive/train.yaml
+    python train_contrastive.py --config_file configs/contrastive/untrain.yaml
+    python train_contrastive.py --mode untrain_contrastive --data_dir data/cifar100 --weight_path model.pt
+
+The teacher of both untrain modes is the original; they are methods of train_constrained_unlearning.py, too.
+"""
+
+import dataclasses
+import sys
+from typing import Literal
+
+from data.arguments import DataArgs
+from evaluation.conclude import conclude, conclude_lesson
+from helper_functions.config import RunArgs, ScriptParser, run_script
+from models.arguments import ModelArgs
+from unlearning.arguments import UnlearnArgs
+from unlearning.lesson import Lesson, LessonArgs
+from unlearning.run import OriginalArgs, begin, forget
+
+
+@dataclasses.dataclass
+class Args(RunArgs, DataArgs, ModelArgs, UnlearnArgs, OriginalArgs, LessonArgs):
+    """Flags of train_contrastive.py."""
+
+    mode: Literal["train", "untrain", "untrain_contrastive"] = "train"
+    """Train a student on a teacher; or make it forget, by an adversary or by a regression on group means."""
+
+
+def get_parser() -> ScriptParser:
+    """The command line of this script."""
+    return ScriptParser(Args, "train_contrastive.py", __doc__)
+
+
+def main(args: Args) -> dict:
+    """Train or load the teacher, then teach or untrain a student; returns what `report.json` holds."""
+    args.check()
+    run = begin(args, "contrastive", default_forget=None if args.mode == "train" else "random:0.1")
+    if run.args.mode != "train":
+        return conclude(run, forget(run, run.args.mode))
+    lesson = Lesson(run)
+    return conclude_lesson(run, lesson.critic, lesson.give())
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(get_parser, main))

@@ -1,0 +1,126 @@
+"""Forget outputs that pass for the teacher's on unseen images: the targets of untrain and untrain_contrastive.
+
+The teacher is the original. The constraint, the loop, the safeguard and the verdict are those of every other target.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from contrastive_discrimination.critic import Critic
+from contrastive_discrimination.games import CHANCE_LOSS, AdversarialGame, BatchAveragedGame
+from contrastive_discrimination.held_out import Auc, held_out_auc
+from contrastive_discrimination.reference import Reference, View
+from helper_functions.devices import Precision
+from models.features import FeatureTap, predict_features
+from unlearning.examination import Examination
+from unlearning.targets import Target
+
+# How far from 0.5 an AUC may be and still count as chance.
+AUC_TOLERANCE = 0.05
+
+
+class Outputs:
+    """What a discriminator sees of a model on the images of a loader, or of the latest forward pass of the student.
+
+    Args:
+        model: the student.
+        view: what is seen.
+        precision: device and dtype.
+    """
+
+    def __init__(self, model: nn.Module, view: View, precision: Precision) -> None:
+        self.view, self.precision = view, precision
+        self.tap = FeatureTap(model) if view.name == "features" else None
+
+    def of_batch(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """`[B, D]` of forget images that stood at the beginning of the latest pass; with its gradient."""
+        features = None if self.tap is None else self.tap.features[: len(logits)]
+        return self.view(logits, features, self.view.to_go(labels))
+
+    def features(self, model: nn.Module, loader: Iterable) -> Tensor | None:
+        """`[N, F]` of everything in a loader, where they are seen."""
+        return None if self.tap is None else predict_features(model, loader, self.precision)[0]
+
+    def close(self) -> None:
+        """Let go of the student."""
+        if self.tap is not None:
+            self.tap.close()
+
+
+class DiscriminatorTarget(Target):
+    """A discriminator can no longer tell the student on forget images from the teacher on unseen ones.
+
+    Its distance is how far the AUC on held-out pairs, of a discriminator that is fitted anew, is from chance, beyond a
+    tolerance for noise. Held out are the validation images, of which the game sees nothing.
+
+    Args:
+        own: the target that the verdict goes by.
+        game: gives the objective.
+        outputs: what is seen of the student.
+        held_out: the teacher on validation images.
+        examination: its view of the forget images.
+        fresh: builds a discriminator.
+        seed: of the held-out pairs and the fresh discriminators.
+    """
+
+    floor = CHANCE_LOSS
+
+    def __init__(
+        self,
+        own: Target,
+        game: AdversarialGame | BatchAveragedGame,
+        outputs: Outputs,
+        held_out: Reference,
+        examination: Examination,
+        fresh: Callable[[], Critic],
+        seed: int,
+    ) -> None:
+        self.own, self.game, self.outputs, self.held_out = own, game, outputs, held_out
+        self.forget_view, self.fresh, self.seed = examination.views["forget"], fresh, seed
+        self.name = own.name
+
+    def refresh(self, unseen_losses: Tensor) -> None:
+        self.own.refresh(unseen_losses)
+
+    def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's loss against the discriminator, in nats, and the share that passes for unseen."""
+        return self.game.loss(self.outputs.of_batch(logits, labels), labels)
+
+    def commit(self) -> dict[str, Tensor]:
+        """The discriminator's turn: `classifier/loss` in nats and `classifier/accuracy` in percent."""
+        return self.game.commit()
+
+    def distance(self, logits: Tensor, labels: Tensor, reference_losses: Tensor, reference_weights: Tensor) -> float:
+        return self.own.distance(logits, labels, reference_losses, reference_weights)
+
+    def examine(self, model: nn.Module, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """`discriminator/auc` on held-out pairs with its 95 % interval, and the distance that follows from it."""
+        auc = self._auc(model, logits, labels)
+        return {
+            "discriminator/auc": auc.value,
+            "discriminator/auc_low": auc.low,
+            "discriminator/auc_high": auc.high,
+            "forget/distance": 2 * max(abs(auc.value - 0.5) - AUC_TOLERANCE, 0.0),
+        }
+
+    def _auc(self, model: nn.Module, logits: Tensor, labels: Tensor) -> Auc:
+        # The same pairs each time, so that epochs differ by the student alone.
+        generator = torch.Generator(labels.device).manual_seed(self.seed)
+        view = self.outputs.view
+        forget = view(logits, self.outputs.features(model, self.forget_view), view.to_go(labels))
+        first, second = self.held_out.draw(labels, generator)
+        _, beside = self.held_out.draw(labels, generator)
+        pairs = [self.held_out.outputs(rows, generator) for rows in (first, second, beside)]
+        images = first, len(self.held_out.labels) + torch.arange(len(labels))
+        return held_out_auc(self.fresh, (pairs[0], pairs[1]), (forget, pairs[2]), groups=images, seed=self.seed)
+
+    def close(self) -> None:
+        self.outputs.close()
+
+    def state_dict(self) -> dict:
+        return self.game.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.game.load_state_dict(state)

@@ -1,0 +1,134 @@
+"""A run of unlearning from flags: its folder, data and models, and the forgetting itself."""
+
+import copy
+import dataclasses
+from typing import Any, Literal
+
+from torch import nn
+
+from helper_functions.config import NonNegativeFloat, PositiveFloat, PositiveInt
+from helper_functions.errors import UserError
+from helper_functions.inference import predict
+from helper_functions.loop import Cost
+from helper_functions.metrics import summarise
+from helper_functions.record import RunRecord
+from optimizer.schedules import SCHEDULES
+from optimizer.training import Recipe, fit_once
+from unlearning.arguments import UnlearnArgs
+from unlearning.unlearn import Unlearned, Unlearning
+from unlearning.workspace import Workspace
+
+
+@dataclasses.dataclass
+class OriginalArgs:
+    """Where the original, and the retrained model, come from."""
+
+    weight_path: str | None = None
+    """Weights of the original; without them it is trained first."""
+    train_num_epochs: PositiveInt = 30
+    """Passes over the training set when the original, or the retrained model, is trained here."""
+    train_batch_size: PositiveInt = 128
+    """Images in one gradient step of that training."""
+    train_learning_rate: PositiveFloat = 0.1
+    """Peak learning rate of that training."""
+    train_weight_decay: NonNegativeFloat = 5e-4
+    """Of that training."""
+    train_schedule: Literal[*SCHEDULES] = "one_cycle"
+    """Of that training's learning rate."""
+    retrain: bool = False
+    """Also train the retrained model, without the forget set, and report every gap to it."""
+    retrained_weight_path: str | None = None
+    """Weights of a retrained model, to report every gap to it."""
+
+    def recipe(self) -> Recipe:
+        """How the original and the retrained model are trained; SAM as in unlearning."""
+        names = ("num_epochs", "batch_size", "learning_rate", "weight_decay", "schedule")
+        shared = ("use_sam", "adaptive_sam", "rho")
+        return Recipe(**{n: getattr(self, f"train_{n}") for n in names}, **{n: getattr(self, n) for n in shared})
+
+
+@dataclasses.dataclass
+class Run:
+    """A run that has begun: `models` and `costs` by name, `original` and, where it was asked for, `retrained`.
+
+    `args` are those of the run that is resumed, where one is; `checkpoint` is its last one.
+    """
+
+    args: Any
+    workspace: Workspace
+    record: RunRecord
+    checkpoint: dict | None
+    models: dict[str, nn.Module]
+    costs: dict[str, Cost]
+
+
+def begin(args: Any, name: str, default_forget: str | None) -> Run:
+    """Open or reopen the run folder, read what there is, train what is missing.
+
+    Args:
+        args: an instance of a script's `Args`, with the fields of `RunArgs`, `DataArgs`, `ModelArgs`, `UnlearnArgs` and
+            `OriginalArgs`.
+        name: beginning of the folder's name where --name_prefix gives none.
+        default_forget: the forget set where neither arguments nor earlier splits name one.
+
+    Raises:
+        UserError: a request that cannot be met; nothing has been written.
+    """
+    record = None
+    if args.resume is not None:
+        record, args = RunRecord.reopen(args.resume, type(args))
+    if args.retrain and args.retrained_weight_path is not None:
+        raise UserError("--retrain and --retrained_weight_path are two ways to a retrained model; give one")
+    workspace = Workspace(args, args.weight_path, default_forget)
+    models = {"original": workspace.model(args.weight_path)}
+    if args.weight_path is not None:
+        refuse_chance(models["original"], workspace, args.weight_path)
+    if args.retrained_weight_path is not None:
+        models["retrained"] = workspace.retrained(args.retrained_weight_path)
+    record = record or RunRecord.create(args.log_dir, args.name_prefix or name, args, workspace.precision.device)
+    workspace.splits.save(record.path("splits.npz"))
+    print(f"{workspace.describe()}\nrun      {record.folder}")
+    run = Run(args, workspace, record, record.load_checkpoint(), models, {})
+    _train_missing(run)
+    return run
+
+
+def _train_missing(run: Run) -> None:
+    args, workspace = run.args, run.workspace
+    parts = {"original": workspace.splits.train, "retrained": workspace.splits.retain}
+    for name in [*(["original"] if args.weight_path is None else []), *(["retrained"] if args.retrain else [])]:
+        if name not in run.models:
+            run.models[name] = workspace.model()
+        run.costs[name] = fit_once(
+            run.models[name], workspace.sets.training(parts[name], args.train_batch_size), args.recipe(),
+            workspace.precision, run.record, name=name, checkpoint=run.checkpoint, log_interval=args.log_interval,
+            evaluate=workspace.validation_figures,
+        )  # fmt: skip
+
+
+def forget(run: Run, method: str) -> Unlearned:
+    """Unlearn a copy of the original by one of `METHODS`; it joins the run's models as `unlearned`."""
+    args, workspace = run.args, run.workspace
+    model = run.models["unlearned"] = copy.deepcopy(run.models["original"])
+    settings = UnlearnArgs(**{field.name: getattr(args, field.name) for field in dataclasses.fields(UnlearnArgs)})
+    loaders, target = workspace.loaders(args.batch_size, args.retain_batch_size), workspace.target(args.forget_target)
+    outcome = Unlearning(
+        model, loaders, settings, target, method, workspace.precision, run.record, args.seed, args.log_interval
+    ).run(run.checkpoint)
+    run.costs["unlearned"] = outcome.cost
+    return outcome
+
+
+def refuse_chance(model: nn.Module, workspace: Workspace, source: str) -> None:
+    """Refuse weights that know next to nothing about the retain set: forgetting them would prove nothing.
+
+    Raises:
+        UserError: retain accuracy is at most twice that of a guess, or ten points above it where that is less.
+    """
+    logits, labels = predict(model, workspace.sets.evaluation(workspace.splits.retain), workspace.precision)
+    top1, guess = summarise(logits, labels)["top1"], 100 / workspace.dataset.num_classes
+    if top1 <= guess + min(guess, 10):
+        raise UserError(
+            f"--weight_path {source}: {top1:.1f} % of the retain set is right, and guessing gives {guess:.1f} %; is "
+            "the normalisation (--mean --std), the order of the labels, the stem or the data set another one?"
+        )
