@@ -136,7 +136,7 @@ class Lesson:
         return told_apart(student, self.taught, self.args.noise, self._critic, self.args.seed).value
 
     def figures(self) -> dict[str, float]:
-        """The student's top-1, top-5 and loss on retain, forget, unseen and validation images, 5,000 of each at most."""
+        """Top-1, top-5 and loss of the student on retain, forget, unseen and validation images, 5,000 of each at most."""
         workspace, found = self.run.workspace, {}
         for part in ("retain", "forget", "unseen", "validation"):
             indices = getattr(workspace.splits, part)
