@@ -12,6 +12,7 @@ from itertools import islice
 
 import torch
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
@@ -92,7 +93,8 @@ class Plain:
         images = 0
         for streams in islice(batches, steps):
             self.step(*[[part.to(self.device) for part in batch] for batch in streams])
-            images += sum(len(labels) for _, labels in streams)
+            # A third stream is a reference without gradient, and none of our images.
+            images += sum(len(labels) for _, labels in streams[:2])
         return images
 
 
@@ -158,21 +160,51 @@ def sam_step(model: nn.Module, rho: float = 0.05) -> Callable[[Batch], None]:
     return step
 
 
-def constrained_step(model: nn.Module, max_grad_norm: float = 1.0) -> Callable[[Batch, Batch], None]:
-    """Raise the forget loss; a hinge with a multiplier holds the retain loss near the original's on the same images."""
+def ascent(model: nn.Module, forget: Batch) -> Tensor:
+    """The forget loss, to be raised."""
+    return -F.cross_entropy(model(forget[0]), forget[1])
+
+
+class AgainstRegression:
+    """The student's loss before a logistic regression on group means of losses, fitted anew on the host each time."""
+
+    def __init__(self, model: nn.Module, group_size: int = 16) -> None:
+        self.teacher = copy.deepcopy(model).eval()
+        self.group_size = group_size
+
+    def means(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Of the losses of each group, `[G, 1]`; what fills no group is dropped."""
+        losses = F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        size = min(self.group_size, len(losses))
+        return losses[: len(losses) // size * size].view(-1, size).mean(1, keepdim=True)
+
+    def __call__(self, model: nn.Module, forget: Batch, unseen: Batch) -> Tensor:
+        student = self.means(model, forget)
+        with torch.no_grad():
+            teacher = self.means(self.teacher, unseen)
+        groups = torch.cat([student.detach(), teacher]).cpu().numpy()
+        regression = LogisticRegression().fit(groups, [0] * len(student) + [1] * len(teacher))
+        coefficients = torch.tensor(regression.coef_[0], dtype=student.dtype, device=student.device)
+        return F.softplus(-(student @ coefficients + float(regression.intercept_[0]))).mean()
+
+
+def constrained_step(
+    model: nn.Module, objective: Callable[..., Tensor] = ascent, max_grad_norm: float = 1.0
+) -> Callable[..., None]:
+    """Lower an objective on forget data; a hinge with a multiplier holds the retain loss near the original's."""
     original = copy.deepcopy(model).eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
     totals = {"forget_loss": 0.0, "retain_loss": 0.0, "forget_top1": 0.0, "retain_top1": 0.0}
     multiplier, margin = 1.0, 0.1
     model.train()
 
-    def step(forget: Batch, retain: Batch) -> None:
+    def step(forget: Batch, retain: Batch, *others: Batch) -> None:
         nonlocal multiplier
-        forget_loss = F.cross_entropy(model(forget[0]), forget[1])
+        forget_loss = objective(model, forget, *others)
         retain_loss = F.cross_entropy(model(retain[0]), retain[1])
         with torch.no_grad():
             epsilon = F.cross_entropy(original(retain[0]), retain[1]) + margin
-        loss = -forget_loss + multiplier * torch.relu(retain_loss - epsilon)
+        loss = forget_loss + multiplier * torch.relu(retain_loss - epsilon)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)

@@ -41,8 +41,8 @@ from optimizer.solver import Solver
 from optimizer.training import Recipe, build_optimizer
 from unlearning.arguments import UnlearnArgs
 from unlearning.constrained import ForgetSubjectToRetain, Original, TwoStreams, rise_on_original
-from unlearning.examination import matching_weights
-from unlearning.targets import UnseenTarget
+from unlearning.examination import Examination
+from unlearning.methods import METHODS, Case
 from unlearning.unlearn import AIMED_SHARE
 
 NUM_CLASSES = 100
@@ -153,22 +153,46 @@ def training(bench: Bench, use_sam: bool = False) -> tuple[Measure, Measure]:
     return bench.our_steps(solver, recipe.schedule, batches, model.train), bench.plain(step, loader)
 
 
-def constrained(bench: Bench) -> tuple[Measure, Measure]:
+def unlearning(bench: Bench, method: str) -> Measure:
     """A step of train_constrained_unlearning.py, with its defaults, on a random forget set."""
-    model, args, splits, precision = bench.model(), UnlearnArgs(), bench.splits, bench.precision
-    target = UnseenTarget(matching_weights(splits.labels[splits.unseen], splits.labels[splits.forget], NUM_CLASSES))
-    target.refresh(F.cross_entropy(*predict(model, bench.sets.evaluation(splits.unseen), precision), reduction="none"))
+    model, args, precision = bench.model(), UnlearnArgs(), bench.precision
+    # As much of each part as a method needs to begin with; what it examines later is no step.
+    parts = ("retain", "forget", "unseen", "validation")
+    views = {name: bench.sets.evaluation(getattr(bench.splits, name)[:1000]) for name in parts}
+    examination = Examination(model, views, precision, 0, rise_on_original)
+    original = Original(model, precision, args.bn)
+    target = METHODS[method](Case("unseen", model, examination, args, precision, 0))
+    target.refresh(examination.losses(model, "unseen"))
     streams = TwoStreams(model, precision, args.bn)
     problem = ForgetSubjectToRetain(
-        streams, Original(model, precision, args.bn), rise_on_original, target, AIMED_SHARE * args.retain_budget,
+        streams, original, rise_on_original, target, AIMED_SHARE * args.retain_budget,
         args.solver, args.multiplier, args.penalty_coefficient,
     )  # fmt: skip
     solver = Solver(problem, build_optimizer(model, args), model, args.dual_learning_rate, args.max_grad_norm)
     streams.prepare(model)
-    forget, retain = bench.loader("forget", augment=False), bench.loader("retain")
+    forget, retain = bench.loader("forget", augment=False), bench.loader("retain", augment=False)
     batches = forever(PairedLoader(forget, CyclingLoader(retain)))
+    return bench.our_steps(solver, args.schedule, batches, lambda: None)
+
+
+def constrained(bench: Bench) -> tuple[Measure, Measure]:
+    """A step of the method constrained."""
     step = plain.constrained_step(bench.model(torch.contiguous_format))
-    return bench.our_steps(solver, args.schedule, batches, lambda: None), bench.plain(step, forget, retain)
+    forget, retain = bench.loader("forget", augment=False), bench.loader("retain", augment=False)
+    return unlearning(bench, "constrained"), bench.plain(step, forget, retain)
+
+
+def contrastive(bench: Bench) -> tuple[Measure, Measure]:
+    """A step of the method untrain_contrastive."""
+    model = bench.model(torch.contiguous_format)
+    step = plain.constrained_step(model, plain.AgainstRegression(model))
+    loaders = (bench.loader(name, augment=False) for name in ("forget", "retain", "unseen"))
+    return unlearning(bench, "untrain_contrastive"), bench.plain(step, *loaders)
+
+
+def against_constrained(bench: Bench) -> tuple[Measure, Measure]:
+    """What the discriminator adds: a step of untrain_contrastive beside one of constrained, both ours."""
+    return unlearning(bench, "untrain_contrastive"), unlearning(bench, "constrained")
 
 
 def evaluation(bench: Bench) -> tuple[Measure, Measure]:
@@ -197,7 +221,10 @@ def loading(bench: Bench) -> tuple[Measure, Measure]:
 
 sam = partial(training, use_sam=True)
 # Each gives ours and the plain way.
-JOBS = {"train": training, "sam": sam, "constrained": constrained, "evaluation": evaluation, "loader": loading}
+JOBS = {
+    "train": training, "sam": sam, "constrained": constrained, "contrastive": contrastive, "evaluation": evaluation,
+    "loader": loading,
+}  # fmt: skip
 
 
 def images_from(data_dir: str) -> Dataset:
@@ -210,9 +237,9 @@ def images_from(data_dir: str) -> Dataset:
     return Dataset("random images", pixels.permute(0, 3, 1, 2), labels, names, 50_000, (0.5,) * 3, (12**-0.5,) * 3)
 
 
-def measure(name: str, bench: Bench, pairs: int) -> dict:
+def measure(name: str, job: Callable[[Bench], tuple[Measure, Measure]], bench: Bench, pairs: int) -> dict:
     """Time one job both ways in turns; prints medians and ranges, gives the medians."""
-    ours, other = JOBS[name](bench)
+    ours, other = job(bench)
     rates = [(ours(), other()) for _ in range(pairs)]
     columns = {"ours": [a for a, _ in rates], "plain": [b for _, b in rates], "ratio": [a / b for a, b in rates]}
     row, medians = f"{name:<12}", {key: statistics.median(values) for key, values in columns.items()}
@@ -238,7 +265,11 @@ def main(args: Args) -> dict:
 
     print(f"images/s of {dataset.name}, batches of {args.batch_size}, median [range] of {pairs} pairs of {steps} steps")
     print(f"{'':<12}{'ours':>25}{'plain':>25}{'ratio':>25}")
-    result = {"pairs": [measure(name, bench, pairs) for name in JOBS], "hardware": hardware, "versions": environment}
+    result = {"pairs": [measure(name, job, bench, pairs) for name, job in JOBS.items()]}
+    print(f"{'methods':<12}{'contrastive':>25}{'constrained':>25}{'ratio':>25}")
+    beside = measure("both ours", against_constrained, bench, pairs)
+    result["methods"] = {"contrastive": beside["ours"], "constrained": beside["plain"], "ratio": beside["ratio"]}
+    result |= {"hardware": hardware, "versions": environment}
     print(f"hardware    {', '.join(f'{key} {value}' for key, value in hardware.items())}")
     print(f"versions    {', '.join(f'{key} {value}' for key, value in environment.items())}")
     if args.output is not None:

@@ -13,7 +13,7 @@ import torch
 from helper_functions.errors import UserError
 
 REPOSITORY = Path(__file__).parent.parent
-NAMES = ["train", "sam", "constrained", "evaluation", "loader"]
+NAMES = ["train", "sam", "constrained", "contrastive", "evaluation", "loader"]
 
 
 def test_pairs_of_every_job_are_measured_printed_and_written(tmp_path):
@@ -25,7 +25,9 @@ def test_pairs_of_every_job_are_measured_printed_and_written(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(output.read_text())
-    assert set(result) == {"pairs", "hardware", "versions"}
+    assert set(result) == {"pairs", "methods", "hardware", "versions"}
+    methods = result["methods"]
+    assert methods["ratio"] == pytest.approx(methods["contrastive"] / methods["constrained"])
     assert [pair["name"] for pair in result["pairs"]] == NAMES
     for pair in result["pairs"]:
         assert set(pair) == {"name", "ours", "plain", "ratio"}
@@ -49,12 +51,13 @@ def test_nothing_is_measured_where_the_output_cannot_be_written(tmp_path):
     assert output.read_text() == "mine" and list(tmp_path.iterdir()) == [output]
 
 
-def test_a_ratio_is_the_median_of_neighbours_ratios(monkeypatch, capsys):
+def test_a_ratio_is_the_median_of_neighbours_ratios(capsys):
     from benchmarks import throughput
 
     ours, plain = iter([10.0, 40.0, 90.0]), iter([10.0, 10.0, 30.0])
-    monkeypatch.setitem(throughput.JOBS, "train", lambda bench: (lambda: next(ours), lambda: next(plain)))
-    assert throughput.measure("train", None, 3) == {"name": "train", "ours": 40.0, "plain": 10.0, "ratio": 3.0}
+    job = (lambda: next(ours)), (lambda: next(plain))
+    measured = throughput.measure("train", lambda bench: job, None, 3)
+    assert measured == {"name": "train", "ours": 40.0, "plain": 10.0, "ratio": 3.0}
     assert "3.00 [1.00-4.00]" in capsys.readouterr().out
 
 

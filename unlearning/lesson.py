@@ -31,7 +31,7 @@ COLUMNS = (
 class LessonArgs:
     """Mode train: student, discriminator, and who of them learns."""
 
-    noise: PositiveFloat = 0.3
+    noise: PositiveFloat = 0.5
     """Mode train: noise on outputs, in standard deviations of the teacher's; smaller differences go unnoticed."""
     weight_path_student: str | None = None
     """Mode train: first weights of the student; random ones by default."""
@@ -136,7 +136,7 @@ class Lesson:
         return told_apart(student, self.taught, self.args.noise, self._critic, self.args.seed).value
 
     def figures(self) -> dict[str, float]:
-        """Top-1, top-5 and loss of the student on retain, forget, unseen and validation images, 5,000 of each at most."""
+        """Top-1, top-5 and loss of the student on retain, forget, unseen and validation images, at most 5,000 each."""
         workspace, found = self.run.workspace, {}
         for part in ("retain", "forget", "unseen", "validation"):
             indices = getattr(workspace.splits, part)
