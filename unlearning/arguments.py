@@ -16,11 +16,11 @@ class UnlearnArgs(ContrastiveArgs):
     """Budget, target and optimisation of constrained unlearning."""
 
     num_epochs: PositiveInt = 10
-    """Passes over the forget set while forgetting."""
+    """Passes over the forget set while forgetting; over the training set where a student learns."""
     finetune_num_epochs: NonNegativeInt = 0
     """Passes over the forget set of constrained fine-tuning afterwards."""
     batch_size: PositiveInt = 128
-    """Forget images in one gradient step."""
+    """Forget images in one gradient step; training images where a student learns."""
     retain_batch_size: PositiveInt | None = None
     """Retain images beside each forget batch; as many as --batch_size by default."""
     retain_budget: NonNegativeFloat = 1.0

@@ -56,6 +56,8 @@ class LessonArgs:
             raise UserError("--discriminate losses: a student learns without labels; give logits or features")
         elif self.freeze_student and self.freeze_classifier:
             raise UserError("--freeze_student --freeze_classifier: nothing is left to learn; give one of them")
+        elif self.freeze_classifier and self.weight_path_classifier is None:
+            raise UserError("--freeze_classifier: it has learned nothing yet; give --weight_path_classifier")
 
 
 class Lesson:
