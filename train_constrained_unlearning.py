@@ -22,7 +22,7 @@ from helper_functions.errors import UserError
 from helper_functions.record import RunRecord
 from models.arguments import ModelArgs
 from unlearning.arguments import UnlearnArgs
-from unlearning.methods import METHODS
+from unlearning.methods import METHODS, check_method
 from unlearning.run import OriginalArgs, begin, forget
 from unlearning.unlearn import Unlearned, Unlearning
 
@@ -94,8 +94,7 @@ def untrain_constrained(
     args = UnlearnArgs(num_epochs=num_epochs, learning_rate=learning_rate, **settings)
     if forget_target not in ("unseen", "zero", "chance"):
         raise UserError(f"forget_target {forget_target!r}: unseen, zero or chance")
-    if method not in METHODS:
-        raise UserError(f"method {method!r}: one of {', '.join(METHODS)}")
+    check_method(method, args)
     ScriptParser(UnlearnArgs, "untrain_constrained").parse_object(dataclasses.asdict(args))
     compute = choose_precision(choose_device(device), precision)
     if record is None:
@@ -107,6 +106,7 @@ def untrain_constrained(
 
 def main(args: Args) -> dict:
     """Train or load the original, forget, judge; returns what `report.json` holds."""
+    check_method(args.method, args)
     run = begin(args, "unlearning", default_forget="random:0.1")
     outcome = forget(run, run.args.method) if run.args.untrain else None
     return conclude(run, outcome)

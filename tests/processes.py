@@ -22,8 +22,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parent.parent
 TIMEOUT = 120
 IMPORTED = (
-    "processes", "train", "train_constrained_unlearning", "test", "torchvision", "matplotlib.pyplot", "PIL.Image",
-    "sklearn.datasets", "sklearn.linear_model", "sklearn.model_selection", "torch.utils.tensorboard",
+    "processes", "train", "train_constrained_unlearning", "train_contrastive", "test", "torchvision",
+    "matplotlib.pyplot", "PIL.Image", "sklearn.datasets", "sklearn.linear_model", "sklearn.model_selection",
+    "torch.utils.tensorboard",
 )  # fmt: skip
 NOBODY = 65534
 

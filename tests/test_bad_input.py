@@ -16,12 +16,14 @@ from processes import Done, assert_refused, become_nobody, contents, fork, limit
 import test
 import train
 import train_constrained_unlearning
+import train_contrastive
 from helper_functions.config import run_script
 from helper_functions.record import RunRecord
 from models import get_model
 
 UNLEARN = "train_constrained_unlearning.py"
-SCRIPTS = {"train.py": train, UNLEARN: train_constrained_unlearning, "test.py": test}
+CONTRASTIVE = "train_contrastive.py"
+SCRIPTS = {"train.py": train, UNLEARN: train_constrained_unlearning, CONTRASTIVE: train_contrastive, "test.py": test}
 NO_CUDA = not torch.cuda.is_available()
 
 
@@ -104,7 +106,20 @@ class TestCommandLine:
     def test_numbers(self, refuse, flag, number):
         refuse(UNLEARN, f"--{flag}", number, says=[f"--{flag}", number], here=True)
 
-    @pytest.mark.parametrize("script", ["train.py", UNLEARN])
+    def test_methods_without_what_is_asked_for(self, refuse):
+        refuse(UNLEARN, "--method", "nonsense", says=["--method", "nonsense", "untrain_contrastive"], here=True)
+        refuse(UNLEARN, "--stop_criterion", "discriminator", says=["--stop_criterion discriminator"], here=True)
+        mlp = ("--discriminator", "mlp")
+        refuse(UNLEARN, "--method", "untrain_contrastive", *mlp, says=["--discriminator mlp", "logistic"], here=True)
+
+    @pytest.mark.parametrize("flag", ["noise", "discriminator_learning_rate", "discriminator_steps", "group_size"])
+    @pytest.mark.parametrize("number", ["-1", "0", "nan", "inf", "1e999", "much"])
+    def test_numbers_of_the_discriminator(self, refuse, flag, number):
+        refuse(CONTRASTIVE, f"--{flag}", number, says=[f"--{flag}", number], here=True)
+        if flag != "noise":
+            refuse(UNLEARN, f"--{flag}", number, says=[f"--{flag}", number], here=True)
+
+    @pytest.mark.parametrize("script", ["train.py", UNLEARN, CONTRASTIVE])
     def test_values_that_no_script_has(self, refuse, script):
         refuse(script, "--model", "resnet9", says=["resnet9", "did you mean resnet8"])
         refuse(script, *SMALL, "--name_prefix", "../outside", says=["--name_prefix ../outside"])
@@ -327,7 +342,8 @@ class TestResume:
 
     def test_a_run_of_another_script(self, refuse, place):
         run_folder = only(place / "runs")
-        refuse(UNLEARN, "--resume", run_folder, says=["--resume", run_folder, "another script"])
+        for script in (UNLEARN, CONTRASTIVE):
+            refuse(script, "--resume", run_folder, says=["--resume", run_folder, "another script"])
 
     @pytest.mark.parametrize(
         ("line", "says"), [("seed: soon", ["--seed", "soon"]), ("seed: 0\nextra: 1", ["another script"])]
@@ -353,7 +369,7 @@ class TestOutput:
         refuse("test.py", *flags, place / "figures.json", says=["--output", place / "figures.json"])
         refuse("test.py", *flags, place / "nowhere" / "figures.json", says=["--output", place / "nowhere"])
 
-    @pytest.mark.parametrize("script", ["train.py", UNLEARN])
+    @pytest.mark.parametrize("script", ["train.py", UNLEARN, CONTRASTIVE])
     def test_a_folder_for_runs_that_cannot_be_made(self, place, script):
         was = contents(place)
         file = only(place / "runs") / "config.yaml"

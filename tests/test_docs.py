@@ -9,6 +9,7 @@ import pytest
 import test as test_script
 import train
 import train_constrained_unlearning as unlearning
+import train_contrastive as contrastive
 from benchmarks import robustness, throughput
 from data import prepare
 from helper_functions.files import load_config
@@ -18,6 +19,7 @@ README = (ROOT / "README.md").read_text()
 SCRIPTS = {
     "train.py": train,
     "train_constrained_unlearning.py": unlearning,
+    "train_contrastive.py": contrastive,
     "test.py": test_script,
     "data.prepare": prepare,
     "benchmarks.throughput": throughput,
@@ -41,7 +43,8 @@ def test_readme_names_no_flag_that_no_script_has():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.name)
 def test_every_configuration_is_one_of_its_script(path):
-    script = train if path.name.startswith("resnet") else unlearning
+    script = contrastive if path.parent.name == "contrastive" else unlearning
+    script = train if path.name.startswith("resnet") else script
     args = script.get_parser().parse(["--config_file", str(path)])
     assert {key: getattr(args, key) for key in load_config(path)} == load_config(path)
 

@@ -21,7 +21,6 @@ from data.image_sets import ImageSets
 from data.loaders import TensorLoader
 from data.splits import make_splits
 from evaluation.attacks import FOLDS, class_matched, loss_attack_auc
-from evaluation.conclude import refuse_chance
 from evaluation.figures import draw_images, draw_losses
 from evaluation.judge import judge
 from evaluation.report import cost_table, mean_gap, plain, signed_gaps, table
@@ -29,6 +28,7 @@ from evaluation.verdict import Verdict, give_verdict, is_forgotten
 from helper_functions.devices import Precision
 from helper_functions.errors import UserError
 from helper_functions.loop import Cost
+from unlearning.run import refuse_chance
 
 CPU = Precision(torch.device("cpu"), torch.float32)
 
@@ -270,7 +270,7 @@ class TestJudge:
 
     def test_weights_at_chance_are_refused_with_the_likely_causes(self):
         sets = image_sets()
-        workspace = types.SimpleNamespace(sets=sets, precision=CPU, dataset=sets.dataset)
+        workspace = types.SimpleNamespace(sets=sets, splits=sets.splits, precision=CPU, dataset=sets.dataset)
         refuse_chance(network(), workspace, "good.pth")
         shifted = network()
         shifted[2].weight.data = shifted[2].weight.data.roll(1, dims=0)
@@ -289,7 +289,8 @@ class TestJudge:
         model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
         model[1].weight.data = torch.zeros(2, 16)
         model[1].weight.data[1, 0] = 1
-        refuse_chance(model, types.SimpleNamespace(sets=sets, precision=CPU, dataset=dataset), "perfect.pth")
+        workspace = types.SimpleNamespace(sets=sets, splits=sets.splits, precision=CPU, dataset=dataset)
+        refuse_chance(model, workspace, "perfect.pth")
 
 
 class TestFigures:

@@ -20,12 +20,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import test
 import train
 import train_constrained_unlearning
+import train_contrastive
 from data.datasets import load_dataset
 from data.splits import make_splits
 from helper_functions.config import run_script
 
 UNLEARN = "train_constrained_unlearning.py"
-PARSERS = {"train.py": train.get_parser, UNLEARN: train_constrained_unlearning.get_parser, "test.py": test.get_parser}
+CONTRASTIVE = "train_contrastive.py"
+SCRIPTS = {"train.py": train, UNLEARN: train_constrained_unlearning, CONTRASTIVE: train_contrastive, "test.py": test}
+PARSERS = {name: script.get_parser for name, script in SCRIPTS.items()}
 FIGURES = {
     f"{part}_{figure}"
     for part in ("retain", "forget", "forget_true", "unseen", "validation", "test")
@@ -76,7 +79,7 @@ class TestCommandLine:
         for field in dataclasses.fields(PARSERS[script]().args_class):
             assert f"--{field.name} " in done.out
 
-    @pytest.mark.parametrize("script", [UNLEARN, "train.py"])
+    @pytest.mark.parametrize("script", [UNLEARN, CONTRASTIVE, "train.py"])
     @pytest.mark.parametrize(
         ("flags", "expected"),
         [([], False), (["--use_sam"], True), (["--use_sam", "True"], True), (["--use_sam=False"], False)],

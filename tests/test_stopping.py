@@ -62,22 +62,36 @@ class TestStopCriteria:
         original = {"reinitialised/forget_loss": 2.3}
         assert stops_at("confusion", {"forget/loss": [0.1, 2.2, 2.3, 3]}, original) == 3
 
+    @pytest.mark.parametrize(
+        ("distances", "feasible", "epoch"),
+        [
+            ([0.0, 0.0], [1, 1], 2),
+            ([0.0, 0.3, 0.0, 0.0], [1] * 4, 4),
+            ([0.0, 0.0, 0.0], [0, 0, 1], 3),
+            ([0.0, 0.0], [1, 0], None),
+            ([0.0], [1], None),
+            ([0.01, 0.01, 0.0], [1] * 3, None),
+        ],
+    )
+    def test_discriminator_ends_after_two_epochs_running_at_chance_within_the_budget(self, distances, feasible, epoch):
+        assert stops_at("discriminator", {"forget/distance": distances, "constraint/feasible": feasible}) == epoch
+
     def test_none_never_ends(self):
         assert stops_at("none", {"forget/loss": [1.0, math.nan, 1e9]}) is None
 
     def test_numbers_that_are_none_end_nothing(self):
         curves = {
             "forget/loss": [math.nan] * 3, "validation/loss": [math.nan] * 3, "retain/top5": [math.nan] * 3,
-            "constraint/feasible": [1.0] * 3,
+            "constraint/feasible": [1.0] * 3, "forget/distance": [math.nan] * 3,
         }  # fmt: skip
         original = {"retain/top5": 80.0, "reinitialised/forget_loss": 2.3}
         assert all(stops_at(name, curves, original) is None for name in STOP_CRITERIA)
 
 
-def epoch_of(feasible=1.0, bound=0.5, distance=0.3, validation=90.0) -> dict:
+def epoch_of(feasible=1.0, bound=0.5, distance=0.3, validation=90.0, own=0.3) -> dict:
     return {
         "constraint/feasible": float(feasible), "constraint/fall_bound": bound, "forget/distance": distance,
-        "validation/top1": validation,
+        "forget/own_distance": own, "validation/top1": validation,
     }  # fmt: skip
 
 
@@ -118,6 +132,15 @@ class TestIsBetter:
     def test_equally_near_are_told_apart_by_validation(self):
         better, worse = epoch_of(distance=0.108, validation=91), epoch_of(distance=0.105, validation=90)
         assert is_better(better, worse) and not is_better(worse, better)
+
+    def test_equally_near_a_discriminators_target_are_told_apart_by_their_own(self):
+        """Own distances count in steps of the tolerance, too, and before validation accuracy."""
+        near, far = epoch_of(distance=0.0, own=0.2, validation=80), epoch_of(distance=0.01, own=0.4, validation=99)
+        assert is_better(near, far) and not is_better(far, near)
+        nearer = epoch_of(distance=0.05, own=9.0)
+        assert is_better(nearer, epoch_of(distance=0.1, own=0.0)) and not is_better(epoch_of(distance=0.1), nearer)
+        better = epoch_of(distance=0.0, own=0.21, validation=81)
+        assert is_better(better, near) and not is_better(near, better)
 
     @settings(deadline=None)
     @given(EPOCHS)
@@ -165,7 +188,7 @@ class TestRewind:
         args = UnlearnArgs(num_epochs=len(script) - finetune, finetune_num_epochs=finetune, learning_rate=0.01)
         record = QuietRecord(tmp_path)
         record.save_checkpoint = lambda content: on_checkpoint(unlearning)
-        unlearning = Unlearning(model, loaders, args, target, CPU, record)
+        unlearning = Unlearning(model, loaders, args, target, "constrained", CPU, record)
         self.start = {name: value.clone() for name, value in model.state_dict().items()}
         self.measured, real, figures = [], unlearning.examination, iter(script)
 
@@ -175,7 +198,7 @@ class TestRewind:
             def __call__(scripted, model, target, budget):
                 self.measured.append({name: value.clone() for name, value in model.state_dict().items()})
                 found = real(model, target, budget)
-                return Findings(found.figures | next(figures), found.losses)
+                return Findings(found.figures | next(figures), found.losses, found.forget)
 
         unlearning.examination = Scripted()
         outcome = unlearning.run()

@@ -1,6 +1,7 @@
 """A student's lesson: it learns a teacher's outputs through a discriminator, on images whose labels play no part."""
 
 import dataclasses
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from models.features import classifier_head, predict_features
 from models.reinitialise import reinitialised
 from optimizer.training import GradientSteps, fit
 from unlearning.examination import RETAIN_SAMPLE
+from unlearning.methods import check_method
 from unlearning.run import Run
 from unlearning.workspace import Workspace
 
@@ -48,10 +50,15 @@ class LessonArgs:
         Raises:
             UserError: naming the flag.
         """
+        for flag in ("weight_path_student", "weight_path_classifier"):
+            path = getattr(self, flag)
+            if path is not None and not Path(path).is_file():
+                raise UserError(f"--{flag} {path}: there is no such file")
         if self.mode != "train":
             for flag in ("weight_path_student", "weight_path_classifier", "freeze_student", "freeze_classifier"):
                 if getattr(self, flag):
                     raise UserError(f"--{flag}: it is for --mode train; the student of {self.mode} is the original")
+            check_method(self.mode, self)
         elif self.discriminate == "losses":
             raise UserError("--discriminate losses: a student learns without labels; give logits or features")
         elif self.freeze_student and self.freeze_classifier:

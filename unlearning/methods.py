@@ -62,13 +62,7 @@ def untrain(case: Case) -> Target:
 
 
 def untrain_contrastive(case: Case) -> Target:
-    """Pass for unseen, in the means over groups, before a logistic regression that is refitted at each step.
-
-    Raises:
-        UserError: another discriminator is asked for.
-    """
-    if case.args.discriminator not in ("auto", "logistic"):
-        raise UserError(f"--discriminator {case.args.discriminator}: untrain_contrastive has the logistic one alone")
+    """Pass for unseen, in the means over groups, before a logistic regression that is refitted at each step."""
     parts = _Parts(case)
     # Features are many as they are; of the others, one mean alone can be met by a wrong distribution.
     statistics = (lambda outputs: outputs) if case.args.discriminate == "features" else output_statistics
@@ -117,3 +111,19 @@ METHODS: dict[str, Callable[[Case], Target]] = {
     "untrain": untrain,
     "untrain_contrastive": untrain_contrastive,
 }
+
+
+def check_method(method: str, args: UnlearnArgs) -> None:
+    """Refuse a method that does not exist, and flags that it cannot follow.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    if method not in METHODS:
+        raise UserError(f"method {method!r}: one of {', '.join(METHODS)}")
+    if method == "constrained" and args.stop_criterion == "discriminator":
+        raise UserError("--stop_criterion discriminator: method constrained has none; use another criterion")
+    if method == "untrain_contrastive" and args.discriminator not in ("auto", "logistic"):
+        raise UserError(f"--discriminator {args.discriminator}: untrain_contrastive has the logistic one alone")
+    if method == "untrain" and (args.discriminator, args.discriminate) == ("jensen_shannon", "losses"):
+        raise UserError("--discriminator jensen_shannon --discriminate losses: one loss has no distribution")

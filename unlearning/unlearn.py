@@ -8,7 +8,6 @@ from torch import nn
 
 from data.streams import CyclingLoader, PairedLoader
 from helper_functions.devices import Precision
-from helper_functions.errors import UserError
 from helper_functions.loop import Cost
 from helper_functions.record import RunRecord
 from models.reinitialise import reinitialised
@@ -22,7 +21,7 @@ from unlearning.constrained import (
     TwoStreams,
 )
 from unlearning.examination import Examination, Findings
-from unlearning.methods import METHODS, Case
+from unlearning.methods import METHODS, Case, check_method
 from unlearning.stage import Stage, StageSettings
 from unlearning.stopping import STOP_CRITERIA
 
@@ -98,6 +97,7 @@ class Unlearning:
         seed: int = 0,
         log_interval: int = 50,
     ) -> None:
+        check_method(method, args)
         self.model, self.args, self.precision, self.record = model, args, precision, record
         self.method, self.log_interval = method, log_interval
         self.cost = Cost()
@@ -123,11 +123,9 @@ class Unlearning:
         self.events: list[dict[str, float]] = []
 
     def _stop_criterion(self) -> Callable[[list[dict[str, float]], dict[str, float]], bool]:
-        asked, has_discriminator = self.args.stop_criterion, "discriminator/auc" in self.original
-        if asked == "discriminator" and not has_discriminator:
-            raise UserError("--stop_criterion discriminator: this method has none; use another criterion")
+        asked = self.args.stop_criterion
         if asked == "auto":
-            asked = "discriminator" if has_discriminator else "none"
+            asked = "discriminator" if "discriminator/auc" in self.original else "none"
         return STOP_CRITERIA[asked]
 
     def run(self, checkpoint: dict | None = None) -> Unlearned:

@@ -1,0 +1,229 @@
+"""Figures of the notebook contrastive_classifiers.ipynb: each function takes what was measured and gives a figure.
+
+The figures belong to no pyplot state, so that a notebook shows each once, whatever backend a script has chosen.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from contrastive_discrimination.critic import Critic
+from contrastive_discrimination.held_out import Auc, held_out_auc
+from contrastive_discrimination.pairs import Pairs
+from data.synthetic import Points
+from models.plane import decision_grid
+
+DPI = 80
+COLOURS = {
+    "forget": "#d1495b", "unseen": "#2e4057", "retain": "#3d9970", "same": "#00798c", "different": "#e08e2b",
+}  # fmt: skip
+LINES = ("#2e4057", "#d1495b", "#3d9970", "#e08e2b", "#00798c", "#8e6c8a")
+CLASSES = ("#2e4057", "#e08e2b", "#3d9970", "#8e6c8a", "#00798c", "#7d8597")
+GRID = np.linspace(0, 1, 201)
+Scalars = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def _panels(rows: int, columns: int, width: float, height: float, **shared) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **shared)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _colour(name: str) -> str:
+    """The colour of the kind that a name begins with."""
+    return COLOURS[name.split()[0].rstrip(",")]
+
+
+def draw_histograms(
+    panels: dict[str, dict[str, Tensor]], label: str, *, columns: int = 4, bins: int = 40, log: bool = False
+) -> Figure:
+    """Histograms with common bins, one panel a title, in percent of each sample; values outside are in the last bins.
+
+    Args:
+        panels: title to name to values `[n]`; the first word of a name is one of `COLOURS`.
+        label: of the horizontal axis.
+        columns: panels beside one another.
+        bins: number of bins.
+        log: bins of equal ratio, from 1e-6 upwards.
+    """
+    columns = min(columns, len(panels))
+    figure, axes = _panels(math.ceil(len(panels) / columns), columns, 3.6, 2.9, sharex=True)
+    values = torch.cat([sample for samples in panels.values() for sample in samples.values()]).double().cpu().numpy()
+    low, high = max(values.min(), 1e-6) if log else values.min(), values.max()
+    edges = np.geomspace(low, high, bins + 1) if log else np.linspace(low, high, bins + 1)
+    for axis, (title, samples) in zip(axes.flat, panels.items(), strict=False):
+        for name, sample in samples.items():
+            inside = np.clip(sample.double().cpu().numpy(), edges[0], edges[-1])
+            weights = np.full(len(inside), 100 / len(inside))
+            style = {"color": _colour(name), "label": name}
+            axis.hist(inside, edges, weights=weights, alpha=0.35, **{**style, "label": None})
+            axis.hist(inside, edges, weights=weights, histtype="step", linewidth=1.4, **style)
+        axis.set(title=title, xscale="log" if log else "linear")
+        if len(samples) > 1:
+            axis.legend(frameon=False, fontsize=8)
+    figure.supxlabel(label, fontsize=10)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("% of the sample")
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    return figure
+
+
+def draw_averaging(sizes: list[int], deviations: dict[str, list[float]], aucs: list[float], distance: float) -> Figure:
+    """Spread of group means and AUC against the group size, with what independent normal samples would give.
+
+    Args:
+        sizes: group sizes g, the first of which is 1.
+        deviations: name to the standard deviation of group means, one a size.
+        aucs: of group means, one a size.
+        distance: d, between the two means in root-mean-square standard deviations of single images.
+    """
+    figure, ((spread, area),) = _panels(1, 2, 4.4, 3.0)
+    line = np.geomspace(sizes[0], sizes[-1], 50)
+    for name, values in deviations.items():
+        spread.plot(sizes, values, "o", color=_colour(name), label=f"{name}, measured")
+        label = rf"{name}, $\sigma/\sqrt{{g}}$"
+        spread.plot(line, values[0] / np.sqrt(line), color=_colour(name), linewidth=1, label=label)
+    spread.set(xscale="log", yscale="log", ylabel="standard deviation of the mean (decades)")
+    expected = [0.5 * (1 + math.erf(math.sqrt(size) * distance / 2)) for size in line]
+    area.plot(sizes, aucs, "o", color=COLOURS["unseen"], label="measured")
+    label = r"normal samples, $\Phi(\sqrt{g}\,d/\sqrt{2})$"
+    area.plot(line, expected, color=COLOURS["unseen"], linewidth=1, label=label)
+    area.set(xscale="log", ylim=(0.5, 1.02), ylabel="AUC of group means")
+    for axis in (spread, area):
+        axis.set_xlabel("group size g (images)")
+        axis.set_xticks(sizes, map(str, sizes))
+        axis.minorticks_off()
+        axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+@dataclass(frozen=True, eq=False)
+class Roc:
+    """Mean over folds of the ROC curve of held-out pairs, true positives `[201]` at the rates in `GRID`; its area."""
+
+    true_positives: np.ndarray
+    auc: Auc
+
+
+class _Heard(Critic):
+    """A critic whose judgements on held-out pairs are kept."""
+
+    def __init__(self, critic: Critic, heard: list[Tensor]) -> None:
+        vars(self).update(vars(critic))
+        self.heard = heard
+
+    def judge(self, first: Tensor, second: Tensor) -> Tensor:
+        self.heard.append(super().judge(first, second))
+        return self.heard[-1]
+
+
+def held_out_roc(build: Callable[[], Critic], same: Pairs, different: Pairs, **options) -> Roc:
+    """`held_out_auc`, and the curve that belongs to it: *same* is the positive kind; arguments are the same."""
+    from sklearn.metrics import roc_curve
+
+    heard: list[Tensor] = []
+    auc = held_out_auc(lambda: _Heard(build(), heard), same, different, **options)
+    curves = []
+    for scores_same, scores_different in zip(heard[::2], heard[1::2], strict=True):
+        kinds = np.repeat([1, 0], [len(scores_same), len(scores_different)])
+        rates = roc_curve(kinds, torch.cat([scores_same, scores_different]).detach().cpu().numpy())
+        curves.append(np.interp(GRID, rates[0], rates[1]))
+    curve = np.mean(curves, axis=0)
+    curve[0] = 0.0
+    return Roc(curve, auc)
+
+
+def draw_rocs(panels: dict[str, dict[str, Roc]]) -> Figure:
+    """ROC curves, one panel a title; the legend gives each AUC and its 95 % interval.
+
+    Args:
+        panels: title to name of a discriminator to its curve.
+    """
+    figure, axes = _panels(1, len(panels), 4.0, 5.4, sharey=True)
+    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=True):
+        axis.plot([0, 1], [0, 1], color="#b0b0b0", linewidth=1, linestyle="--")
+        for colour, (name, roc) in zip(LINES, curves.items(), strict=False):
+            auc = roc.auc
+            label = f"{name}  {auc.value:.2f}  [{auc.low:.2f}, {auc.high:.2f}]"
+            axis.plot(GRID, roc.true_positives, color=colour, linewidth=1.5, label=label)
+        axis.set(title=title, xlabel="share of different pairs called same", aspect="equal")
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+        axis.legend(frameon=False, fontsize=8, title="AUC and its 95 % interval", title_fontsize=8, **place)
+    axes[0, 0].set_ylabel("share of same pairs called same")
+    return figure
+
+
+def draw_planes(models: dict[str, nn.Module], retain: Points, forget: Points) -> Figure:
+    """Decision regions of classifiers of the plane, one panel a model, the paler the less sure the model is.
+
+    Args:
+        models: title to classifier.
+        retain: points shown in the colour of their class.
+        forget: points shown in their class's colour with a ring around them.
+    """
+    from matplotlib.colors import to_rgb
+
+    figure, axes = _panels(1, len(models), 3.2, 3.4, sharex=True, sharey=True)
+    inputs = torch.cat([retain.inputs, forget.inputs])
+    low, high = (tuple(corner.tolist()) for corner in (inputs.amin(0) - 0.3, inputs.amax(0) + 0.3))
+    colours = np.array([to_rgb(colour) for colour in CLASSES])
+    for axis, (title, model) in zip(axes.flat, models.items(), strict=True):
+        _, _, logits = decision_grid(model, low, high, 160)
+        probability, named = (part.cpu().numpy() for part in logits.softmax(2).max(2))
+        picture = 1 - 0.5 * probability[..., None] * (1 - colours[named])
+        axis.imshow(picture, origin="lower", extent=(low[0], high[0], low[1], high[1]), aspect="equal")
+        axis.scatter(*retain.inputs.T, s=8, c=colours[retain.labels], linewidths=0, label="retain")
+        ring = {"edgecolors": COLOURS["forget"], "linewidths": 0.9, "label": "forget"}
+        axis.scatter(*forget.inputs.T, s=16, c=colours[forget.labels], **ring)
+        axis.set(title=title, xlabel="$x_1$")
+    axes[0, 0].set_ylabel("$x_2$")
+    axes[0, 0].legend(fontsize=8, loc="lower left")
+    return figure
+
+
+def draw_course(scalars: Scalars, chosen: int | None, retrained_forget_top1: float) -> Figure:
+    """A run of unlearning over its gradient steps: accuracies, violation and multiplier, discriminator's AUC.
+
+    Args:
+        scalars: as `read_scalars` gives them, of a run with a discriminator.
+        chosen: the epoch, from 1, whose weights were kept; None where no epoch kept the budget.
+        retrained_forget_top1: top-1 on the forget set of the retrained model, in percent.
+    """
+    figure, axes = _panels(2, 2, 4.8, 3.0, sharex=True)
+    accuracy, violation, discriminator, multiplier = axes.flat
+    for part in ("retain", "unseen", "forget"):
+        accuracy.plot(*scalars[f"{part}/top1"], color=COLOURS[part], marker=".", label=part)
+    dotted = {"color": COLOURS["forget"], "linewidth": 1, "linestyle": ":"}
+    accuracy.axhline(retrained_forget_top1, label="forget, retrained", **dotted)
+    accuracy.set(title="accuracy after each epoch", ylabel="top-1 (%)")
+    violation.plot(*scalars["constraint/violation"], color=COLOURS["retain"], label="smoothed, on batches")
+    violation.set(title="constraint violation", ylabel="accuracy points")
+    multiplier.plot(*scalars["constraint/multiplier"], color=COLOURS["retain"])
+    multiplier.set(title="multiplier of the retain constraint", ylabel=r"$\lambda$", xlabel="gradient step")
+    steps, low = scalars["discriminator/auc_low"]
+    high = scalars["discriminator/auc_high"][1]
+    discriminator.fill_between(steps, low, high, color=COLOURS["unseen"], alpha=0.2, linewidth=0, label="95 % interval")
+    discriminator.plot(*scalars["discriminator/auc"], color=COLOURS["unseen"], marker=".", label="AUC")
+    discriminator.set(title="fresh discriminator, held-out pairs", ylabel="AUC", xlabel="gradient step")
+    for axis, level in ((violation, 0), (discriminator, 0.5)):
+        axis.axhline(level, color="#b0b0b0", linewidth=1)
+    went_back = scalars.get("constraint/safeguard", ((), ()))[0]
+    for axis in (violation, multiplier):
+        for number, step in enumerate(went_back):
+            label = "safeguard goes back" if number == 0 else None
+            axis.axvline(step, color=COLOURS["forget"], linewidth=1, linestyle="--", label=label)
+    if chosen is not None:
+        for axis in (accuracy, discriminator):
+            axis.axvline(steps[chosen - 1], color="#404040", linewidth=1, linestyle="-.", label="epoch kept")
+    for axis in (accuracy, violation, discriminator):
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18 if axis is discriminator else -0.05)}
+        axis.legend(frameon=False, fontsize=8, ncols=5, columnspacing=1.0, handlelength=1.4, **place)
+    return figure

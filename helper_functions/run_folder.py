@@ -1,0 +1,54 @@
+"""Runs from Python: a script called without its tables, and a run's scalars read back as arrays."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from helper_functions.errors import UserError
+
+
+def run_quietly(script: ModuleType, flags: Sequence[object], name: str) -> tuple[Path, dict]:
+    """Call a script's `main` with flags as on its command line; what it prints is dropped.
+
+    Args:
+        script: a module with `get_parser` and `main`.
+        flags: as on the command line, but for `--name_prefix`.
+        name: beginning of the run folder's name.
+
+    Returns:
+        The run folder that it made, and its report.
+
+    Raises:
+        UserError: a request that cannot be met.
+    """
+    args = script.get_parser().parse([*map(str, flags), "--name_prefix", name])
+    before = set(Path(args.log_dir).glob("*"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        report = script.main(args)
+    (folder,) = set(Path(args.log_dir).glob(f"{name}-*")) - before
+    return folder, report
+
+
+def read_scalars(folder: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """A run's TensorBoard scalars by name: steps int64 `[n]` and values float64 `[n]`, in the order of the steps.
+
+    Raises:
+        UserError: the folder holds no TensorBoard events.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+    if not list(Path(folder).glob("events.out.tfevents.*")):
+        raise UserError(f"{folder}: no TensorBoard events are there; name a run folder")
+    # By default, ten thousand are kept of each name.
+    events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
+    return {name: _arrays(events.Scalars(name)) for name in events.Tags()["scalars"]}
+
+
+def _arrays(events: list) -> tuple[np.ndarray, np.ndarray]:
+    steps = np.array([event.step for event in events], dtype=np.int64)
+    order = steps.argsort(kind="stable")
+    return steps[order], np.array([event.value for event in events], dtype=np.float64)[order]

@@ -1,0 +1,48 @@
+"""Runs from Python: the folder and the report of a script, and a run's scalars as they were written."""
+
+import types
+
+import numpy as np
+import pytest
+
+import train
+from helper_functions.errors import UserError
+from helper_functions.record import RunRecord
+from helper_functions.run_folder import read_scalars, run_quietly
+
+FLAGS = ("--model", "resnet8", "--width", 4, "--num_epochs", 1, "--dataset", "digits")
+
+
+def test_a_script_gives_its_folder_and_report_and_says_nothing(tmp_path, capsys):
+    (tmp_path / "small-of-before").mkdir()
+    folder, report = run_quietly(train, [*FLAGS, "--log_dir", tmp_path], "small")
+    assert (folder / "model.pt").is_file() and "test_top1" in report["models"]["original"]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_second_run_has_a_folder_of_its_own(tmp_path):
+    def main(args):
+        RunRecord.create(args.log_dir, args.name_prefix, args, train.Workspace(args).precision.device)
+        return {}
+
+    script = types.SimpleNamespace(get_parser=train.get_parser, main=main)
+    first, second = (run_quietly(script, ["--log_dir", tmp_path], "same")[0] for _ in range(2))
+    assert first != second
+
+
+def test_scalars_are_read_as_they_were_written(tmp_path):
+    record = RunRecord(tmp_path)
+    for step in range(12_000, 0, -1):
+        record.writer.add_scalar("constraint/violation", step / 2, step)
+    record.scalars({"retain/top1": 99.5}, 7)
+    record.close()
+    scalars = read_scalars(tmp_path)
+    steps, values = scalars["constraint/violation"]
+    np.testing.assert_array_equal(steps, np.arange(1, 12_001))
+    np.testing.assert_allclose(values, steps / 2)
+    assert [part.tolist() for part in scalars["retain/top1"]] == [[7], [99.5]]
+
+
+def test_a_folder_without_events_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no TensorBoard events"):
+        read_scalars(tmp_path)
