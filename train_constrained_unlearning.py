@@ -23,8 +23,9 @@ from helper_functions.record import RunRecord
 from models.arguments import ModelArgs
 from unlearning.arguments import UnlearnArgs
 from unlearning.methods import METHODS, check_method
-from unlearning.run import OriginalArgs, begin, forget
+from unlearning.run import OriginalArgs, begin, check_forgetting, forget
 from unlearning.unlearn import Unlearned, Unlearning
+from unlearning.workspace import Workspace
 
 
 @dataclasses.dataclass
@@ -104,10 +105,15 @@ def untrain_constrained(
     return Unlearning(model, loaders, args, forget_target, method, compute, record, seed, log_interval).run(checkpoint)
 
 
+def check(args: Args, workspace: Workspace, original: nn.Module) -> None:
+    """Refuse a method that these arguments and images do not allow."""
+    if args.untrain:
+        check_forgetting(args, args.method, workspace)
+
+
 def main(args: Args) -> dict:
     """Train or load the original, forget, judge; returns what `report.json` holds."""
-    check_method(args.method, args)
-    run = begin(args, "unlearning", default_forget="random:0.1")
+    run = begin(args, "unlearning", "random:0.1", check)
     outcome = forget(run, run.args.method) if run.args.untrain else None
     return conclude(run, outcome)
 

@@ -11,13 +11,16 @@ import dataclasses
 import sys
 from typing import Literal
 
+from torch import nn
+
 from data.arguments import DataArgs
 from evaluation.conclude import conclude, conclude_lesson
 from helper_functions.config import RunArgs, ScriptParser, run_script
 from models.arguments import ModelArgs
 from unlearning.arguments import UnlearnArgs
-from unlearning.lesson import Lesson, LessonArgs
-from unlearning.run import OriginalArgs, begin, forget
+from unlearning.lesson import Lesson, LessonArgs, check_lesson
+from unlearning.run import OriginalArgs, begin, check_forgetting, forget
+from unlearning.workspace import Workspace
 
 
 @dataclasses.dataclass
@@ -33,10 +36,18 @@ def get_parser() -> ScriptParser:
     return ScriptParser(Args, "train_contrastive.py", __doc__)
 
 
+def check(args: Args, workspace: Workspace, teacher: nn.Module) -> None:
+    """Refuse a lesson, or a method, that these arguments and images do not allow."""
+    if args.mode == "train":
+        check_lesson(args, workspace, teacher)
+    else:
+        check_forgetting(args, args.mode, workspace)
+
+
 def main(args: Args) -> dict:
     """Train or load the teacher, then teach or untrain a student; returns what `report.json` holds."""
     args.check()
-    run = begin(args, "contrastive", default_forget=None if args.mode == "train" else "random:0.1")
+    run = begin(args, "contrastive", None if args.mode == "train" else "random:0.1", check)
     if run.args.mode != "train":
         return conclude(run, forget(run, run.args.mode))
     lesson = Lesson(run)

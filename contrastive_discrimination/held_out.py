@@ -17,6 +17,7 @@ from helper_functions.errors import UserError
 CHUNK = 2**22
 # How often, about, a critic sees each pair that it learns from, and in how many steps at least.
 PASSES, FEWEST_STEPS = 6, 40
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def held_out_auc(
     *,
     groups: tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
-    folds: int = 5,
+    folds: int = FOLDS,
     steps: int | None = None,
     batch_size: int = 256,
     bootstrap: int = 1000,

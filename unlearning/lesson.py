@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import build_discriminator
+from contrastive_discrimination.held_out import FOLDS
 from contrastive_discrimination.teaching import CriticSteps, PassForTeacher, Scale, told_apart
 from data.views import evaluation_view
 from helper_functions.config import PositiveFloat
@@ -20,7 +21,6 @@ from models.features import classifier_head, predict_features
 from models.reinitialise import reinitialised
 from optimizer.training import GradientSteps, fit
 from unlearning.examination import RETAIN_SAMPLE
-from unlearning.methods import check_method
 from unlearning.run import Run
 from unlearning.workspace import Workspace
 
@@ -58,7 +58,8 @@ class LessonArgs:
             for flag in ("weight_path_student", "weight_path_classifier", "freeze_student", "freeze_classifier"):
                 if getattr(self, flag):
                     raise UserError(f"--{flag}: it is for --mode train; the student of {self.mode} is the original")
-            check_method(self.mode, self)
+        elif self.retrain or self.retrained_weight_path is not None:
+            raise UserError("--retrain --retrained_weight_path: a lesson forgets nothing to compare with")
         elif self.discriminate == "losses":
             raise UserError("--discriminate losses: a student learns without labels; give logits or features")
         elif self.freeze_student and self.freeze_classifier:
@@ -89,8 +90,7 @@ class Lesson:
         with seeded(self.args.seed, self.device):
             self.critic = self._critic()
         self.critic.frozen = self.args.freeze_classifier
-        if self.args.weight_path_classifier is not None:
-            _load_classifier(self.critic.discriminator, self.args.weight_path_classifier)
+        _load_classifier(self.critic.discriminator, self.args.weight_path_classifier)
 
     def _student(self, workspace: Workspace) -> nn.Module:
         path = self.args.weight_path_student
@@ -99,7 +99,7 @@ class Lesson:
         else:
             with seeded(self.args.seed + 1, self.device):  # the teacher began from the seed itself
                 student = reinitialised(self.teacher).requires_grad_(True)
-        if self.see_features:
+        if self.see_features and not self.args.freeze_student:
             # What is learned ends at the features; the teacher's head makes classes of them.
             head, taught = classifier_head(student), classifier_head(self.teacher)
             head.load_state_dict(taught.state_dict())
@@ -107,8 +107,7 @@ class Lesson:
         return student
 
     def _critic(self) -> Critic:
-        name = "mlp" if self.args.discriminator == "auto" else self.args.discriminator
-        discriminator = build_discriminator(name, len(self.scale.mean)).to(self.device)
+        discriminator = _discriminator(self.args, len(self.scale.mean)).to(self.device)
         return Critic(discriminator, self.args.discriminator_learning_rate)
 
     def _outputs(self, model: nn.Module, indices: Tensor) -> Tensor:
@@ -156,9 +155,31 @@ class Lesson:
         return found
 
 
-def _load_classifier(discriminator: nn.Module, path: str) -> None:
+def check_lesson(args: LessonArgs, workspace: Workspace, teacher: nn.Module) -> None:
+    """Refuse weights that do not fit, and too few images to judge by, before any work.
+
+    Raises:
+        UserError: naming the file, or how many images there are.
+    """
+    count = len(workspace.splits.validation)
+    if count < FOLDS:
+        raise UserError(f"{count} validation images: held-out pairs want {FOLDS} or more; raise --validation")
+    if args.weight_path_student is not None:
+        workspace.model(args.weight_path_student)
+    size = classifier_head(teacher).in_features if args.discriminate == "features" else workspace.dataset.num_classes
+    with seeded(args.seed, workspace.precision.device):
+        _load_classifier(_discriminator(args, size), args.weight_path_classifier)
+
+
+def _discriminator(args: LessonArgs, size: int) -> nn.Module:
+    return build_discriminator("mlp" if args.discriminator == "auto" else args.discriminator, size)
+
+
+def _load_classifier(discriminator: nn.Module, path: str | None) -> None:
+    if path is None:
+        return
     remedy = "give the classifier.pt of a run with the same --discriminator and data set"
     try:
         discriminator.load_state_dict(load_tensors(path, remedy))
-    except RuntimeError:
+    except (RuntimeError, AttributeError):  # the latter where names are no text
         raise UserError(f"--weight_path_classifier {path}: it does not fit this discriminator; {remedy}") from None

@@ -9,8 +9,11 @@ from torch import nn
 from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import StatisticsRegression, build_discriminator
 from contrastive_discrimination.games import AdversarialGame, BatchAveragedGame
+from contrastive_discrimination.held_out import FOLDS
+from contrastive_discrimination.pairs import ClassMates
 from contrastive_discrimination.reference import Reference, View
 from contrastive_discrimination.statistics import output_statistics
+from data.split_record import Splits
 from helper_functions.devices import Precision, seeded
 from helper_functions.errors import UserError
 from unlearning.arguments import UnlearnArgs
@@ -111,6 +114,23 @@ METHODS: dict[str, Callable[[Case], Target]] = {
     "untrain": untrain,
     "untrain_contrastive": untrain_contrastive,
 }
+
+
+def check_images(method: str, args: UnlearnArgs, target: str, splits: Splits, num_classes: int) -> None:
+    """Refuse a method that has a discriminator where there are too few images for its pairs.
+
+    Raises:
+        UserError: saying how many there are.
+    """
+    if method == "constrained":
+        return
+    for name in ("forget", "validation"):
+        if (count := len(getattr(splits, name))) < FOLDS:
+            raise UserError(f"{count} {name} images: the held-out pairs of {method} want {FOLDS} or more")
+    if (OWN_MATCH[target] if args.match == "auto" else args.match) == "given":
+        for name in ("unseen", "validation"):
+            mates = ClassMates(splits.labels[getattr(splits, name)], num_classes)
+            mates.require(splits.labels[splits.forget], name)
 
 
 def check_method(method: str, args: UnlearnArgs) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import nn
@@ -15,6 +16,7 @@ from helper_functions.record import RunRecord
 from optimizer.schedules import SCHEDULES
 from optimizer.training import Recipe, fit_once
 from unlearning.arguments import UnlearnArgs
+from unlearning.methods import check_images, check_method
 from unlearning.unlearn import Unlearned, Unlearning
 from unlearning.workspace import Workspace
 
@@ -62,7 +64,10 @@ class Run:
     costs: dict[str, Cost]
 
 
-def begin(args: Any, name: str, default_forget: str | None) -> Run:
+Check = Callable[[Any, Workspace, nn.Module], None]
+
+
+def begin(args: Any, name: str, default_forget: str | None, check: Check) -> Run:
     """Open or reopen the run folder, read what there is, train what is missing.
 
     Args:
@@ -70,6 +75,7 @@ def begin(args: Any, name: str, default_forget: str | None) -> Run:
             `OriginalArgs`.
         name: beginning of the folder's name where --name_prefix gives none.
         default_forget: the forget set where neither arguments nor earlier splits name one.
+        check: refuses what the script would need and cannot have, from arguments, data and the original.
 
     Raises:
         UserError: a request that cannot be met; nothing has been written.
@@ -85,6 +91,7 @@ def begin(args: Any, name: str, default_forget: str | None) -> Run:
         refuse_chance(models["original"], workspace, args.weight_path)
     if args.retrained_weight_path is not None:
         models["retrained"] = workspace.retrained(args.retrained_weight_path)
+    check(args, workspace, models["original"])
     record = record or RunRecord.create(args.log_dir, args.name_prefix or name, args, workspace.precision.device)
     workspace.splits.save(record.path("splits.npz"))
     print(f"{workspace.describe()}\nrun      {record.folder}")
@@ -104,6 +111,16 @@ def _train_missing(run: Run) -> None:
             workspace.precision, run.record, name=name, checkpoint=run.checkpoint, log_interval=args.log_interval,
             evaluate=workspace.validation_figures,
         )  # fmt: skip
+
+
+def check_forgetting(args: Any, method: str, workspace: Workspace) -> None:
+    """Refuse a method that these arguments and images do not allow.
+
+    Raises:
+        UserError: naming the flag, or the images that are too few.
+    """
+    check_method(method, args)
+    check_images(method, args, workspace.target(args.forget_target), workspace.splits, workspace.dataset.num_classes)
 
 
 def forget(run: Run, method: str) -> Unlearned:
