@@ -134,9 +134,9 @@ class BatchAveragedGame:
         return (weights * F.softplus(-logits)).sum(), (weights * (logits.detach() > 0)).sum()
 
     def _with_recent(self, statistics: Tensor, labels: Tensor) -> Pairs:
-        if self.recent is None:
-            return statistics, labels
-        return torch.cat([self.recent[0], statistics])[-MEMORY:], torch.cat([self.recent[1], labels])[-MEMORY:]
+        if self.recent is not None:
+            statistics, labels = torch.cat([self.recent[0], statistics]), torch.cat([self.recent[1], labels])
+        return statistics[-MEMORY:], labels[-MEMORY:]
 
     def _refit(self, forget: Tensor, unseen: Tensor) -> Tensor:
         """Coefficients and intercept, `[S + 1]`, from standardised statistics; the two kinds weigh the same."""

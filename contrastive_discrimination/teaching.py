@@ -33,7 +33,8 @@ class Scale:
     def of(cls, outputs: Tensor) -> "Scale":
         """Of the teacher's outputs on training images, `[N, D]`."""
         std, mean = torch.std_mean(outputs, dim=0)
-        return cls(mean, std.clamp(min=1e-6))
+        # A feature that the teacher never uses would count for more than all others together.
+        return cls(mean, std.clamp(min=0.01 * std.mean().item() + 1e-6))
 
     def __call__(self, outputs: Tensor) -> Tensor:
         return (outputs - self.mean) / self.std

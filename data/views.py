@@ -33,6 +33,7 @@ def evaluation_view(loader: Iterable, limit: int | None = None, seed: int = 0) -
             dataset = Subset(dataset, _sample(len(dataset), limit, seed).tolist())
         return DataLoader(
             dataset, loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn,
+            generator=torch.Generator(),  # each pass draws a seed for its workers
         )  # fmt: skip
     if limit is None:
         # One order for all passes, whatever the iterable does.

@@ -19,6 +19,9 @@ class Problem(cooper.ConstrainedMinimizationProblem):
     def commit(self, state: cooper.CMPState) -> None:
         """Take over running statistics after a step."""
 
+    def keep_history(self) -> None:
+        """Take what has been learned beside the weights for good, together with the present weights."""
+
     def forget_history(self) -> None:
         """Drop running statistics, which belong to weights that a run has gone back from."""
 

@@ -352,7 +352,6 @@ class TestBatchAveraged:
             assert (outputs.grad.abs().sum(1) > 0).all()
         assert len(game.recent[0]) == MEMORY
 
-    @pytest.mark.xfail(strict=True, reason="_with_recent bounds the memory from the second batch on alone")
     def test_a_first_batch_larger_than_the_memory_is_bounded(self):
         game, labels = averaged(), torch.arange(MEMORY + 88) % K
         game.loss(seen_of(law(labels, 3.0), labels), labels)

@@ -235,7 +235,7 @@ class TestStage:
             if spoil is not None:
                 spoil(model, len(self.measured))
             self.measured.append(weights(model))
-            return Findings(next(findings), {})
+            return Findings(next(findings), {}, ())
 
         def report(found, epoch):
             self.coefficients.append([c.value.item() for c in problem.penalty_coefficients()])

@@ -62,7 +62,7 @@ def solver_of(problem, sam=False, learning_rate=0.05) -> Solver:
 
 class TestScale:
     def test_the_teachers_outputs_have_mean_0_and_deviation_1(self):
-        outputs = torch.randn(200, 4, dtype=torch.float64) * torch.tensor([1e-3, 1.0, 7.0, 100.0]) + 5
+        outputs = torch.randn(200, 4, dtype=torch.float64) * torch.tensor([1.0, 3.0, 7.0, 50.0]) + 5
         scaled = Scale.of(outputs)(outputs)
         torch.testing.assert_close(scaled.mean(0), torch.zeros(4).double(), atol=1e-9, rtol=0)
         torch.testing.assert_close(scaled.std(0), torch.ones(4).double())
@@ -74,6 +74,10 @@ class TestScale:
     def test_a_constant_output_is_no_division_by_zero(self):
         outputs = torch.tensor([[1.0, 2.0], [1.0, 4.0]])
         assert Scale.of(outputs)(outputs).isfinite().all()
+
+    def test_an_output_that_the_teacher_hardly_uses_is_not_blown_up(self):
+        outputs = torch.randn(200, 4) * torch.tensor([0.0, 1e-6, 1.0, 1.0])
+        assert (Scale.of(outputs)(torch.full((1, 4), 0.1))[0, :2].abs() < 100).all()
 
 
 class TestPassForTeacher:

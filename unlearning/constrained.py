@@ -109,6 +109,15 @@ class OnTarget(Problem):
         super().__init__()
         self.streams = streams
         self.target = target
+        self.kept = target.state_dict()
+
+    def keep_history(self) -> None:
+        """Keep the target's state beside the weights that are kept."""
+        self.kept = self.target.state_dict()
+
+    def forget_history(self) -> None:
+        """Back to the target's state that was kept: it learned from weights that the run has gone back from."""
+        self.target.load_state_dict(self.kept)
 
     def commit(self, state: cooper.CMPState) -> None:
         """Let the target learn from the batch."""
@@ -116,12 +125,13 @@ class OnTarget(Problem):
 
     def state_dict(self) -> dict:
         """Multiplier, penalty coefficient and the target's state."""
-        return {**super().state_dict(), "target": self.target.state_dict()}
+        return {**super().state_dict(), "target": self.target.state_dict(), "kept": self.kept}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Inverse of `state_dict`."""
         super().load_state_dict({key: state_dict[key] for key in ("multipliers", "penalty_coefficients")})
         self.target.load_state_dict(state_dict["target"])
+        self.kept = state_dict["kept"]
 
 
 class ForgetSubjectToRetain(OnTarget):
@@ -206,7 +216,8 @@ class ForgetSubjectToRetain(OnTarget):
             self.margin = (self.margin + measured * self.aim / max(fall, 1e-9)) / 2
 
     def forget_history(self) -> None:
-        """Begin the smoothing anew."""
+        """Begin the smoothing anew, and the target's learning where it was kept."""
+        super().forget_history()
         self.smoothed = torch.zeros_like(self.smoothed)
 
     def _smooth(self, fall: Tensor, images: int) -> Tensor:

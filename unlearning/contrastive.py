@@ -25,14 +25,17 @@ class Outputs:
     """What a discriminator sees of a model on the images of a loader, or of the latest forward pass of the student.
 
     Args:
-        model: the student.
         view: what is seen.
         precision: device and dtype.
     """
 
-    def __init__(self, model: nn.Module, view: View, precision: Precision) -> None:
+    def __init__(self, view: View, precision: Precision) -> None:
         self.view, self.precision = view, precision
-        self.tap = FeatureTap(model) if view.name == "features" else None
+        self.tap: FeatureTap | None = None
+
+    def listen(self, model: nn.Module) -> None:
+        """Follow the student's passes, until `close`."""
+        self.tap = FeatureTap(model) if self.view.name == "features" else None
 
     def of_batch(self, logits: Tensor, labels: Tensor) -> Tensor:
         """`[B, D]` of forget images that stood at the beginning of the latest pass; with its gradient."""
@@ -41,7 +44,7 @@ class Outputs:
 
     def features(self, model: nn.Module, loader: Iterable) -> Tensor | None:
         """`[N, F]` of everything in a loader, where they are seen."""
-        return None if self.tap is None else predict_features(model, loader, self.precision)[0]
+        return predict_features(model, loader, self.precision)[0] if self.view.name == "features" else None
 
     def close(self) -> None:
         """Let go of the student."""
@@ -115,6 +118,9 @@ class DiscriminatorTarget(Target):
         pairs = [self.held_out.outputs(rows, generator) for rows in (first, second, beside)]
         images = first, len(self.held_out.labels) + torch.arange(len(labels))
         return held_out_auc(self.fresh, (pairs[0], pairs[1]), (forget, pairs[2]), groups=images, seed=self.seed)
+
+    def listen(self, model: nn.Module) -> None:
+        self.outputs.listen(model)
 
     def close(self) -> None:
         self.outputs.close()

@@ -83,10 +83,12 @@ class _Parts:
 
     def __init__(self, case: Case) -> None:
         self.case, examination = case, case.examination
-        view = View(case.args.discriminate, examination.num_classes, examination.forgotten_classes())
+        # Elsewhere a set may hold the whole of some class beside parts of others: each image's own label goes.
+        whole = examination.forgotten_classes() if case.target == "zero" else torch.zeros(0, dtype=torch.int64)
+        view = View(case.args.discriminate, examination.num_classes, whole)
         if view.set_apart == view.num_classes:
             raise UserError("every class is to be forgotten: there is nothing that its images could pass for")
-        self.outputs = Outputs(case.model, view, case.precision)
+        self.outputs = Outputs(view, case.precision)
         self.match = OWN_MATCH[case.target] if case.args.match == "auto" else case.args.match
         logits, labels = examination.original_outputs["forget"]
         features = self.outputs.features(case.model, examination.views["forget"])

@@ -41,6 +41,7 @@ class Safeguard:
     def keep(self) -> None:
         """Take the present weights and multipliers for good."""
         self.holds_original = False
+        self.solver.cmp.keep_history()
         self._multipliers = self._current_multipliers()
         self._weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 

@@ -74,6 +74,9 @@ class Target:
         """Figures of an epoch beyond those of every method, from the forget set's logits `[P, K]` and labels."""
         return {}
 
+    def listen(self, model: nn.Module) -> None:
+        """Take hold of the model that the next batches pass through, until `close`."""
+
     def close(self) -> None:
         """Let go of the model."""
 

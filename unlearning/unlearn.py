@@ -1,6 +1,7 @@
 """Run constrained unlearning from loaders to chosen weights: two stages, stop criteria, rewind."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -66,7 +67,8 @@ def _rank(epoch: dict[str, float]) -> tuple[float, ...]:
     """The lower, the better; distances in steps of the tolerance, so that many small ones cannot add up."""
     if not epoch["constraint/feasible"]:
         return (1, epoch["constraint/fall_bound"])
-    distances = [epoch[name] // DISTANCE_TOLERANCE for name in ("forget/distance", "forget/own_distance")]
+    distances = [epoch[name] for name in ("forget/distance", "forget/own_distance")]
+    distances = [value // DISTANCE_TOLERANCE if math.isfinite(value) else math.inf for value in distances]
     return (0, *distances, -epoch["validation/top1"])
 
 
@@ -133,12 +135,14 @@ class Unlearning:
         state = checkpoint if checkpoint is not None and checkpoint["name"] == "unlearning" else None
         if state is not None:
             self._restore(state)
-        stages = [self._forget(), self._finetune()]
-        for number, settings in enumerate(stages):
-            if settings.num_epochs == 0 or (state is not None and state["stage"] > number):
-                continue
-            self._run_stage(number, settings, state if state is not None and state["stage"] == number else None)
-        self.target.close()
+        self.target.listen(self.model)
+        try:
+            for number, settings in enumerate([self._forget(), self._finetune()]):
+                if settings.num_epochs == 0 or (state is not None and state["stage"] > number):
+                    continue
+                self._run_stage(number, settings, state if state is not None and state["stage"] == number else None)
+        finally:
+            self.target.close()
         self.model.load_state_dict(self.chosen_weights)
         self.model.eval()
         self.watch.lap(self.precision.device)
@@ -173,6 +177,8 @@ class Unlearning:
         if state is not None:
             if state["stopped"]:
                 self.events += state["safeguard"]["events"]
+                # The next stage goes on with what the target had learned.
+                self.target.load_state_dict(state["solver"]["problem"]["target"])
                 return
             stage.load_state_dict(state, state["epoch"])
         self.target.refresh(self.examination.losses(self.model, "unseen"))
