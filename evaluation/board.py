@@ -22,7 +22,7 @@ def show_run(
     args: object,
 ) -> None:
     """Write hyper-parameters with final figures; with --figures the graph, forgotten images and losses, too."""
-    main = "unlearned" if "unlearned" in models else "original"
+    main = next(name for name in ("unlearned", "student", "original") if name in models)
     values = dataclasses.asdict(args).items()
     flags = {name: value for name, value in values if isinstance(value, bool | int | float | str)}
     final = {f"final/{name}": value for name, value in judgements[main].figures.items() if value is not None}

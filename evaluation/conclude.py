@@ -65,12 +65,14 @@ def conclude_lesson(run: Run, critic: Critic, auc: dict[str, float]) -> dict:
     """
     models = {"teacher": run.models["original"], "student": run.models["student"]}
     sets, precision = run.workspace.sets, run.workspace.precision
-    figures = {name: judge(model, sets, precision).figures for name, model in models.items()}
+    judgements = {name: judge(model, sets, precision) for name, model in models.items()}
+    figures = {name: judgement.figures for name, judgement in judgements.items()}
     costs = {"teacher" if name == "original" else name: cost for name, cost in run.costs.items()}
     save_tensors(models["student"].state_dict(), run.record.path("model.pt"))
     save_tensors(critic.discriminator.state_dict(), run.record.path("classifier.pt"))
     report = plain({"models": figures, "cost": costs, "held_out_discriminator_auc": auc})
     write_json(run.record.path("report.json"), report)
+    show_run(run.record, run.workspace, models, judgements, run.args)
     run.record.close()
     print(f"\n{table(figures)}\n\n{cost_table(costs)}\n")
     print(f"pairs    a fresh discriminator's AUC on held-out pairs was {auc['before']:.3f} and is {auc['after']:.3f}")
