@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from contrastive_discrimination.critic import Critic, Pairs
+from contrastive_discrimination.critic import Critic
+from contrastive_discrimination.pairs import Pairs
 from helper_functions.devices import seeded
 from helper_functions.errors import UserError
 

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from torch import nn
+
 from contrastive_discrimination.critic import Critic
 from evaluation.board import show_run
-from evaluation.judge import judge
+from evaluation.judge import Judgement, judge
 from evaluation.report import cost_table, mean_gap, plain, table
 from evaluation.verdict import give_verdict
 from helper_functions.files import save_tensors, write_json
@@ -14,7 +16,7 @@ from unlearning.unlearn import Unlearned
 
 def conclude(run: Run, outcome: Unlearned | None) -> dict:
     """Judge the models on everything, test images included, save weights and report, print them; gives the report."""
-    args, models, record, workspace = run.args, run.models, run.record, run.workspace
+    args, models, workspace = run.args, run.models, run.workspace
     order = [name for name in ("original", "unlearned", "retrained") if name in models]
     judgements = {name: judge(models[name], workspace.sets, workspace.precision) for name in order}
     figures = {name: judgements[name].figures for name in order}
@@ -41,18 +43,8 @@ def conclude(run: Run, outcome: Unlearned | None) -> dict:
         }  # fmt: skip
         if outcome.held_out_auc:
             report["held_out_discriminator_auc"] = outcome.held_out_auc
-    weights = record.path("model.pt")
-    save_tensors(models[main].state_dict(), weights)
-    report = plain(report)
-    write_json(record.path("report.json"), report)
-    show_run(record, workspace, models, judgements, args)
-    record.close()
-    print(f"\n{table(figures)}\n\n{cost_table(run.costs)}\n")
-    if outcome is not None:
-        print(f"verdict  {verdict}\nchosen   {_choice(outcome)}")
-    print(f"weights  {weights}\nreport   {record.path('report.json')}")
-    print(f"watch    tensorboard --logdir {Path(record.folder).parent}")
-    return report
+    said = None if outcome is None else f"verdict  {verdict}\nchosen   {_choice(outcome)}"
+    return _finish(run, models, main, judgements, report, said)
 
 
 def conclude_lesson(run: Run, critic: Critic, auc: dict[str, float]) -> dict:
@@ -68,16 +60,27 @@ def conclude_lesson(run: Run, critic: Critic, auc: dict[str, float]) -> dict:
     judgements = {name: judge(model, sets, precision) for name, model in models.items()}
     figures = {name: judgement.figures for name, judgement in judgements.items()}
     costs = {"teacher" if name == "original" else name: cost for name, cost in run.costs.items()}
-    save_tensors(models["student"].state_dict(), run.record.path("model.pt"))
     save_tensors(critic.discriminator.state_dict(), run.record.path("classifier.pt"))
-    report = plain({"models": figures, "cost": costs, "held_out_discriminator_auc": auc})
-    write_json(run.record.path("report.json"), report)
-    show_run(run.record, run.workspace, models, judgements, run.args)
-    run.record.close()
+    report = {"models": figures, "cost": costs, "held_out_discriminator_auc": auc}
+    said = f"pairs    a fresh discriminator's AUC on held-out pairs was {auc['before']:.3f} and is {auc['after']:.3f}"
+    return _finish(run, models, "student", judgements, report, said)
+
+
+def _finish(
+    run: Run, models: dict[str, nn.Module], main: str, judgements: dict[str, Judgement], report: dict, said: str | None
+) -> dict:
+    """Save the weights of the model called `main` and the report, print both tables, `said`, and where things lie."""
+    record, figures, costs = run.record, report["models"], report["cost"]
+    save_tensors(models[main].state_dict(), record.path("model.pt"))
+    report = plain(report)
+    write_json(record.path("report.json"), report)
+    show_run(record, run.workspace, models, judgements, run.args)
+    record.close()
     print(f"\n{table(figures)}\n\n{cost_table(costs)}\n")
-    print(f"pairs    a fresh discriminator's AUC on held-out pairs was {auc['before']:.3f} and is {auc['after']:.3f}")
-    print(f"weights  {run.record.path('model.pt')}\nreport   {run.record.path('report.json')}")
-    print(f"watch    tensorboard --logdir {Path(run.record.folder).parent}")
+    if said is not None:
+        print(said)
+    print(f"weights  {record.path('model.pt')}\nreport   {record.path('report.json')}")
+    print(f"watch    tensorboard --logdir {Path(record.folder).parent}")
     return report
 
 
