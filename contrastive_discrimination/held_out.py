@@ -109,7 +109,18 @@ def _fit(critic: Critic, same: Pairs, different: Pairs, steps: int, batch_size: 
         )
 
 
-def held_out_auc(
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """What one fold's critic said to pairs that it had not seen: scores of *same* `[p]` and of *different* `[q]`.
+
+    `images` are the ids of the images behind those pairs. All on the CPU.
+    """
+
+    scores: Pairs
+    images: tuple[np.ndarray, np.ndarray]
+
+
+def held_out_scores(
     build: Callable[[], Critic],
     same: Pairs,
     different: Pairs,
@@ -119,7 +130,56 @@ def held_out_auc(
     folds: int = FOLDS,
     steps: int | None = None,
     batch_size: int = 256,
+) -> list[Fold]:
+    """Scores, fold by fold, of pairs that a freshly built and fitted critic has not seen; arguments: `held_out_auc`."""
+    if folds < 2:
+        raise UserError(f"{folds} folds: pass at least 2, to learn from some pairs and judge others")
+    counts = len(same[0]), len(different[0])
+    if groups is None:
+        groups = torch.arange(counts[0]), torch.arange(counts[0], sum(counts))
+    ids = groups[0].cpu().numpy(), groups[1].cpu().numpy()
+    if tuple(map(len, ids)) != counts:
+        raise ValueError(f"an image id for each of {counts} pairs wanted, got {tuple(map(len, ids))}")
+    if steps is None:
+        steps = max(FEWEST_STEPS, PASSES * sum(counts) // batch_size)
+    fold_of, found = _deal_folds(ids, folds, np.random.default_rng(seed)), []
+    for fold in range(folds):
+        held_out = [kind == fold for kind in fold_of]
+        masks = [torch.from_numpy(mask).to(same[0].device) for mask in held_out]
+        learned = [(a[~mask], b[~mask]) for (a, b), mask in zip((same, different), masks, strict=True)]
+        with seeded(seed * folds + fold, same[0].device):
+            critic = build()
+            _fit(critic, *learned, steps, batch_size)
+        with torch.no_grad():
+            judged = [critic.judge(a[mask], b[mask]) for (a, b), mask in zip((same, different), masks, strict=True)]
+        # The one transfer of a fold.
+        scores = tuple(kind.cpu().double() for kind in judged)
+        found.append(Fold(scores, tuple(kind[mask] for kind, mask in zip(ids, held_out, strict=True))))
+    return found
+
+
+def auc_of(folds: list[Fold], seed: int = 0, bootstrap: int = 1000) -> Auc:
+    """Mean over folds of the AUC, with its interval as `held_out_auc` tells."""
+    generator = torch.Generator().manual_seed(seed)
+    value = float(np.mean([auc(*fold.scores).item() for fold in folds]))
+    if not math.isfinite(value):
+        return Auc(math.nan, math.nan, math.nan)
+    resampled = torch.zeros(bootstrap, dtype=torch.float64)
+    for fold in folds:
+        resampled += _resampled_auc(fold.scores, fold.images, bootstrap, generator) / len(folds)
+    low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    widening = math.sqrt(1 + len(folds) / (len(folds) - 1))
+    return Auc(value, max(0.0, value - widening * (value - low)), min(1.0, value + widening * (high - value)))
+
+
+def held_out_auc(
+    build: Callable[[], Critic],
+    same: Pairs,
+    different: Pairs,
+    *,
+    seed: int = 0,
     bootstrap: int = 1000,
+    **options,
 ) -> Auc:
     """Mean over stratified folds of the AUC on pairs that a freshly built and fitted critic has not seen; 0.5 is ideal.
 
@@ -133,48 +193,14 @@ def held_out_auc(
         build: gives a new critic, on the device of the pairs; called once a fold.
         same: first and second outputs, `[P, D]` each.
         different: the same, `[Q, D]` each.
-        groups: integer ids `[P]` and `[Q]` of the image behind each pair, both kinds counted alike; no image is both
-            learned from and judged. By default, each pair has an image of its own.
         seed: of folds, critics, minibatches and resamples.
-        folds: at least 2.
-        steps: training steps a fold; by default as many as show each pair about six times, and at least 40.
-        batch_size: pairs a step, half of each kind.
         bootstrap: resamples, at least 1.
+        options: of `held_out_scores`. `groups`: integer ids `[P]` and `[Q]` of the image behind each pair, both kinds
+            counted alike; no image is both learned from and judged; by default, each pair has an image of its own.
+            `folds`: at least 2. `steps`: of training a fold; by default as many as show each pair about six times, and
+            at least 40. `batch_size`: pairs a step, half of each kind.
 
     Raises:
         UserError: fewer than 2 folds, or a kind with fewer images than folds.
     """
-    if folds < 2:
-        raise UserError(f"{folds} folds: pass at least 2, to learn from some pairs and judge others")
-    counts = len(same[0]), len(different[0])
-    if groups is None:
-        groups = torch.arange(counts[0]), torch.arange(counts[0], sum(counts))
-    ids = groups[0].cpu().numpy(), groups[1].cpu().numpy()
-    if tuple(map(len, ids)) != counts:
-        raise ValueError(f"an image id for each of {counts} pairs wanted, got {tuple(map(len, ids))}")
-    if steps is None:
-        steps = max(FEWEST_STEPS, PASSES * sum(counts) // batch_size)
-    fold_of = _deal_folds(ids, folds, np.random.default_rng(seed))
-    generator = torch.Generator().manual_seed(seed)
-
-    values, resampled = [], torch.zeros(bootstrap, dtype=torch.float64)
-    for fold in range(folds):
-        held_out = [kind == fold for kind in fold_of]
-        masks = [torch.from_numpy(mask).to(same[0].device) for mask in held_out]
-        learned = [(a[~mask], b[~mask]) for (a, b), mask in zip((same, different), masks, strict=True)]
-        with seeded(seed * folds + fold, same[0].device):
-            critic = build()
-            _fit(critic, *learned, steps, batch_size)
-        with torch.no_grad():
-            judged = [critic.judge(a[mask], b[mask]) for (a, b), mask in zip((same, different), masks, strict=True)]
-        # The one transfer of a fold.
-        scores = tuple(kind.cpu().double() for kind in judged)
-        values.append(auc(*scores).item())
-        own = tuple(kind[mask] for kind, mask in zip(ids, held_out, strict=True))
-        resampled += _resampled_auc(scores, own, bootstrap, generator) / folds
-    value = float(np.mean(values))
-    if not math.isfinite(value):
-        return Auc(math.nan, math.nan, math.nan)
-    low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    widening = math.sqrt(1 + folds / (folds - 1))
-    return Auc(value, max(0.0, value - widening * (value - low)), min(1.0, value + widening * (high - value)))
+    return auc_of(held_out_scores(build, same, different, seed=seed, **options), seed, bootstrap)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from contrastive_discrimination.critic import Critic
-from contrastive_discrimination.held_out import Auc, held_out_auc
+from contrastive_discrimination.held_out import Auc, auc_of, held_out_scores
 from contrastive_discrimination.pairs import Pairs
 from data.synthetic import Points
 from models.plane import decision_grid
@@ -113,32 +113,19 @@ class Roc:
     auc: Auc
 
 
-class _Heard(Critic):
-    """A critic whose judgements on held-out pairs are kept."""
-
-    def __init__(self, critic: Critic, heard: list[Tensor]) -> None:
-        vars(self).update(vars(critic))
-        self.heard = heard
-
-    def judge(self, first: Tensor, second: Tensor) -> Tensor:
-        self.heard.append(super().judge(first, second))
-        return self.heard[-1]
-
-
-def held_out_roc(build: Callable[[], Critic], same: Pairs, different: Pairs, **options) -> Roc:
+def held_out_roc(build: Callable[[], Critic], same: Pairs, different: Pairs, *, seed: int = 0, **options) -> Roc:
     """`held_out_auc`, and the curve that belongs to it: *same* is the positive kind; arguments are the same."""
     from sklearn.metrics import roc_curve
 
-    heard: list[Tensor] = []
-    auc = held_out_auc(lambda: _Heard(build(), heard), same, different, **options)
+    folds = held_out_scores(build, same, different, seed=seed, **options)
     curves = []
-    for scores_same, scores_different in zip(heard[::2], heard[1::2], strict=True):
-        kinds = np.repeat([1, 0], [len(scores_same), len(scores_different)])
-        rates = roc_curve(kinds, torch.cat([scores_same, scores_different]).detach().cpu().numpy())
+    for fold in folds:
+        kinds = np.repeat([1, 0], [len(scores) for scores in fold.scores])
+        rates = roc_curve(kinds, torch.cat(fold.scores).numpy())
         curves.append(np.interp(GRID, rates[0], rates[1]))
     curve = np.mean(curves, axis=0)
     curve[0] = 0.0
-    return Roc(curve, auc)
+    return Roc(curve, auc_of(folds, seed))
 
 
 def draw_rocs(panels: dict[str, dict[str, Roc]]) -> Figure:
