@@ -21,26 +21,28 @@ from helper_functions.devices import choose_device, choose_precision
 from helper_functions.errors import UserError
 from helper_functions.record import RunRecord
 from models.arguments import ModelArgs
-from unlearning.arguments import UnlearnArgs
-from unlearning.methods import METHODS, check_method
+from unlearning.arguments import MethodArgs
+from unlearning.methods import METHODS, check_method, defaults_of
 from unlearning.run import OriginalArgs, begin, check_forgetting, forget
 from unlearning.unlearn import Unlearned, Unlearning
 from unlearning.workspace import Workspace
 
 
 @dataclasses.dataclass
-class Args(RunArgs, DataArgs, ModelArgs, UnlearnArgs, OriginalArgs):
+class Args(RunArgs, DataArgs, ModelArgs, MethodArgs, OriginalArgs):
     """Flags of train_constrained_unlearning.py."""
 
     method: Literal[*METHODS] = "constrained"
-    """How to forget: push each image to its target, or pass for unseen before a discriminator."""
+    """How to forget; the first three are ours, the constrained problem with three targets (see docs/methods.md)."""
     untrain: bool = True
     """Whether to forget; False trains the original and stops there."""
 
 
 def get_parser() -> ScriptParser:
     """The command line of this script."""
-    return ScriptParser(Args, "train_constrained_unlearning.py", __doc__)
+    return ScriptParser(
+        Args, "train_constrained_unlearning.py", __doc__, presets=lambda asked: defaults_of(asked.method)
+    )
 
 
 def untrain_constrained(
@@ -84,7 +86,7 @@ def untrain_constrained(
         method: as `--method`.
         record: a run folder to write to instead of a new one.
         checkpoint: what that record's `load_checkpoint` gave.
-        settings: further fields of `unlearning.arguments.UnlearnArgs`, by name.
+        settings: further fields of `unlearning.arguments.MethodArgs`, by name; the method's own values by default.
 
     Returns:
         The epochs' figures, the chosen one (None: no epoch kept the budget) and the cost; `model` has its weights.
@@ -92,11 +94,14 @@ def untrain_constrained(
     Raises:
         UserError: a request that cannot be met.
     """
-    args = UnlearnArgs(num_epochs=num_epochs, learning_rate=learning_rate, **settings)
+    if method not in METHODS:
+        raise UserError(f"method {method!r}: one of {', '.join(METHODS)}")
+    settings = {**defaults_of(method), "num_epochs": num_epochs, "learning_rate": learning_rate, **settings}
+    args = MethodArgs(**settings)
     if forget_target not in ("unseen", "zero", "chance"):
         raise UserError(f"forget_target {forget_target!r}: unseen, zero or chance")
     check_method(method, args)
-    ScriptParser(UnlearnArgs, "untrain_constrained").parse_object(dataclasses.asdict(args))
+    ScriptParser(MethodArgs, "untrain_constrained").parse_object(dataclasses.asdict(args))
     compute = choose_precision(choose_device(device), precision)
     if record is None:
         record = RunRecord.create(log_dir, name_prefix or "untrain_constrained", args, compute.device)

@@ -102,48 +102,50 @@ class _IterableSource:
 
 
 class PairedLoader:
-    """A sized iterable of `{'forget': (x, y), 'retain': (x, y)}`: one pass over the forget loader an epoch.
+    """A sized iterable of `{'forget': (x, y), 'retain': (x, y)}`: one pass over the leading loader an epoch.
 
-    Each epoch visits every forget image once; the retain stream goes on from where the last epoch left it, so that
-    all retain images come up equally often whatever the two lengths. `state_dict()` may be taken between any two
-    batches; after `load_state_dict()` the next `iter()` finishes the epoch that was under way. Passes are counted on
-    from the forget loader's own `epoch`, where it has one.
+    Each epoch visits every image of the leading loader, by default the forget set, once; the stream beside it goes on
+    from where the last epoch left it, so that all of its images come up equally often whatever the two lengths.
+    `names` are those of the two, the leading one first. `state_dict()` may be taken between any two batches; after
+    `load_state_dict()` the next `iter()` finishes the epoch that was under way. Passes are counted on from the leading
+    loader's own `epoch`, where it has one.
     """
 
-    def __init__(self, forget_loader: Sized, retain_stream: CyclingLoader):
-        self.forget_loader = forget_loader
-        self.retain_stream = retain_stream
-        self.epoch = forget_loader.epoch if isinstance(forget_loader, TensorLoader) else 0
+    def __init__(self, leader: Sized, follower: CyclingLoader, names: tuple[str, str] = ("forget", "retain")):
+        self.leader = leader
+        self.follower = follower
+        self.names = names
+        self.epoch = leader.epoch if isinstance(leader, TensorLoader) else 0
         self.position = 0
         self._resumes = False
 
     def __len__(self) -> int:
-        return len(self.forget_loader)
+        return len(self.leader)
 
     def __iter__(self) -> Iterator[dict[str, Batch]]:
         if self.position and not self._resumes:
             # The last epoch was left early; this is another one.
             self.epoch, self.position = self.epoch + 1, 0
         self._resumes = False
-        for forget_batch in self._forget_batches():
+        for batch in self._leading_batches():
             self.position += 1
-            yield {"forget": forget_batch, "retain": self.retain_stream.take()}
+            yield dict(zip(self.names, (batch, self.follower.take()), strict=True))
         self.epoch += 1
         self.position = 0
 
-    def _forget_batches(self) -> Iterator[Batch]:
-        if isinstance(self.forget_loader, TensorLoader):
-            self.forget_loader.epoch = self.epoch + 1
-            return self.forget_loader.batches(self.epoch, self.position)
-        return islice(iter(self.forget_loader), self.position, None)
+    def _leading_batches(self) -> Iterator[Batch]:
+        if isinstance(self.leader, TensorLoader):
+            self.leader.epoch = self.epoch + 1
+            return self.leader.batches(self.epoch, self.position)
+        return islice(iter(self.leader), self.position, None)
 
     def state_dict(self) -> dict[str, Any]:
-        """`epoch`, `position` (forget batches given in it) and the `retain` stream's state."""
+        """`epoch`, `position` (batches given in it) and the state of the stream beside the leading loader, `beside`."""
         whole = self.position == len(self) and self.position > 0
         epoch, position = (self.epoch + 1, 0) if whole else (self.epoch, self.position)
-        return {"epoch": epoch, "position": position, "retain": self.retain_stream.state_dict()}
+        return {"epoch": epoch, "position": position, "beside": self.follower.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
         self._resumes = True
-        self.retain_stream.load_state_dict(state["retain"])
+        self.follower.load_state_dict(state["beside"])

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NoReturn, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
-from jsonargparse.typing import NonNegativeInt as NonNegativeInt  # flags' types for every other module
+from jsonargparse.typing import ClosedUnitInterval as ClosedUnitInterval  # flags' types for every other module
+from jsonargparse.typing import NonNegativeInt as NonNegativeInt
 from jsonargparse.typing import OpenUnitInterval as OpenUnitInterval
 from jsonargparse.typing import PositiveInt as PositiveInt
 from jsonargparse.typing import restricted_number_type
@@ -62,11 +63,24 @@ class ScriptParser(ArgumentParser):
 
     `--use_sam` and `--use_sam True` both work, a list takes `--mean .5 .5 .5`, `--config_file` is applied before the
     command line wherever it stands, abbreviations are refused, and an error is one line.
+
+    Args:
+        args_class: the dataclass.
+        prog: name in messages.
+        description: of `--help`.
+        presets: from what was asked for, values of flags that take the place of the defaults that `--help` shows, where
+            neither the file nor the command line gives one.
     """
 
-    def __init__(self, args_class: type, prog: str | None = None, description: str = "") -> None:
+    def __init__(
+        self,
+        args_class: type,
+        prog: str | None = None,
+        description: str = "",
+        presets: Callable[[Namespace], dict[str, object]] = lambda asked: {},
+    ) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
-        self.args_class = args_class
+        self.args_class, self.presets = args_class, presets
         self.add_argument("--config_file", type=str, help="YAML file of flags; the command line overrides it.")
         self.add_class_arguments(args_class, None, help="flags, also the keys of --config_file")
         for action in self._actions:
@@ -87,11 +101,14 @@ class ScriptParser(ArgumentParser):
         """
         argv = self._join_lists(list(sys.argv[1:] if argv is None else argv))
         path = self._take_config_file(argv)
-        parsed = self.parse_args(argv, namespace=None if path is None else self._read(path))
+        values = {} if path is None else self._read(path)
+        parsed = self.parse_args(argv, namespace=self._namespace(path, values))
+        if presets := self.presets(parsed):
+            parsed = self.parse_args(argv, namespace=self._namespace(path, {**presets, **values}))
         return self.args_class(**{name: _builtin(parsed[name]) for name in self._fields})
 
-    def _read(self, path: str) -> Namespace:
-        """The values of a YAML file, checked as those of a command line are."""
+    def _read(self, path: str) -> dict[str, object]:
+        """The values of a YAML file by known names."""
         values = load_config(path)
         for name, value in values.items():
             if name not in self._fields:
@@ -103,8 +120,12 @@ class ScriptParser(ArgumentParser):
             # `validation: 0.1` is a number to YAML, and text on the command line.
             if isinstance(value, int | float) and not isinstance(value, bool) and str in options:
                 values[name] = str(value)
+        return values
+
+    def _namespace(self, path: str | None, values: dict[str, object]) -> Namespace | None:
+        """Values checked as those of a command line are."""
         try:
-            return self.parse_object(values)
+            return self.parse_object(values) if values or path is not None else None
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 

@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -77,6 +77,28 @@ class Phase:
     start_epoch: int = 0
     device: torch.device = torch.device("cpu")
     cost: Cost = field(default_factory=Cost)
+
+
+class NamedLoader:
+    """A sized iterable of `{name: (x, y)}` over one loader: a stream of the loop. `state_dict()` is between passes."""
+
+    def __init__(self, name: str, loader: Iterable):
+        self.name, self.loader = name, loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict]:
+        for batch in self.loader:
+            yield {self.name: tuple(batch)}
+
+    def state_dict(self) -> dict[str, int]:
+        """`epoch`, the pass that comes next, where the loader counts them."""
+        return {"epoch": self.loader.epoch} if hasattr(self.loader, "epoch") else {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        if "epoch" in state:
+            self.loader.epoch = int(state["epoch"])
 
 
 class _Means:

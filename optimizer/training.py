@@ -12,7 +12,7 @@ from helper_functions.config import HalfOpenUnitInterval, NonNegativeFloat, Posi
 from helper_functions.devices import Precision
 from helper_functions.errors import UserError
 from helper_functions.files import load_tensors, save_tensors, write_json
-from helper_functions.loop import Cost, Phase, run_phase
+from helper_functions.loop import Cost, NamedLoader, Phase, run_phase
 from helper_functions.record import RunRecord
 from optimizer.optimizers import OPTIMIZERS, get_optimizer
 from optimizer.problems import EmpiricalRisk, Problem
@@ -174,8 +174,8 @@ def fit(
 
     run_phase(
         Phase(
-            name, num_epochs, _Single(loader), steps, on_epoch=on_epoch, log_interval=log_interval, shown=shown,
-            start_epoch=start_epoch, device=precision.device, cost=cost,
+            name, num_epochs, NamedLoader("train", loader), steps, on_epoch=on_epoch, log_interval=log_interval,
+            shown=shown, start_epoch=start_epoch, device=precision.device, cost=cost,
         )  # fmt: skip
     )
     return cost
@@ -198,16 +198,3 @@ def fit_once(
     write_json(cost_file, dataclasses.asdict(cost))
     return cost
 
-
-class _Single:
-    """A loader as the loop's stream `train`."""
-
-    def __init__(self, loader: Iterable) -> None:
-        self.loader = loader
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self):
-        for batch in self.loader:
-            yield {"train": tuple(batch)}

@@ -149,7 +149,7 @@ def test_an_epoch_left_early_is_followed_by_another():
     pairs = paired(20, 20)
     first = next(iter(pairs))["forget"][1]
     whole = [batch["forget"][1] for batch in pairs]
-    assert pairs.epoch == 2 and pairs.forget_loader.epoch == 2
+    assert pairs.epoch == 2 and pairs.leader.epoch == 2
     assert torch.cat(whole).sort().values.tolist() == list(range(20)) and not torch.equal(first, whole[0])
 
 

@@ -4,7 +4,14 @@ import dataclasses
 from typing import Literal
 
 from contrastive_discrimination.arguments import ContrastiveArgs
-from helper_functions.config import HalfOpenUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from helper_functions.config import (
+    ClosedUnitInterval,
+    HalfOpenUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from optimizer.optimizers import OPTIMIZERS
 from optimizer.schedules import SCHEDULES
 from optimizer.solver import SOLVERS
@@ -68,3 +75,56 @@ class UnlearnArgs(ContrastiveArgs):
     """End forgetting early: forget loss at the validation loss, validation loss rising twice, retain top-5 fallen to
     90 %, forget loss at a re-initialised network's, discriminator at chance, or never; auto is discriminator where the
     method has one, else never."""
+    rewind: bool = False
+    """End with the epoch whose forget error is nearest the last one's on held-out images of the same classes
+    (SCRUB+R), instead of the method's own choice: ours take the nearest to the target within the budget, others the
+    last."""
+
+
+@dataclasses.dataclass
+class PublishedArgs:
+    """Hyper-parameters that single published methods have; docs/methods.md has each method's own defaults."""
+
+    retain_weight: ClosedUnitInterval = 0.95
+    """neggrad_plus and ugradsl_plus: share of the retain loss; scrub: weight of its cross-entropy."""
+    divergence_weight: NonNegativeFloat = 0.001
+    """scrub: weight of the divergence from the original on retain images."""
+    temperature: PositiveFloat = 4.0
+    """scrub and bad_teacher: of the softmax in the divergence."""
+    msteps: PositiveInt = 2
+    """scrub: epochs that begin by raising the divergence on forget images."""
+    last_layers: PositiveInt = 5
+    """cf_k and eu_k: convolutions and linear layers that learn, counted from the end."""
+    mask_share: ClosedUnitInterval = 0.5
+    """salun: share of the weights that may move, those with the largest gradient of the forget loss."""
+    reset_share: ClosedUnitInterval = 0.3
+    """msg: share of each convolution's weights that is drawn anew, those with the smallest gradient."""
+    l1_penalty: NonNegativeFloat = 5e-4
+    """l1_sparse: weight of the l1 norm in the first step; falls linearly to 0."""
+    importance_images: PositiveInt = 5000
+    """ssd, fisher and influence: images of a stream that gradients are taken of."""
+    ssd_threshold: PositiveFloat = 10.0
+    """ssd: how many times as important for the forget set as for all images a weight is from which on it is damped."""
+    ssd_dampening: PositiveFloat = 1.0
+    """ssd: the lower, the more it is damped."""
+    noise_scale: PositiveFloat = 1e-7
+    """fisher: variance of the noise, in units of one over the Fisher information."""
+    newton_step: PositiveFloat = 1.0
+    """influence: length of the Newton step; 1 is the whole one."""
+    damping: PositiveFloat = 0.01
+    """influence: is added to the diagonal of the Fisher information."""
+    noise_steps: PositiveInt = 40
+    """unsir: steps in which the noise learns to be misclassified."""
+    noise_learning_rate: PositiveFloat = 0.1
+    """unsir: of the noise."""
+    fgsm_step: PositiveFloat = 0.4
+    """boundary_shrink: step towards the nearest class, in standard deviations of the channels."""
+    tempering: PositiveFloat = 2.0
+    """lotus: how fast the temperature rises with the accuracy that forget images still have above unseen ones."""
+    smoothing: NonNegativeFloat = 0.2
+    """ugradsl_plus: size of the negative label smoothing."""
+
+
+@dataclasses.dataclass
+class MethodArgs(UnlearnArgs, PublishedArgs):
+    """All flags that a method can follow."""

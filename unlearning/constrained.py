@@ -4,97 +4,21 @@ Stage 1: min −L_f(θ) (bounded: see `unlearning.targets`) subject to the fall 
 Stage 2: min L_r(θ) subject to the forget data's distance from its target ≤ tolerance.
 """
 
-import copy
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import cooper
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from helper_functions.batch_norm import no_running_stats_update
-from helper_functions.devices import Precision
 from optimizer.problems import Batch, Problem
 from optimizer.solver import SolverName, dual_figures, inequality
+from unlearning.streams import Original, TwoStreams
 from unlearning.targets import Target
 
-BatchNormMode = Literal["frozen", "train"]
 # Images over which the fall of accuracy is smoothed: its standard error is then about half a point.
 SMOOTHING_IMAGES = 1000
-
-
-class TwoStreams:
-    """Forward passes of one model on a forget and a retain batch, in the batch-norm mode that was asked for.
-
-    `frozen` uses the running statistics, as evaluation does, so that what training sees is what the budget is judged
-    by, and one pass serves both streams. `train` normalises by the batch: then each stream has a pass of its own,
-    and the forget stream moves no running statistics.
-    """
-
-    def __init__(self, model: nn.Module, precision: Precision, batch_norm: BatchNormMode) -> None:
-        self.model = model
-        self.precision = precision
-        self.batch_norm = batch_norm
-
-    def prepare(self, model: nn.Module) -> None:
-        """Put the model into the mode that was asked for; frozen, dropout is off as it is in the original, too."""
-        model.train(self.batch_norm == "train")
-
-    def __call__(self, forget: Tensor, retain: Tensor) -> tuple[Tensor, Tensor]:
-        """Float32 logits of the forget inputs and of the retain inputs."""
-        with self.precision.autocast():
-            if self.batch_norm == "frozen":
-                logits = self.model(torch.cat([forget, retain])).float()
-                return logits[: len(forget)], logits[len(forget) :]
-            retain_logits = self.model(retain).float()
-            with no_running_stats_update(self.model):
-                return self.model(forget).float(), retain_logits
-
-
-class Original:
-    """The frozen original model, asked for its answers on each retain batch in a pass without gradient.
-
-    It is put into the same batch-norm mode as the model, so that the two differ in their weights alone.
-    """
-
-    def __init__(self, model: nn.Module, precision: Precision, batch_norm: BatchNormMode) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        if batch_norm == "train":
-            self.model.train()
-        self.precision = precision
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Float32 logits `[B, K]`."""
-        with torch.no_grad(), no_running_stats_update(self.model), self.precision.autocast():
-            return self.model(inputs).float()
-
-
-def rise_on_labels(original_logits: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy on the labels, less the original's on the same inputs, in nats, 0-d.
-
-    Args:
-        original_logits: `[B, K]`.
-        logits: `[B, K]`.
-        labels: `[B]`.
-    """
-    return F.cross_entropy(logits, labels) - F.cross_entropy(original_logits, labels)
-
-
-def rise_on_original(original_logits: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy against the original's own answers, less the original's: KL(original || model), in nats, 0-d.
-
-    Arguments as for `rise_on_labels`; the labels play no part.
-    """
-    return F.kl_div(logits.log_softmax(1), original_logits.log_softmax(1), log_target=True, reduction="batchmean")
-
-
-# Which answers the retain loss compares with. The original's are the better record of what is to be kept: its gradient
-# is zero there, so that nothing of the budget is spent before anything is forgotten. But where labels or classes have
-# to go, the original's answers are part of what is wrong.
-RETAIN_LOSSES = {"labels": rise_on_labels, "original": rise_on_original}
-OWN_RETAIN_LOSS = {"unseen": "original", "zero": "labels", "chance": "labels"}
 
 
 class OnTarget(Problem):

@@ -13,9 +13,11 @@ from contrastive_discrimination.games import CHANCE_LOSS, AdversarialGame, Batch
 from contrastive_discrimination.held_out import Auc, held_out_auc
 from contrastive_discrimination.reference import Reference, View
 from helper_functions.devices import Precision
+from helper_functions.errors import UserError
 from models.features import FeatureTap, predict_features
+from unlearning.case import Case
 from unlearning.examination import Examination
-from unlearning.targets import Target
+from unlearning.targets import Target, own_target
 
 # How far from 0.5 an AUC may be and still count as chance.
 AUC_TOLERANCE = 0.05
@@ -130,3 +132,40 @@ class DiscriminatorTarget(Target):
 
     def load_state_dict(self, state: dict) -> None:
         self.game.load_state_dict(state)
+
+
+# What a label is worth as a partner: nothing where it is wrong, or where all of its class has to go.
+OWN_MATCH = {"unseen": "given", "zero": "none", "chance": "none"}
+
+
+class Parts:
+    """What both games are made of: views of the student and of the teacher."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, examination = case, case.examination
+        # Elsewhere a set may hold the whole of some class beside parts of others: each image's own label goes.
+        whole = examination.forgotten_classes() if case.target == "zero" else torch.zeros(0, dtype=torch.int64)
+        view = View(case.args.discriminate, examination.num_classes, whole)
+        if view.set_apart == view.num_classes:
+            raise UserError("every class is to be forgotten: there is nothing that its images could pass for")
+        self.outputs = Outputs(view, case.precision)
+        self.match = OWN_MATCH[case.target] if case.args.match == "auto" else case.args.match
+        logits, labels = examination.original_outputs["forget"]
+        features = self.outputs.features(case.model, examination.views["forget"])
+        self.forget = view(logits, features, view.to_go(labels))
+        self.generator = torch.Generator(labels.device).manual_seed(case.seed)
+
+    def reference(self, name: str) -> Reference:
+        """The original's outputs on the unseen or on the validation images."""
+        examination = self.case.examination
+        logits, labels = examination.original_outputs[name]
+        features = self.outputs.features(self.case.model, examination.views[name])
+        wanted = examination.forget_labels
+        return Reference(self.outputs.view, self.match, logits, labels, features, name, wanted)
+
+    def target(self, game: AdversarialGame | BatchAveragedGame, fresh: Callable[[], Critic]) -> DiscriminatorTarget:
+        """The target that pursues a game."""
+        held_out, case = self.reference("validation"), self.case
+        return DiscriminatorTarget(
+            own_target(case), game, self.outputs, held_out, case.examination, fresh, case.seed
+        )

@@ -45,6 +45,12 @@ def matching_weights(labels: Tensor, wanted: Tensor, num_classes: int) -> Tensor
     return weights / weights.sum() if weights.sum() > 0 else torch.full_like(weights, 1 / len(weights))
 
 
+def matched_top1(logits: Tensor, labels: Tensor, weights: Tensor) -> float:
+    """Top-1 accuracy in percent, each image of weight `[R]`, of logits `[R, K]` and labels `[R]`."""
+    right = (logits.argmax(1) == labels).to(weights.dtype)
+    return 100 * (right * weights.to(right.device)).sum().item()
+
+
 @dataclasses.dataclass
 class Findings:
     """What one examination found: figures by name, per-image losses `[n]` by stream, forget logits and labels."""
@@ -83,8 +89,10 @@ class Examination:
         self.original_right = self.original_outputs["retain"][0].argmax(1) == self.retain_labels
         self.retain_classes = self._classes(loaders["retain"])
         self.retain_images = max(_size(loaders["retain"]), len(self.retain_labels))
+        self.forget_images = len(self.forget_labels)
         self.unseen_weights = self._matching("unseen")
         self.validation_weights = self._matching("validation")
+        self.unseen_top1 = matched_top1(*self.original_outputs["unseen"], self.unseen_weights)
 
     def _matching(self, name: str) -> Tensor:
         return matching_weights(self.original_outputs[name][1], self.forget_labels, self.num_classes)
@@ -120,6 +128,9 @@ class Examination:
         for name, (logits, labels) in outputs.items():
             losses[name] = F.cross_entropy(logits, labels, reduction="none")
             figures |= {f"{name}/{figure}": value for figure, value in summarise(logits, labels).items()}
+        # Of the forget set's classes, in their shares: what its accuracy is to be compared with.
+        for name, weights in (("unseen", self.unseen_weights), ("validation", self.validation_weights)):
+            figures[f"{name}/matched_top1"] = matched_top1(*outputs[name], weights)
         right = outputs["retain"][0].argmax(1) == self.retain_labels
         fall, bound = paired_fall(self.original_right, right, self.retain_images)
         figures |= {

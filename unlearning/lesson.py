@@ -58,7 +58,7 @@ class LessonArgs:
             for flag in ("weight_path_student", "weight_path_classifier", "freeze_student", "freeze_classifier"):
                 if getattr(self, flag):
                     raise UserError(f"--{flag}: it is for --mode train; the student of {self.mode} is the original")
-        elif self.retrain or self.retrained_weight_path is not None:
+        elif self.retrain or self.retrained_weight_path:
             raise UserError("--retrain --retrained_weight_path: a lesson forgets nothing to compare with")
         elif self.discriminate == "losses":
             raise UserError("--discriminate losses: a student learns without labels; give logits or features")

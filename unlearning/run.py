@@ -15,8 +15,8 @@ from helper_functions.metrics import summarise
 from helper_functions.record import RunRecord
 from optimizer.schedules import SCHEDULES
 from optimizer.training import Recipe, fit_once
-from unlearning.arguments import UnlearnArgs
-from unlearning.methods import check_images, check_method
+from unlearning.arguments import MethodArgs
+from unlearning.methods import METHODS, check_images, check_method
 from unlearning.unlearn import Unlearned, Unlearning
 from unlearning.workspace import Workspace
 
@@ -39,8 +39,11 @@ class OriginalArgs:
     """Of that training's learning rate."""
     retrain: bool = False
     """Also train the retrained model, without the forget set, and report every gap to it."""
-    retrained_weight_path: str | None = None
-    """Weights of a retrained model, to report every gap to it."""
+    retrained_weight_path: list[str] = dataclasses.field(default_factory=list)
+    """Weights of one or several retrained models, to report every gap to them; several give a band."""
+    judge: Literal["final", "validation"] = "final"
+    """What the report rests on: everything, test images and attacks included, or no more than a run may look at while
+    flags are tuned."""
 
     def recipe(self) -> Recipe:
         """How the original and the retrained model are trained; SAM as in unlearning."""
@@ -83,14 +86,14 @@ def begin(args: Any, name: str, default_forget: str | None, check: Check) -> Run
     record = None
     if args.resume is not None:
         record, args = RunRecord.reopen(args.resume, type(args))
-    if args.retrain and args.retrained_weight_path is not None:
+    if args.retrain and args.retrained_weight_path:
         raise UserError("--retrain and --retrained_weight_path are two ways to a retrained model; give one")
     workspace = Workspace(args, args.weight_path, default_forget)
     models = {"original": workspace.model(args.weight_path)}
     if args.weight_path is not None:
         refuse_chance(models["original"], workspace, args.weight_path)
-    if args.retrained_weight_path is not None:
-        models["retrained"] = workspace.retrained(args.retrained_weight_path)
+    for number, path in enumerate(args.retrained_weight_path, start=1):
+        models["retrained" if number == 1 else f"retrained-{number}"] = workspace.retrained(path)
     check(args, workspace, models["original"])
     record = record or RunRecord.create(args.log_dir, args.name_prefix or name, args, workspace.precision.device)
     workspace.splits.save(record.path("splits.npz"))
@@ -119,16 +122,23 @@ def check_forgetting(args: Any, method: str, workspace: Workspace) -> None:
     Raises:
         UserError: naming the flag, or the images that are too few.
     """
-    check_method(method, args)
-    check_images(method, args, workspace.target(args.forget_target), workspace.splits, workspace.dataset.num_classes)
+    settings, target = settings_from(args), workspace.target(args.forget_target)
+    check_method(method, settings)
+    check_images(method, settings, target, workspace.splits, workspace.dataset.num_classes)
+
+
+def settings_from(args: Any) -> MethodArgs:
+    """The flags that methods follow, out of a script's; what the script has not stays as it is by default."""
+    names = [field.name for field in dataclasses.fields(MethodArgs) if hasattr(args, field.name)]
+    return MethodArgs(**{name: getattr(args, name) for name in names})
 
 
 def forget(run: Run, method: str) -> Unlearned:
     """Unlearn a copy of the original by one of `METHODS`; it joins the run's models as `unlearned`."""
     args, workspace = run.args, run.workspace
     model = run.models["unlearned"] = copy.deepcopy(run.models["original"])
-    settings = UnlearnArgs(**{field.name: getattr(args, field.name) for field in dataclasses.fields(UnlearnArgs)})
-    loaders, target = workspace.loaders(args.batch_size, args.retain_batch_size), workspace.target(args.forget_target)
+    settings, target = settings_from(args), workspace.target(args.forget_target)
+    loaders = workspace.loaders(args.batch_size, args.retain_batch_size, augment=METHODS[method].augmented)
     outcome = Unlearning(
         model, loaders, settings, target, method, workspace.precision, run.record, args.seed, args.log_interval
     ).run(run.checkpoint)

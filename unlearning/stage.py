@@ -80,7 +80,7 @@ class Stage:
         self.examine, self.start_distance, self.report = examine, start_distance, on_epoch
         # The multiplier's pace is one for each image, so that batch size does not change the trade; a user's loader
         # brings its own batch size.
-        batch_size = getattr(loader.forget_loader, "batch_size", None) or args.batch_size
+        batch_size = getattr(loader.leader, "batch_size", None) or args.batch_size
         dual_rate = args.dual_learning_rate * batch_size / DUAL_BATCH
         self.solver = Solver(stage.problem, build_optimizer(model, args), model, dual_rate, args.max_grad_norm)
         self.schedule = get_schedule(args.schedule, self.solver.primal, stage.num_epochs * len(loader))

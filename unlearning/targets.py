@@ -191,3 +191,12 @@ class UnseenTarget(Target):
         losses = F.cross_entropy(logits, labels, reduction="none")
         goals = self._goals(losses, reference_losses, reference_weights.to(losses.device))
         return (goals - losses).square().mean().sqrt().item()
+
+
+def own_target(case) -> Target:
+    """The forget target by which the distance, and the verdict, of every method is measured on a `Case`."""
+    if case.target == "unseen":
+        return UnseenTarget(case.examination.unseen_weights)
+    if case.target == "zero":
+        return ZeroTarget(case.examination.forgotten_classes())
+    return ChanceTarget(case.num_classes, case.args.chance_margin)

@@ -1,0 +1,102 @@
+"""Which epoch's weights a run ends with: the nearest to the target within the budget, the last, or SCRUB+R's."""
+
+import math
+
+from torch import Tensor, nn
+
+from helper_functions.files import load_tensors, save_tensors
+from helper_functions.record import RunRecord
+
+# Epochs whose distances to the target differ by less than this are told apart by validation accuracy.
+DISTANCE_TOLERANCE = 0.02
+
+Epochs = list[dict[str, float]]
+Weights = dict[str, Tensor]
+
+
+def is_better(candidate: dict[str, float], incumbent: dict[str, float]) -> bool:
+    """Whether an epoch is the better one to rewind to.
+
+    Feasible beats infeasible; of two infeasible ones the smaller fall wins; of two feasible ones the nearer to the
+    target (a discriminator's first, then the forget set's own), where they are equally near (within 0.02) the one with
+    the higher accuracy on validation images.
+    """
+    return _rank(candidate) <= _rank(incumbent)
+
+
+def _rank(epoch: dict[str, float]) -> tuple[float, ...]:
+    """The lower, the better; distances in steps of the tolerance, so that many small ones cannot add up."""
+    if not epoch["constraint/feasible"]:
+        return (1, epoch["constraint/fall_bound"])
+    distances = [epoch[name] for name in ("forget/distance", "forget/own_distance")]
+    distances = [value // DISTANCE_TOLERANCE if math.isfinite(value) else math.inf for value in distances]
+    return (0, *distances, -epoch["validation/top1"])
+
+
+def _copy(model: nn.Module) -> Weights:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+class WithinBudget:
+    """Ours: of the epochs that kept the budget, the one nearest its target."""
+
+    def __init__(self) -> None:
+        self.chosen, self.weights = 0, {}
+
+    def consider(self, epochs: Epochs, model: nn.Module) -> None:
+        """Take note of the last of the epochs, at whose end the model stands."""
+        if not self.weights or is_better(epochs[-1], epochs[self.chosen]):
+            self.chosen, self.weights = len(epochs) - 1, _copy(model)
+
+    def settle(self, epochs: Epochs) -> tuple[int, Weights]:
+        """The chosen epoch, from 0, and its weights."""
+        return self.chosen, self.weights
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs."""
+        return {"chosen": self.chosen, "weights": self.weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Inverse of `state_dict`."""
+        self.chosen, self.weights = state["chosen"], state["weights"]
+
+
+class Last(WithinBudget):
+    """As published: the last epoch, whatever it cost."""
+
+    def consider(self, epochs: Epochs, model: nn.Module) -> None:
+        self.chosen, self.weights = len(epochs) - 1, _copy(model)
+
+
+class Rewind:
+    """SCRUB+R: the epoch whose forget error is nearest the last epoch's error on held-out images of the same classes.
+
+    The last epoch's forget error is the highest, and images that were never seen say how high it should be. Source:
+    Kurmanji et al. 2023, section 3.3. Every epoch's weights are kept in the run folder until the choice is made.
+    """
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+
+    def consider(self, epochs: Epochs, model: nn.Module) -> None:
+        """Keep the weights of the last of the epochs."""
+        save_tensors(model.state_dict(), self._path(len(epochs) - 1))
+
+    def settle(self, epochs: Epochs) -> tuple[int, Weights]:
+        """The chosen epoch, from 0, and its weights; where two are equally near, the later one."""
+        wanted = epochs[-1]["validation/matched_top1"]
+        chosen = min(range(len(epochs)), key=lambda place: (abs(epochs[place]["forget/top1"] - wanted), -place))
+        weights = load_tensors(self._path(chosen), "start a new run")
+        for place in range(len(epochs)):
+            self._path(place).unlink(missing_ok=True)
+        return chosen, weights
+
+    def _path(self, place: int):
+        return self.record.path(f"epoch-{place + 1}.pt")
+
+    def state_dict(self) -> dict:
+        """Nothing: the weights are in the run folder."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Inverse of `state_dict`."""

@@ -1,0 +1,100 @@
+"""Methods by name, and what each of them can work on."""
+
+from contrastive_discrimination.held_out import FOLDS
+from contrastive_discrimination.pairs import ClassMates
+from data.split_record import Splits
+from helper_functions.errors import UserError
+from unlearning.arguments import MethodArgs
+from unlearning.contrastive import OWN_MATCH
+from unlearning.methods import (
+    bad_teacher,
+    boundary_shrink,
+    constrained,
+    delete,
+    finetune,
+    fisher,
+    gradient_ascent,
+    influence,
+    l1_sparse,
+    last_layers,
+    lotus,
+    neggrad_plus,
+    random_labels,
+    reset,
+    retrain,
+    salun,
+    scrub,
+    ssd,
+    ugradsl_plus,
+    unsir,
+    untrain,
+    untrain_contrastive,
+)
+from unlearning.methods.method import Method, unheeded
+
+METHODS: dict[str, Method] = {
+    "constrained": constrained.METHOD,
+    "untrain": untrain.METHOD,
+    "untrain_contrastive": untrain_contrastive.METHOD,
+    "retrain": retrain.METHOD,
+    "finetune": finetune.METHOD,
+    "gradient_ascent": gradient_ascent.METHOD,
+    "neggrad_plus": neggrad_plus.METHOD,
+    "random_labels": random_labels.METHOD,
+    "scrub": scrub.METHOD,
+    "cf_k": last_layers.CF_K,
+    "eu_k": last_layers.EU_K,
+    "bad_teacher": bad_teacher.METHOD,
+    "salun": salun.METHOD,
+    "l1_sparse": l1_sparse.METHOD,
+    "ssd": ssd.METHOD,
+    "unsir": unsir.METHOD,
+    "boundary_shrink": boundary_shrink.METHOD,
+    "influence": influence.METHOD,
+    "fisher": fisher.METHOD,
+    "delete": delete.METHOD,
+    "lotus": lotus.METHOD,
+    "msg": reset.MSG,
+    "ct": reset.CT,
+    "ugradsl_plus": ugradsl_plus.METHOD,
+}
+
+
+def defaults_of(method: str) -> dict[str, object]:
+    """A method's own values of flags; those that are not there have the values that `--help` shows."""
+    return dict(METHODS[method].defaults)
+
+
+def check_images(method: str, args: MethodArgs, target: str, splits: Splits, num_classes: int) -> None:
+    """Refuse a method that has a discriminator where there are too few images for its pairs.
+
+    Raises:
+        UserError: saying how many there are.
+    """
+    if not METHODS[method].discriminates:
+        return
+    for name in ("forget", "validation"):
+        if (count := len(getattr(splits, name))) < FOLDS:
+            raise UserError(f"{count} {name} images: the held-out pairs of {method} want {FOLDS} or more")
+    if (OWN_MATCH[target] if args.match == "auto" else args.match) == "given":
+        for name in ("unseen", "validation"):
+            mates = ClassMates(splits.labels[getattr(splits, name)], num_classes)
+            mates.require(splits.labels[splits.forget], name)
+
+
+def check_method(method: str, args: MethodArgs) -> None:
+    """Refuse a method that does not exist, and flags that it cannot follow.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    if method not in METHODS:
+        raise UserError(f"method {method!r}: one of {', '.join(METHODS)}")
+    if method == "constrained" and args.stop_criterion == "discriminator":
+        raise UserError("--stop_criterion discriminator: method constrained has none; use another criterion")
+    if method == "untrain_contrastive" and args.discriminator not in ("auto", "logistic"):
+        raise UserError(f"--discriminator {args.discriminator}: untrain_contrastive has the logistic one alone")
+    if method == "untrain" and (args.discriminator, args.discriminate) == ("jensen_shannon", "losses"):
+        raise UserError("--discriminator jensen_shannon --discriminate losses: one loss has no distribution")
+    if others := unheeded(METHODS[method], args):
+        raise UserError(f"--{others[0]} {getattr(args, others[0])}: method {method} has no such thing; leave it out")

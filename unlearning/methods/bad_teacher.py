@@ -1,0 +1,39 @@
+"""Bad teacher: learn from a network that knows nothing on forget images, from the original on retain images."""
+
+from torch import Tensor
+
+from unlearning.case import Case
+from unlearning.methods.method import published
+from unlearning.methods.scrub import divergence
+from unlearning.plan import Pass, Plan
+from unlearning.streams import Original
+
+
+def plan(case: Case) -> Plan:
+    """KL(random ‖ θ) on D_f and KL(M_o ‖ θ) on D_r, each image weighing the same. Source: Chundawat et al. 2023, eq. 3.
+
+    The retain images beside each forget batch are a part of D_r, three for one by default, as in the authors' code.
+    """
+    good, bad = case.original(), Original(case.fresh(), case.precision, "frozen")
+    temperature = case.args.temperature
+
+    def answers(batch: dict) -> dict:
+        forget, retain = batch["forget"][0], batch["retain"][0]
+        return {"forget": (forget, bad(forget)), "retain": (retain, good(retain))}
+
+    def loss(forget: tuple[Tensor, Tensor], retain: tuple[Tensor, Tensor]) -> Tensor:
+        (forget_inputs, forget_taught), (retain_inputs, retain_taught) = forget, retain
+        forget_logits, retain_logits = case.streams(forget_inputs, retain_inputs)
+        sums = [
+            len(taught) * divergence(taught, logits, temperature)
+            for taught, logits in ((forget_taught, forget_logits), (retain_taught, retain_logits))
+        ]
+        return (sums[0] + sums[1]) / (len(forget_inputs) + len(retain_inputs))
+
+    part = Pass("bad_teacher", case.pairs("forget"), loss, answers)
+    return Plan(lambda epoch: [part])
+
+
+METHOD = published(
+    plan, num_epochs=3, batch_size=64, retain_batch_size=192, optimizer="adamw", learning_rate=1e-4, temperature=1.0
+)

@@ -1,0 +1,46 @@
+"""Boundary shrinking: move each forget image over the nearest border of its class; no retain image is read."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unlearning.case import Case
+from unlearning.methods.finetune import cross_entropy
+from unlearning.methods.method import published
+from unlearning.plan import Pass, Plan
+
+
+def nearest_wrong_labels(logits_of, inputs: Tensor, labels: Tensor, step: float) -> Tensor:
+    """The class that a network names first, of those that are wrong, after one step of FGSM; int64 `[B]`.
+
+    Args:
+        logits_of: inputs to logits `[B, K]`, differentiable.
+        inputs: `[B, C, H, W]`.
+        labels: `[B]`.
+        step: of each input, in its own units.
+    """
+    inputs = inputs.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits_of(inputs), labels), [inputs])
+    with torch.no_grad():
+        logits = logits_of(inputs + step * gradient.sign())
+    own = F.one_hot(labels, logits.shape[1]).bool()
+    return logits.masked_fill(own, -torch.inf).argmax(1)
+
+
+def plan(case: Case) -> Plan:
+    """CE on D_f to the nearest wrong class of the original. Source: Chen et al. 2023, equations 2 and 3."""
+    original = case.original().model
+
+    def answers(batch: dict) -> dict:
+        inputs, labels = batch["forget"]
+        with torch.enable_grad():
+            wrong = nearest_wrong_labels(
+                lambda images: case.logits(images, original), inputs, labels, case.args.fgsm_step
+            )
+        return {"forget": (inputs, wrong)}
+
+    part = Pass("shrink", case.stream("forget"), cross_entropy(case, "forget"), answers)
+    return Plan(lambda epoch: [part])
+
+
+METHOD = published(plan, num_epochs=10, learning_rate=1e-4, fgsm_step=0.4)

@@ -1,0 +1,34 @@
+"""DELETE: keep what the original says of all other classes on forget images; no retain image is read."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unlearning.case import Case
+from unlearning.methods.method import published
+from unlearning.plan import Pass, Plan
+
+
+def without_own(logits: Tensor, labels: Tensor) -> Tensor:
+    """Probabilities `[B, K]` of the softmax with the label's own class left out."""
+    own = F.one_hot(labels, logits.shape[1]).bool()
+    return logits.masked_fill(own, -torch.inf).softmax(1)
+
+
+def plan(case: Case) -> Plan:
+    """KL(M_o without the label's class ‖ θ) on D_f. Source: Zhou et al. 2025 (DELETE), section 3."""
+    original = case.original()
+
+    def answers(batch: dict) -> dict:
+        inputs, labels = batch["forget"]
+        return {"forget": (inputs, without_own(original(inputs), labels))}
+
+    def loss(forget: tuple[Tensor, Tensor]) -> Tensor:
+        inputs, wanted = forget
+        return F.kl_div(case.logits(inputs).log_softmax(1), wanted, reduction="batchmean")
+
+    part = Pass("delete", case.stream("forget"), loss, answers)
+    return Plan(lambda epoch: [part])
+
+
+METHOD = published(plan, num_epochs=20, learning_rate=5e-4)

@@ -1,0 +1,66 @@
+"""Gradients and Fisher information of a model on many images: what several methods look at before they act."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+
+from helper_functions.batch_norm import no_running_stats_update
+from helper_functions.inference import evaluation_mode
+from unlearning.case import Case
+
+# Images whose gradients are held at once: one gradient is as large as the model.
+CHUNK = 16
+
+
+def mean_gradient(case: Case, stream: str, limit: int | None = None) -> dict[str, Tensor]:
+    """Gradient of the mean cross-entropy over a stream's images, in eval mode, by parameter name."""
+    parameters = {name: value for name, value in case.model.named_parameters() if value.requires_grad}
+    total = {name: torch.zeros_like(value) for name, value in parameters.items()}
+    images = 0
+    with evaluation_mode(case.model):
+        for inputs, labels in case.images(stream, limit):
+            loss = F.cross_entropy(case.logits(inputs), labels, reduction="sum")
+            gradients = torch.autograd.grad(loss, list(parameters.values()))
+            for name, gradient in zip(parameters, gradients, strict=True):
+                total[name] += gradient
+            images += len(labels)
+    case.cost.images += images
+    return {name: value / images for name, value in total.items()}
+
+
+def diagonal_fisher(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], sample: torch.Generator | None = None
+) -> tuple[dict[str, Tensor], int]:
+    """Mean over images of the squared gradient of the loss, by parameter name, and how many images there were.
+
+    In eval mode and float32, one gradient an image. On the given labels it is the empirical Fisher information; on
+    labels drawn from the model's own predictions, the expectation is the true one (Kunstner et al. 2019, eq. 3 and 4).
+
+    Args:
+        model: left as it is.
+        batches: `(inputs, labels)`.
+        sample: draws labels from the model's predictions in place of the given ones.
+    """
+    parameters = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    rest = {name: value.detach() for name, value in model.named_parameters() if not value.requires_grad}
+    buffers = dict(model.named_buffers())
+
+    def loss(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(model, {**weights, **rest, **buffers}, (image[None],))
+        return F.cross_entropy(logits, label[None])
+
+    squares, images = {name: torch.zeros_like(value) for name, value in parameters.items()}, 0
+    one_by_one = vmap(grad(loss), in_dims=(None, 0, 0))
+    with evaluation_mode(model), no_running_stats_update(model):
+        for inputs, labels in batches:
+            if sample is not None:
+                with torch.no_grad():
+                    labels = torch.multinomial(model(inputs).softmax(1), 1, generator=sample)[:, 0]
+            for part, given in zip(inputs.split(CHUNK), labels.split(CHUNK), strict=True):
+                for name, gradient in one_by_one(parameters, part, given).items():
+                    squares[name] += gradient.square().sum(0)
+            images += len(labels)
+    return {name: value / images for name, value in squares.items()}, images

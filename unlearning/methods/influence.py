@@ -1,0 +1,66 @@
+"""Influence unlearning: one Newton step to where the retain loss would have its minimum, by WoodFisher's curvature."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from helper_functions.inference import evaluation_mode
+from unlearning.case import Case
+from unlearning.methods.gradients import mean_gradient
+from unlearning.methods.method import one_shot
+from unlearning.plan import Plan
+
+# Gradients that the curvature is made of, each as large as the model.
+GRADIENTS = 64
+
+
+def woodbury_solve(gradients: Tensor, damping: float, vector: Tensor) -> Tensor:
+    """(λI + (1/N)·Σ g gᵀ)⁻¹ v without the matrix, by the Woodbury identity.
+
+    Args:
+        gradients: `[N, P]`, one a row.
+        damping: λ.
+        vector: `[P]`.
+    """
+    count = len(gradients)
+    inner = gradients @ gradients.T + count * damping * torch.eye(count, device=gradients.device)
+    return (vector - gradients.T @ torch.linalg.solve(inner, gradients @ vector)) / damping
+
+
+def _gradient_rows(case: Case) -> Tensor:
+    """Gradients of the mean loss over equal parts of the retain images, `[N, P]`."""
+    parameters = [parameter for parameter in case.model.parameters() if parameter.requires_grad]
+    limit = case.args.importance_images
+    inputs, labels = (torch.cat(parts)[:limit] for parts in zip(*case.images("retain", limit), strict=True))
+    count = min(GRADIENTS, len(labels))
+    rows = torch.empty(count, sum(parameter.numel() for parameter in parameters), device=labels.device)
+    with evaluation_mode(case.model):
+        parts = zip(inputs.tensor_split(count), labels.tensor_split(count), strict=True)
+        for row, (part, given) in enumerate(parts):
+            gradients = torch.autograd.grad(F.cross_entropy(case.logits(part), given), parameters)
+            rows[row] = torch.cat([gradient.flatten() for gradient in gradients])
+    case.cost.images += len(labels)
+    return rows
+
+
+def plan(case: Case) -> Plan:
+    """θ ← θ + α·(n_f / n_r)·H⁻¹·∇CE(D_f), H the damped Fisher information of D_r.
+
+    Source: Koh and Liang 2017, equation 2, for the sum over D_f; curvature as in Singh and Alistarh 2020 (WoodFisher),
+    solved exactly for its gradients; as a baseline in Jia et al. 2023.
+    """
+
+    def begin() -> None:
+        args, examination = case.args, case.examination
+        upwards = torch.cat([value.flatten() for value in mean_gradient(case, "forget").values()])
+        step = woodbury_solve(_gradient_rows(case), args.damping, upwards)
+        step *= args.newton_step * examination.forget_images / examination.retain_images
+        parameters = [parameter for parameter in case.model.parameters() if parameter.requires_grad]
+        with torch.no_grad():
+            for parameter, part in zip(parameters, step.split([p.numel() for p in parameters]), strict=True):
+                parameter.add_(part.view(parameter.shape))
+
+    return Plan(begin=begin)
+
+
+METHOD = one_shot(plan, newton_step=1.0, damping=0.01, importance_images=5000)

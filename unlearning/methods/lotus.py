@@ -1,0 +1,62 @@
+"""LoTUS: soften the answers on forget images until they are no surer than on unseen ones."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from helper_functions.inference import predict
+from unlearning.case import Case
+from unlearning.methods.method import published
+from unlearning.plan import Pass, Plan
+
+
+def tempered(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Gumbel-softmax samples `[B, K]` of the distributions that logits `[B, K]` stand for; 0 draws one class.
+
+    Source: Jang et al. 2017, equation 2.
+    """
+    exponential = torch.empty_like(logits).exponential_(generator=generator)
+    noisy = logits.log_softmax(1) - exponential.log()
+    if temperature == 0:
+        return F.one_hot(noisy.argmax(1), logits.shape[1]).float()
+    return (noisy / temperature).softmax(1)
+
+
+def temperature_of(forget_top1: float, unseen_top1: float, tempering: float) -> float:
+    """exp(α·(forget accuracy now − the original's unseen accuracy)), accuracies in percent."""
+    return math.exp(tempering * (forget_top1 - unseen_top1) / 100)
+
+
+def plan(case: Case) -> Plan:
+    """CE to softened answers of the original on D_f and to its sampled ones on D_r; the temperature is set anew before
+    each epoch. Source: Spartalis et al. 2025 (LoTUS), section 3.
+    """
+    original, examination = case.original(), case.examination
+    unseen = examination.unseen_top1
+    temperature = 1.0
+
+    def begin() -> None:
+        nonlocal temperature
+        logits, labels = predict(case.model, examination.views["forget"], case.precision)
+        forget = 100 * (logits.argmax(1) == labels).float().mean().item()
+        temperature = temperature_of(forget, unseen, case.args.tempering)
+
+    def answers(batch: dict) -> dict:
+        forget, retain = batch["forget"][0], batch["retain"][0]
+        return {
+            "forget": (forget, tempered(original(forget), temperature, case.generator)),
+            "retain": (retain, tempered(original(retain), 0, case.generator)),
+        }
+
+    def loss(forget: tuple[Tensor, Tensor], retain: tuple[Tensor, Tensor]) -> Tensor:
+        forget_logits, retain_logits = case.streams(forget[0], retain[0])
+        both, wanted = torch.cat([forget_logits, retain_logits]), torch.cat([forget[1], retain[1]])
+        return F.cross_entropy(both, wanted)
+
+    part = Pass("lotus", case.pairs("forget"), loss, answers, begin)
+    return Plan(lambda epoch: [part])
+
+
+METHOD = published(plan, num_epochs=10, learning_rate=1e-3, tempering=2.0)

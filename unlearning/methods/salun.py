@@ -1,0 +1,29 @@
+"""SalUn: random labels, in the weights alone that the forget set is most sensitive to."""
+
+import torch
+from torch import Tensor
+
+from unlearning.case import Case
+from unlearning.methods.gradients import mean_gradient
+from unlearning.methods.method import published
+from unlearning.methods.random_labels import relabelled_passes
+from unlearning.plan import Plan
+
+
+def largest(values: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Bool masks of the largest magnitudes of all tensors together, as many as `share` of all elements."""
+    magnitudes = torch.cat([value.abs().flatten() for value in values.values()])
+    count = round(share * len(magnitudes))
+    mask = torch.zeros_like(magnitudes, dtype=torch.bool)
+    mask[magnitudes.topk(count).indices] = True
+    parts = mask.split([value.numel() for value in values.values()])
+    return {name: part.view(values[name].shape) for name, part in zip(values, parts, strict=True)}
+
+
+def plan(case: Case) -> Plan:
+    """Masked by |∇CE(D_f)|, the epochs of random labels. Source: Fan et al. 2024, equations 3 to 5."""
+    parts = relabelled_passes(case)
+    return Plan(lambda epoch: parts, mask=largest(mean_gradient(case, "forget"), case.args.mask_share))
+
+
+METHOD = published(plan, num_epochs=10, learning_rate=0.01, mask_share=0.5)

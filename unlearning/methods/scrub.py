@@ -1,0 +1,49 @@
+"""SCRUB: a student that disobeys its teacher, the original, on forget images and obeys it on retain images."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from unlearning.case import Case
+from unlearning.methods.method import published
+from unlearning.plan import Pass, Plan
+
+
+def divergence(teacher_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """Mean KL(teacher ‖ student) of softmaxes at a temperature, times its square, in nats, 0-d.
+
+    The square keeps the size of the gradient (Hinton et al. 2015, section 2). Logits `[B, K]`.
+    """
+    teacher, student = (logits / temperature for logits in (teacher_logits, logits))
+    mean = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean")
+    return mean * temperature**2
+
+
+def plan(case: Case) -> Plan:
+    """Max pass: raise KL(M_o ‖ θ) on D_f; min pass: α·KL + γ·CE on D_r; after `msteps` epochs min passes alone.
+
+    Source: Kurmanji et al. 2023, equation 3 and algorithm 1.
+    """
+    teacher, args = case.original(), case.args
+
+    def answered(name: str):
+        return lambda batch: {name: (*batch[name], teacher(batch[name][0]))}
+
+    def disobey(forget: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        inputs, _, taught = forget
+        return -divergence(taught, case.logits(inputs), args.temperature)
+
+    def obey(retain: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        inputs, labels, taught = retain
+        logits = case.logits(inputs)
+        away = divergence(taught, logits, args.temperature)
+        return args.divergence_weight * away + args.retain_weight * F.cross_entropy(logits, labels)
+
+    rising = Pass("max", case.stream("forget"), disobey, answered("forget"))
+    falling = Pass("min", case.stream("retain"), obey, answered("retain"))
+    return Plan(lambda epoch: [rising, falling] if epoch < args.msteps else [falling])
+
+
+METHOD = published(
+    plan, num_epochs=4, learning_rate=1e-3, batch_size=32, retain_batch_size=128,
+    msteps=2, divergence_weight=0.001, retain_weight=0.99, temperature=4.0,
+)  # fmt: skip

@@ -1,0 +1,34 @@
+"""SSD, selective synaptic dampening: damp the weights that matter far more to the forget set than to all images."""
+
+import torch
+
+from unlearning.case import Case
+from unlearning.methods.gradients import diagonal_fisher
+from unlearning.methods.method import one_shot
+from unlearning.plan import Plan
+
+
+def plan(case: Case) -> Plan:
+    """θ ← min(λ·F_D / F_f, 1)·θ where F_f > α·F_D, F the empirical Fisher information of the forget set and of all
+    training images. Source: Foster et al. 2024, equations 7 and 8.
+    """
+
+    def begin() -> None:
+        args = case.args
+        forget, forgotten = diagonal_fisher(case.model, case.images("forget", args.importance_images))
+        retain, kept = diagonal_fisher(case.model, case.images("retain", args.importance_images))
+        case.cost.images += forgotten + kept
+        sizes = case.examination.forget_images, case.examination.retain_images
+        share = sizes[0] / sum(sizes)
+        with torch.no_grad():
+            for name, parameter in case.model.named_parameters():
+                if name in forget:
+                    # The samples stand for sets of their own sizes.
+                    whole = share * forget[name] + (1 - share) * retain[name]
+                    damped = (args.ssd_dampening * whole / forget[name].clamp(min=1e-30)).clamp(max=1)
+                    parameter.mul_(torch.where(forget[name] > args.ssd_threshold * whole, damped, 1.0))
+
+    return Plan(begin=begin)
+
+
+METHOD = one_shot(plan, ssd_threshold=10.0, ssd_dampening=1.0, importance_images=5000)

@@ -1,0 +1,27 @@
+"""Ours, contrastive: pass for unseen before a discriminator that learns along, subject to the retain budget."""
+
+from contrastive_discrimination.critic import Critic
+from contrastive_discrimination.discriminators import build_discriminator
+from contrastive_discrimination.games import AdversarialGame
+from helper_functions.devices import seeded
+from unlearning.case import Case
+from unlearning.contrastive import DiscriminatorTarget, Parts
+from unlearning.methods.method import constrained
+
+
+def target(case: Case) -> DiscriminatorTarget:
+    """The adversary's game, warmed up on the original's outputs."""
+    args, parts = case.args, Parts(case)
+    name = "mlp" if args.discriminator == "auto" else args.discriminator
+    size = parts.forget.shape[1]
+
+    def critic() -> Critic:
+        return Critic(build_discriminator(name, size).to(parts.forget.device), args.discriminator_learning_rate)
+
+    with seeded(case.seed, parts.forget.device):
+        game = AdversarialGame(critic(), parts.reference("unseen"), args.discriminator_steps, parts.generator)
+        game.warm_up(parts.forget, case.examination.forget_labels, args.batch_size)
+    return parts.target(game, critic)
+
+
+METHOD = constrained(target, discriminates=True)

@@ -1,0 +1,28 @@
+"""Ours, contrastive: pass for unseen, in the means over groups, before a logistic regression that is refitted at each
+step, subject to the retain budget.
+"""
+
+from contrastive_discrimination.critic import Critic
+from contrastive_discrimination.discriminators import StatisticsRegression
+from contrastive_discrimination.games import BatchAveragedGame
+from contrastive_discrimination.statistics import output_statistics
+from unlearning.case import Case
+from unlearning.contrastive import DiscriminatorTarget, Parts
+from unlearning.methods.method import constrained
+
+
+def target(case: Case) -> DiscriminatorTarget:
+    """The game of batch averaging."""
+    parts = Parts(case)
+    # Features are many as they are; of the others, one mean alone can be met by a wrong distribution.
+    statistics = (lambda outputs: outputs) if case.args.discriminate == "features" else output_statistics
+
+    def critic() -> Critic:
+        regression = StatisticsRegression(parts.forget.shape[1], lambda first, second: statistics(first))
+        return Critic(regression.to(parts.forget.device))
+
+    game = BatchAveragedGame(statistics, parts.reference("unseen"), case.args.group_size, parts.generator)
+    return parts.target(game, critic)
+
+
+METHOD = constrained(target, discriminates=True)

@@ -1,0 +1,109 @@
+"""Constrained unlearning as two stages in the loop: forget subject to the budget, then constrained fine-tuning."""
+
+from collections.abc import Callable
+
+from models.reinitialise import reinitialised
+from unlearning.case import Case
+from unlearning.constrained import ForgetSubjectToRetain, RetainSubjectToForget
+from unlearning.examination import Findings
+from unlearning.stage import Stage, StageSettings
+from unlearning.stopping import STOP_CRITERIA
+from unlearning.streams import RETAIN_LOSSES, Original, own_retain_loss
+from unlearning.targets import Target
+
+# Part of the budget that training aims at; the rest is room for the noise of what it measures.
+AIMED_SHARE = 0.8
+# Objective that fine-tuning may leave on the forget data.
+FINETUNE_TOLERANCE = 0.01
+
+
+class TwoStages:
+    """The procedure of the constrained methods, which differ by their target alone.
+
+    Args:
+        case: what is to be forgotten.
+        build_target: gives the forget target of a case.
+    """
+
+    def __init__(self, case: Case, build_target: Callable[[Case], Target]) -> None:
+        self.case = case
+        self.rise = RETAIN_LOSSES[own_retain_loss(case.args.retain_loss, case.target)]
+        self.frozen = Original(case.model, case.precision, case.args.bn)
+        self.loader = case.pairs("forget")
+        self.original: dict[str, float] = {}
+        if case.args.stop_criterion == "confusion":
+            fresh = case.examination.losses(reinitialised(case.model), "forget").mean().item()
+            self.original["reinitialised/forget_loss"] = fresh
+        # After the copies, which a model that is listened to does not allow.
+        self.target = build_target(case)
+        self.events: list[dict[str, float]] = []
+
+    def run(self, course, state: dict | None) -> None:
+        """Both stages, or what a checkpoint's state leaves of them.
+
+        Args:
+            course: the run's `Unlearning`.
+            state: what this procedure gave to `close_epoch` last.
+        """
+        self.original |= course.original
+        if state is not None:
+            self.events = state["events"]
+        for number, settings in enumerate([self._forget(), self._finetune()]):
+            if settings.num_epochs == 0 or (state is not None and state["stage"] > number):
+                continue
+            own = state if state is not None and state["stage"] == number else None
+            self._run_stage(course, number, settings, own)
+
+    def _forget(self) -> StageSettings:
+        case, args = self.case, self.case.args
+        aim = AIMED_SHARE * args.retain_budget
+        problem = ForgetSubjectToRetain(
+            case.streams, self.frozen, self.rise, self.target, aim,
+            args.solver, args.multiplier, args.penalty_coefficient,
+        )  # fmt: skip
+        return StageSettings("forget", problem, args.num_epochs, aim)
+
+    def _finetune(self) -> StageSettings:
+        case, args = self.case, self.case.args
+        problem = RetainSubjectToForget(
+            case.streams, self.target, FINETUNE_TOLERANCE, args.solver, args.multiplier, args.penalty_coefficient
+        )
+        return StageSettings("finetune", problem, args.finetune_num_epochs, None)
+
+    def _run_stage(self, course, number: int, settings: StageSettings, state: dict | None) -> None:
+        case = self.case
+
+        def examine() -> Findings:
+            # The original kept its own budget; that is no result.
+            return course.examine(feasible=not (stage.went_back and stage.safeguard.holds_original))
+
+        stage = Stage(
+            settings, case.model, self.loader, case.args, course.record, course.cost, examine,
+            self.original["forget/distance"],
+            lambda findings, epoch: self._on_epoch(course, stage, number, findings, epoch), course.log_interval,
+        )  # fmt: skip
+        if state is not None:
+            if state["stopped"]:
+                self.events += state["safeguard"]["events"]
+                # The next stage goes on with what the target had learned.
+                self.target.load_state_dict(state["solver"]["problem"]["target"])
+                return
+            stage.load_state_dict(state, state["epoch"])
+        self.target.refresh(case.examination.losses(case.model, "unseen"))
+        stage.run()
+        self.events += stage.safeguard.events
+
+    def _on_epoch(self, course, stage: Stage, number: int, findings: Findings, epoch: int) -> bool:
+        # The losses in hand are those of weights that the safeguard has gone back from.
+        losses = self.case.examination.losses
+        self.target.refresh(losses(self.case.model, "unseen") if stage.went_back else findings.losses["unseen"])
+        stop = number == 0 and self._stop(course.epochs)
+        own = {"stage": number, "epoch": epoch, "stopped": stop, "events": self.events, **stage.state_dict()}
+        course.close_epoch(stage.stage.name, epoch, stage.stage.num_epochs, findings, own)
+        return stop
+
+    def _stop(self, epochs: list[dict[str, float]]) -> bool:
+        asked = self.case.args.stop_criterion
+        if asked == "auto":
+            asked = "discriminator" if "discriminator/auc" in self.original else "none"
+        return STOP_CRITERIA[asked](epochs, self.original)
