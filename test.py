@@ -1,7 +1,9 @@
-"""Judge checkpoints: accuracy and loss on every part, a membership attack, a discriminator; test images are touched.
+"""Judge checkpoints: accuracy and loss on every part, attacks, distances to retrained models; test images are touched.
 
     python test.py --weight_path runs/unlearning-20260101-120000/model.pt --model resnet8
-    python test.py --weight_path original.pt unlearned.pt retrained.pt --splits runs/NAME/splits.npz --output out.json
+    python test.py --weight_path unlearned.pt --retrained_weight_path a.pt b.pt c.pt --splits runs/NAME/splits.npz
+    python test.py --weight_path unlearned.pt --original_weight_path original.pt --relearn --linear_probe
+    python test.py --weight_path runs/NAME/model.pt --shadow_models 16 --shadow_config runs/NAME/config.yaml
 
 A re-initialised model stands beside them as a floor. Splits are the splits.npz beside the first file, or --splits.
 """
@@ -10,25 +12,29 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import train_constrained_unlearning
 from data.arguments import DataArgs
-from evaluation.judge import judge
+from evaluation.checkpoints import (
+    CheckpointArgs,
+    check_checkpoints,
+    check_forget_set,
+    load_checkpoints,
+    probe_further,
+)
+from evaluation.gaps import summarise_gaps
+from evaluation.judge import Judgement, judge_all
 from evaluation.report import FIGURES, plain, table
+from evaluation.shadow_runs import by_script, deciding, read_method
+from evaluation.shadows import against_shadows, run_shadows, shadow_folder
 from helper_functions.config import RunArgs, ScriptParser, run_script
-from helper_functions.errors import UserError
 from helper_functions.files import write_json
 from models.arguments import ModelArgs
-from models.reinitialise import reinitialised
 from unlearning.workspace import Workspace
 
 
 @dataclasses.dataclass
-class Args(RunArgs, DataArgs, ModelArgs):
+class Args(RunArgs, DataArgs, ModelArgs, CheckpointArgs):
     """Flags of test.py."""
-
-    weight_path: list[str] = dataclasses.field(default_factory=list)
-    """One or several files of weights."""
-    output: str | None = None
-    """JSON file for the figures; an existing one is not overwritten."""
 
 
 def get_parser() -> ScriptParser:
@@ -36,24 +42,33 @@ def get_parser() -> ScriptParser:
     return ScriptParser(Args, "test.py", __doc__)
 
 
+def attack_by_shadows(args: Args, method: object, workspace: Workspace, judgements: dict[str, Judgement]) -> None:
+    """Make the shadow models that are missing, and add U-LiRA's figures to every model's."""
+    folder = shadow_folder(args.shadow_dir, deciding(method), workspace.splits)
+    make = by_script(train_constrained_unlearning, method, workspace.model)
+    shadows = run_shadows(workspace.sets, workspace.precision, args.shadow_models, folder, make)
+    for judgement in judgements.values():
+        judgement.figures |= against_shadows(workspace.sets, shadows, judgement.logits)
+
+
 def main(args: Args) -> dict:
     """Judge every file of weights and a re-initialised model; returns what `--output` holds."""
-    if not args.weight_path:
-        raise UserError("--weight_path: name at least one file of weights")
-    if args.output is not None and Path(args.output).exists():
-        raise UserError(f"--output {args.output}: there is such a file already; name another")
-    if args.output is not None and not Path(args.output).parent.is_dir():
-        raise UserError(f"--output {args.output}: there is no such folder; make it first")
+    check_checkpoints(args)
+    method = None
+    if args.shadow_models:
+        method = read_method(train_constrained_unlearning, args.shadow_config, args)
     workspace = Workspace(args, args.weight_path[0])
-    models = {path: workspace.model(path) for path in args.weight_path}
-    floor = reinitialised(models[args.weight_path[0]])
-    figures = {
-        name: judge(model, workspace.sets, workspace.precision).figures
-        for name, model in {**models, "re-initialised": floor}.items()
-    }
+    splits, sets, precision = workspace.splits, workspace.sets, workspace.precision
+    check_forget_set(args, sets)
+    models = load_checkpoints(args, workspace)
+    judgements = judge_all(models, sets, precision)
+    probe_further(args, models, judgements, sets, precision)
+    if method is not None:
+        attack_by_shadows(args, method, workspace, judgements)
+    figures = {name: judgement.figures for name, judgement in judgements.items()}
     print(f"{workspace.describe()}\n\n{table(figures, tuple(FIGURES))}")
-    splits = workspace.splits
-    report = plain({"models": figures, "splits_sha256": splits.sha256, "final_test": splits.final_test})
+    report = {"models": figures, "splits_sha256": splits.sha256, "final_test": splits.final_test}
+    report = plain(report | summarise_gaps(figures))
     if args.output is not None:
         write_json(Path(args.output), report)
     return report

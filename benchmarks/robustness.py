@@ -6,22 +6,16 @@
 Each cell runs train_constrained_unlearning.py's main and appends one line; a stopped sweep goes on where it was.
 """
 
-import contextlib
 import dataclasses
-import hashlib
-import io
 import itertools
-import json
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
 import train_constrained_unlearning as script
+from benchmarks.cells import command_line
+from benchmarks.sweep import append_row, key_of, read_rows, run_all
 from helper_functions.config import PositiveFloat, PositiveInt, ScriptParser, run_script
+from helper_functions.run_folder import run_quietly
 from optimizer.solver import SOLVERS
 
 
@@ -44,7 +38,7 @@ class Args:
     log_dir: str = "runs/robustness"
     """Where originals and runs are kept."""
     workers: PositiveInt = 2
-    """Processes, one thread each."""
+    """Processes of one thread each; 1 is a single one with all threads."""
     summary: bool = False
     """Only print the table of what stands in --output."""
 
@@ -57,20 +51,20 @@ def get_parser() -> ScriptParser:
 def main(args: Args) -> dict:
     """Run the missing cells, print the table; returns the cells."""
     output = Path(args.output)
-    finished = _read(output)
+    finished = read_rows(output)
     if not args.summary:
-        missing = [cell for cell in _cells(args) if _key(cell) not in finished]
-        with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
-            # Originals first, each once, so that no two cells train the same one.
-            originals = {(cell["forget"], cell["seed"]) for cell in missing}
-            for future in [pool.submit(_original, args, *original) for original in sorted(originals)]:
-                future.result()
-            futures = [pool.submit(_run, args, cell) for cell in missing]
-            for future in tqdm(as_completed(futures), total=len(futures), disable=not sys.stderr.isatty()):
-                row = future.result()
-                finished[row["key"]] = row
-                with open(output, "a") as file:
-                    file.write(json.dumps(row) + "\n")
+        missing = [cell for cell in _cells(args) if key_of(cell) not in finished]
+        # Originals first, each once, so that no two cells train the same one.
+        originals = sorted({(cell["forget"], cell["seed"]) for cell in missing})
+        asked = [{"forget": forget, "seed": seed, "args": args} for forget, seed in originals]
+        for _, _, error in run_all(_original, asked, args.workers, "originals"):
+            if error is not None:
+                raise error
+        for _, row, error in run_all(_run, [{"cell": cell, "args": args} for cell in missing], args.workers, "cells"):
+            if error is not None:
+                raise error
+            finished[row["key"]] = row
+            append_row(output, row)
     print(summary(list(finished.values())))
     return {"cells": list(finished.values())}
 
@@ -81,25 +75,9 @@ def _cells(args: Args) -> list[dict]:
     return [dict(zip(names, combination, strict=True)) for combination in itertools.product(*values)]
 
 
-def _key(cell: dict) -> str:
-    return hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _read(path: Path) -> dict[str, dict]:
-    if not path.exists():
-        return {}
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return {row["key"]: row for row in rows}
-
-
-def _main(args: Args, **flags) -> dict:
-    torch.set_num_threads(1)
+def _main(args: Args, name: str, **flags) -> tuple[Path, dict]:
     flags = {"log_dir": args.log_dir, "figures": False, "retrain": False, **flags}
-    argv = ["--config_file", args.config_file_of_runs]
-    for name, value in flags.items():
-        argv += [f"--{name}", str(value)]
-    with contextlib.redirect_stdout(io.StringIO()):
-        return script.main(script.get_parser().parse(argv))
+    return run_quietly(script, ["--config_file", args.config_file_of_runs, *command_line(flags)], name)
 
 
 def _folder(args: Args, forget: str, seed: int) -> Path | None:
@@ -107,20 +85,20 @@ def _folder(args: Args, forget: str, seed: int) -> Path | None:
     return next((path.parent for path in Path(args.log_dir).glob(f"{name}-*/report.json")), None)
 
 
-def _original(args: Args, forget: str, seed: int) -> None:
+def _original(asked: dict) -> None:
+    args, forget, seed = asked["args"], asked["forget"], asked["seed"]
     if _folder(args, forget, seed) is None:
         name = f"original-{forget.replace(':', '_')}-{seed}"
-        _main(args, forget=forget, seed=seed, untrain=False, retrain=True, name_prefix=name)
+        _main(args, name, forget=forget, seed=seed, untrain=False, retrain=True)
 
 
-def _run(args: Args, cell: dict) -> dict:
-    folder = _folder(args, cell["forget"], cell["seed"])
-    report = _main(
-        args, **cell, weight_path=folder / "original.pt", retrained_weight_path=folder / "retrained.pt",
-        name_prefix="cell",
-    )  # fmt: skip
+def _run(asked: dict) -> dict:
+    args, cell = asked["args"], asked["cell"]
+    folder, key = _folder(args, cell["forget"], cell["seed"]), key_of(cell)
+    weights = {"weight_path": folder / "original.pt", "retrained_weight_path": folder / "retrained.pt"}
+    _, report = _main(args, f"cell-{key}", **cell, **weights)
     return {
-        "key": _key(cell),
+        "key": key,
         **cell,
         "verdict": report["verdict"],
         "models": report["models"],

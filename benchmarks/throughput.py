@@ -26,7 +26,6 @@ from data.datasets import Dataset, load_dataset
 from data.image_sets import EVALUATION_BATCH, ImageSets
 from data.loaders import TensorLoader
 from data.splits import make_splits
-from data.streams import CyclingLoader, PairedLoader
 from helper_functions.config import PositiveInt, ScriptParser, run_script
 from helper_functions.devices import choose_device, choose_precision, describe_environment, seed_everything
 from helper_functions.errors import UserError
@@ -39,11 +38,13 @@ from optimizer.problems import EmpiricalRisk
 from optimizer.schedules import get_schedule
 from optimizer.solver import Solver
 from optimizer.training import Recipe, build_optimizer
-from unlearning.arguments import UnlearnArgs
-from unlearning.constrained import ForgetSubjectToRetain, Original, TwoStreams, rise_on_original
+from unlearning.arguments import MethodArgs
+from unlearning.case import Case
+from unlearning.constrained import ForgetSubjectToRetain
 from unlearning.examination import Examination
-from unlearning.methods import METHODS, Case
-from unlearning.unlearn import AIMED_SHARE
+from unlearning.methods import METHODS
+from unlearning.streams import rise_on_original
+from unlearning.two_stages import AIMED_SHARE
 
 NUM_CLASSES = 100
 SCHEDULE_STEPS = 100_000  # so many that no schedule comes to its end
@@ -155,24 +156,22 @@ def training(bench: Bench, use_sam: bool = False) -> tuple[Measure, Measure]:
 
 def unlearning(bench: Bench, method: str) -> Measure:
     """A step of train_constrained_unlearning.py, with its defaults, on a random forget set."""
-    model, args, precision = bench.model(), UnlearnArgs(), bench.precision
+    model, args, precision = bench.model(), MethodArgs(), bench.precision
     # As much of each part as a method needs to begin with; what it examines later is no step.
     parts = ("retain", "forget", "unseen", "validation")
     views = {name: bench.sets.evaluation(getattr(bench.splits, name)[:1000]) for name in parts}
     examination = Examination(model, views, precision, 0, rise_on_original)
-    original = Original(model, precision, args.bn)
-    target = METHODS[method](Case("unseen", model, examination, args, precision, 0))
-    target.refresh(examination.losses(model, "unseen"))
-    streams = TwoStreams(model, precision, args.bn)
+    loaders = views | {name: bench.loader(name, augment=False) for name in ("forget", "retain")}
+    case = Case("unseen", model, loaders, examination, args, precision, 0)
+    procedure = METHODS[method].procedure(case)
+    procedure.target.refresh(examination.losses(model, "unseen"))
     problem = ForgetSubjectToRetain(
-        streams, original, rise_on_original, target, AIMED_SHARE * args.retain_budget,
+        case.streams, procedure.frozen, rise_on_original, procedure.target, AIMED_SHARE * args.retain_budget,
         args.solver, args.multiplier, args.penalty_coefficient,
     )  # fmt: skip
     solver = Solver(problem, build_optimizer(model, args), model, args.dual_learning_rate, args.max_grad_norm)
-    streams.prepare(model)
-    forget, retain = bench.loader("forget", augment=False), bench.loader("retain", augment=False)
-    batches = forever(PairedLoader(forget, CyclingLoader(retain)))
-    return bench.our_steps(solver, args.schedule, batches, lambda: None)
+    case.streams.prepare(model)
+    return bench.our_steps(solver, args.schedule, forever(procedure.loader), lambda: None)
 
 
 def constrained(bench: Bench) -> tuple[Measure, Measure]:

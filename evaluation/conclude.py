@@ -6,8 +6,10 @@ from torch import nn
 
 from contrastive_discrimination.critic import Critic
 from evaluation.board import show_run
-from evaluation.judge import Judgement, judge
-from evaluation.report import cost_table, mean_gap, plain, table
+from evaluation.figures import loss_histograms
+from evaluation.gaps import retrained_of, summarise_gaps
+from evaluation.judge import Judgement, judge_all
+from evaluation.report import cost_table, plain, table
 from evaluation.verdict import give_verdict
 from helper_functions.files import save_tensors, write_json
 from unlearning.run import Run
@@ -15,11 +17,16 @@ from unlearning.unlearn import Unlearned
 
 
 def conclude(run: Run, outcome: Unlearned | None) -> dict:
-    """Judge the models on everything, test images included, save weights and report, print them; gives the report."""
+    """Judge the models, save weights and report, print them; gives the report.
+
+    By `--judge final` on everything, test images and attacks included; by `validation` on what a run may look at.
+    """
     args, models, workspace = run.args, run.models, run.workspace
-    order = [name for name in ("original", "unlearned", "retrained") if name in models]
-    judgements = {name: judge(models[name], workspace.sets, workspace.precision) for name in order}
-    figures = {name: judgements[name].figures for name in order}
+    order = [*(name for name in ("original", "unlearned") if name in models), *retrained_of(models)]
+    judgements = judge_all(
+        {name: models[name] for name in order}, workspace.sets, workspace.precision, final=args.judge == "final"
+    )
+    figures = {name: judgement.figures for name, judgement in judgements.items()}
     splits = workspace.splits
     report = {
         "models": figures,
@@ -27,9 +34,9 @@ def conclude(run: Run, outcome: Unlearned | None) -> dict:
         "forget": {"request": splits.forget_request, "images": len(splits.forget)},
         "splits_sha256": splits.sha256,
         "final_test": splits.final_test,
+        **summarise_gaps(figures),
+        "loss_histograms": loss_histograms({name: judgement.losses for name, judgement in judgements.items()}),
     }
-    if "retrained" in figures:
-        report["mean_gap"] = {name: mean_gap(figures[name], figures["retrained"]) for name in order[:-1]}
     main = "original"
     if outcome is not None:
         main = "unlearned"
@@ -57,7 +64,7 @@ def conclude_lesson(run: Run, critic: Critic, auc: dict[str, float]) -> dict:
     """
     models = {"teacher": run.models["original"], "student": run.models["student"]}
     sets, precision = run.workspace.sets, run.workspace.precision
-    judgements = {name: judge(model, sets, precision) for name, model in models.items()}
+    judgements = judge_all(models, sets, precision)
     figures = {name: judgement.figures for name, judgement in judgements.items()}
     costs = {"teacher" if name == "original" else name: cost for name, cost in run.costs.items()}
     save_tensors(critic.discriminator.state_dict(), run.record.path("classifier.pt"))

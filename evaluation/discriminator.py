@@ -9,6 +9,7 @@ from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import build_discriminator
 from contrastive_discrimination.held_out import FOLDS, Auc, held_out_auc
 from contrastive_discrimination.pairs import Pairs, set_apart
+from evaluation.intervals import RESAMPLES
 
 # Less likely classes count as this likely: what is left of their log-probabilities is rounding and scale.
 LOWEST_PROBABILITY = 1e-6
@@ -46,6 +47,7 @@ def discriminator_auc(
         same=_alone(test_logits, test_labels),
         different=_alone(forget_logits, forget_labels),
         seed=seed,
+        bootstrap=RESAMPLES,
     )
 
 

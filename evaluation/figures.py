@@ -1,5 +1,6 @@
 """Figures of a run, by matplotlib, which is imported when the first is drawn."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,33 @@ def _pyplot():
     return pyplot
 
 
+def loss_edges(losses: dict[str, dict[str, Tensor]]) -> np.ndarray:
+    """Edges `[31]` of bins for all forget and test losses of some models, evenly spaced on a logarithmic scale."""
+    maxima = [float(parts[name].max()) for parts in losses.values() for name in COLOURS if name in parts]
+    largest = max((value for value in maxima if math.isfinite(value)), default=1.0)
+    return np.geomspace(SMALLEST_LOSS, max(largest, 10 * SMALLEST_LOSS), 31)
+
+
+def loss_histograms(losses: dict[str, dict[str, Tensor]]) -> dict:
+    """How per-image losses are distributed: `edges`, and for each model and part the share in each bin, in per cent.
+
+    Args:
+        losses: model name to part name to losses `[n]`; parts other than forget and test are left out.
+    """
+    edges = loss_edges(losses)
+    shares = {
+        model: {part: _shares(parts[part], edges).tolist() for part in COLOURS if part in parts}
+        for model, parts in losses.items()
+    }
+    return {"edges": edges.tolist(), **shares}
+
+
+def _shares(losses: Tensor, edges: np.ndarray) -> np.ndarray:
+    # In float32 the smallest edge would lie above itself, and the first bin stay empty.
+    values = losses.double().clamp(min=SMALLEST_LOSS).clamp(max=float(edges[-1])).numpy()
+    return 100 * np.histogram(values, edges)[0] / len(values)
+
+
 def draw_losses(path: Path, losses: dict[str, dict[str, Tensor]]) -> None:
     """Histograms of per-image losses on forget and test images, one panel a model, written as a PNG.
 
@@ -30,14 +58,11 @@ def draw_losses(path: Path, losses: dict[str, dict[str, Tensor]]) -> None:
     """
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(1, len(losses), figsize=(4 * len(losses), 3), sharey=True, layout="constrained")
-    largest = max(float(parts[name].max()) for parts in losses.values() for name in COLOURS)
-    bins = np.geomspace(SMALLEST_LOSS, max(largest, 10 * SMALLEST_LOSS), 31)
+    edges = loss_edges(losses)
     for axis, (model, parts) in zip(np.atleast_1d(axes), losses.items(), strict=True):
         for part, colour in COLOURS.items():
-            # In float32 the smallest edge would lie above itself, and the first bin stay empty.
-            values = parts[part].double().clamp(min=SMALLEST_LOSS).numpy()
-            weights = np.full(len(values), 100 / len(values))
-            axis.hist(values, bins, weights=weights, alpha=0.6, color=colour, label=part)
+            if part in parts:
+                axis.stairs(_shares(parts[part], edges), edges, fill=True, alpha=0.6, color=colour, label=part)
         axis.set(xscale="log", title=model, xlabel="cross-entropy on the given label (≤ $10^{-4}$ leftmost)")
     np.atleast_1d(axes)[0].set_ylabel("% of the images")
     np.atleast_1d(axes)[0].legend()

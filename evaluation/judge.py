@@ -1,4 +1,4 @@
-"""The figures of one model: accuracy and loss on every part of the data, an attack and a discriminator."""
+"""The figures of models: accuracy and loss on every part of the data, attacks, distances to retrained models."""
 
 import dataclasses
 
@@ -7,21 +7,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.image_sets import ImageSets
-from evaluation.attacks import class_matched, loss_attack_auc
-from evaluation.discriminator import discriminator_auc
+from evaluation.comparisons import against_retrained, against_test
+from evaluation.gaps import is_retrained
 from helper_functions.devices import Precision
 from helper_functions.inference import predict
 from helper_functions.metrics import summarise
 
 PARTS = ("retain", "forget", "unseen", "validation", "test")
+# Whose outputs attacks and distances read.
+KEPT = ("forget", "validation", "test")
 
 
 @dataclasses.dataclass
 class Judgement:
-    """Figures by name, and the per-image losses `[n]` of each part that they were computed from."""
+    """Figures by name, and what they were computed from, part by part, on the CPU.
+
+    losses: cross-entropies on the given labels, `[n]`. logits: `[n, K]` of forget, validation and test images; empty
+    during a run.
+    """
 
     figures: dict[str, float | None]
     losses: dict[str, Tensor]
+    logits: dict[str, Tensor]
 
 
 def utility(logits: Tensor, labels: Tensor, part: str) -> dict[str, float]:
@@ -29,14 +36,39 @@ def utility(logits: Tensor, labels: Tensor, part: str) -> dict[str, float]:
     return {f"{part}_{name}": value for name, value in summarise(logits, labels).items()}
 
 
+def judge_all(
+    models: dict[str, nn.Module], sets: ImageSets, precision: Precision, *, final: bool = True
+) -> dict[str, Judgement]:
+    """Judge models as `judge` does, in the order given, and compare each with the retrained ones.
+
+    Models called `retrained`, `retrained-2`, `retrained-3` ... are retrained ones. `js_divergence` and
+    `activation_distance` on forget images (means over the retrained models) and `rmia_auc`, `rmia_tpr` (the retrained
+    models are its reference models) join every other model's figures; where there are two or more, each retrained
+    model's, too, against the other ones: the noise floor.
+
+    Args:
+        models: by name; each sees each image once.
+        final: as of `judge`; during a run nothing is compared.
+    """
+    judgements = {name: judge(model, sets, precision, final=final) for name, model in models.items()}
+    if not final or len(sets.splits.forget) == 0:
+        return judgements
+    for name, judgement in judgements.items():
+        references = [other.logits for key, other in judgements.items() if is_retrained(key) and key != name]
+        if references:
+            judgement.figures |= against_retrained(sets, judgement.logits, references)
+    return judgements
+
+
 def judge(model: nn.Module, sets: ImageSets, precision: Precision, *, final: bool = True) -> Judgement:
     """Judge a model on retain, forget (given labels, and true ones as `forget_true`), unseen, validation and test.
 
-    Where whole classes are forgotten, `test_remaining` is the test part without them.
+    Where whole classes are forgotten, `test_remaining` is the test part without them; where the data set has
+    superclasses, `test_adjacent` are other classes of their superclasses and `test_remote` all the rest.
 
     Args:
         final: whether test images are touched, and forget images are compared with test images of the same true
-            classes, by the attack (`mia_auc`) and by the discriminator (`discriminator_auc` and the ends of its 95 %
+            classes, by the attacks (`mia_...`) and by the discriminator (`discriminator_auc` and the ends of its 95 %
             interval, `_low` and `_high`); during a run neither is done.
     """
     figures: dict[str, float | None] = {}
@@ -49,44 +81,36 @@ def judge(model: nn.Module, sets: ImageSets, precision: Precision, *, final: boo
         logits, labels = predict(model, sets.evaluation(indices), precision)
         figures |= utility(logits, labels, part)
         losses[part] = F.cross_entropy(logits, labels, reduction="none").cpu()
-        if final and part in ("forget", "test"):
+        if final and part in KEPT:
             outputs[part] = logits.cpu()
         if part == "forget":
             figures |= utility(logits, sets.true_labels[indices.to(precision.device)], "forget_true")
         if part == "test":
-            remaining = ~torch.isin(labels, _forgotten_classes(sets).to(labels.device))
-            if not remaining.all():
-                figures |= utility(logits[remaining], labels[remaining], "test_remaining")
+            figures |= _by_kinship(sets, logits, labels)
     if final and "forget" in losses:
-        figures |= _compare(sets, losses, outputs)
-    return Judgement(figures, losses)
+        figures |= against_test(sets, losses, outputs)
+    return Judgement(figures, losses, outputs)
 
 
-def _forgotten_classes(sets: ImageSets) -> Tensor:
-    """Classes that occur in the forget set and no longer in the retain set, int64."""
+def forgotten_classes(sets: ImageSets) -> Tensor:
+    """Classes that occur in the forget set and no longer in the retain set, int64 on the CPU."""
     forget, retain = sets.splits.labels[sets.splits.forget], sets.splits.labels[sets.splits.retain]
     return torch.tensor(sorted(set(forget.tolist()) - set(retain.tolist())), dtype=torch.int64)
 
 
-def _compare(sets: ImageSets, losses: dict[str, Tensor], outputs: dict[str, Tensor]) -> dict[str, float | None]:
-    """`mia_auc` and `discriminator_auc` with its interval: forget images against as many test images of each class.
-
-    Matched by true class. The discriminator takes true labels for both: on given ones that are wrong, a retrained
-    model, too, could be told apart.
-
-    Args:
-        losses: on given labels, `[P]` of part `forget` and `[Q]` of part `test`.
-        outputs: logits `[P, K]` and `[Q, K]` of the same.
-    """
-    splits, labels = sets.splits, sets.dataset.labels
-    forget, test = class_matched(labels, splits.forget, splits.test, splits.seed)
-    # Index sets are sorted, so that an image's place among the losses is found by bisection.
-    rows = torch.searchsorted(splits.forget, forget.contiguous())
-    test_rows = torch.searchsorted(splits.test, test.contiguous())
-    figures = {"mia_auc": loss_attack_auc(losses["forget"][rows], losses["test"][test_rows], splits.seed)}
-    found = discriminator_auc(
-        outputs["forget"][rows], labels[forget], outputs["test"][test_rows], labels[test], splits.seed
-    )
-    for name, end in (("", "value"), ("_low", "low"), ("_high", "high")):
-        figures[f"discriminator_auc{name}"] = None if found is None else getattr(found, end)
-    return figures
+def _by_kinship(sets: ImageSets, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Figures of test images by how near their class is to forgotten ones; none where no whole class is forgotten."""
+    forgotten, dataset = forgotten_classes(sets).tolist(), sets.dataset
+    names = {dataset.classes[label] for label in forgotten}
+    families = [family for family in dataset.superclasses.values() if names & set(family)]
+    related = {dataset.classes.index(name) for family in families for name in family} - set(forgotten)
+    every = set(range(dataset.num_classes))
+    groups = {"remaining": every - set(forgotten)}
+    if families:
+        groups |= {"adjacent": related, "remote": groups["remaining"] - related}
+    found: dict[str, float] = {}
+    for name, classes in groups.items():
+        chosen = torch.isin(labels, torch.tensor(sorted(classes), dtype=torch.int64, device=labels.device))
+        if forgotten and chosen.any():
+            found |= utility(logits[chosen], labels[chosen], f"test_{name}")
+    return found

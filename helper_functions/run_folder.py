@@ -20,7 +20,7 @@ def run_quietly(script: ModuleType, flags: Sequence[object], name: str) -> tuple
         name: beginning of the run folder's name.
 
     Returns:
-        The run folder that it made, and its report.
+        The run folder, the one of `--resume` or the one that it made, and its report.
 
     Raises:
         UserError: a request that cannot be met.
@@ -29,6 +29,8 @@ def run_quietly(script: ModuleType, flags: Sequence[object], name: str) -> tuple
     before = set(Path(args.log_dir).glob("*"))
     with contextlib.redirect_stdout(io.StringIO()):
         report = script.main(args)
+    if args.resume is not None:
+        return Path(args.resume), report
     (folder,) = set(Path(args.log_dir).glob(f"{name}-*")) - before
     return folder, report
 

@@ -16,14 +16,8 @@ from helper_functions.devices import Precision
 from helper_functions.files import load_tensors, save_tensors
 from optimizer.sam import SAM
 from optimizer.solver import SOLVERS, Solver
-from unlearning.constrained import (
-    RETAIN_LOSSES,
-    SMOOTHING_IMAGES,
-    ForgetSubjectToRetain,
-    Original,
-    RetainSubjectToForget,
-    TwoStreams,
-)
+from unlearning.constrained import SMOOTHING_IMAGES, ForgetSubjectToRetain, RetainSubjectToForget
+from unlearning.streams import RETAIN_LOSSES, Original, TwoStreams
 from unlearning.targets import ChanceTarget, UnseenTarget, ZeroTarget
 
 CPU = Precision(torch.device("cpu"), torch.float32)

@@ -17,15 +17,18 @@ from helper_functions.errors import UserError
 from helper_functions.record import RunRecord
 from optimizer.solver import Solver
 from train_constrained_unlearning import untrain_constrained
-from unlearning.arguments import UnlearnArgs
-from unlearning.constrained import RETAIN_LOSSES
-from unlearning.contrastive import AUC_TOLERANCE, DiscriminatorTarget
+from unlearning.arguments import MethodArgs
+from unlearning.case import Case
+from unlearning.contrastive import AUC_TOLERANCE, OWN_MATCH, DiscriminatorTarget
 from unlearning.examination import Examination
-from unlearning.methods import METHODS, OWN_MATCH, Case
-from unlearning.targets import ChanceTarget, UnseenTarget, ZeroTarget
+from unlearning.methods import METHODS
+from unlearning.stopping import STOP_CRITERIA
+from unlearning.streams import RETAIN_LOSSES
+from unlearning.targets import ChanceTarget, Target, UnseenTarget, ZeroTarget
 from unlearning.unlearn import Unlearning
 
 DISCRIMINATING = ["untrain", "untrain_contrastive"]
+OURS = ["constrained", *DISCRIMINATING]
 VIEWS = ["logits", "losses", "features"]
 
 
@@ -75,9 +78,14 @@ def network(num_classes=4) -> nn.Sequential:
 
 
 def case_of(target="unseen", model=None, loaders=None, **settings) -> Case:
-    model = model or network()
-    examination = Examination(model, loaders or small_loaders(), CPU, 0, RETAIN_LOSSES["labels"])
-    return Case(target, model, examination, UnlearnArgs(**settings), CPU, seed=0)
+    model, loaders = model or network(), loaders or small_loaders()
+    examination = Examination(model, loaders, CPU, 0, RETAIN_LOSSES["labels"])
+    return Case(target, model, loaders, examination, MethodArgs(**settings), CPU, seed=0)
+
+
+def target_of(method, case) -> Target:
+    """What a method steers to on a case."""
+    return METHODS[method].procedure(case).target
 
 
 def hooks(model) -> int:
@@ -89,13 +97,13 @@ class TestBuild:
 
     @pytest.mark.parametrize("view", VIEWS)
     @pytest.mark.parametrize("target", TARGETS)
-    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("method", OURS)
     def test_each_method_for_each_target_and_view(self, method, target, view, hasty):
         """An objective with a gradient into the model, figures after it, and a distance of the original."""
         loaders = small_loaders(forget=(1,), retain=(0, 2, 3)) if target == "zero" else small_loaders()
         case = case_of(target, loaders=loaders, discriminate=view)
         state = {name: value.clone() for name, value in case.model.state_dict().items()}
-        found = METHODS[method](case)
+        found = target_of(method, case)
         assert all(torch.equal(value, state[name]) for name, value in case.model.state_dict().items())
         assert found.name == target
         own = found.own if method in DISCRIMINATING else found
@@ -119,7 +127,7 @@ class TestBuild:
     @pytest.mark.parametrize("view", VIEWS)
     def test_the_own_distance_is_that_of_the_constrained_method(self, view, method, hasty):
         case = case_of("unseen", discriminate=view)
-        found, plain = METHODS[method](case), METHODS["constrained"](case)
+        found, plain = target_of(method, case), target_of("constrained", case)
         outputs = case.examination.original_outputs["forget"]
         losses, weights = case.examination.losses(case.model, "validation"), case.examination.validation_weights
         assert found.distance(*outputs, losses, weights) == plain.distance(*outputs, losses, weights) > 0
@@ -128,12 +136,12 @@ class TestBuild:
         assert set(OWN_MATCH) == set(self.TARGETS)
         for target, match in (("unseen", "given"), ("zero", "none"), ("chance", "none")):
             for asked, expected in (("auto", match), ("given", "given"), ("none", "none")):
-                found = METHODS["untrain_contrastive"](case_of(target, match=asked))
+                found = target_of("untrain_contrastive", case_of(target, match=asked))
                 assert found.game.reference.match == found.held_out.match == expected
 
     def test_the_game_sees_unseen_images_and_the_verdict_validation_images(self, hasty):
         case = case_of()
-        found = METHODS["untrain"](case)
+        found = target_of("untrain", case)
         outputs = case.examination.original_outputs
         assert torch.equal(found.game.reference.logits, outputs["unseen"][0])
         assert torch.equal(found.held_out.logits, outputs["validation"][0])
@@ -146,7 +154,7 @@ class TestBuild:
             before = torch.get_rng_state()
             case = case_of(model=model)
             case.seed = seed
-            states.append(str(METHODS["untrain"](case).state_dict()))
+            states.append(str(target_of("untrain", case).state_dict()))
             assert torch.equal(torch.get_rng_state(), before)
         assert states[0] == states[1] != states[2]
 
@@ -172,27 +180,27 @@ class TestRefusals:
                 model, *loaders, num_epochs=1, device="cpu", record=QuietRecord(tmp_path), method=method, **settings
             )
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-        assert METHODS["untrain_contrastive"](case_of(discriminator="logistic"))
+        assert target_of("untrain_contrastive", case_of(discriminator="logistic"))
 
     @pytest.mark.parametrize("method", DISCRIMINATING)
     def test_every_class_forgotten(self, method):
         case = case_of("zero")
         case.examination.forgotten_classes = lambda: torch.arange(4)
         with pytest.raises(UserError, match="every class is to be forgotten"):
-            METHODS[method](case)
+            target_of(method, case)
 
     @pytest.mark.parametrize("method", DISCRIMINATING)
     def test_a_forget_class_without_unseen_images_is_named(self, method):
         loaders = small_loaders(held_out=(0, 1, 3))
         with pytest.raises(UserError, match="class 2 of the forget set has 0 unseen images"):
-            METHODS[method](case_of(loaders=loaders))
+            target_of(method, case_of(loaders=loaders))
         with pytest.raises(UserError, match="class 2 of the forget set has 0 validation images"):
-            METHODS[method](case_of(loaders=loaders | {"unseen": pictures(40, (0, 1, 2, 3), 2)}))
+            target_of(method, case_of(loaders=loaders | {"unseen": pictures(40, (0, 1, 2, 3), 2)}))
 
     def test_a_refused_model_can_be_asked_again(self, tmp_path, hasty):
         """Three images are too few for five folds; what listens to the model must go with the refusal."""
         model, few = network(), pictures(3, (0, 1, 2), 1)
-        args = UnlearnArgs(discriminate="features")
+        args = MethodArgs(discriminate="features")
         with pytest.raises(UserError, match="folds"):
             Unlearning(
                 model, small_loaders() | {"forget": few}, args, "unseen", "untrain", CPU, QuietRecord(tmp_path)
@@ -210,7 +218,8 @@ class TestExamine:
         assert AUC_TOLERANCE == 0.05
         monkeypatch.setattr("unlearning.contrastive.held_out_auc", lambda *args, **options: Auc(auc, 0.25, 0.75))
         case = case_of()
-        figures = METHODS["untrain_contrastive"](case).examine(case.model, *case.examination.original_outputs["forget"])
+        target, outputs = target_of("untrain_contrastive", case), case.examination.original_outputs["forget"]
+        figures = target.examine(case.model, *outputs)
         expected = {"auc": auc, "auc_low": 0.25, "auc_high": 0.75}
         assert {name: figures[f"discriminator/{name}"] for name in expected} == pytest.approx(expected, nan_ok=True)
         assert figures["forget/distance"] == pytest.approx(distance, nan_ok=True)
@@ -230,7 +239,7 @@ class TestExamine:
                 for name, loader in loaders.items()
             }
         case = case_of(model=model.train(), loaders=loaders, discriminate=view)
-        target = METHODS[method](case)
+        target = target_of(method, case)
         model[2].eval()
         modes = [module.training for module in model.modules()]
         state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -263,7 +272,7 @@ class TestExamine:
             }
             case = case_of(target, model=model, loaders=loaders, discriminate=view)
             outputs = case.examination.original_outputs["forget"]
-            found = METHODS["untrain_contrastive"](case)
+            found = target_of("untrain_contrastive", case)
             aucs.append(found.examine(model, *outputs)["discriminator/auc"])
             found.close()
         assert aucs[0] > 0.9 and aucs[1] == pytest.approx(0.5, abs=0.1)
@@ -330,7 +339,7 @@ class TestRun:
         assert len(outcome.epochs) == 2 and all(at_chance)
         assert all(abs(epoch["discriminator/auc"] - 0.5) <= 0.05 for epoch in outcome.epochs)
 
-    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("method", OURS)
     def test_goes_on_after_weights_that_were_no_numbers(
         self, method, digits, mislabelled, tmp_path, monkeypatch, hasty
     ):
@@ -374,7 +383,7 @@ class TestResume:
 
         def save(content):
             RunRecord.save_checkpoint(record, content)
-            saved.append(content["epoch"])
+            saved.append(content["step"])
             if len(saved) == kill_after:
                 raise Killed
 
@@ -418,9 +427,9 @@ class TestResume:
         outcome = self.check(tmp_path, digits, kill_after, **options)
         assert len(outcome.epochs) == 3
 
-    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("method", OURS)
     def test_between_a_stage_that_stopped_early_and_fine_tuning(self, method, digits, tmp_path, monkeypatch, hasty):
-        monkeypatch.setitem(Unlearning.run.__globals__["STOP_CRITERIA"], "refining", lambda epochs, original: True)
+        monkeypatch.setitem(STOP_CRITERIA, "refining", lambda epochs, original: True)
         options = {"discriminator": "difference"} if method == "untrain" else {}
         outcome = self.check(tmp_path, digits, 1, method=method, stop_criterion="refining", **options)
         assert len(outcome.epochs) == 2
@@ -430,7 +439,7 @@ class TestHooks:
     @pytest.mark.parametrize("method", DISCRIMINATING)
     def test_close_lets_the_model_go(self, method, hasty):
         case = case_of(discriminate="features")
-        target = METHODS[method](case)
+        target = target_of(method, case)
         assert isinstance(target, DiscriminatorTarget) and hooks(case.model) == 0
         target.listen(case.model)
         assert hooks(case.model) == 1

@@ -13,6 +13,8 @@ import train_contrastive as contrastive
 from benchmarks import robustness, throughput
 from data import prepare
 from helper_functions.files import load_config
+from unlearning.methods import METHODS, defaults_of
+from unlearning.methods.method import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -52,3 +54,11 @@ def test_every_configuration_is_one_of_its_script(path):
 def test_readme_links_lead_somewhere():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_table_of_methods_tells_each_ones_own_values(method):
+    row = re.search(rf"^\| `{method}` \| .*$", (ROOT / "docs/methods.md").read_text(), re.M).group()
+    own = {name: value for name, value in defaults_of(method).items() if PUBLISHED.get(name) != value}
+    for name, value in own.items():
+        assert re.search(rf"`{name}` (\(\$.*?\$\) )?{re.escape(str(value))}\b", row), f"{method} {name}"

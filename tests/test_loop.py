@@ -14,7 +14,8 @@ from data.streams import CyclingLoader, PairedLoader
 from helper_functions.devices import Precision
 from helper_functions.loop import Cost, Phase, run_phase
 from optimizer.solver import Solver
-from unlearning.constrained import RETAIN_LOSSES, ForgetSubjectToRetain, Original, TwoStreams
+from unlearning.constrained import ForgetSubjectToRetain
+from unlearning.streams import RETAIN_LOSSES, Original, TwoStreams
 from unlearning.targets import UnseenTarget
 
 

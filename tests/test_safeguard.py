@@ -16,10 +16,11 @@ from optimizer.sam import SAM
 from optimizer.schedules import get_schedule
 from optimizer.solver import SOLVERS, Solver
 from unlearning.arguments import UnlearnArgs
-from unlearning.constrained import RETAIN_LOSSES, ForgetSubjectToRetain, Original, TwoStreams
+from unlearning.constrained import ForgetSubjectToRetain
 from unlearning.examination import Findings
 from unlearning.safeguard import MOST_DOUBLINGS, Safeguard
 from unlearning.stage import FAR_OUTSIDE, RUNAWAY, Stage, StageSettings
+from unlearning.streams import RETAIN_LOSSES, Original, TwoStreams
 from unlearning.targets import ChanceTarget
 
 CPU = Precision(torch.device("cpu"), torch.float32)

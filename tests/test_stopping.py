@@ -13,12 +13,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from helper_functions.devices import Precision
 from helper_functions.record import RunRecord
-from unlearning.arguments import UnlearnArgs
-from unlearning.constrained import RETAIN_LOSSES
+from unlearning.arguments import MethodArgs
+from unlearning.choice import DISTANCE_TOLERANCE, is_better
 from unlearning.examination import Examination, Findings, matching_weights, paired_fall
 from unlearning.stopping import STOP_CRITERIA
+from unlearning.streams import RETAIN_LOSSES
 from unlearning.targets import ChanceTarget
-from unlearning.unlearn import DISTANCE_TOLERANCE, Unlearning, is_better
+from unlearning.unlearn import Unlearning
 
 CPU = Precision(torch.device("cpu"), torch.float32)
 
@@ -185,7 +186,7 @@ class TestRewind:
         loaders = {
             name: DataLoader(TensorDataset(images, labels), 6) for name in ("retain", "forget", "unseen", "validation")
         }
-        args = UnlearnArgs(num_epochs=len(script) - finetune, finetune_num_epochs=finetune, learning_rate=0.01)
+        args = MethodArgs(num_epochs=len(script) - finetune, finetune_num_epochs=finetune, learning_rate=0.01)
         record = QuietRecord(tmp_path)
         record.save_checkpoint = lambda content: on_checkpoint(unlearning)
         unlearning = Unlearning(model, loaders, args, target, "constrained", CPU, record)

@@ -22,7 +22,7 @@ from helper_functions.inference import predict
 from helper_functions.record import RunRecord
 from optimizer.solver import SOLVERS, Solver
 from train_constrained_unlearning import untrain_constrained
-from unlearning.unlearn import Unlearning
+from unlearning.stopping import STOP_CRITERIA
 
 TRAIN, UNSEEN, VALIDATION, TEST = slice(0, 1000), slice(1000, 1200), slice(1200, 1400), slice(1400, None)
 CPU = Precision(torch.device("cpu"), torch.float32)
@@ -314,15 +314,16 @@ class TestResume:
         assert self.lines(broken) == self.lines(whole)
 
     def test_events_of_a_stopped_stage_are_kept(self, digits, tmp_path, monkeypatch):
-        monkeypatch.setitem(Unlearning.run.__globals__["STOP_CRITERIA"], "refining", lambda epochs, original: True)
+        monkeypatch.setitem(STOP_CRITERIA, "refining", lambda epochs, original: True)
         options = {"stop_criterion": "refining", "monkeypatch": monkeypatch}
         with pytest.raises(Killed):
             self.run(tmp_path, digits, kill_after=4, **options)
         checkpoint = RunRecord(tmp_path).load_checkpoint()
-        assert checkpoint["stage"] == 0 and checkpoint["stopped"]
-        checkpoint["safeguard"]["events"] = [{"step": 2, "violation": 9.0, "scale": 0.5}]
+        procedure = checkpoint["procedure"]
+        assert procedure["stage"] == 0 and procedure["stopped"]
+        procedure["safeguard"]["events"] = [{"step": 2, "violation": 9.0, "scale": 0.5}]
         _, outcome = self.run(tmp_path, digits, checkpoint=checkpoint, **options)
-        assert outcome.events == checkpoint["safeguard"]["events"]
+        assert outcome.events == procedure["safeguard"]["events"]
 
 
 class TestRequests:

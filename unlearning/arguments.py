@@ -101,8 +101,8 @@ class PublishedArgs:
     """msg: share of each convolution's weights that is drawn anew, those with the smallest gradient."""
     l1_penalty: NonNegativeFloat = 5e-4
     """l1_sparse: weight of the l1 norm in the first step; falls linearly to 0."""
-    importance_images: PositiveInt = 5000
-    """ssd, fisher and influence: images of a stream that gradients are taken of."""
+    importance_images: PositiveInt = 1000
+    """ssd, fisher, influence and msg: images of a stream that gradients are taken of."""
     ssd_threshold: PositiveFloat = 10.0
     """ssd: how many times as important for the forget set as for all images a weight is from which on it is damped."""
     ssd_dampening: PositiveFloat = 1.0

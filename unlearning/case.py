@@ -56,7 +56,7 @@ class Case:
     def logits(self, inputs: Tensor, model: nn.Module | None = None) -> Tensor:
         """Float32 logits `[B, K]` of the model, or of another, in whichever mode it is."""
         with self.precision.autocast():
-            return (model or self.model)(inputs).float()
+            return (self.model if model is None else model)(inputs).float()
 
     def original(self) -> Original:
         """A frozen copy of the model as it is now, in eval mode."""

@@ -72,24 +72,27 @@ class Rewind:
     """SCRUB+R: the epoch whose forget error is nearest the last epoch's error on held-out images of the same classes.
 
     The last epoch's forget error is the highest, and images that were never seen say how high it should be. Source:
-    Kurmanji et al. 2023, section 3.3. Every epoch's weights are kept in the run folder until the choice is made.
+    Kurmanji et al. 2023, section 3.3. Every epoch's weights are kept in the run folder until the choice is made, then
+    the chosen ones alone, as `rewound.pt`: a run that is killed while it is judged can still go on.
     """
 
     def __init__(self, record: RunRecord) -> None:
-        self.record = record
+        self.record, self.chosen = record, record.path("rewound.pt")
 
     def consider(self, epochs: Epochs, model: nn.Module) -> None:
         """Keep the weights of the last of the epochs."""
+        self.chosen.unlink(missing_ok=True)
         save_tensors(model.state_dict(), self._path(len(epochs) - 1))
 
     def settle(self, epochs: Epochs) -> tuple[int, Weights]:
         """The chosen epoch, from 0, and its weights; where two are equally near, the later one."""
         wanted = epochs[-1]["validation/matched_top1"]
         chosen = min(range(len(epochs)), key=lambda place: (abs(epochs[place]["forget/top1"] - wanted), -place))
-        weights = load_tensors(self._path(chosen), "start a new run")
+        if not self.chosen.exists():
+            self._path(chosen).rename(self.chosen)
         for place in range(len(epochs)):
             self._path(place).unlink(missing_ok=True)
-        return chosen, weights
+        return chosen, load_tensors(self.chosen, "start a new run")
 
     def _path(self, place: int):
         return self.record.path(f"epoch-{place + 1}.pt")

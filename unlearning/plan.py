@@ -63,7 +63,8 @@ class Plan:
     Args:
         passes: those of an epoch, by its number from 0.
         begin: changes weights at once, before the first epoch; called in a run that is not resumed.
-        frozen: modules whose weights and running statistics stay as they are from then on.
+        frozen: modules whose own weights and running statistics, not those of their children, stay as they are from
+            then on.
         mask: bool tensors by parameter name: the weights that may move; all of them where it is None.
     """
 

@@ -44,7 +44,7 @@ class Planned:
             if state is None:
                 course.close_epoch(course.name, 1, 1, course.examine(), {"epoch": 1})
             return
-        held = [p for module in self.plan.frozen for p in module.parameters() if p.requires_grad]
+        held = [p for module in self.plan.frozen for p in module.parameters(recurse=False) if p.requires_grad]
         for parameter in held:
             parameter.requires_grad_(False)
         try:
@@ -87,10 +87,10 @@ class _Steps:
         self.solvers: dict[Pass, Solver] = {}
 
     def prepare(self) -> None:
-        """The model's mode: as --bn asks for, frozen modules in eval mode."""
+        """The model's mode: as --bn asks for, frozen modules themselves in eval mode."""
         self.case.streams.prepare(self.case.model)
         for module in self.plan.frozen:
-            module.eval()
+            module.training = False
 
     def __call__(self, part: Pass, batch: dict) -> dict[str, Tensor]:
         if part not in self.solvers:

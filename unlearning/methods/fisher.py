@@ -31,4 +31,4 @@ def plan(case: Case) -> Plan:
     return Plan(begin=begin)
 
 
-METHOD = one_shot(plan, noise_scale=1e-7, importance_images=5000)
+METHOD = one_shot(plan, noise_scale=1e-7, importance_images=1000)

@@ -37,7 +37,8 @@ def _gradient_rows(case: Case) -> Tensor:
     with evaluation_mode(case.model):
         parts = zip(inputs.tensor_split(count), labels.tensor_split(count), strict=True)
         for row, (part, given) in enumerate(parts):
-            gradients = torch.autograd.grad(F.cross_entropy(case.logits(part), given), parameters)
+            loss = F.cross_entropy(case.logits(part), given)
+            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
             rows[row] = torch.cat([gradient.flatten() for gradient in gradients])
     case.cost.images += len(labels)
     return rows
@@ -63,4 +64,4 @@ def plan(case: Case) -> Plan:
     return Plan(begin=begin)
 
 
-METHOD = one_shot(plan, newton_step=1.0, damping=0.01, importance_images=5000)
+METHOD = one_shot(plan, newton_step=1.0, damping=0.01, importance_images=1000)

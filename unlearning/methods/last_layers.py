@@ -1,6 +1,10 @@
 """CF-k and EU-k: the last k layers alone are fine-tuned, or drawn anew and trained; the others are frozen."""
 
-from torch import nn
+from collections.abc import Iterator
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
 
 from unlearning.case import Case
 from unlearning.methods.finetune import cross_entropy
@@ -9,15 +13,21 @@ from unlearning.plan import Pass, Plan
 
 
 def split_layers(model: nn.Module, count: int) -> tuple[list[nn.Module], list[nn.Module]]:
-    """The modules that own weights, as those before the last `count` layers and those from there on.
+    """The modules that own weights or running statistics, those before the last `count` layers and those from there on.
 
     A layer is a convolution or a linear map, in the order in which the model registers them, with all that follows
-    until the next one (its batch norm). With more layers asked for than there are, all of them are last.
+    until the next one (its batch norm). With more layers asked for than there are, all of them are last. A module
+    stands for what it owns itself; what its children own goes with them.
     """
-    owners = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
+    owners = [module for module in model.modules() if any(True for _ in own_tensors(module))]
     starts = [i for i, module in enumerate(owners) if isinstance(module, nn.Conv2d | nn.Linear)]
     first = starts[-count] if count <= len(starts) else 0
     return owners[:first], owners[first:]
+
+
+def own_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers of a module itself, without those of its children."""
+    return chain(module.parameters(recurse=False), module.buffers(recurse=False))
 
 
 def _passes(case: Case) -> list[Pass]:
@@ -38,8 +48,10 @@ def plan_eu(case: Case) -> Plan:
 
     def begin() -> None:
         _, drawn = split_layers(case.fresh(), case.args.last_layers)
-        for module, fresh in zip(last, drawn, strict=True):
-            module.load_state_dict(fresh.state_dict())
+        with torch.no_grad():
+            for module, fresh in zip(last, drawn, strict=True):
+                for value, new in zip(own_tensors(module), own_tensors(fresh), strict=True):
+                    value.copy_(new)
 
     return Plan(lambda epoch: parts, begin=begin, frozen=tuple(frozen))
 

@@ -31,4 +31,4 @@ def plan(case: Case) -> Plan:
     return Plan(begin=begin)
 
 
-METHOD = one_shot(plan, ssd_threshold=10.0, ssd_dampening=1.0, importance_images=5000)
+METHOD = one_shot(plan, ssd_threshold=10.0, ssd_dampening=1.0, importance_images=1000)

@@ -1,0 +1,136 @@
+"""One cell of the leaderboard: a method on a forget set and a seed, by the main script, from flags to a row."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import train
+import train_constrained_unlearning as script
+from benchmarks.sweep import key_of
+from benchmarks.trained_models import ELSEWHERE, model_key
+from data.arguments import DataArgs
+from helper_functions.config import RunArgs
+from helper_functions.errors import UserError
+from helper_functions.files import load_config
+from helper_functions.run_folder import run_quietly
+from models.arguments import ModelArgs
+from unlearning.methods import METHODS
+
+# Whose tuned flags serve a kind of forget set that has none of its own.
+NEXT_OF_KIN = {"superclass": "class", "file": "random", "memorised": "random"}
+# What a finished run needs no longer.
+WEIGHTS = ("model.pt", "checkpoint.pt")
+# Points of a trace that a row keeps.
+TRACE_POINTS = 120
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What is run, and where.
+
+    Args:
+        method: name of the row.
+        forget: the forget set as the leaderboard names it.
+        seed: of splits, original and method.
+        flags: of the main script, without those of `ELSEWHERE` and without weights.
+        original: run folder of the original.
+        retrained: run folders of the retrained models.
+        log_dir: where the run is made.
+        log_interval: steps between two points of the traces.
+    """
+
+    method: str
+    forget: str
+    seed: int
+    flags: dict
+    original: str
+    retrained: tuple[str, ...]
+    log_dir: str
+    log_interval: int
+
+    @property
+    def key(self) -> str:
+        """Changes with everything that its figures depend on, and with nothing else."""
+        flags = {name: value for name, value in self.flags.items() if name not in ELSEWHERE}
+        models = [model_key(load_config(Path(folder) / "config.yaml")) for folder in (self.original, *self.retrained)]
+        return key_of({"method": self.method, "forget": self.forget, "flags": flags, "models": models})
+
+
+def data_flags(train_config: str) -> dict:
+    """The data set and the model of a training's configuration, as flags that the main script has, too."""
+    args = train.get_parser().parse(["--config_file", train_config])
+    names = [field.name for part in (DataArgs, ModelArgs) for field in dataclasses.fields(part)]
+    names += [field.name for field in dataclasses.fields(RunArgs) if field.name in ("device", "precision")]
+    given = {name: getattr(args, name) for name in names if name not in ("forget", "splits")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def method_flags(tuned: str | None, kind: str, method: str) -> dict:
+    """A row's flags: TUNED/KIND/METHOD.yaml, or the method of that name as it is by default.
+
+    Raises:
+        UserError: there is neither.
+    """
+    for place in (kind, NEXT_OF_KIN.get(kind, kind)):
+        path = Path(tuned or "") / place / f"{method}.yaml"
+        if tuned is not None and path.is_file():
+            return load_config(path)
+    if method not in METHODS:
+        raise UserError(f"--methods {method}: no method, and no {kind}/{method}.yaml in --tuned {tuned}")
+    return {"method": method}
+
+
+def command_line(flags: dict) -> list[str]:
+    """Flags as on a command line; a list's values follow its name."""
+    argv = []
+    for name, value in flags.items():
+        argv += [f"--{name}", *(map(str, value) if isinstance(value, list | tuple) else [str(value)])]
+    return argv
+
+
+def run_cell(cell: dict) -> dict:
+    """Run a cell, given as a dict, or go on with it where it was stopped; gives its row."""
+    cell = Cell(**cell)
+    flags = {**cell.flags, "figures": False, "log_dir": cell.log_dir, "log_interval": cell.log_interval}
+    flags |= {"weight_path": f"{cell.original}/model.pt"}
+    argv = command_line(flags) + ["--retrained_weight_path", *(f"{folder}/model.pt" for folder in cell.retrained)]
+    begun = [path.parent for path in Path(cell.log_dir).glob(f"{cell.method}-{cell.key}-*/checkpoint.pt")]
+    argv += ["--resume", str(begun[0])] if begun else []
+    folder, report = run_quietly(script, argv, f"{cell.method}-{cell.key}")
+    row = _row(cell, folder, report)
+    for name in WEIGHTS:
+        (folder / name).unlink(missing_ok=True)
+    return row
+
+
+def _row(cell: Cell, folder: Path, report: dict) -> dict:
+    models = report["models"]
+    finished = json.loads((Path(cell.retrained[0]) / "report.json").read_text())
+    histograms = report["loss_histograms"]
+    return {
+        "key": cell.key,
+        "method": cell.method,
+        "forget": cell.forget,
+        "seed": cell.seed,
+        "config": load_config(folder / "config.yaml"),
+        "figures": models["unlearned"],
+        "original": models["original"],
+        "retrained": [figures for name, figures in models.items() if name.startswith("retrained")],
+        "verdict": report["verdict"],
+        "cost": report["cost"]["unlearned"],
+        "retrained_cost": finished["cost"]["retrained"],
+        "histograms": {name: histograms[name] for name in ("edges", "original", "unlearned", "retrained")},
+        "trace": _trace(folder / "metrics.jsonl"),
+        "environment": json.loads((folder / "environment.json").read_text()),
+    }
+
+
+def _trace(path: Path) -> dict | None:
+    """Violation and multiplier over the steps of a constrained method, thinned out."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    points = [line for line in lines if "constraint/violation" in line]
+    if not points:
+        return None
+    points = points[:: -(-len(points) // TRACE_POINTS)]
+    names = {"step": "step", "violation": "constraint/violation", "multiplier": "constraint/multiplier"}
+    return {name: [point.get(key) for point in points] for name, key in names.items()}

@@ -1,0 +1,144 @@
+"""Methods x forget sets x seeds, each cell through the main script's main; a table, a CSV file and a page of figures.
+
+    python -m benchmarks.leaderboard --config_file configs/leaderboard/digits.yaml
+    python -m benchmarks.leaderboard --config_file configs/leaderboard/cifar100_cpu.yaml --methods constrained scrub
+
+Results are keyed by the hash of each cell's configuration: a stopped sweep goes on where it was.
+"""
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+
+from benchmarks.cells import Cell, command_line, data_flags, method_flags, run_cell
+from benchmarks.leaderboard_pages import write_pages
+from benchmarks.memorisation import resolve
+from benchmarks.sweep import append_row, read_rows, run_all
+from benchmarks.trained_models import Training, original_of
+from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
+from helper_functions.errors import UserError
+
+
+@dataclasses.dataclass
+class Args:
+    """Flags of benchmarks/leaderboard.py."""
+
+    methods: list[str] = dataclasses.field(default_factory=lambda: ["constrained", "scrub", "finetune"])
+    """Rows. NAME has the flags of TUNED/KIND/NAME.yaml, KIND that of the forget set; without such a file it is the
+    method of that name with its own defaults."""
+    forget: list[str] = dataclasses.field(default_factory=lambda: ["random:0.1"])
+    """Forget sets, as --forget of the scripts names them, or memorised:low, memorised:middle, memorised:high."""
+    seeds: list[Seed] = dataclasses.field(default_factory=lambda: [0])
+    """Each has splits, an original and retrained models of its own."""
+    retrained_models: PositiveInt = 1
+    """Retrained models beside each original; two or more give a band."""
+    train_config: str = "configs/digits/train.yaml"
+    """Flags of train.py, for originals and retrained models."""
+    tuned: str | None = None
+    """Folder of tuned flags, which benchmarks/tune.py fills."""
+    retain_budget: NonNegativeFloat = 2.0
+    """Accuracy points on the retain set that forgetting may cost."""
+    log_interval: PositiveInt = 10
+    """Steps between two points of the traces."""
+    title: str = "Leaderboard"
+    """Of the pages."""
+    output: str = "runs/leaderboard"
+    """Folder of results.jsonl, leaderboard.csv, leaderboard.md and leaderboard.html."""
+    log_dir: str = "runs/leaderboard"
+    """Where models and runs are kept; the weights of finished cells are not."""
+    workers: PositiveInt = 2
+    """Processes of one thread each; 1 is a single one with all threads."""
+    pages_only: bool = False
+    """Run nothing; write the pages anew from results.jsonl."""
+
+
+def get_parser() -> ScriptParser:
+    """The command line of this script."""
+    return ScriptParser(Args, "benchmarks.leaderboard", __doc__)
+
+
+def main(args: Args) -> dict:
+    """Train what is missing, run what is missing, write the pages; returns their rows."""
+    results = Path(args.output) / "results.jsonl"
+    rows = read_rows(results)
+    failed = [] if args.pages_only else run_missing(args, rows, results)
+    if not rows:
+        raise UserError(f"{results}: no finished cell; {failed[0] if failed else 'run some first'}")
+    # Of two rows for one place the later one counts: its flags have been tuned anew.
+    latest = {(row["method"], row["forget"], row["seed"]): row for row in rows.values()}
+    write_pages(list(latest.values()), Path(args.output), args.title, command(args))
+    print(f"{len(latest)} cells in {results}, leaderboard.csv, leaderboard.md and leaderboard.html beside it")
+    if failed:
+        raise UserError(f"{len(failed)} cells could not be run: {'; '.join(failed)}")
+    return {"rows": list(latest.values())}
+
+
+def run_missing(args: Args, rows: dict[str, dict], results: Path) -> list[str]:
+    """Train the models and run the cells that are not among the rows yet, which gain them; says which failed."""
+    flags, failed = data_flags(args.train_config), []
+    for method in args.methods:  # a name that does not exist is an error before any work
+        method_flags(args.tuned, args.forget[0].partition(":")[0], method)
+    places = [{"forget": forget, "seed": seed, **_training(args)} for forget in args.forget for seed in args.seeds]
+    # Forget sets share originals: each is trained once, before anything that begins with it.
+    alone = {(original_of(place["forget"]), place["seed"]): place for place in places}
+    for _, _, error in run_all(train_original, alone.values(), args.workers, "originals"):
+        if error is not None:
+            raise error
+    cells = []
+    for place, models, error in run_all(train_models, places, args.workers, "retrained models"):
+        if error is not None:
+            raise error
+        cells += [_cell(args, flags, method, place, models) for method in args.methods]
+    missing = [dataclasses.asdict(cell) for cell in cells if cell.key not in rows]
+    for cell, row, error in run_all(run_cell, missing, args.workers, "cells"):
+        where = f"{cell['method']:20s} {cell['forget']:20s} seed {cell['seed']}"
+        if error is not None:
+            failed.append(f"{' '.join(where.split())}: {error}")
+            continue
+        rows[row["key"]] = row
+        append_row(results, row)
+        print(f"{where}  {row['verdict']['slack']:+6.2f} points left  {row['cost']['seconds']:8.1f} s", flush=True)
+    return failed
+
+
+def _training(args: Args) -> dict:
+    return {
+        "config_file": args.train_config, "log_dir": f"{args.log_dir}/models", "retrained_models": args.retrained_models
+    }  # fmt: skip
+
+
+def train_original(place: dict) -> str:
+    """The folder of the original of one forget set and seed."""
+    return str(Training(place["config_file"], place["log_dir"]).original(place["forget"], place["seed"]))
+
+
+def train_models(place: dict) -> dict:
+    """The original and the retrained models of one forget set and seed: folders, and the request that they know."""
+    training = Training(place["config_file"], place["log_dir"])
+    forget = resolve(place["forget"], training, place["seed"])
+    retrained = [training.retrained(forget, place["seed"], number) for number in range(place["retrained_models"])]
+    original = training.original(forget, place["seed"])
+    return {"forget": forget, "original": str(original), "retrained": tuple(map(str, retrained))}
+
+
+def _cell(args: Args, flags: dict, method: str, place: dict, models: dict) -> Cell:
+    own = method_flags(args.tuned, place["forget"].partition(":")[0], method)
+    asked = {"forget": models["forget"], "seed": place["seed"], "retain_budget": args.retain_budget}
+    return Cell(
+        method, place["forget"], place["seed"], {**flags, **own, **asked}, models["original"], models["retrained"],
+        f"{args.log_dir}/cells", args.log_interval,
+    )  # fmt: skip
+
+
+def command(args: Args) -> str:
+    """The command line that gives these pages."""
+    fields = dataclasses.fields(Args)
+    default = {f.name: f.default if f.default is not dataclasses.MISSING else f.default_factory() for f in fields}
+    values = {name: value for name, value in dataclasses.asdict(args).items() if value != default[name]}
+    values.pop("pages_only", None)
+    return shlex.join(["python", "-m", "benchmarks.leaderboard", *command_line(values)])
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(get_parser, main))

@@ -1,0 +1,83 @@
+"""Originals and retrained models of a sweep: each trained once, found again by the hash of what it was trained with."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import train
+from benchmarks.sweep import key_of
+from helper_functions.errors import UserError
+from helper_functions.run_folder import run_quietly
+
+# Where a run writes and computes, not what it computes.
+ELSEWHERE = ("log_dir", "name_prefix", "resume", "device", "precision", "log_interval", "figures", "data_dir")
+# Between the seed of an original and those of its further retrained models, which share its splits.
+SEED_STEP = 1000
+
+
+def model_key(config: dict) -> str:
+    """Hash of a training's configuration, of files by their content; where it was done plays no part.
+
+    Raises:
+        UserError: a file that it names is not there.
+    """
+    values = {name: value for name, value in config.items() if name not in ELSEWHERE}
+    for name in ("splits", "forget"):
+        path = Path(str(values.get(name) or "").removeprefix("file:"))
+        if name == "splits" and values.get(name) or str(values.get(name)).startswith("file:"):
+            if not path.is_file():
+                raise UserError(f"--{name} {values[name]}: there is no such file")
+            values[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not values.get("retain_only"):
+        values["forget"] = original_of(values.get("forget"))
+    return key_of(values)
+
+
+def original_of(forget: str | None) -> str | None:
+    """What of a forget set an original depends on: wrong labels come before training, all else is named after it."""
+    return forget if str(forget).startswith("mislabelled") else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How the models of a sweep are trained.
+
+    Args:
+        config_file: flags of train.py.
+        log_dir: where finished trainings are kept.
+    """
+
+    config_file: str
+    log_dir: str
+
+    def original(self, forget: str, seed: int) -> Path:
+        """The run folder of an original; trained now where it is not there yet."""
+        return self.run("original", self._original(forget, seed))
+
+    def retrained(self, forget: str, seed: int, number: int) -> Path:
+        """The run folder of retrained model `number`, from 0, on the original's splits; trained now if missing."""
+        splits = {"splits": self.original(forget, seed) / "splits.npz", "forget": forget}
+        return self.run("retrained", {"seed": seed + SEED_STEP * number, "retain_only": True, **splits})
+
+    def run(self, name: str, flags: dict) -> Path:
+        """The folder of a finished run of train.py with these flags, or of the one that is made now."""
+        argv, key = self._asked(flags)
+        found = [path.parent for path in sorted(Path(self.log_dir).glob(f"*{key}*/config.yaml"))]
+        finished = [folder for folder in found if (folder / "report.json").exists()]
+        if finished:
+            return finished[0]
+        argv += ["--resume", str(found[0])] if found else []
+        return run_quietly(train, argv, f"{name}-{key}")[0]
+
+    def key(self, forget: str, seed: int) -> str:
+        """By which an original is found."""
+        return self._asked(self._original(forget, seed))[1]
+
+    def _asked(self, flags: dict) -> tuple[list[str], str]:
+        flags = {"config_file": self.config_file, **flags, "figures": False, "log_dir": self.log_dir}
+        argv = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
+        return argv, model_key(dataclasses.asdict(train.get_parser().parse(argv)))
+
+    def _original(self, forget: str, seed: int) -> dict:
+        corrupted = original_of(forget)
+        return {"seed": seed, **({"forget": corrupted} if corrupted else {})}

@@ -1,0 +1,120 @@
+"""Checkpoints to judge: what is asked of them, checked before any work, and the figures that cost more than a pass."""
+
+import dataclasses
+from pathlib import Path
+
+from torch import nn
+
+from data.image_sets import ImageSets
+from evaluation.gaps import is_retrained
+from evaluation.judge import Judgement
+from evaluation.probe import linear_probe_top1
+from evaluation.relearn import relearn_steps
+from evaluation.shadows import FEWEST
+from helper_functions.config import NonNegativeInt
+from helper_functions.devices import Precision
+from helper_functions.errors import UserError
+from models.reinitialise import reinitialised
+from unlearning.workspace import Workspace
+
+ORIGINAL, FLOOR = "original", "re-initialised"
+
+
+@dataclasses.dataclass
+class CheckpointArgs:
+    """Which checkpoints, and what beside figures of one pass."""
+
+    weight_path: list[str] = dataclasses.field(default_factory=list)
+    """One or several files of weights."""
+    original_weight_path: str | None = None
+    """Weights of the original, which are judged, too; --relearn needs them."""
+    retrained_weight_path: list[str] = dataclasses.field(default_factory=list)
+    """Weights of one or several retrained models: every gap is to their mean, and the band is between them."""
+    relearn: bool = False
+    """Count the gradient steps until the forget set is as well known again as to the original."""
+    linear_probe: bool = False
+    """Refit a linear classifier on frozen features, and judge it on the forget set."""
+    shadow_models: NonNegativeInt = 0
+    """Shadow models of U-LiRA, each trained and unlearned: an even number, at least 4; 0 leaves U-LiRA out."""
+    shadow_config: str | None = None
+    """config.yaml of an unlearning run: shadow models are trained by its --train_ flags and unlearn by its method."""
+    shadow_dir: str = "runs/shadows"
+    """Folder in which shadow models are kept, by configuration; those that are there are not made again."""
+    output: str | None = None
+    """JSON file for the figures; an existing one is not overwritten."""
+
+
+def check_checkpoints(args: CheckpointArgs) -> None:
+    """Refuse what cannot be done, before any work.
+
+    Raises:
+        UserError: naming the flag and the remedy.
+    """
+    if not args.weight_path:
+        raise UserError("--weight_path: name at least one file of weights")
+    if args.output is not None and Path(args.output).exists():
+        raise UserError(f"--output {args.output}: there is such a file already; name another")
+    if args.output is not None and not Path(args.output).parent.is_dir():
+        raise UserError(f"--output {args.output}: there is no such folder; make it first")
+    named = [("weight_path", path) for path in args.weight_path]
+    named += [("retrained_weight_path", path) for path in args.retrained_weight_path]
+    named += [("original_weight_path", args.original_weight_path), ("shadow_config", args.shadow_config)]
+    for flag, path in named:
+        if path is not None and not Path(path).is_file():
+            raise UserError(f"--{flag} {path}: there is no such file")
+    if args.relearn and args.original_weight_path is None:
+        raise UserError("--relearn True: give --original_weight_path, whose forget accuracy is what is returned to")
+    if args.shadow_models % 2 or 0 < args.shadow_models < FEWEST:
+        raise UserError(f"--shadow_models {args.shadow_models}: give 0, or an even number of at least {FEWEST}")
+    if args.shadow_models and args.shadow_config is None:
+        raise UserError(
+            f"--shadow_models {args.shadow_models}: give --shadow_config, the config.yaml of the method's run"
+        )
+    if args.shadow_config is not None and not args.shadow_models:
+        raise UserError(f"--shadow_config {args.shadow_config}: say how many by --shadow_models")
+
+
+def check_forget_set(args: CheckpointArgs, sets: ImageSets) -> None:
+    """Refuse figures of forgetting where nothing is forgotten.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    asked = [
+        name for name in ("retrained_weight_path", "relearn", "linear_probe", "shadow_models") if getattr(args, name)
+    ]
+    if asked and len(sets.splits.forget) == 0:
+        raise UserError(f"--{asked[0]}: these splits have no forget set; name it by --forget or --splits")
+
+
+def load_checkpoints(args: CheckpointArgs, workspace: Workspace) -> dict[str, nn.Module]:
+    """The models to judge by name: original, files by their paths, a re-initialised one, retrained ones.
+
+    Raises:
+        UserError: weights that cannot be read or do not fit, or a retrained model of another forget set.
+    """
+    models: dict[str, nn.Module] = {}
+    if args.original_weight_path is not None:
+        models[ORIGINAL] = workspace.model(args.original_weight_path)
+    for path in args.weight_path:
+        # A file could be called as a model is.
+        name = f"./{path}" if path in (ORIGINAL, FLOOR) or is_retrained(path) else path
+        models[name] = workspace.model(path)
+    models[FLOOR] = reinitialised(next(iter(models.values())))
+    for number, path in enumerate(args.retrained_weight_path, start=1):
+        models["retrained" if number == 1 else f"retrained-{number}"] = workspace.retrained(path)
+    return models
+
+
+def probe_further(
+    args: CheckpointArgs, models: dict[str, nn.Module], judgements: dict[str, Judgement], sets: ImageSets,
+    precision: Precision,
+) -> None:  # fmt: skip
+    """Add what --relearn and --linear_probe ask for to the figures; no relearning of the re-initialised model."""
+    for name, model in models.items():
+        figures = judgements[name].figures
+        if args.relearn and name != FLOOR:
+            goal = judgements[ORIGINAL].figures["forget_top1"]
+            figures["relearn_steps"] = relearn_steps(model, sets, precision, goal)
+        if args.linear_probe:
+            figures["linear_probe_top1"] = linear_probe_top1(model, sets, precision, seed=sets.splits.seed)

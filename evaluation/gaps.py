@@ -1,0 +1,143 @@
+"""Gaps to retrained models: signed, averaged, and whether they lie inside the band between several retrained models.
+
+Models are dicts of figures by name, as `evaluation.judge` makes them. The retrained ones are called `retrained`,
+`retrained-2`, `retrained-3` and so on.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+Figures = dict[str, float | None]
+
+# Averaged for `avg_gap`: what this project compares, with the attack in points of AUC.
+GAP_FIGURES = {"forget_top1": 1, "retain_top1": 1, "test_top1": 1, "mia_auc": 100}
+# Averaged for `avg_gap_salun`: what the papers around SalUn report.
+SALUN_FIGURES = ("forget_top1", "retain_top1", "test_top1", "mia_efficacy")
+TUG_FIGURES = ("forget_top1", "retain_top1", "test_top1")
+
+
+@dataclass(frozen=True)
+class Band:
+    """One figure of several retrained models: their mean, the lowest and the highest."""
+
+    mean: float
+    low: float
+    high: float
+
+    def holds(self, value: float) -> bool:
+        """Whether a model's figure lies within the band, its ends included."""
+        return self.low <= value <= self.high
+
+
+def is_retrained(name: str) -> bool:
+    """Whether a model of this name is a retrained one."""
+    return re.fullmatch(r"retrained(-\d+)?", name) is not None
+
+
+def retrained_of(models: dict) -> dict:
+    """The retrained ones among models by name, in their order."""
+    return {name: model for name, model in models.items() if is_retrained(name)}
+
+
+def signed_gaps(model: Figures, retrained: Figures) -> dict[str, float]:
+    """Each figure minus the retrained model's, for the figures that both have."""
+    shared = [name for name in model if model[name] is not None and retrained.get(name) is not None]
+    return {name: model[name] - retrained[name] for name in shared}
+
+
+def avg_gap(model: Figures, retrained: Figures) -> float | None:
+    """Mean absolute gap over forget, retain and test top-1 and 100 x attack AUC, in points; of those that both have.
+
+    None where both have none. Not to be compared with published figures, which `avg_gap_salun` is for.
+    """
+    gaps = signed_gaps(model, retrained)
+    values = [abs(gaps[name]) * scale for name, scale in GAP_FIGURES.items() if name in gaps]
+    return sum(values) / len(values) if values else None
+
+
+def avg_gap_salun(model: Figures, retrained: Figures) -> float | None:
+    """Mean absolute gap over forget, retain and test top-1 and MIA efficacy, in points (Fan et al. 2024, section 5).
+
+    None where one of the four is missing. Comparable with published figures on their split alone: the whole training
+    part of 50,000 images is learned, a tenth of it forgotten.
+    """
+    gaps = signed_gaps(model, retrained)
+    if not all(name in gaps for name in SALUN_FIGURES):
+        return None
+    return sum(abs(gaps[name]) for name in SALUN_FIGURES) / len(SALUN_FIGURES)
+
+
+def tug_of_war(model: Figures, retrained: Figures) -> float | None:
+    """ToW: the product of 1 - |gap| over forget, retain and test top-1 as shares; 1 is the retrained model itself.
+
+    None where one of the three is missing. Source: Zhao et al. 2024 (RUM), section 3.
+    """
+    gaps = signed_gaps(model, retrained)
+    if not all(name in gaps for name in TUG_FIGURES):
+        return None
+    return math.prod(1 - abs(gaps[name]) / 100 for name in TUG_FIGURES)
+
+
+def bands(retrained: list[Figures]) -> dict[str, Band]:
+    """The band of each figure that all of these models have; without two of them there is none.
+
+    The ends of intervals have none: they say how sure a figure is, and are none themselves.
+    """
+    if len(retrained) < 2:
+        return {}
+    found = {}
+    for name in retrained[0]:
+        values = [figures.get(name) for figures in retrained]
+        if None not in values and not name.endswith(("_low", "_high")):
+            found[name] = Band(sum(values) / len(values), min(values), max(values))
+    return found
+
+
+def mean_figures(retrained: list[Figures]) -> Figures:
+    """What gaps are measured to: the mean of each figure that all of these models have, or the one model's figures."""
+    if len(retrained) == 1:
+        return retrained[0]
+    return {name: band.mean for name, band in bands(retrained).items()}
+
+
+def noise_floor(retrained: list[Figures]) -> float | None:
+    """Mean AvgGap of each retrained model to the mean of the others: a gap as small as this is no difference.
+
+    None for fewer than two models, or where they share no figure that AvgGap is made of.
+    """
+    if len(retrained) < 2:
+        return None
+    gaps = [
+        avg_gap(figures, mean_figures(retrained[:place] + retrained[place + 1 :]))
+        for place, figures in enumerate(retrained)
+    ]
+    return None if None in gaps else sum(gaps) / len(gaps)
+
+
+def summarise_gaps(models: dict[str, Figures]) -> dict[str, object]:
+    """What a report says of gaps, empty without a retrained model.
+
+    Returns:
+        `avg_gap`, `avg_gap_salun` and `tug_of_war`, by name of each model that is not retrained; `retrained_models`,
+        how many there are; and with two or more of them `noise_floor`, `bands`, and `inside`: by name of a model, the
+        figures that lie inside the band.
+    """
+    retrained = list(retrained_of(models).values())
+    if not retrained:
+        return {}
+    reference, others = mean_figures(retrained), {name: models[name] for name in models if not is_retrained(name)}
+    measures = {"avg_gap": avg_gap, "avg_gap_salun": avg_gap_salun, "tug_of_war": tug_of_war}
+    found: dict[str, object] = {
+        key: {name: measure(figures, reference) for name, figures in others.items()}
+        for key, measure in measures.items()
+    }
+    found["retrained_models"] = len(retrained)
+    if len(retrained) > 1:
+        band = bands(retrained)
+        found |= {"noise_floor": noise_floor(retrained), "bands": band}
+        found["inside"] = {
+            name: [figure for figure in band if figures.get(figure) is not None and band[figure].holds(figures[figure])]
+            for name, figures in others.items()
+        }
+    return found

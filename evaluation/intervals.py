@@ -1,0 +1,63 @@
+"""What an attack's scores say: area under the ROC curve with its interval, and true positives at few false ones."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contrastive_discrimination.held_out import Auc, _resampled_auc, auc
+
+RESAMPLES = 2000
+FALSE_POSITIVE_RATE = 0.01
+INTERVAL = (0.025, 0.975)
+
+
+def auc_with_interval(members: Tensor, others: Tensor, seed: int = 0, resamples: int = RESAMPLES) -> Auc:
+    """AUC of scores that are to be higher for members, with its 95 % bootstrap interval over images.
+
+    Percentile bootstrap, members and others drawn with replacement, each among themselves (Efron 1979). For scores
+    that were not fitted to the images judged; for those of cross-validated attacks: `auc_of`.
+
+    Args:
+        members: `[P]`, at least one.
+        others: `[Q]`, at least one.
+        seed: of the resamples.
+        resamples: how many.
+
+    Returns:
+        The AUC and the ends of its interval, all NaN where a score is not finite.
+    """
+    members, others = members.double().cpu().contiguous(), others.double().cpu().contiguous()
+    value = auc(members, others).item()
+    if not math.isfinite(value):
+        return Auc(math.nan, math.nan, math.nan)
+    ids = np.arange(len(members)), np.arange(len(others))
+    generator = torch.Generator().manual_seed(seed)
+    resampled = _resampled_auc((members, others), ids, resamples, generator)
+    low, high = resampled.quantile(torch.tensor(INTERVAL, dtype=torch.float64)).tolist()
+    return Auc(value, low, high)
+
+
+def tpr_at_fpr(members: Tensor, others: Tensor, rate: float = FALSE_POSITIVE_RATE) -> float:
+    """Highest share of members, in percent, that a threshold calls so while it calls at most `rate` of the others so.
+
+    Source: Carlini et al. 2022, section III. A score equal to the threshold is not called a member, so that scores
+    that are all alike give 0.
+
+    Args:
+        members: `[P]`, scores, higher for members.
+        others: `[Q]`, at least one.
+        rate: from 0 to below 1.
+    """
+    # Rounded, as 0.01 x 700 is 7.000000000000001 or less in floating point.
+    allowed = math.floor(round(rate * len(others), 9))
+    threshold = others.sort(descending=True).values[allowed]
+    return 100 * (members > threshold).double().mean().item()
+
+
+def auc_figures(name: str, found: Auc | None) -> dict[str, float | None]:
+    """`name`, `name_low` and `name_high` of an AUC; None where there is none, or it is NaN."""
+    values = (None, None, None) if found is None else (found.value, found.low, found.high)
+    finite = [None if value is None or not math.isfinite(value) else value for value in values]
+    return dict(zip((name, f"{name}_low", f"{name}_high"), finite, strict=True))

@@ -1,0 +1,208 @@
+"""The leaderboard and its tuning as programs: what they run, write, take from earlier runs and never look at."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import leaderboard, tune
+from benchmarks.cells import data_flags
+from benchmarks.search_spaces import SPACES, rounded, start, within
+from benchmarks.trained_models import Training
+from data.image_sets import ImageSets
+from helper_functions.errors import UserError
+from helper_functions.files import load_config
+from unlearning.methods import METHODS
+
+REPOSITORY = Path(__file__).parent.parent
+TINY = "dataset: digits\nmodel: resnet8\nwidth: 4\nnum_epochs: 1\nbatch_size: 64\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("board")
+    (folder / "train.yaml").write_text(TINY)
+    return folder
+
+
+def run(module: str, *flags: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *map(str, flags)],
+        cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+class TestLeaderboard:
+    def flags(self, folder: Path, *methods: str) -> list[object]:
+        return [
+            "--methods", *methods, "--forget", "class:3", "--train_config", folder / "train.yaml", "--workers", 1,
+            "--retrained_models", 2, "--output", folder / "out", "--log_dir", folder / "runs", "--log_interval", 1,
+        ]  # fmt: skip
+
+    def test_cells_become_rows_and_pages_and_are_run_once(self, folder):
+        done = run("leaderboard", *self.flags(folder, "constrained", "ssd"))
+        assert done.returncode == 0, done.stderr
+        lines = (folder / "out" / "results.jsonl").read_text().splitlines()
+        rows = {row["method"]: row for row in map(json.loads, lines)}
+        assert set(rows) == {"constrained", "ssd"} and len(lines) == 2
+        for row in rows.values():
+            assert len(row["retrained"]) == 2 and row["config"]["forget"] == "class:3"
+            assert {"forget_top1", "retain_top1", "test_top1", "mia_auc", "rmia_auc"} <= set(row["figures"])
+            assert row["histograms"]["edges"][0] < row["histograms"]["edges"][-1]
+            assert abs(sum(row["histograms"]["unlearned"]["forget"]) - 100) < 1e-6
+            assert row["retrained_cost"]["gradient_steps"] > 0
+        assert rows["ssd"]["trace"] is None and rows["ssd"]["cost"]["gradient_steps"] == 0
+        trace, steps = rows["constrained"]["trace"], rows["constrained"]["cost"]["gradient_steps"]
+        assert trace["step"][-1] == steps and len(trace["multiplier"]) == len(trace["step"])
+        assert all("class:3" in (folder / "out" / f"leaderboard.{kind}").read_text() for kind in ("md", "csv", "html"))
+        assert not list((folder / "runs" / "cells").rglob("*.pt"))
+
+        again = run("leaderboard", *self.flags(folder, "constrained", "ssd", "delete"))
+        assert again.returncode == 0, again.stderr
+        after = (folder / "out" / "results.jsonl").read_text().splitlines()
+        assert after[:2] == lines and [json.loads(line)["method"] for line in after[2:]] == ["delete"]
+        assert again.stdout.count("points left") == 1
+
+    def test_a_cell_that_was_stopped_goes_on_with_its_run(self, folder):
+        models = {"forget": "class:3", "original": "", "retrained": ()}
+        place = {"forget": "class:3", "seed": 1}
+        training = Training(str(folder / "train.yaml"), str(folder / "runs" / "models"))
+        models["original"] = str(training.original("class:3", 1))
+        models["retrained"] = (str(training.retrained("class:3", 1, 0)),)
+        args = leaderboard.get_parser().parse([*map(str, self.flags(folder, "finetune"))])
+        cell = leaderboard._cell(args, data_flags(args.train_config), "finetune", place, models)
+        whole = leaderboard.run_cell(vars(cell))
+
+        import train_constrained_unlearning as script
+
+        conclude, began = script.conclude, len(list((folder / "runs" / "cells").iterdir()))
+        try:
+            script.conclude = interrupted
+            with pytest.raises(KeyboardInterrupt):
+                leaderboard.run_cell(vars(cell))
+        finally:
+            script.conclude = conclude
+        row = leaderboard.run_cell(vars(cell))
+        assert len(list((folder / "runs" / "cells").iterdir())) == began + 1
+        assert {key: row[key] for key in ("key", "figures", "verdict")} == {
+            key: whole[key] for key in ("key", "figures", "verdict")
+        }
+
+    def test_a_method_that_does_not_exist_is_refused_before_any_work(self, folder, tmp_path):
+        done = run("leaderboard", *self.flags(folder, "scrubber")[:-6], "--output", tmp_path, "--log_dir", tmp_path)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--methods scrubber" in done.stderr
+        assert not list(tmp_path.iterdir())
+
+    def test_the_command_on_the_page_is_the_one_that_was_given(self, folder):
+        argv = [*map(str, self.flags(folder, "constrained", "ssd"))]
+        args = leaderboard.get_parser().parse(argv)
+        words = leaderboard.command(args).split()
+        assert words[:3] == ["python", "-m", "benchmarks.leaderboard"]
+        assert leaderboard.get_parser().parse(words[3:]) == args
+
+
+def interrupted(*args, **kwargs):
+    """As if the user had pressed Ctrl-C there."""
+    raise KeyboardInterrupt
+
+
+class TestTuning:
+    def test_every_method_is_tuned_and_starts_from_its_own_defaults(self):
+        assert {space.fixed["method"] for space in SPACES.values()} == set(METHODS) - {"retrain"}
+        for name, space in SPACES.items():
+            first = start(space)
+            assert set(first) == set(space.searched), name
+            for flag, value in first.items():
+                assert space.searched[flag]._contains(space.searched[flag].to_internal_repr(value)), (name, flag)
+                own = METHODS[space.fixed["method"]].defaults.get(flag)
+                assert own is None or value == own, (name, flag)
+            assert set(space.searched) <= METHODS[space.fixed["method"]].follows, name
+
+    def test_a_cap_on_passes_over_the_retain_set_leaves_those_over_the_forget_set(self):
+        for method in ("finetune", "scrub", "neggrad_plus", "eu_k", "ct"):
+            space = within(SPACES[method], 3)
+            assert space.searched["num_epochs"].high == 3 >= start(space)["num_epochs"]
+        for method in ("constrained", "gradient_ascent", "bad_teacher", "lotus", "ssd"):
+            assert within(SPACES[method], 3) == SPACES[method]
+
+    def test_drawn_values_have_two_digits_and_chosen_ones_stay(self):
+        space = SPACES["neggrad_plus"]
+        values = rounded({"learning_rate": 0.0123456, "retain_weight": 0.9999, "num_epochs": 7}, space)
+        assert values == {"learning_rate": 0.012, "retain_weight": 0.9999, "num_epochs": 7}
+
+    def test_the_objective_is_the_agreed_one(self):
+        figures = {"forget_top1": 71.0, "unseen_top1": 60.0, "validation_top1": 58.0}
+        kept = {"feasible": True, "slack": 0.5}
+        assert tune.objective(figures, kept, "random") == pytest.approx(11 + 0.42)
+        assert tune.objective(figures, kept, "class") == pytest.approx(71 + 0.42)
+        assert tune.objective(figures, kept, "mislabelled") == pytest.approx(71 + 0.42)
+        below = {**figures, "forget_top1": 49.0}
+        assert tune.objective(below, kept, "random") == pytest.approx(11 + 0.42)  # forgetting too much counts, too
+        beyond = ({"feasible": False, "slack": slack} for slack in (-0.1, -30.0, float("nan")))
+        over = [tune.objective(figures, verdict, "class") for verdict in beyond]
+        assert 101 < over[0] < over[1] < over[2]
+
+    def test_no_trial_looks_at_a_test_image(self, folder, monkeypatch):
+        original = Training(str(folder / "train.yaml"), str(folder / "runs" / "models")).original("random:0.1", 0)
+        seen = []
+        evaluation, training = ImageSets.evaluation, ImageSets.training
+        for name, own in (("evaluation", evaluation), ("training", training)):
+            def spy(sets, indices, *args, own=own, **options):
+                seen.append((set(indices.tolist()), sets.splits))
+                return own(sets, indices, *args, **options)
+
+            monkeypatch.setattr(ImageSets, name, spy)
+        flags = {**data_flags(str(folder / "train.yaml")), "method": "finetune", "num_epochs": 1}
+        found = tune.run_trial(str(original), {**flags, "forget": "random:0.1", "seed": 0, "retain_budget": 2.0}, "k")
+        assert len(seen) > 4 and all(not indices & set(splits.test.tolist()) for indices, splits in seen)
+        assert set(found["figures"]) == {"retain_top1", "forget_top1", "unseen_top1", "validation_top1"}
+        assert torch.isfinite(torch.tensor(found["value"]))
+
+    def test_the_best_flags_are_written_with_the_record_and_trials_are_run_once(self, folder):
+        flags = [
+            "--methods", "scrub_r", "ssd", "--forget", "class:3", "--trials", 3, "--workers", 1,
+            "--train_config", folder / "train.yaml", "--tuned", folder / "tuned",
+            "--record", folder / "tuning.jsonl", "--log_dir", folder / "runs",
+        ]  # fmt: skip
+        done = run("tune", *flags)
+        assert done.returncode == 0, done.stderr
+        rows = [json.loads(line) for line in (folder / "tuning.jsonl").read_text().splitlines()]
+        for method in ("scrub_r", "ssd"):
+            trials = sorted((row for row in rows if row["method"] == method), key=lambda row: row["number"])
+            assert [row["number"] for row in trials] == [0, 1, 2]
+            best = min(trials, key=lambda row: row["value"])
+            tuned = load_config(folder / "tuned" / "class" / f"{method}.yaml")
+            assert tuned == {**SPACES[method].fixed, **best["flags"]}
+        before = (folder / "tuning.jsonl").read_bytes()
+        (folder / "tuned" / "class" / "ssd.yaml").unlink()
+        again = run("tune", *flags)
+        assert again.returncode == 0 and again.stdout == done.stdout
+        assert (folder / "tuning.jsonl").read_bytes() == before and (folder / "tuned" / "class" / "ssd.yaml").exists()
+
+    def test_a_search_that_was_stopped_ends_as_if_it_had_not_been(self, folder, monkeypatch, tmp_path):
+        calls = []
+
+        def trial(original, flags, key):
+            calls.append(flags["learning_rate"])
+            value = abs(flags["learning_rate"] - 0.01) * 100
+            return {"value": value, "feasible": True, "slack": 1.0, "figures": {}, "seconds": 0, "gradient_steps": 0}
+
+        monkeypatch.setattr(tune, "run_trial", trial)
+        def search(record: Path, trials: int) -> list[dict]:
+            args = tune.Args(trials=trials, train_config=str(folder / "train.yaml"), record=str(record))
+            asked = {"method": "finetune", "forget": "class:3", "original": "", "trained": "t", "args": vars(args)}
+            return tune.run_search(asked)
+
+        whole = search(tmp_path / "whole.jsonl", 9)
+        lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / "cut.jsonl").write_text("".join(lines[:5]))
+        calls.clear()
+        assert search(tmp_path / "cut.jsonl", 9) == whole and len(calls) == 4
+
+    def test_an_unknown_row_is_refused(self):
+        with pytest.raises(UserError, match="--methods retrain: one of"):
+            tune.main(tune.Args(methods=["retrain"]))
