@@ -79,7 +79,7 @@ def _resample_weights(ids: np.ndarray, count: int, generator: torch.Generator) -
     return times[:, torch.from_numpy(image_of)]
 
 
-def _resampled_auc(scores: Pairs, ids: tuple[np.ndarray, np.ndarray], count: int, generator: torch.Generator) -> Tensor:
+def resampled_auc(scores: Pairs, ids: tuple[np.ndarray, np.ndarray], count: int, generator: torch.Generator) -> Tensor:
     """AUCs of `count` bootstrap resamples, float64 `[count]`, the images of each kind drawn with replacement."""
     same, different = scores
     order = different.argsort()
@@ -166,7 +166,7 @@ def auc_of(folds: list[Fold], seed: int = 0, bootstrap: int = 1000) -> Auc:
         return Auc(math.nan, math.nan, math.nan)
     resampled = torch.zeros(bootstrap, dtype=torch.float64)
     for fold in folds:
-        resampled += _resampled_auc(fold.scores, fold.images, bootstrap, generator) / len(folds)
+        resampled += resampled_auc(fold.scores, fold.images, bootstrap, generator) / len(folds)
     low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     widening = math.sqrt(1 + len(folds) / (len(folds) - 1))
     return Auc(value, max(0.0, value - widening * (value - low)), min(1.0, value + widening * (high - value)))

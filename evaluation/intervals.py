@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contrastive_discrimination.held_out import Auc, _resampled_auc, auc
+from contrastive_discrimination.held_out import Auc, resampled_auc, auc
 
 RESAMPLES = 2000
 FALSE_POSITIVE_RATE = 0.01
@@ -34,7 +34,7 @@ def auc_with_interval(members: Tensor, others: Tensor, seed: int = 0, resamples:
         return Auc(math.nan, math.nan, math.nan)
     ids = np.arange(len(members)), np.arange(len(others))
     generator = torch.Generator().manual_seed(seed)
-    resampled = _resampled_auc((members, others), ids, resamples, generator)
+    resampled = resampled_auc((members, others), ids, resamples, generator)
     low, high = resampled.quantile(torch.tensor(INTERVAL, dtype=torch.float64)).tolist()
     return Auc(value, low, high)
 

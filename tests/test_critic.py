@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from contrastive_discrimination import held_out
 from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import DISCRIMINATORS, build_discriminator
-from contrastive_discrimination.held_out import _resampled_auc, auc, held_out_auc
+from contrastive_discrimination.held_out import resampled_auc, auc, held_out_auc
 from helper_functions.errors import UserError
 
 SMOOTH = ["difference", "scalar_product", "jensen_shannon", "logistic"]
@@ -246,7 +246,7 @@ class TestBootstrap:
 
         original = held_out._resample_weights
         monkeypatch.setattr(held_out, "_resample_weights", record)
-        found = _resampled_auc(scores, ids, 7, torch.Generator().manual_seed(0))
+        found = resampled_auc(scores, ids, 7, torch.Generator().manual_seed(0))
         weights = [torch.cat(drawn[0::2]), torch.cat(drawn[1::2])]
         assert all((kind.sum(1) == kind.shape[1]).all() for kind in weights)
         assert (weights[0].reshape(7, 10, 3).diff(dim=2) == 0).all()
@@ -257,7 +257,7 @@ class TestBootstrap:
     def test_is_quick(self):
         scores, ids = (randn(4000).double(), randn(2000, seed=1).double()), (np.arange(4000), np.arange(2000))
         start = time.perf_counter()
-        found = _resampled_auc(scores, ids, 1000, torch.Generator().manual_seed(0))
+        found = resampled_auc(scores, ids, 1000, torch.Generator().manual_seed(0))
         assert time.perf_counter() - start < 2
         # Hanley and McNeil 1982: the standard error of an AUC of a half is the root of (P + Q + 1) / (12 P Q).
         assert found.std().item() == pytest.approx(math.sqrt(6001 / (12 * 4000 * 2000)), rel=0.1)

@@ -4,56 +4,49 @@ import dataclasses
 import re
 from pathlib import Path
 
+import flags_page
 import pytest
 
-import test as test_script
 import train
 import train_constrained_unlearning as unlearning
 import train_contrastive as contrastive
-from benchmarks import robustness, throughput
-from data import prepare
+from benchmarks import leaderboard, tune
 from helper_functions.files import load_config
 from unlearning.methods import METHODS, defaults_of
 from unlearning.methods.method import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-SCRIPTS = {
-    "train.py": train,
-    "train_constrained_unlearning.py": unlearning,
-    "train_contrastive.py": contrastive,
-    "test.py": test_script,
-    "data.prepare": prepare,
-    "benchmarks.throughput": throughput,
-    "benchmarks.robustness": robustness,
-}
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_readme_tells_every_flag_with_its_default(name):
-    for field in dataclasses.fields(SCRIPTS[name].Args):
-        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
-        text = "–" if default in (None, []) else re.escape(str(default).strip("[]").replace("'", "").replace(",", ""))
-        assert re.search(rf"^\| `--{field.name}` \| {text} \| ", README, re.M), f"{name} --{field.name}"
+def test_the_page_of_flags_is_what_the_code_says():
+    assert flags_page.PAGE.read_text() == flags_page.page(), "run python tests/flags_page.py"
 
 
-def test_readme_names_no_flag_that_no_script_has():
-    known = {field.name for script in SCRIPTS.values() for field in dataclasses.fields(script.Args)}
+@pytest.mark.parametrize("page", ["README.md", "docs/methods.md", "docs/results.md"])
+def test_no_page_names_a_flag_that_no_script_has(page):
+    known = {field.name for script in flags_page.SCRIPTS.values() for field in dataclasses.fields(script.Args)}
     allowed = known | {"config_file", "help", "logdir"}
-    assert set(re.findall(r"--([a-z][a-z0-9_]+)", README)) <= allowed
+    assert set(re.findall(r"--([a-z][a-z0-9_]+)", (ROOT / page).read_text())) <= allowed
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.name)
+CONFIGURATIONS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_configuration_is_one_of_its_script(path):
     script = contrastive if path.parent.name == "contrastive" else unlearning
-    script = train if path.name.startswith("resnet") else script
+    if path.parent.name == "leaderboard":
+        script = tune if path.stem.endswith("_tuning") else leaderboard
+    elif path.name.startswith("resnet") or path.stem == "train" and path.parent.name != "contrastive":
+        script = train
     args = script.get_parser().parse(["--config_file", str(path)])
     assert {key: getattr(args, key) for key in load_config(path)} == load_config(path)
 
 
-def test_readme_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text()):
+        assert ((ROOT / page).parent / target).exists(), target
 
 
 @pytest.mark.parametrize("method", METHODS)

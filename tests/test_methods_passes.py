@@ -361,7 +361,7 @@ class TestTempered:
         assert torch.equal(*same)
 
     def test_a_draw_of_zero_is_no_nan(self, monkeypatch):
-        """The CPU's exponential distribution gives a 0 once in millions of draws."""
+        """However rare it is: one would spoil all weights."""
         exponential = torch.Tensor.exponential_
 
         def with_zeros(tensor, *args, **options):

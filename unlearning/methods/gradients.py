@@ -63,7 +63,8 @@ def _add_squares(model: nn.Module, inputs: Tensor, labels: Tensor, squares: dict
     parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
     if inputs.device.type == "cpu":
         for image, label in zip(inputs.split(1), labels.split(1), strict=True):
-            gradients = torch.autograd.grad(F.cross_entropy(model(image), label), list(parameters.values()))
+            loss = F.cross_entropy(model(image), label)
+            gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
             for square, gradient in zip(squares.values(), gradients, strict=True):
                 square.addcmul_(gradient, gradient)
         return

@@ -23,7 +23,8 @@ def woodbury_solve(gradients: Tensor, damping: float, vector: Tensor) -> Tensor:
         vector: `[P]`.
     """
     count = len(gradients)
-    inner = gradients @ gradients.T + count * damping * torch.eye(count, device=gradients.device)
+    inner = gradients @ gradients.T
+    inner.diagonal().add_(count * damping)
     return (vector - gradients.T @ torch.linalg.solve(inner, gradients @ vector)) / damping
 
 

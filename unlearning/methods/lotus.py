@@ -18,7 +18,7 @@ def tempered(logits: Tensor, temperature: float, generator: torch.Generator) -> 
     Source: Jang et al. 2017, equation 2.
     """
     exponential = torch.empty_like(logits).exponential_(generator=generator)
-    # Some devices draw a 0 now and then, whose logarithm would be infinite.
+    # A draw may be 0, whose logarithm would be infinite.
     exponential.clamp_(min=torch.finfo(logits.dtype).tiny)
     noisy = logits.log_softmax(1) - exponential.log()
     if temperature == 0:

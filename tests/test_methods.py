@@ -1,0 +1,435 @@
+"""The frame of all methods: what they read, leave alone, repeat, resume and refuse, and which epoch they end with."""
+
+import dataclasses
+
+import pytest
+import torch
+from method_cases import (
+    CLASSES,
+    CPU,
+    ONE_SHOT,
+    OURS,
+    PUBLISHED,
+    SIZES,
+    STEPPING,
+    QuietRecord,
+    begin,
+    changed,
+    everything,
+    network,
+    pictures,
+    run,
+    state_of,
+    streams,
+)
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from data.loaders import TensorLoader
+from helper_functions.config import run_script
+from helper_functions.errors import UserError
+from helper_functions.record import RunRecord
+from optimizer.solver import Solver
+from train_constrained_unlearning import get_parser, main, untrain_constrained
+from unlearning.arguments import MethodArgs, PublishedArgs
+from unlearning.examination import Examination
+from unlearning.methods import METHODS, check_method, defaults_of
+from unlearning.streams import RETAIN_LOSSES, Original
+from unlearning.workspace import Workspace
+
+EPOCHS = 3
+SMALL = {"num_epochs": EPOCHS, "bn": "train", "learning_rate": 0.01, "batch_size": 6}
+# What each method learns from, or takes gradients of; the shape of a forget image is all that unsir takes from them.
+READS = {
+    **{name: {"forget"} for name in ("gradient_ascent", "boundary_shrink", "delete")},
+    **{name: {"retain"} for name in ("retrain", "finetune", "l1_sparse", "cf_k", "eu_k", "ct", "fisher")},
+}
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch) -> None:
+    """Discriminators that learn in a few steps: it does not matter here how much."""
+    monkeypatch.setattr("contrastive_discrimination.games.WARM_UP_STEPS", 3)
+    monkeypatch.setattr("contrastive_discrimination.held_out.FEWEST_STEPS", 2)
+    monkeypatch.setattr("contrastive_discrimination.held_out.PASSES", 1)
+
+
+def assert_same_run(found, expected) -> None:
+    """Model and outcome are the same bit for bit, seconds and memory apart."""
+    (model, outcome), (other, theirs) = found, expected
+    assert not changed(state_of(other), state_of(model))
+    for name in ("epochs", "chosen", "original", "events", "held_out_auc"):
+        assert str(getattr(outcome, name)) == str(getattr(theirs, name)), name
+    assert outcome.cost.gradient_steps == theirs.cost.gradient_steps and outcome.cost.images == theirs.cost.images
+
+
+class TestReads:
+    def test_every_method_is_told_apart(self):
+        assert set(STEPPING) | set(ONE_SHOT) == set(METHODS) and set(ONE_SHOT) == {"ssd", "influence", "fisher"}
+        assert OURS == ["constrained", "untrain", "untrain_contrastive"] and len(PUBLISHED) == 21
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_a_method_learns_from_its_own_streams_alone(self, method, tmp_path, monkeypatch):
+        """Evaluation, which runs in inference mode, may see everything."""
+        loaders, read = streams(), set()
+        owners = {loader.labels.data_ptr(): name for name, loader in loaders.items()}
+        assemble = TensorLoader.assemble
+
+        def spy(loader, indices, plan):
+            if not torch.is_inference_mode_enabled():
+                read.add(owners[loader.labels.data_ptr()])
+            return assemble(loader, indices, plan)
+
+        monkeypatch.setattr(TensorLoader, "assemble", spy)
+        run(method, tmp_path, loaders=loaders, **SMALL)
+        assert read == READS.get(method, {"forget", "retain"})
+
+    @pytest.mark.parametrize("method", ["gradient_ascent", "boundary_shrink", "delete"])
+    def test_training_batches_of_retain_images_are_never_asked_for(self, method, tmp_path):
+        class Unread(TensorLoader):
+            def draw_pass(self, epoch):
+                raise AssertionError("a retain image was asked for")
+
+        model, outcome = run(method, tmp_path, loaders=streams() | {"retain": pictures("retain", 8, kind=Unread)}, **SMALL)
+        assert changed(state_of(network()), state_of(model)) and len(outcome.epochs) == EPOCHS
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_cost_counts_steps_and_images(self, method, tmp_path):
+        outcome = run(method, tmp_path, **SMALL)[1]
+        forget, retain = 2, 3
+        steps = {
+            **dict.fromkeys(ONE_SHOT, 0),
+            **dict.fromkeys(["retrain", "finetune", "l1_sparse", "cf_k", "eu_k", "msg", "ct", "unsir"], retain * EPOCHS),
+            **dict.fromkeys(["neggrad_plus", "ugradsl_plus"], retain * EPOCHS),
+            **dict.fromkeys(["random_labels", "salun"], (forget + retain) * EPOCHS),
+            "scrub": forget * 2 + retain * EPOCHS,
+        }
+        assert outcome.cost.gradient_steps == steps.get(method, forget * EPOCHS)
+        assert outcome.cost.images >= 12 and len(outcome.epochs) == (1 if method in ONE_SHOT else EPOCHS)
+
+
+class TestLeavesAlone:
+    @pytest.mark.parametrize(
+        "method", ["scrub", "bad_teacher", "delete", "lotus", "boundary_shrink", "constrained", "untrain_contrastive"]
+    )
+    def test_the_teacher_never_changes(self, method, tmp_path, monkeypatch):
+        teachers, build = [], Original.__init__
+
+        def remember(original, *args, **options):
+            build(original, *args, **options)
+            teachers.append((original.model, state_of(original.model)))
+
+        monkeypatch.setattr(Original, "__init__", remember)
+        run(method, tmp_path, use_sam=True, **SMALL | {"learning_rate": 0.1})
+        assert len(teachers) == (2 if method == "bad_teacher" else 1)
+        for teacher, before in teachers:
+            assert not changed(before, state_of(teacher))
+            assert not any(parameter.requires_grad for parameter in teacher.parameters())
+        assert not changed(state_of(network()), teachers[0][1]), "it is the original"
+
+    @pytest.mark.parametrize("method", PUBLISHED)
+    def test_building_a_plan_changes_nothing_of_the_model(self, method, tmp_path):
+        model = network().train()
+        before = state_of(model)
+        begin(method, tmp_path, model=model, **SMALL)
+        assert not changed(before, state_of(model)) and all(module.training for module in model.modules())
+        assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+    @pytest.mark.parametrize("method", PUBLISHED)
+    def test_the_global_generator_is_neither_read_nor_moved(self, method, tmp_path):
+        found = []
+        for seed in (1, 2):
+            model, loaders = network(), streams()
+            torch.manual_seed(seed)
+            before = torch.get_rng_state()
+            found.append(run(method, tmp_path, model=model, loaders=loaders, **SMALL))
+            assert torch.equal(torch.get_rng_state(), before)
+        assert_same_run(*found)
+
+    @pytest.mark.parametrize("bn", ["frozen", "train"])
+    @pytest.mark.parametrize("method", STEPPING)
+    def test_running_statistics_move_in_training_mode_only(self, method, bn, tmp_path):
+        model, outcome = run(method, tmp_path, **SMALL | {"bn": bn, "num_epochs": 1, "last_layers": 9})
+        after = state_of(model)
+        assert all(value.isfinite().all() for value in after.values())
+        assert "0.weight" in changed(state_of(network()), after)
+        # Both draw all layers anew, running statistics included.
+        start = network()
+        if method in ("retrain", "eu_k"):
+            again = begin(method, tmp_path, model=start, last_layers=9)
+            again.procedure.plan.begin()
+        statistics = {f"{layer}.{name}" for layer in (1, 4) for name in ("running_mean", "running_var")}
+        counts = {f"{layer}.num_batches_tracked" for layer in (1, 4)}
+        moved = changed(state_of(start), after) & (statistics | counts)
+        assert moved == (set() if bn == "frozen" else statistics | counts)
+        assert not model.training
+
+
+class TestRepeats:
+    @pytest.mark.parametrize("method", METHODS)
+    def test_one_seed_is_one_result(self, method, tmp_path):
+        assert_same_run(run(method, tmp_path, **SMALL), run(method, tmp_path, **SMALL))
+
+    @pytest.mark.parametrize(
+        "method", ["random_labels", "salun", "bad_teacher", "unsir", "lotus", "fisher", "retrain", "eu_k", "msg"]
+    )
+    def test_another_seed_is_another_draw(self, method, tmp_path):
+        first, second = (state_of(run(method, tmp_path, seed=seed, **SMALL)[0]) for seed in (0, 1))
+        assert "7.weight" in changed(first, second)
+
+
+class Killed(Exception):
+    pass
+
+
+class TestResume:
+    """A run that is killed and goes on ends as one that never stopped, bit for bit."""
+
+    def run(self, method, folder, checkpoint=None, kill_at=None, **settings):
+        """`kill_at`: the gradient step, or the checkpoint after it was written, at which the run ends."""
+        folder.mkdir(exist_ok=True)
+        unlearning = begin(method, folder, **SMALL, momentum=0.9, schedule="cosine", **settings)
+        with pytest.MonkeyPatch.context() as patch:
+            if kill_at is not None:
+                kind, number = kill_at
+                place = (Solver, "step") if kind == "step" else (unlearning.record, "save_checkpoint")
+                patch.setattr(*place, self.dying(getattr(*place), number, kind == "checkpoint"))
+            return unlearning.model, unlearning.run(checkpoint)
+
+    def dying(self, function, number, afterwards):
+        calls = []
+
+        def call(*args):
+            calls.append(1)
+            if len(calls) < number:
+                return function(*args)
+            if afterwards:
+                function(*args)
+            raise Killed
+
+        return call
+
+    def check(self, method, folder, kill_at, **settings):
+        expected = self.run(method, folder / "whole", **settings)
+        with pytest.raises(Killed):
+            self.run(method, folder / "broken", kill_at=kill_at, **settings)
+        checkpoint = RunRecord(folder / "broken").load_checkpoint()
+        assert checkpoint is not None
+        assert_same_run(self.run(method, folder / "broken", checkpoint, **settings), expected)
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_between_two_epochs(self, method, tmp_path):
+        self.check(method, tmp_path, ("checkpoint", 1))
+
+    @pytest.mark.parametrize("method", STEPPING)
+    def test_within_the_last_epoch(self, method, tmp_path):
+        steps = self.run(method, tmp_path / "counted")[1].cost.gradient_steps
+        self.check(method, tmp_path, ("step", steps))
+
+    @pytest.mark.parametrize("method", ["random_labels", "ssd", "constrained"])
+    def test_with_rewind(self, method, tmp_path):
+        self.check(method, tmp_path, ("checkpoint", 1 if method == "ssd" else 2), rewind=True)
+
+    @pytest.mark.parametrize("rewind", [False, True])
+    def test_after_the_choice_was_made(self, rewind, tmp_path):
+        """The judgement comes after it, and takes long enough to be interrupted."""
+        expected = self.run("random_labels", tmp_path, rewind=rewind)
+        checkpoint = RunRecord(tmp_path).load_checkpoint()
+        assert_same_run(self.run("random_labels", tmp_path, checkpoint, rewind=rewind), expected)
+
+
+class TestRewind:
+    # The last epoch's accuracy on matched held-out images is 58; of 60, 56 and 40, the two first are equally near.
+    SCRIPTS = [
+        ([90.0, 60.0, 30.0], 58.0, 2), ([60.0, 90.0, 30.0], 58.0, 1), ([90.0, 60.0, 58.5], 58.0, 3),
+        ([60.0, 56.0, 40.0], 58.0, 2), ([0.0, 0.0, 0.0], 0.0, 3),
+    ]  # fmt: skip
+
+    def run(self, method, folder, monkeypatch, script=None):
+        """The model, the outcome, and the weights at the end of each epoch."""
+        unlearning, weights = begin(method, folder, rewind=True, **SMALL), []
+        find, consider = Examination._find, unlearning.choice.consider
+        forget = iter(script[0]) if script is not None else None
+
+        def scripted(examination, *args):
+            findings = find(examination, *args)
+            if script is not None:
+                findings.figures |= {"forget/top1": next(forget), "validation/matched_top1": script[1]}
+            return findings
+
+        def remember(epochs, model):
+            weights.append(state_of(model))
+            consider(epochs, model)
+
+        monkeypatch.setattr(Examination, "_find", scripted)
+        monkeypatch.setattr(unlearning.choice, "consider", remember)
+        return unlearning.model, unlearning.run(), weights
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_ends_with_the_epoch_whose_forget_error_is_nearest_the_last_held_out_one(
+        self, method, tmp_path, monkeypatch
+    ):
+        model, outcome, weights = self.run(method, tmp_path, monkeypatch)
+        wanted = 100 - outcome.epochs[-1]["validation/matched_top1"]
+        gaps = [abs(100 - epoch["forget/top1"] - wanted) for epoch in outcome.epochs]
+        nearest = max(number for number, gap in enumerate(gaps, start=1) if gap == min(gaps))
+        assert outcome.chosen == nearest or (method in OURS and outcome.chosen is None)
+        assert not changed(weights[nearest - 1], state_of(model)) and not model.training
+        assert len(weights) == len(outcome.epochs) == (1 if method in ONE_SHOT else EPOCHS)
+        assert not list(tmp_path.glob("epoch-*.pt"))
+
+    @pytest.mark.parametrize(("forget", "held_out", "chosen"), SCRIPTS)
+    @pytest.mark.parametrize("method", ["scrub", "finetune", "unsir"])
+    def test_by_the_figures(self, method, forget, held_out, chosen, tmp_path, monkeypatch):
+        model, outcome, weights = self.run(method, tmp_path, monkeypatch, (forget, held_out))
+        assert outcome.chosen == chosen and not changed(weights[chosen - 1], state_of(model))
+        assert len({str(state) for state in weights}) == EPOCHS, "there was a choice"
+
+    @pytest.mark.parametrize("method", PUBLISHED)
+    def test_without_it_a_published_method_ends_with_its_last_epoch(self, method, tmp_path):
+        model, outcome = run(method, tmp_path, retain_budget=0.0, **SMALL)
+        assert outcome.chosen == len(outcome.epochs)
+        checkpoint = QuietRecord(tmp_path).load_checkpoint()
+        assert not changed(checkpoint["model"], state_of(model))
+
+    def test_a_new_run_in_the_same_folder_forgets_the_old_choice(self, tmp_path):
+        run("finetune", tmp_path, rewind=True, **SMALL)
+        model, _ = run("finetune", tmp_path, rewind=True, seed=1, **SMALL | {"learning_rate": 0.05})
+        (tmp_path / "other").mkdir()
+        expected, _ = run("finetune", tmp_path / "other", rewind=True, seed=1, **SMALL | {"learning_rate": 0.05})
+        assert not changed(state_of(expected), state_of(model))
+
+    def test_matched_accuracy_weighs_classes_as_the_forget_set_does(self):
+        loaders = streams() | {"forget": pictures("forget", 6, num_classes=2)}
+        loaders["forget"].labels[:9] = 0
+        model = network()
+        examination = Examination(model, loaders, CPU, 0, RETAIN_LOSSES["labels"])
+        shares = torch.bincount(everything(loaders["forget"])[1], minlength=CLASSES) / 12
+        for name in ("unseen", "validation"):
+            inputs, labels = everything(loaders[name])
+            right = (model(inputs).argmax(1) == labels).float()
+            by_class = torch.stack([right[labels == label].mean() for label in range(CLASSES)])
+            figures = examination.of_original(begin_target(examination), 1.0).figures
+            assert figures[f"{name}/matched_top1"] == pytest.approx(100 * (shares * by_class).sum().item(), abs=1e-3)
+
+
+def begin_target(examination):
+    """A target that measures nothing, where only other figures are wanted."""
+
+    class Nothing:
+        def distance(self, *args):
+            return 0.0
+
+    return Nothing()
+
+
+def flags_of(method) -> list[tuple[str, object]]:
+    """Every flag that means nothing to a method, with a value that it could have elsewhere."""
+    others = {
+        "num_epochs": 3, "learning_rate": 0.5, "multiplier": 3.0, "finetune_num_epochs": 2, "use_sam": True,
+        "bn": "train", "solver": "penalty", "stop_criterion": "unlearning",
+        **{field.name: 1.0 for field in dataclasses.fields(PublishedArgs) if field.name != "msteps"}, "msteps": 3,
+    }  # fmt: skip
+    changes = {name: value for name, value in others.items() if getattr(MethodArgs(), name) != value}
+    return [(name, value) for name, value in changes.items() if name not in METHODS[method].follows]
+
+
+class TestFlags:
+    @pytest.mark.parametrize("method", METHODS)
+    def test_those_that_mean_nothing_to_a_method_are_refused(self, method):
+        assert flags_of(method)
+        check_method(method, MethodArgs(**defaults_of(method)))
+        for name, value in flags_of(method):
+            with pytest.raises(UserError, match=f"^--{name} .*{method}"):
+                check_method(method, MethodArgs(**{**defaults_of(method), name: value}))
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_those_that_a_method_has_of_its_own_are_followed(self, method):
+        fields = {field.name for field in dataclasses.fields(MethodArgs)}
+        assert set(defaults_of(method)) <= METHODS[method].follows <= fields
+
+    @pytest.mark.parametrize(
+        ("method", "flag", "value"),
+        [("scrub", "multiplier", "3"), ("ssd", "num_epochs", "3"), ("neggrad_plus", "msteps", "3"),
+         ("constrained", "mask_share", "0.3"), ("delete", "finetune_num_epochs", "1")],
+    )  # fmt: skip
+    def test_on_the_command_line_with_one_line_and_status_2_before_any_work(
+        self, method, flag, value, tmp_path, monkeypatch, capsys
+    ):
+        flags = ["--dataset", "digits", "--model", "resnet8", "--width", "2", "--log_dir", str(tmp_path / "runs")]
+        monkeypatch.setattr("sys.argv", ["script", *flags, "--method", method, f"--{flag}", value])
+        assert run_script(get_parser, main) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("train_constrained_unlearning.py: error: ") and said.count("\n") == 1
+        assert f"--{flag}" in said and f"method {method}" in said and not (tmp_path / "runs").exists()
+
+    def test_a_method_that_does_not_exist(self):
+        with pytest.raises(UserError, match="--method|scrubb"):
+            get_parser().parse(["--method", "scrubb"])
+
+
+class TestDefaults:
+    @pytest.mark.parametrize("method", METHODS)
+    def test_a_methods_own_apply_and_all_others_stay(self, method):
+        args, plain = get_parser().parse(["--method", method]), get_parser().parse([])
+        for field in dataclasses.fields(MethodArgs):
+            expected = defaults_of(method).get(field.name, getattr(plain, field.name))
+            assert getattr(args, field.name) == expected, field.name
+
+    def test_file_over_own_and_command_line_over_file(self, tmp_path):
+        path = tmp_path / "scrub.yaml"
+        path.write_text("method: scrub\nmsteps: 3\nlearning_rate: 0.25\n")
+        args = get_parser().parse(["--learning_rate", "0.5", "--config_file", str(path)])
+        assert (args.method, args.msteps, args.learning_rate, args.temperature) == ("scrub", 3, 0.5, 4.0)
+        own = defaults_of("scrub")
+        assert (args.batch_size, args.retain_batch_size) == (own["batch_size"], own["retain_batch_size"]) == (32, 128)
+        assert get_parser().parse(["--method", "scrub", "--msteps", "2"]).msteps == 2
+
+    def test_a_value_that_is_ours_by_default_can_be_asked_for(self):
+        assert get_parser().parse(["--method", "scrub", "--temperature", "1", "--bn", "frozen"]).bn == "frozen"
+
+    @pytest.mark.parametrize(("flags", "sizes"), [([], (32, 128)), (["--retain_batch_size", "50"], (32, 50))])
+    def test_both_batch_sizes_reach_the_loaders(self, flags, sizes, tmp_path):
+        args = get_parser().parse(["--dataset", "digits", "--data_dir", str(tmp_path), "--method", "scrub", *flags])
+        loaders = Workspace(args, None, "random:0.1").loaders(args.batch_size, args.retain_batch_size)
+        assert (loaders["forget"].batch_size, loaders["retain"].batch_size) == sizes
+
+
+class TestOwnLoaders:
+    @pytest.mark.parametrize(
+        "method",
+        [
+            pytest.param(
+                method,
+                marks=pytest.mark.xfail(
+                    strict=True, raises=UserError, reason="num_epochs and learning_rate are always handed on"
+                )
+                if method in ONE_SHOT
+                else (),
+            )
+            for method in METHODS
+        ],
+    )
+    def test_a_users_data_loaders_and_module(self, method, tmp_path):
+        torch.manual_seed(0)
+        loaders = {
+            name: DataLoader(TensorDataset(*everything(loader)), 7, shuffle=name in ("retain", "forget"))
+            for name, loader in streams().items()
+        }
+        model = network()
+        outcome = untrain_constrained(
+            model, *(loaders[name] for name in SIZES), log_dir=str(tmp_path), device="cpu", precision="fp32",
+            record=QuietRecord(tmp_path), method=method, forget_target="unseen",
+            **({} if method in ONE_SHOT else {"num_epochs": 1, "learning_rate": 0.01}),
+        )  # fmt: skip
+        assert changed(state_of(network()), state_of(model)) and len(outcome.epochs) == 1
+        assert all(value.isfinite().all() for value in model.state_dict().values())
+
+    @pytest.mark.parametrize("method", sorted(set(PUBLISHED) - {"msg", "ct"}))
+    def test_a_perceptron_without_batch_norm(self, method, tmp_path):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU(), nn.Linear(10, CLASSES))
+        before = state_of(model)
+        run(method, tmp_path, model=model, **SMALL | {"last_layers": 1, "ssd_threshold": 1.0})
+        expected = {"3.weight", "3.bias"} if method in ("cf_k", "eu_k") else set(before)
+        assert changed(before, state_of(model)) == expected
