@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contrastive_discrimination.held_out import Auc, resampled_auc, auc
+from contrastive_discrimination.held_out import Auc, auc, resampled_auc
 
 RESAMPLES = 2000
 FALSE_POSITIVE_RATE = 0.01

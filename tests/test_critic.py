@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from contrastive_discrimination import held_out
 from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import DISCRIMINATORS, build_discriminator
-from contrastive_discrimination.held_out import resampled_auc, auc, held_out_auc
+from contrastive_discrimination.held_out import auc, held_out_auc, resampled_auc
 from helper_functions.errors import UserError
 
 SMOOTH = ["difference", "scalar_product", "jensen_shannon", "logistic"]
