@@ -27,6 +27,9 @@ from unlearning.run import OriginalArgs, begin, check_forgetting, forget
 from unlearning.unlearn import Unlearned, Unlearning
 from unlearning.workspace import Workspace
 
+# Where nothing is known of model and data, ours begin with a short step; they lengthen it themselves.
+CAREFUL = {"num_epochs": 10, "learning_rate": 0.001}
+
 
 @dataclasses.dataclass
 class Args(RunArgs, DataArgs, ModelArgs, MethodArgs, OriginalArgs):
@@ -51,8 +54,8 @@ def untrain_constrained(
     forgetloader: Iterable,
     unseenloader: Iterable,
     validloader: Iterable,
-    num_epochs: int = 10,
-    learning_rate: float = 0.001,
+    num_epochs: int | None = None,
+    learning_rate: float | None = None,
     log_dir: str = "runs",
     device: str = "auto",
     name_prefix: str | None = None,
@@ -74,8 +77,8 @@ def untrain_constrained(
         forgetloader: what must go, likewise.
         unseenloader: what the model never saw, of the forget set's classes.
         validloader: what the model never saw, for choosing the epoch.
-        num_epochs: passes over the forget set.
-        learning_rate: of the weights.
+        num_epochs: passes over the forget set, 10 by default; other methods have their own.
+        learning_rate: of the weights, 0.001 by default; other methods have their own.
         log_dir: where the run folder is made.
         device: as `--device`.
         name_prefix: beginning of the run folder's name.
@@ -96,8 +99,10 @@ def untrain_constrained(
     """
     if method not in METHODS:
         raise UserError(f"method {method!r}: one of {', '.join(METHODS)}")
-    settings = {**defaults_of(method), "num_epochs": num_epochs, "learning_rate": learning_rate, **settings}
-    args = MethodArgs(**settings)
+    given = {"num_epochs": num_epochs, "learning_rate": learning_rate}
+    given = {name: value for name, value in given.items() if value is not None}
+    own = CAREFUL if METHODS[method].constrained else defaults_of(method)
+    args = MethodArgs(**{**own, **given, **settings})
     if forget_target not in ("unseen", "zero", "chance"):
         raise UserError(f"forget_target {forget_target!r}: unseen, zero or chance")
     check_method(method, args)

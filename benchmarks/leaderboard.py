@@ -18,6 +18,11 @@ from benchmarks.sweep import append_row, read_rows, run_all
 from benchmarks.trained_models import Training, original_of
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import UserError
+from helper_functions.files import load_config
+
+PRESETS = Path("configs/leaderboard")
+# Where and how a sweep is run, not what it finds.
+ELSEWHERE = ("log_dir", "workers", "pages_only")
 
 
 @dataclasses.dataclass
@@ -132,12 +137,19 @@ def _cell(args: Args, flags: dict, method: str, place: dict, models: dict) -> Ce
 
 
 def command(args: Args) -> str:
-    """The command line that gives these pages."""
-    fields = dataclasses.fields(Args)
-    default = {f.name: f.default if f.default is not dataclasses.MISSING else f.default_factory() for f in fields}
-    values = {name: value for name, value in dataclasses.asdict(args).items() if value != default[name]}
-    values.pop("pages_only", None)
+    """The shortest command line that gives these pages: by one of the presets where they are its own."""
+    asked = _deciding(args)
+    for path in sorted(PRESETS.glob("*.yaml")):
+        flags = ["--config_file", str(path)]
+        if set(load_config(path)) <= set(vars(args)) and _deciding(get_parser().parse(flags)) == asked:
+            return shlex.join(["python", "-m", "benchmarks.leaderboard", *flags])
+    values = {name: value for name, value in asked.items() if value != _deciding(Args())[name]}
     return shlex.join(["python", "-m", "benchmarks.leaderboard", *command_line(values)])
+
+
+def _deciding(args: Args) -> dict:
+    """The flags without those that change nothing on the pages."""
+    return {name: value for name, value in dataclasses.asdict(args).items() if name not in ELSEWHERE}
 
 
 if __name__ == "__main__":

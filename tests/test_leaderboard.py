@@ -102,7 +102,15 @@ class TestLeaderboard:
         args = leaderboard.get_parser().parse(argv)
         words = leaderboard.command(args).split()
         assert words[:3] == ["python", "-m", "benchmarks.leaderboard"]
-        assert leaderboard.get_parser().parse(words[3:]) == args
+        found = leaderboard.get_parser().parse(words[3:])
+        for name, value in vars(args).items():
+            assert name in leaderboard.ELSEWHERE or getattr(found, name) == value, name
+
+    @pytest.mark.parametrize("preset", ["digits", "cifar100_cpu", "cifar100_gpu"])
+    def test_a_preset_is_called_by_its_name_wherever_it_is_run(self, preset):
+        path = f"configs/leaderboard/{preset}.yaml"
+        args = leaderboard.get_parser().parse(["--config_file", path, "--workers", "7", "--log_dir", "elsewhere"])
+        assert leaderboard.command(args) == f"python -m benchmarks.leaderboard --config_file {path}"
 
 
 def interrupted(*args, **kwargs):

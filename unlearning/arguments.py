@@ -46,6 +46,8 @@ class UnlearnArgs(ContrastiveArgs):
     """Of the weights; a run that leaves its budget halves it, one that hardly moves doubles it."""
     dual_learning_rate: PositiveFloat = 0.03
     """Of the multiplier, as a share of it, for each point of violation and 128 forget images."""
+    dual_damping: NonNegativeFloat = 0.0
+    """How much the multiplier answers to the change of the violation beside the violation itself, in steps."""
     multiplier: NonNegativeFloat = 10.0
     """First value of the multiplier: a warm start, which lets the forget loss pull only as the budget allows."""
     penalty_coefficient: PositiveFloat | None = None
@@ -100,7 +102,7 @@ class PublishedArgs:
     reset_share: ClosedUnitInterval = 0.3
     """msg: share of each convolution's weights that is drawn anew, those with the smallest gradient."""
     l1_penalty: NonNegativeFloat = 5e-4
-    """l1_sparse: weight of the l1 norm in the first step; falls linearly to 0."""
+    """l1_sparse: weight of the l1 norm in the first epoch; falls linearly, and would be 0 in the one after the last."""
     importance_images: PositiveInt = 1000
     """ssd, fisher, influence and msg: images of a stream that gradients are taken of."""
     ssd_threshold: PositiveFloat = 10.0

@@ -1,5 +1,7 @@
 """Influence unlearning: one Newton step to where the retain loss would have its minimum, by WoodFisher's curvature."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,7 +31,11 @@ def woodbury_solve(gradients: Tensor, damping: float, vector: Tensor) -> Tensor:
 
 
 def _gradient_rows(case: Case) -> Tensor:
-    """Gradients of the mean loss over equal parts of the retain images, `[N, P]`."""
+    """Gradients over equal parts of the retain images, `[N, P]`, scaled as if each were a single image's.
+
+    Near an optimum the gradients of images scatter about 0, so that the outer product of a mean over m of them is m
+    times smaller than theirs.
+    """
     parameters = [parameter for parameter in case.model.parameters() if parameter.requires_grad]
     limit = case.args.importance_images
     inputs, labels = (torch.cat(parts)[:limit] for parts in zip(*case.images("retain", limit), strict=True))
@@ -40,7 +46,7 @@ def _gradient_rows(case: Case) -> Tensor:
         for row, (part, given) in enumerate(parts):
             loss = F.cross_entropy(case.logits(part), given)
             gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-            rows[row] = torch.cat([gradient.flatten() for gradient in gradients])
+            rows[row] = math.sqrt(len(given)) * torch.cat([gradient.flatten() for gradient in gradients])
     case.cost.images += len(labels)
     return rows
 
