@@ -38,6 +38,8 @@ class Args:
     """Each has splits, an original and retrained models of its own."""
     retrained_models: PositiveInt = 1
     """Retrained models beside each original; two or more give a band."""
+    retrained_seed_step: PositiveInt = 1000
+    """Between the seeds of a retrained model and the next one of the same original."""
     train_config: str = "configs/digits/train.yaml"
     """Flags of train.py, for originals and retrained models."""
     tuned: str | None = None
@@ -75,7 +77,7 @@ def main(args: Args) -> dict:
     write_pages(list(latest.values()), Path(args.output), args.title, command(args))
     print(f"{len(latest)} cells in {results}, leaderboard.csv, leaderboard.md and leaderboard.html beside it")
     if failed:
-        raise UserError(f"{len(failed)} cells could not be run: {'; '.join(failed)}")
+        raise UserError(f"{len(failed)} cells could not be run, the first of them {failed[0]}")
     return {"rows": list(latest.values())}
 
 
@@ -109,7 +111,8 @@ def run_missing(args: Args, rows: dict[str, dict], results: Path) -> list[str]:
 
 def _training(args: Args) -> dict:
     return {
-        "config_file": args.train_config, "log_dir": f"{args.log_dir}/models", "retrained_models": args.retrained_models
+        "config_file": args.train_config, "log_dir": f"{args.log_dir}/models",
+        "retrained_seeds": [number * args.retrained_seed_step for number in range(args.retrained_models)],
     }  # fmt: skip
 
 
@@ -122,7 +125,7 @@ def train_models(place: dict) -> dict:
     """The original and the retrained models of one forget set and seed: folders, and the request that they know."""
     training = Training(place["config_file"], place["log_dir"])
     forget = resolve(place["forget"], training, place["seed"])
-    retrained = [training.retrained(forget, place["seed"], number) for number in range(place["retrained_models"])]
+    retrained = [training.retrained(forget, place["seed"], step) for step in place["retrained_seeds"]]
     original = training.original(forget, place["seed"])
     return {"forget": forget, "original": str(original), "retrained": tuple(map(str, retrained))}
 

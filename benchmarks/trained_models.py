@@ -11,8 +11,6 @@ from helper_functions.run_folder import run_quietly
 
 # Where a run writes and computes, not what it computes.
 ELSEWHERE = ("log_dir", "name_prefix", "resume", "device", "precision", "log_interval", "figures", "data_dir")
-# Between the seed of an original and those of its further retrained models, which share its splits.
-SEED_STEP = 1000
 
 
 def model_key(config: dict) -> str:
@@ -54,10 +52,13 @@ class Training:
         """The run folder of an original; trained now where it is not there yet."""
         return self.run("original", self._original(forget, seed))
 
-    def retrained(self, forget: str, seed: int, number: int) -> Path:
-        """The run folder of retrained model `number`, from 0, on the original's splits; trained now if missing."""
-        splits = {"splits": self.original(forget, seed) / "splits.npz", "forget": forget}
-        return self.run("retrained", {"seed": seed + SEED_STEP * number, "retain_only": True, **splits})
+    def retrained(self, forget: str, seed: int, further: int = 0) -> Path:
+        """The run folder of a retrained model on the original's splits, trained from seed + `further`."""
+        asked = {"splits": self.original(forget, seed) / "splits.npz", "forget": forget}
+        if further:
+            # A random forget set is drawn from the run's seed, so that this one takes it over as it is.
+            asked = {"splits": self.retrained(forget, seed) / "splits.npz"}
+        return self.run("retrained", {"seed": seed + further, "retain_only": True, **asked})
 
     def run(self, name: str, flags: dict) -> Path:
         """The folder of a finished run of train.py with these flags, or of the one that is made now."""

@@ -80,13 +80,17 @@ class TestTrainedModels:
         assert training.original("random:0.1", 1) != original
         assert training.original("mislabelled:0.1", 0) != original
 
-    def test_retrained_models_share_the_splits_and_differ_by_their_seed(self, training):
-        first, second = (training.retrained("class:3", 0, number) for number in range(2))
+    @pytest.mark.parametrize("forget", ["class:3", "random:0.1", "mislabelled:0.1"])
+    def test_retrained_models_share_the_splits_and_differ_by_their_seed(self, training, forget):
+        first, second = (training.retrained(forget, 0, further) for further in (0, 1000))
         dataset = load_dataset("digits", "")
-        original, *splits = (Splits.load(f / "splits.npz", dataset) for f in (training.original("", 0), first, second))
+        folders = training.original(forget, 0), first, second
+        original, *splits = (Splits.load(folder / "splits.npz", dataset) for folder in folders)
         for own in splits:
             assert torch.equal(own.train, original.train) and torch.equal(own.retain, splits[0].retain)
-            assert (dataset.labels[own.forget] == 3).all() and not (dataset.labels[own.retain] == 3).any()
+            assert torch.equal(own.labels, original.labels) and 0 < len(own.forget) < len(own.train)
+        if forget == "class:3":
+            assert (dataset.labels[splits[0].forget] == 3).all() and not (dataset.labels[splits[0].retain] == 3).any()
         weights = [torch.load(folder / "model.pt")["conv1.weight"] for folder in (first, second)]
         assert not torch.equal(*weights)
 
@@ -176,7 +180,7 @@ class TestCells:
         assert cell.key == dataclasses.replace(cell, log_dir="there", log_interval=3).key
         others = [
             dataclasses.replace(cell, flags={"method": "scrub", "learning_rate": 0.1}),
-            dataclasses.replace(cell, retrained=(*models[1], str(training.retrained("class:3", 0, 1)))),
+            dataclasses.replace(cell, retrained=(*models[1], str(training.retrained("class:3", 0, 1000)))),
             dataclasses.replace(cell, method="scrub_r"),
         ]
         assert len({cell.key, *(other.key for other in others)}) == 4
