@@ -20,6 +20,7 @@ SCRUB = {
     "learning_rate": _log(1e-4, 3e-2), "num_epochs": EPOCHS, "msteps": IntDistribution(1, 4),
     "divergence_weight": _log(1e-3, 1.0),
 }  # fmt: skip
+FORGET_BATCH = CategoricalDistribution((32, 64, 128))
 RELABELLED = {"learning_rate": _log(1e-4, 1e-1), "num_epochs": EPOCHS}
 LAST_LAYERS = {"learning_rate": _log(1e-3, 1e-1), "num_epochs": EPOCHS, "last_layers": IntDistribution(1, 8)}
 
@@ -39,23 +40,17 @@ def _space(method: str, searched: dict[str, BaseDistribution], **fixed: object) 
 SPACES: dict[str, Space] = {
     "constrained": _space(
         "constrained",
-        {"learning_rate": _log(3e-3, 1e-1), "num_epochs": IntDistribution(4, 20), "multiplier": _log(1.0, 30.0)},
+        {"learning_rate": _log(3e-3, 1e-1), "num_epochs": IntDistribution(4, 20), "batch_size": FORGET_BATCH},
     ),
+    # Their own criterion ends at an AUC of 0.55; the epoch that is nearest to unseen images often comes later.
     "untrain": _space(
         "untrain",
-        {
-            "learning_rate": _log(3e-3, 1e-1), "num_epochs": IntDistribution(4, 20),
-            "discriminator_learning_rate": _log(1e-3, 1e-2),
-        },
+        {"learning_rate": _log(3e-3, 1e-1), "num_epochs": IntDistribution(4, 12), "batch_size": FORGET_BATCH},
         stop_criterion="none",
     ),
     "untrain_contrastive": _space(
         "untrain_contrastive",
-        {
-            "learning_rate": _log(3e-3, 1e-1), "num_epochs": IntDistribution(4, 20),
-            "group_size": CategoricalDistribution((4, 8, 16)),
-        },
-        # Its own criterion ends at an AUC of 0.55; the epoch that is nearest to unseen images often comes later.
+        {"learning_rate": _log(3e-3, 1e-1), "num_epochs": IntDistribution(4, 20), "batch_size": FORGET_BATCH},
         stop_criterion="none",
     ),
     "finetune": _space("finetune", {"learning_rate": _log(1e-3, 2e-1), "num_epochs": EPOCHS}),

@@ -81,8 +81,6 @@ class Solver(CooperOptimizer):
         dual_learning_rate: step of the multipliers for each unit of strict violation, as a share of a multiplier
             above 1 (much like exponentiated gradient ascent, Kivinen & Warmuth 1997), absolute below.
         max_grad_norm: gradients longer than this are scaled down to it; None leaves them.
-        dual_damping: weight of the change of the violation beside the violation itself: a multiplier that answers to
-            where the violation is going overshoots less (nu-PI controller, Sohrabi et al. 2024). 0 is gradient ascent.
     """
 
     def __init__(
@@ -92,15 +90,12 @@ class Solver(CooperOptimizer):
         model: nn.Module,
         dual_learning_rate: float = 0.03,
         max_grad_norm: float | None = None,
-        dual_damping: float = 0.0,
     ) -> None:
         dual_parameters = list(problem.dual_parameters())
         dual = torch.optim.SGD(dual_parameters, lr=dual_learning_rate, maximize=True) if dual_parameters else None
         super().__init__(cmp=problem, primal_optimizers=primal, dual_optimizers=dual)
         self.model = model
         self.max_grad_norm = max_grad_norm
-        self.dual_damping = dual_damping
-        self._violations: list[Tensor] = []  # of the last step, one a multiplier
 
     @property
     def primal(self) -> torch.optim.Optimizer:
@@ -133,15 +128,10 @@ class Solver(CooperOptimizer):
 
     @torch.no_grad()
     def _dual_step(self) -> None:
-        # cooper's own nu-PI optimizer keeps an enumeration in its state, which is no plain value for a checkpoint.
-        violations = [multiplier.weight.grad.clone() for multiplier in self.cmp.multipliers()]
-        before = self._violations or violations
-        for multiplier, now, last in zip(self.cmp.multipliers(), violations, before, strict=True):
-            multiplier.weight.grad += self.dual_damping * (now - last)
+        for multiplier in self.cmp.multipliers():
             # A step in proportion to the multiplier finds its order of magnitude in either direction; below 1 it is
             # a plain step, so that 0 is neither a trap nor out of reach.
             multiplier.weight.grad *= multiplier.weight.clamp(min=1)
-        self._violations = violations
         for optimizer in self.dual_optimizers:
             optimizer.step()
         for multiplier in self.cmp.multipliers():
@@ -163,13 +153,9 @@ class Solver(CooperOptimizer):
 
     def full_state(self) -> dict:
         """Everything a resumed run needs: optimizers, multipliers and penalty coefficients."""
-        return {
-            "optimizers": dict(self.state_dict()), "problem": self.cmp.state_dict(), "violations": self._violations
-        }  # fmt: skip
+        return {"optimizers": dict(self.state_dict()), "problem": self.cmp.state_dict()}
 
     def load_full_state(self, state: dict) -> None:
         """Inverse of `full_state`."""
         self.load_state_dict(state["optimizers"])
         self.cmp.load_state_dict(state["problem"])
-        device = self.primal.param_groups[0]["params"][0].device
-        self._violations = [violation.to(device) for violation in state["violations"]]

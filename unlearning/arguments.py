@@ -46,8 +46,6 @@ class UnlearnArgs(ContrastiveArgs):
     """Of the weights; a run that leaves its budget halves it, one that hardly moves doubles it."""
     dual_learning_rate: PositiveFloat = 0.03
     """Of the multiplier, as a share of it, for each point of violation and 128 forget images."""
-    dual_damping: NonNegativeFloat = 0.0
-    """How much the multiplier answers to the change of the violation beside the violation itself, in steps."""
     multiplier: NonNegativeFloat = 10.0
     """First value of the multiplier: a warm start, which lets the forget loss pull only as the budget allows."""
     penalty_coefficient: PositiveFloat | None = None

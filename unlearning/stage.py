@@ -82,9 +82,7 @@ class Stage:
         # brings its own batch size.
         batch_size = getattr(loader.leader, "batch_size", None) or args.batch_size
         dual_rate = args.dual_learning_rate * batch_size / DUAL_BATCH
-        self.solver = Solver(
-            stage.problem, build_optimizer(model, args), model, dual_rate, args.max_grad_norm, args.dual_damping
-        )
+        self.solver = Solver(stage.problem, build_optimizer(model, args), model, dual_rate, args.max_grad_norm)
         self.schedule = get_schedule(args.schedule, self.solver.primal, stage.num_epochs * len(loader))
         limit = math.inf if stage.aim is None else RUNAWAY * max(1.0, args.retain_budget)
         self.safeguard = Safeguard(model, self.solver, self.schedule, limit)
