@@ -107,7 +107,7 @@ def _row(cell: Cell, folder: Path, report: dict) -> dict:
     models = report["models"]
     finished = json.loads((Path(cell.retrained[0]) / "report.json").read_text())
     histograms = report["loss_histograms"]
-    return {
+    row = {
         "key": cell.key,
         "method": cell.method,
         "forget": cell.forget,
@@ -123,6 +123,16 @@ def _row(cell: Cell, folder: Path, report: dict) -> dict:
         "trace": _trace(folder / "metrics.jsonl"),
         "environment": json.loads((folder / "environment.json").read_text()),
     }
+    return short(row)
+
+
+def short(value: object) -> object:
+    """The same with real numbers to six digits: results are kept in the repository."""
+    if isinstance(value, dict):
+        return {key: short(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [short(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _trace(path: Path) -> dict | None:
