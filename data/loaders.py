@@ -23,8 +23,7 @@ class TensorLoader:
     images: uint8 [N, C, H, W], moved to the device once, and not copied where it is there already with
     channels_last memory; labels: int64 [N]; indices: int64 [n], what of the images is loaded.
     Order and augmentation of pass e are a pure function of (seed, e): each `iter()` runs pass `epoch` and advances
-    `epoch` by one, so that resuming means setting `epoch`. With `shuffle`, a last batch of one image joins the one
-    before it, since batch norm cannot normalise by a single value. Raises UserError for a batch size below 1 or an index
+    `epoch` by one, so that resuming means setting `epoch`. Raises UserError for a batch size below 1 or an index
     that is no image.
     """
 
@@ -73,8 +72,7 @@ class TensorLoader:
 
     def __len__(self) -> int:
         full, rest = divmod(self.num_images, self.batch_size)
-        joins = self.shuffle and rest == 1 and full > 0
-        return full + (rest > 0 and not self.drop_last and not joins)
+        return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch = self.epoch
@@ -84,11 +82,8 @@ class TensorLoader:
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one pass from number `start` on; `epoch` of the loader is left as it is."""
         indices, plan = self.draw_pass(epoch)
-        count = len(self)
-        for number in range(start, count):
-            end = (number + 1) * self.batch_size
-            last = number == count - 1 and not self.drop_last
-            part = slice(number * self.batch_size, None if last else end)
+        for number in range(start, len(self)):
+            part = slice(number * self.batch_size, (number + 1) * self.batch_size)
             yield self.assemble(indices[part], None if plan is None else plan[part])
 
     def draw_pass(self, epoch: int) -> Drawn:

@@ -131,21 +131,3 @@ def test_a_cuda_loader_shows_the_same_images_in_the_same_order():
         torch.testing.assert_close(a, b.cpu())
     augmented = loader(device="cuda", augmentation=Augmentation(padding=2), **options)
     assert order(augmented) == order(loader(**options))
-
-
-@pytest.mark.parametrize(
-    ("count", "batch_size", "sizes"),
-    [(11, 5, [5, 6]), (10, 5, [5, 5]), (12, 5, [5, 5, 2]), (1, 5, [1]), (3, 1, [1, 1, 1])],
-)
-def test_a_last_batch_of_one_shuffled_image_joins_the_one_before(count, batch_size, sizes):
-    loader = TensorLoader(
-        torch.zeros(count, 1, 2, 2, dtype=torch.uint8), torch.arange(count), torch.arange(count), batch_size,
-        mean=(0.5,), std=(0.5,), shuffle=True,
-    )  # fmt: skip
-    batches = [labels.tolist() for _, labels in loader]
-    assert [len(labels) for labels in batches] == sizes and len(loader) == len(sizes)
-    assert sorted(sum(batches, [])) == list(range(count))
-    in_order = TensorLoader(
-        loader.storage.permute(0, 3, 1, 2), loader.labels, loader.indices, batch_size, mean=(0.5,), std=(0.5,)
-    )
-    assert len(in_order) == -(-count // batch_size)
