@@ -53,7 +53,7 @@ class TestLeaderboard:
             assert len(row["retrained"]) == 2 and row["config"]["forget"] == "class:3"
             assert {"forget_top1", "retain_top1", "test_top1", "mia_auc", "rmia_auc"} <= set(row["figures"])
             assert row["histograms"]["edges"][0] < row["histograms"]["edges"][-1]
-            assert abs(sum(row["histograms"]["unlearned"]["forget"]) - 100) < 1e-6
+            assert abs(sum(row["histograms"]["unlearned"]["forget"]) - 100) < 1e-3  # rows have six digits
             assert row["retrained_cost"]["gradient_steps"] > 0
         assert rows["ssd"]["trace"] is None and rows["ssd"]["cost"]["gradient_steps"] == 0
         trace, steps = rows["constrained"]["trace"], rows["constrained"]["cost"]["gradient_steps"]
