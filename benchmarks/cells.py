@@ -1,14 +1,16 @@
 """One cell of the leaderboard: a method on a forget set and a seed, by the main script, from flags to a row."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
 import train
 import train_constrained_unlearning as script
-from benchmarks.sweep import key_of
+from benchmarks.sweep import command_line, key_of
 from benchmarks.trained_models import ELSEWHERE, model_key
 from data.arguments import DataArgs
+from evaluation.gaps import retrained_of
 from helper_functions.config import RunArgs
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
@@ -48,7 +50,7 @@ class Cell:
     log_dir: str
     log_interval: int
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """Changes with everything that its figures depend on, and with nothing else."""
         flags = {name: value for name, value in self.flags.items() if name not in ELSEWHERE}
@@ -80,14 +82,6 @@ def method_flags(tuned: str | None, kind: str, method: str) -> dict:
     return {"method": method}
 
 
-def command_line(flags: dict) -> list[str]:
-    """Flags as on a command line; a list's values follow its name."""
-    argv = []
-    for name, value in flags.items():
-        argv += [f"--{name}", *(map(str, value) if isinstance(value, list | tuple) else [str(value)])]
-    return argv
-
-
 def run_cell(cell: dict) -> dict:
     """Run a cell, given as a dict, or go on with it where it was stopped; gives its row."""
     cell = Cell(**cell)
@@ -115,7 +109,7 @@ def _row(cell: Cell, folder: Path, report: dict) -> dict:
         "config": load_config(folder / "config.yaml"),
         "figures": models["unlearned"],
         "original": models["original"],
-        "retrained": [figures for name, figures in models.items() if name.startswith("retrained")],
+        "retrained": list(retrained_of(models).values()),
         "verdict": report["verdict"],
         "cost": report["cost"]["unlearned"],
         "retrained_cost": finished["cost"]["retrained"],

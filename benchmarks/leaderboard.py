@@ -11,11 +11,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from benchmarks.cells import Cell, command_line, data_flags, method_flags, run_cell
+from benchmarks.cells import Cell, data_flags, method_flags, run_cell
 from benchmarks.leaderboard_pages import write_pages
 from benchmarks.memorisation import resolve
-from benchmarks.sweep import append_row, read_rows, run_all
-from benchmarks.trained_models import Training, original_of
+from benchmarks.sweep import append_row, command_line, read_rows, run_all
+from benchmarks.trained_models import Training, train_originals
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
@@ -84,14 +84,11 @@ def main(args: Args) -> dict:
 def run_missing(args: Args, rows: dict[str, dict], results: Path) -> list[str]:
     """Train the models and run the cells that are not among the rows yet, which gain them; says which failed."""
     flags, failed = data_flags(args.train_config), []
-    for method in args.methods:  # a name that does not exist is an error before any work
-        method_flags(args.tuned, args.forget[0].partition(":")[0], method)
+    for kind in {forget.partition(":")[0] for forget in args.forget}:
+        for method in args.methods:  # a name that does not exist is an error before any work
+            method_flags(args.tuned, kind, method)
     places = [{"forget": forget, "seed": seed, **_training(args)} for forget in args.forget for seed in args.seeds]
-    # Forget sets share originals: each is trained once, before anything that begins with it.
-    alone = {(original_of(place["forget"]), place["seed"]): place for place in places}
-    for _, _, error in run_all(train_original, alone.values(), args.workers, "originals"):
-        if error is not None:
-            raise error
+    train_originals(places, args.workers)
     cells = []
     for place, models, error in run_all(train_models, places, args.workers, "retrained models"):
         if error is not None:
@@ -114,11 +111,6 @@ def _training(args: Args) -> dict:
         "config_file": args.train_config, "log_dir": f"{args.log_dir}/models",
         "retrained_seeds": [number * args.retrained_seed_step for number in range(args.retrained_models)],
     }  # fmt: skip
-
-
-def train_original(place: dict) -> str:
-    """The folder of the original of one forget set and seed."""
-    return str(Training(place["config_file"], place["log_dir"]).original(place["forget"], place["seed"]))
 
 
 def train_models(place: dict) -> dict:
@@ -146,7 +138,8 @@ def command(args: Args) -> str:
         flags = ["--config_file", str(path)]
         if set(load_config(path)) <= set(vars(args)) and _deciding(get_parser().parse(flags)) == asked:
             return shlex.join(["python", "-m", "benchmarks.leaderboard", *flags])
-    values = {name: value for name, value in asked.items() if value != _deciding(Args())[name]}
+    default = _deciding(Args())
+    values = {name: value for name, value in asked.items() if value != default[name]}
     return shlex.join(["python", "-m", "benchmarks.leaderboard", *command_line(values)])
 
 

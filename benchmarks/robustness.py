@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 
 import train_constrained_unlearning as script
-from benchmarks.cells import command_line
-from benchmarks.sweep import append_row, key_of, read_rows, run_all
+from benchmarks.sweep import append_row, command_line, key_of, read_rows, run_all
 from helper_functions.config import PositiveFloat, PositiveInt, ScriptParser, run_script
 from helper_functions.run_folder import run_quietly
 from optimizer.solver import SOLVERS

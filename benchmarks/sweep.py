@@ -20,6 +20,14 @@ def key_of(cell: dict) -> str:
     return hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def command_line(flags: dict) -> list[str]:
+    """Flags as on a command line; a list's values follow its name."""
+    argv = []
+    for name, value in flags.items():
+        argv += [f"--{name}", *(map(str, value) if isinstance(value, list | tuple) else [str(value)])]
+    return argv
+
+
 def read_rows(path: Path) -> dict[str, dict]:
     """Finished cells by key, from a file of JSON lines; a last line that was cut short is dropped.
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import train
-from benchmarks.sweep import key_of
+from benchmarks.sweep import command_line, key_of, run_all
 from helper_functions.errors import UserError
 from helper_functions.run_folder import run_quietly
 
@@ -76,9 +77,29 @@ class Training:
 
     def _asked(self, flags: dict) -> tuple[list[str], str]:
         flags = {"config_file": self.config_file, **flags, "figures": False, "log_dir": self.log_dir}
-        argv = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
+        argv = command_line(flags)
         return argv, model_key(dataclasses.asdict(train.get_parser().parse(argv)))
 
     def _original(self, forget: str, seed: int) -> dict:
         corrupted = original_of(forget)
         return {"seed": seed, **({"forget": corrupted} if corrupted else {})}
+
+
+def train_originals(places: Iterable[dict], workers: int) -> None:
+    """Train the originals that are missing, each once however many forget sets share it, in several processes.
+
+    Args:
+        places: dicts with `config_file` and `log_dir` of a `Training`, `forget` and `seed`.
+        workers: processes.
+
+    Raises:
+        UserError: of the first that cannot be trained.
+    """
+    alone = {(original_of(place["forget"]), place["seed"]): place for place in places}
+    for _, _, error in run_all(_train_original, alone.values(), workers, "originals"):
+        if error is not None:
+            raise error
+
+
+def _train_original(place: dict) -> None:
+    Training(place["config_file"], place["log_dir"]).original(place["forget"], place["seed"])

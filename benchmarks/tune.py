@@ -17,10 +17,10 @@ import optuna
 import yaml
 
 import train_constrained_unlearning as script
-from benchmarks.cells import command_line, data_flags
+from benchmarks.cells import data_flags
 from benchmarks.search_spaces import SPACES, rounded, start, within
-from benchmarks.sweep import append_row, key_of, read_rows, run_all
-from benchmarks.trained_models import Training, original_of
+from benchmarks.sweep import append_row, command_line, key_of, read_rows, run_all
+from benchmarks.trained_models import Training, train_originals
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import UserError
 from helper_functions.files import whole_file
@@ -71,10 +71,8 @@ def main(args: Args) -> dict:
     if unknown := [name for name in args.methods if name not in SPACES]:
         raise UserError(f"--methods {unknown[0]}: one of {', '.join(SPACES)}")
     training = Training(args.train_config, f"{args.log_dir}/models")
-    places = {original_of(forget): {**dataclasses.asdict(args), "place": forget} for forget in args.forget}
-    for _, _, error in run_all(train_original, places.values(), args.workers, "originals"):
-        if error is not None:
-            raise error
+    places = [{**dataclasses.asdict(training), "forget": forget, "seed": args.seed} for forget in args.forget]
+    train_originals(places, args.workers)
     searches = [
         {
             "method": method, "forget": forget, "original": str(training.original(forget, args.seed)),
@@ -91,12 +89,6 @@ def main(args: Args) -> dict:
         write_best(args, search["method"], search["forget"], winner, len(trials))
         print(f"{search['method']:20s} {search['forget']:16s} {winner['value']:8.3f}  {winner['flags']}", flush=True)
     return {"best": {f"{method} {forget}": trial for (method, forget), trial in best.items()}}
-
-
-def train_original(asked: dict) -> str:
-    """The folder of the original that a search begins with."""
-    training = Training(asked["train_config"], f"{asked['log_dir']}/models")
-    return str(training.original(asked["place"], asked["seed"]))
 
 
 def run_search(search: dict) -> list[dict]:

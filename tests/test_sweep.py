@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import train
 from benchmarks import memorisation, robustness
-from benchmarks.cells import Cell, command_line, method_flags
-from benchmarks.sweep import append_row, key_of, read_rows, run_all
+from benchmarks.cells import Cell, method_flags
+from benchmarks.sweep import append_row, command_line, key_of, read_rows, run_all
 from benchmarks.trained_models import Training, model_key
 from data.datasets import load_dataset
 from data.split_record import Splits
