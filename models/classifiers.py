@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from helper_functions.errors import UserError
+from models.cropped_convolution import crop_convolutions
 from models.resnet import SmallResNet
 from models.weights import load_state, load_weights
 
@@ -39,6 +40,7 @@ def get_model(
             _use_cifar_stem(model, name)
         if in_channels != 3:
             _replace_first_convolution(model, in_channels)
+        crop_convolutions(model)
     if weight_path is not None:
         load_state(model, load_weights(weight_path), weight_path, name)
     return model
