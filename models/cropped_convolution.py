@@ -36,7 +36,7 @@ class CroppedConv2d(nn.Conv2d):
 
 @functools.cache
 def reached(size: int, kernel: int, stride: int, padding: int, dilation: int) -> tuple[int, int, int]:
-    """Along one axis: the first tap that meets the image anywhere, the one after the last, and the padding that is left.
+    """Along one axis: the first tap that meets the image anywhere, the one after the last, the padding that is left.
 
     All taps, and all padding, where the rest would need another padding on either side.
     """
