@@ -11,7 +11,9 @@ from helper_functions.errors import UserError
 from helper_functions.run_folder import run_quietly
 
 # Where a run writes and computes, not what it computes.
-ELSEWHERE = ("log_dir", "name_prefix", "resume", "device", "precision", "log_interval", "figures", "data_dir")
+ELSEWHERE = (
+    "log_dir", "name_prefix", "resume", "device", "precision", "data_on_device", "log_interval", "figures", "data_dir",
+)  # fmt: skip
 
 
 def model_key(config: dict) -> str:

@@ -1,4 +1,6 @@
-"""A data set, its splits, and loaders over any part of them, all from one copy of the images on the device."""
+"""A data set, its splits, and loaders over any part of them, all from one copy of the images."""
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,6 +11,8 @@ from data.loaders import TensorLoader
 from data.split_record import Splits
 from data.views import EVALUATION_BATCH
 
+OnDevice = Literal["auto", "yes", "no"]
+
 
 class ImageSets:
     """Loaders over the parts of a data set.
@@ -17,8 +21,10 @@ class ImageSets:
         dataset: images and true labels.
         splits: index tensors, and the labels that were given (some of them wrong for mislabelled sets).
         augmentation: of training images; None leaves them as they are.
-        device: where the images are kept.
+        device: where batches are made.
         seed: of the order and the augmentation of training images.
+        on_device: `yes` keeps the images there, `no` in host memory, from where batches follow as they are needed;
+            `auto` keeps them there where they take at most half of the memory that is free.
     """
 
     def __init__(
@@ -28,14 +34,18 @@ class ImageSets:
         augmentation: Augmentation | None,
         device: torch.device,
         seed: int,
+        on_device: OnDevice = "auto",
     ) -> None:
         self.dataset = dataset
         self.splits = splits
         self.augmentation = augmentation
         self.seed = seed
-        self.images = dataset.images.to(device)
-        self.given_labels = splits.labels.to(device)
-        self.true_labels = dataset.labels.to(device)
+        self.device = device
+        self.streamed = not (fits(dataset.images.nbytes, device) if on_device == "auto" else on_device == "yes")
+        place = torch.device("cpu") if self.streamed else device
+        self.images = dataset.images.to(place)
+        self.given_labels = splits.labels.to(place)
+        self.true_labels = dataset.labels.to(place)
 
     def training(self, indices: Tensor, batch_size: int, *, augment: bool = True, stream: int = 0) -> TensorLoader:
         """Shuffled batches of some images with their given labels; `stream` tells apart loaders of one run."""
@@ -49,7 +59,8 @@ class ImageSets:
             augmentation=self.augmentation if augment else None,
             shuffle=True,
             seed=self.seed + 1_000_003 * stream,
-            device=self.images.device,
+            device=self.device,
+            streamed=self.streamed,
         )
 
     def evaluation(self, indices: Tensor, *, true_labels: bool = False) -> TensorLoader:
@@ -61,5 +72,11 @@ class ImageSets:
             EVALUATION_BATCH,
             mean=self.dataset.mean,
             std=self.dataset.std,
-            device=self.images.device,
+            device=self.device,
+            streamed=self.streamed,
         )
+
+
+def fits(num_bytes: int, device: torch.device) -> bool:
+    """Whether so much may stay on the device: at most half of what is free on CUDA; elsewhere it is there anyway."""
+    return device.type != "cuda" or num_bytes <= torch.cuda.mem_get_info(device)[0] // 2

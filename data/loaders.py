@@ -1,4 +1,4 @@
-"""Batches from images that stay on the device: a batch is an index into one uint8 tensor."""
+"""Batches from images that stay on the device, or in host memory: a batch is an index into one uint8 tensor."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +13,7 @@ from helper_functions.errors import UserError
 __all__ = ["TensorLoader", "normalise"]
 
 Batch = tuple[Tensor, Tensor]
-# One pass, or a part of one: indices into the images, int64 on the device, and the draws of the augmentation.
+# One pass, or a part of one: indices into the images, int64 where these are, and the draws of the augmentation.
 Drawn = tuple[Tensor, AugmentationPlan | None]
 
 
@@ -21,7 +21,8 @@ class TensorLoader:
     """A sized iterable of `(inputs, labels)`: float32 [B, C, H, W] normalised, channels_last; int64 [B]; on the device.
 
     images: uint8 [N, C, H, W], moved to the device once, and not copied where it is there already with
-    channels_last memory; labels: int64 [N]; indices: int64 [n], what of the images is loaded.
+    channels_last memory; with `streamed` it stays in host memory and a batch's images follow as they are needed.
+    labels: int64 [N]; indices: int64 [n], what of the images is loaded.
     Order and augmentation of pass e are a pure function of (seed, e): each `iter()` runs pass `epoch` and advances
     `epoch` by one, so that resuming means setting `epoch`. Raises UserError for a batch size below 1 or an index
     that is no image.
@@ -41,12 +42,15 @@ class TensorLoader:
         drop_last: bool = False,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        streamed: bool = False,
     ):
         _check_request(images, labels, indices, batch_size)
         check_channels(images, mean)
         self.device = torch.device(device)
-        self.storage = channels_last_storage(images.to(self.device))
-        self.labels = labels.to(self.device)
+        self.streamed = streamed
+        place = torch.device("cpu") if streamed else self.device
+        self.storage = channels_last_storage(images.to(place))
+        self.labels = labels.to(place)
         self.mean, self.std = tuple(mean), tuple(std)
         self.indices = indices.cpu()
         self.batch_size = batch_size
@@ -67,7 +71,7 @@ class TensorLoader:
         """A loader over some of the same images and labels, in the order of the indices and not augmented."""
         return TensorLoader(
             self.storage.permute(0, 3, 1, 2), self.labels, indices, batch_size,
-            mean=self.mean, std=self.std, device=self.device,
+            mean=self.mean, std=self.std, device=self.device, streamed=self.streamed,
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -87,7 +91,7 @@ class TensorLoader:
             yield self.assemble(indices[part], None if plan is None else plan[part])
 
     def draw_pass(self, epoch: int) -> Drawn:
-        """All draws of one pass: indices int64 [n] on the device, and the augmentation's plan.
+        """All draws of one pass: indices int64 [n] where the images are, and the augmentation's plan on the device.
 
         Drawn at once, so that a pass can be entered anywhere and that no batch waits for a transfer.
         """
@@ -100,15 +104,26 @@ class TensorLoader:
         if self.augmentation is not None:
             generator = torch.Generator(self.device).manual_seed(torch_seed(self.seed, "augmentation", epoch))
             plan = self.augmentation.draw(len(order), self.image_size, generator)
-        return order.to(self.device), plan
+        return order.to(self.storage.device), plan
 
     def assemble(self, indices: Tensor, plan: AugmentationPlan | None) -> Batch:
-        """The batch of these images: indices int64 [B] on the device, plan of length B or None."""
+        """The batch of these images: indices int64 [B] where the images are, plan of length B or None."""
+        storage, labels = self.storage, self.labels
+        if self.streamed:
+            storage, labels = (_fetch(kept, indices, self.device) for kept in (storage, labels))
+            indices = torch.arange(len(indices), device=self.device)
         if plan is None:
-            inputs = self.normaliser(self.storage.index_select(0, indices))
+            inputs = self.normaliser(storage.index_select(0, indices))
         else:
-            inputs = self.augmentation.apply(self.storage, indices, plan, self.normaliser)
-        return inputs, self.labels.index_select(0, indices)
+            inputs = self.augmentation.apply(storage, indices, plan, self.normaliser)
+        return inputs, labels.index_select(0, indices)
+
+
+def _fetch(kept: Tensor, indices: Tensor, device: torch.device) -> Tensor:
+    """Rows of a tensor in host memory, on the device; through pinned memory, so that the host does not wait."""
+    pinned = device.type == "cuda"
+    rows = torch.empty((len(indices), *kept.shape[1:]), dtype=kept.dtype, pin_memory=pinned)
+    return torch.index_select(kept, 0, indices, out=rows).to(device, non_blocking=pinned)
 
 
 def _check_request(images: Tensor, labels: Tensor, indices: Tensor, batch_size: int) -> None:

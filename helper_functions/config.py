@@ -48,6 +48,9 @@ class RunArgs:
     """auto takes CUDA, then MPS, then the CPU; or cpu, cuda, cuda:N, mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of forward and backward passes; auto is bf16 where the hardware has it."""
+    data_on_device: Literal["auto", "yes", "no"] = "auto"
+    """Whether the images stay on the device; no leaves them in host memory, from where batches follow through pinned
+    memory; auto keeps them where they take at most half of what is free."""
     log_interval: PositiveInt = 50
     """Steps between two transfers of the running figures from the device."""
     figures: bool = True

@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 
 from data.augmentation import Augmentation
 from data.loaders import TensorLoader, normalise
+from data.streams import CyclingLoader
 from helper_functions.errors import UserError
 
 MEAN, STD = (0.5,), (0.25,)
 # Image i is filled with the value i, and its label is 2 i, so that a batch tells which images it holds.
 IMAGES = torch.arange(100, dtype=torch.uint8).view(-1, 1, 1, 1).expand(100, 1, 6, 6).contiguous()
 LABELS = 2 * torch.arange(100)
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 def loader(indices=range(100), batch_size=10, **options) -> TensorLoader:
@@ -106,6 +108,21 @@ def test_images_on_the_device_are_not_copied():
     assert storages == [images.data_ptr()] * 2
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+@pytest.mark.parametrize("augmentation", [None, Augmentation(padding=2, cutout=3)])
+def test_streamed_images_make_the_same_batches(device, augmentation):
+    options = {"shuffle": True, "seed": 2, "augmentation": augmentation, "device": device}
+    kept, streamed = loader(**options), loader(**options, streamed=True)
+    assert streamed.storage.device == streamed.labels.device == torch.device("cpu")
+    for (a, x), (b, y) in zip(kept, streamed, strict=True):
+        assert a.device == b.device and torch.equal(a, b) and torch.equal(x, y)
+    streams = CyclingLoader(kept), CyclingLoader(streamed)
+    for _ in range(15):  # beyond the end of a pass
+        for one, other in zip(*(stream.take() for stream in streams), strict=True):
+            assert torch.equal(one, other)
+    assert streamed.without_chance(torch.arange(4), 2).streamed
+
+
 @pytest.mark.parametrize("options, words", [
     ({"batch_size": 0}, "batch size 0"), ({"indices": [100]}, "outside the 100 images"),
     ({"indices": [-1]}, "outside the 100 images"),
@@ -123,7 +140,7 @@ def test_images_that_do_not_fit_are_refused(images, labels, mean):
         TensorLoader(images, labels, torch.arange(3), 1, mean=mean, std=mean)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@CUDA
 def test_a_cuda_loader_shows_the_same_images_in_the_same_order():
     options = {"shuffle": True, "seed": 2}
     for (a, x), (b, y) in zip(loader(**options), loader(device="cuda", **options), strict=True):

@@ -5,7 +5,7 @@ import torch
 
 from data.augmentation import Augmentation
 from data.datasets import Dataset
-from data.image_sets import ImageSets
+from data.image_sets import ImageSets, fits
 from data.splits import make_splits
 from helper_functions.errors import UserError
 
@@ -19,9 +19,9 @@ def dataset() -> Dataset:
     return Dataset("toy", images.contiguous(), torch.arange(SIZE) % 3, ("a", "b", "c"), SIZE, (0.5,), (0.25,))
 
 
-def image_sets(forget="mislabelled:0.2", augmentation=None, seed=0) -> ImageSets:
+def image_sets(forget="mislabelled:0.2", augmentation=None, seed=0, on_device="auto") -> ImageSets:
     images = dataset()
-    return ImageSets(images, make_splits(images, forget), augmentation, torch.device("cpu"), seed)
+    return ImageSets(images, make_splits(images, forget), augmentation, torch.device("cpu"), seed, on_device)
 
 
 def numbers(inputs) -> list[int]:
@@ -87,3 +87,17 @@ class TestEvaluation:
         loaders = [sets.training(sets.splits.train, 8), sets.training(sets.splits.forget, 8, stream=2)]
         loaders += [sets.evaluation(sets.splits.test), sets.evaluation(sets.splits.retain)]
         assert len({loader.storage.data_ptr() for loader in loaders}) == 1
+
+
+class TestPlace:
+    def test_auto_keeps_on_a_gpu_what_takes_at_most_half_of_its_free_memory(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))
+        assert [fits(size, torch.device("cuda")) for size in (500, 501)] == [True, False]
+        assert fits(10**15, torch.device("cpu"))
+
+    @pytest.mark.parametrize(("on_device", "streamed"), [("auto", False), ("yes", False), ("no", True)])
+    def test_every_loader_takes_the_images_from_there(self, on_device, streamed):
+        sets = image_sets(on_device=on_device)
+        loaders = (sets.training(sets.splits.train, 16), sets.evaluation(sets.splits.validation))
+        assert [loader.streamed for loader in loaders] == [streamed, streamed]
+        assert passed(loaders[1]) == sets.splits.validation.tolist()

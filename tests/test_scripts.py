@@ -133,6 +133,11 @@ class TestTrain:
         assert report["cost"]["original"]["images"] == 2 * len(np.load(original.folder / "splits.npz")["train"])
         assert original.done.err == "" and str(original.folder / "model.pt") in original.done.out
 
+    def test_images_in_host_memory_train_the_same_weights(self, original, tmp_path):
+        flags = ("--config_file", original.folder / "config.yaml", "--data_on_device", "no", "--log_dir", tmp_path)
+        assert fork("train.py", *flags).status == 0
+        assert_same_weights(weights_of(only(tmp_path)), weights_of(original.folder))
+
     def test_retain_only_leaves_the_forget_set_out(self, original, tmp_path):
         flags = (*SMALL, "--splits", original.folder / "splits.npz", "--num_epochs", 1, "--log_dir", tmp_path)
         done = fork("train.py", "--retain_only", *flags)

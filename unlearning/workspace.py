@@ -43,7 +43,9 @@ class Workspace:
         self.dataset = dataset_from(args)
         self.splits = self._splits(weight_path, default_forget)
         augmentation = augmentation_from(args, self.dataset)
-        self.sets = ImageSets(self.dataset, self.splits, augmentation, self.precision.device, args.seed)
+        self.sets = ImageSets(
+            self.dataset, self.splits, augmentation, self.precision.device, args.seed, args.data_on_device
+        )
 
     def _splits(self, weight_path: str | None, default_forget: str | None) -> Splits:
         args = self.args
