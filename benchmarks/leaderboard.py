@@ -2,6 +2,7 @@
 
     python -m benchmarks.leaderboard --config_file configs/leaderboard/digits.yaml
     python -m benchmarks.leaderboard --config_file configs/leaderboard/cifar100_cpu.yaml --methods constrained scrub
+    python -m benchmarks.leaderboard --config_file configs/leaderboard/cifar100_gpu.yaml --engine ray --address auto
 
 Results are keyed by the hash of each cell's configuration: a stopped sweep goes on where it was.
 """
@@ -12,9 +13,10 @@ import sys
 from pathlib import Path
 
 from benchmarks.cells import Cell, data_flags, method_flags, run_cell
+from benchmarks.engines import EngineArgs, RunAll, engine_of
 from benchmarks.leaderboard_pages import write_pages
 from benchmarks.memorisation import resolve
-from benchmarks.sweep import append_row, command_line, read_rows, run_all
+from benchmarks.sweep import append_row, command_line, read_rows
 from benchmarks.trained_models import Training, train_originals
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import UserError
@@ -22,11 +24,11 @@ from helper_functions.files import load_config
 
 PRESETS = Path("configs/leaderboard")
 # Where and how a sweep is run, not what it finds.
-ELSEWHERE = ("log_dir", "workers", "pages_only")
+ELSEWHERE = ("log_dir", "pages_only", *(field.name for field in dataclasses.fields(EngineArgs)))
 
 
 @dataclasses.dataclass
-class Args:
+class Args(EngineArgs):
     """Flags of benchmarks/leaderboard.py."""
 
     methods: list[str] = dataclasses.field(default_factory=lambda: ["constrained", "scrub", "finetune"])
@@ -54,8 +56,6 @@ class Args:
     """Folder of results.jsonl, leaderboard.csv, leaderboard.md and leaderboard.html."""
     log_dir: str = "runs/leaderboard"
     """Where models and runs are kept; the weights of finished cells are not."""
-    workers: PositiveInt = 2
-    """Processes of one thread each; 1 is a single one with all threads."""
     pages_only: bool = False
     """Run nothing; write the pages anew from results.jsonl."""
 
@@ -69,7 +69,10 @@ def main(args: Args) -> dict:
     """Train what is missing, run what is missing, write the pages; returns their rows."""
     results = Path(args.output) / "results.jsonl"
     rows = read_rows(results)
-    failed = [] if args.pages_only else run_missing(args, rows, results)
+    failed = []
+    if not args.pages_only:
+        with engine_of(args, args.log_dir) as run_all:
+            failed = run_missing(args, rows, results, run_all)
     if not rows:
         raise UserError(f"{results}: no finished cell; {failed[0] if failed else 'run some first'}")
     # Of two rows for one place the later one counts: its flags have been tuned anew.
@@ -81,21 +84,21 @@ def main(args: Args) -> dict:
     return {"rows": list(latest.values())}
 
 
-def run_missing(args: Args, rows: dict[str, dict], results: Path) -> list[str]:
+def run_missing(args: Args, rows: dict[str, dict], results: Path, run_all: RunAll) -> list[str]:
     """Train the models and run the cells that are not among the rows yet, which gain them; says which failed."""
     flags, failed = data_flags(args.train_config), []
     for kind in {forget.partition(":")[0] for forget in args.forget}:
         for method in args.methods:  # a name that does not exist is an error before any work
             method_flags(args.tuned, kind, method)
     places = [{"forget": forget, "seed": seed, **_training(args)} for forget in args.forget for seed in args.seeds]
-    train_originals(places, args.workers)
+    train_originals(places, run_all)
     cells = []
-    for place, models, error in run_all(train_models, places, args.workers, "retrained models"):
+    for place, models, error in run_all(train_models, places, title="retrained models"):
         if error is not None:
             raise error
         cells += [_cell(args, flags, method, place, models) for method in args.methods]
-    missing = [dataclasses.asdict(cell) for cell in cells if cell.key not in rows]
-    for cell, row, error in run_all(run_cell, missing, args.workers, "cells"):
+    missing = {cell.key: dataclasses.asdict(cell) for cell in cells if cell.key not in rows}
+    for cell, row, error in run_all(run_cell, missing.values(), title="cells"):
         where = f"{cell['method']:20s} {cell['forget']:20s} seed {cell['seed']}"
         if error is not None:
             failed.append(f"{' '.join(where.split())}: {error}")

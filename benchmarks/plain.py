@@ -1,11 +1,11 @@
 """The same jobs as they are usually written in this field: what `benchmarks.throughput` measures ours against.
 
-fp32 and contiguous memory; PIL images that torchvision transforms one by one in a `DataLoader` with 2 workers; one
-forward pass for each stream and further ones for metrics; `.item()` at every step; optimizers as torch builds them.
+fp32 and contiguous memory, with torch's own convolutions; PIL images that torchvision transforms one by one in a
+`DataLoader` with 2 workers; one forward pass for each stream and further ones for metrics; `.item()` at every step;
+optimizers as torch builds them.
 """
 
 import copy
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -18,19 +18,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
+from benchmarks.utilisation import clock
 from data.loaders import TensorLoader
+from models.cropped_convolution import CroppedConv2d
 
 Batch = Sequence[Tensor]
 WORKERS = 2
 # Batches that a DataLoader's workers prepare ahead, by its default.
 AHEAD = 2 * WORKERS
-
-
-def clock(device: torch.device) -> float:
-    """Seconds, read when the device has finished its work."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter()
 
 
 def images_per_second(run: Callable[[int], int], amount: int, device: torch.device, warm_up: int = 1) -> float:
@@ -39,6 +34,14 @@ def images_per_second(run: Callable[[int], int], amount: int, device: torch.devi
     began = clock(device)
     images = run(amount)
     return images / (clock(device) - began)
+
+
+def network(model: nn.Module) -> nn.Module:
+    """The model in contiguous memory and with torch's own convolutions, as torchvision has it; changed in place."""
+    for module in model.modules():
+        if type(module) is CroppedConv2d:
+            module.__class__ = nn.Conv2d
+    return model.to(memory_format=torch.contiguous_format)
 
 
 class PilImages(Dataset):

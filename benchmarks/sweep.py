@@ -70,23 +70,29 @@ def run_all(work: Callable[[dict], dict], cells: Iterable[dict], workers: int, t
         title: of the progress bar.
     """
     cells = list(cells)
-    bar = {"total": len(cells), "desc": title, "disable": not sys.stderr.isatty()}
     if workers == 1 or not cells:
-        for cell in tqdm(cells, **bar):
-            yield cell, *_outcome(lambda cell=cell: work(cell))
+        for cell in progress(cells, len(cells), title):
+            yield cell, *outcome(lambda cell=cell: work(cell))
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=one_thread) as pool:
         futures = {pool.submit(work, cell): cell for cell in cells}
-        for future in tqdm(as_completed(futures), **bar):
-            yield futures[future], *_outcome(future.result)
+        for future in progress(as_completed(futures), len(cells), title):
+            yield futures[future], *outcome(future.result)
 
 
-def _outcome(result: Callable[[], object]) -> tuple[object, UserError | None]:
+def progress(finished: Iterable, total: int, title: str) -> Iterable:
+    """The same with a progress bar, where somebody is watching."""
+    return tqdm(finished, total=total, desc=title, disable=not sys.stderr.isatty())
+
+
+def outcome(result: Callable[[], object]) -> tuple[object, UserError | None]:
+    """What a call gives, or the UserError that it raises."""
     try:
         return result(), None
     except UserError as error:
         return None, error
 
 
-def _one_thread() -> None:
+def one_thread() -> None:
+    """Have this process compute on one thread, so that its figures are those of any other such process."""
     torch.set_num_threads(1)

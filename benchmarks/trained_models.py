@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import train
-from benchmarks.sweep import command_line, key_of, run_all
+from benchmarks.engines import RunAll
+from benchmarks.sweep import command_line, key_of
 from helper_functions.errors import UserError
 from helper_functions.run_folder import run_quietly
 
@@ -87,18 +88,18 @@ class Training:
         return {"seed": seed, **({"forget": corrupted} if corrupted else {})}
 
 
-def train_originals(places: Iterable[dict], workers: int) -> None:
+def train_originals(places: Iterable[dict], run_all: RunAll) -> None:
     """Train the originals that are missing, each once however many forget sets share it, in several processes.
 
     Args:
         places: dicts with `config_file` and `log_dir` of a `Training`, `forget` and `seed`.
-        workers: processes.
+        run_all: of the sweep's engine.
 
     Raises:
         UserError: of the first that cannot be trained.
     """
     alone = {(original_of(place["forget"]), place["seed"]): place for place in places}
-    for _, _, error in run_all(_train_original, alone.values(), workers, "originals"):
+    for _, _, error in run_all(_train_original, alone.values(), title="originals"):
         if error is not None:
             raise error
 

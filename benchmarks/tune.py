@@ -18,8 +18,9 @@ import yaml
 
 import train_constrained_unlearning as script
 from benchmarks.cells import data_flags
+from benchmarks.engines import EngineArgs, engine_of
 from benchmarks.search_spaces import SPACES, rounded, start, within
-from benchmarks.sweep import append_row, command_line, key_of, read_rows, run_all
+from benchmarks.sweep import append_row, command_line, key_of, read_rows
 from benchmarks.trained_models import Training, train_originals
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import UserError
@@ -34,7 +35,7 @@ OVER_BUDGET = 200.0
 
 
 @dataclasses.dataclass
-class Args:
+class Args(EngineArgs):
     """Flags of benchmarks/tune.py."""
 
     methods: list[str] = dataclasses.field(default_factory=lambda: list(SPACES))
@@ -57,8 +58,6 @@ class Args:
     """JSON lines, one a trial; those that stand there are not run again."""
     log_dir: str = "runs/leaderboard"
     """Where the originals are kept."""
-    workers: PositiveInt = 2
-    """Processes of one thread each; 1 is a single one with all threads."""
 
 
 def get_parser() -> ScriptParser:
@@ -72,22 +71,24 @@ def main(args: Args) -> dict:
         raise UserError(f"--methods {unknown[0]}: one of {', '.join(SPACES)}")
     training = Training(args.train_config, f"{args.log_dir}/models")
     places = [{**dataclasses.asdict(training), "forget": forget, "seed": args.seed} for forget in args.forget]
-    train_originals(places, args.workers)
-    searches = [
-        {
-            "method": method, "forget": forget, "original": str(training.original(forget, args.seed)),
-            "trained": training.key(forget, args.seed), "args": dataclasses.asdict(args),
-        }
-        for forget in args.forget for method in args.methods
-    ]  # fmt: skip
     best = {}
-    for search, trials, error in run_all(run_search, searches, args.workers, "searches"):
-        if error is not None:
-            raise UserError(f"{search['method']} on {search['forget']}: {error}")
-        winner = min(trials, key=lambda trial: trial["value"])
-        best[search["method"], search["forget"]] = winner
-        write_best(args, search["method"], search["forget"], winner, len(trials))
-        print(f"{search['method']:20s} {search['forget']:16s} {winner['value']:8.3f}  {winner['flags']}", flush=True)
+    with engine_of(args, args.log_dir) as run_all:
+        train_originals(places, run_all)
+        searches = [
+            {
+                "method": method, "forget": forget, "original": str(training.original(forget, args.seed)),
+                "trained": training.key(forget, args.seed), "args": dataclasses.asdict(args),
+            }
+            for forget in args.forget for method in args.methods
+        ]  # fmt: skip
+        for search, trials, error in run_all(run_search, searches, title="searches"):
+            if error is not None:
+                raise UserError(f"{search['method']} on {search['forget']}: {error}")
+            winner = min(trials, key=lambda trial: trial["value"])
+            best[search["method"], search["forget"]] = winner
+            write_best(args, search["method"], search["forget"], winner, len(trials))
+            place = f"{search['method']:20s} {search['forget']:16s}"
+            print(f"{place} {winner['value']:8.3f}  {winner['flags']}", flush=True)
     return {"best": {f"{method} {forget}": trial for (method, forget), trial in best.items()}}
 
 
