@@ -15,6 +15,13 @@ def _sample(size: int, limit: int, seed: int) -> np.ndarray:
     return np.sort(np.random.RandomState(seed % 2**32).permutation(size)[:limit])
 
 
+def fixed_sample(indices: torch.Tensor, limit: int | None, seed: int = 0) -> torch.Tensor:
+    """At most `limit` of the indices, int64 `[n]`, drawn from the seed and kept in their order; None: all of them."""
+    if limit is None or len(indices) <= limit:
+        return indices
+    return indices[torch.from_numpy(_sample(len(indices), limit, seed))]
+
+
 def evaluation_view(loader: Iterable, limit: int | None = None, seed: int = 0) -> Iterable[Batch]:
     """A loader over the images of another, or over a fixed sample of `limit` of them, for repeated evaluation.
 
@@ -23,10 +30,7 @@ def evaluation_view(loader: Iterable, limit: int | None = None, seed: int = 0) -
     pass is kept in memory, with a limit its first batches, so that each pass sees the same.
     """
     if isinstance(loader, TensorLoader):
-        indices = loader.indices
-        if limit is not None and len(indices) > limit:
-            indices = indices[torch.from_numpy(_sample(len(indices), limit, seed))]
-        return loader.without_chance(indices, EVALUATION_BATCH)
+        return loader.without_chance(fixed_sample(loader.indices, limit, seed), EVALUATION_BATCH)
     if isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler | SequentialSampler):
         dataset = loader.dataset
         if limit is not None and len(dataset) > limit:

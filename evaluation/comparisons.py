@@ -14,7 +14,7 @@ from evaluation.rmia import rmia_scores
 Outputs = dict[str, Tensor]
 
 
-def against_test(sets: ImageSets, losses: Outputs, logits: Outputs) -> dict[str, float | None]:
+def against_test(sets: ImageSets, losses: Outputs, logits: Outputs, retain: Tensor) -> dict[str, float | None]:
     """`mia_...` and `discriminator_auc` with its interval: forget images against as many test images of each class.
 
     Matched by true class. The discriminator takes true labels for both: on given ones that are wrong, a retrained
@@ -26,6 +26,7 @@ def against_test(sets: ImageSets, losses: Outputs, logits: Outputs) -> dict[str,
         sets: data and splits.
         losses: on given labels, of the parts `forget`, `retain` and `test`.
         logits: `[n, K]` of the parts `forget` and `test`.
+        retain: the retain images whose losses these are, int64 in ascending order.
     """
     splits, labels = sets.splits, sets.dataset.labels
     if "test" not in losses:
@@ -33,24 +34,24 @@ def against_test(sets: ImageSets, losses: Outputs, logits: Outputs) -> dict[str,
     targets = match_targets(labels, splits.forget, splits.test, splits.seed)
     forget, test = targets.forget_rows, targets.test_rows
     figures = loss_attack(losses["forget"][forget], losses["test"][test], splits.seed)
-    figures["mia_efficacy"] = _efficacy(sets, losses)
+    figures["mia_efficacy"] = _efficacy(sets, losses, retain)
     found = discriminator_auc(
         logits["forget"][forget], labels[targets.forget], logits["test"][test], labels[targets.test], splits.seed
     )
     return figures | auc_figures("discriminator_auc", found)
 
 
-def _efficacy(sets: ImageSets, losses: Outputs) -> float | None:
-    splits = sets.splits
+def _efficacy(sets: ImageSets, losses: Outputs, retain: Tensor) -> float | None:
+    splits, where = sets.splits, {"retain": retain, "test": sets.splits.test}
     if "retain" not in losses:
         return None
     # In an order drawn from the seed, so that the first ones are a sample.
-    known = class_matched(sets.dataset.labels, splits.retain, splits.test, splits.seed)
-    retain, test = (
-        losses[part][torch.searchsorted(getattr(splits, part), indices[:ATTACKER_IMAGES].contiguous())]
-        for part, indices in zip(("retain", "test"), known, strict=True)
+    known = class_matched(sets.dataset.labels, *where.values(), splits.seed)
+    members, others = (
+        losses[part][torch.searchsorted(where[part], indices[:ATTACKER_IMAGES].contiguous())]
+        for part, indices in zip(where, known, strict=True)
     )
-    return attack_efficacy(retain, test, losses["forget"])
+    return attack_efficacy(members, others, losses["forget"])
 
 
 def against_retrained(sets: ImageSets, logits: Outputs, references: list[Outputs]) -> dict[str, float | None]:

@@ -12,6 +12,7 @@ from evaluation.judge import Judgement, judge_all
 from evaluation.report import cost_table, plain, table
 from evaluation.verdict import give_verdict
 from helper_functions.files import save_tensors, write_json
+from unlearning.examination import paired_fall
 from unlearning.run import Run
 from unlearning.unlearn import Unlearned
 
@@ -24,8 +25,9 @@ def conclude(run: Run, outcome: Unlearned | None) -> dict:
     args, models, workspace = run.args, run.models, run.workspace
     order = [*(name for name in ("original", "unlearned") if name in models), *retrained_of(models)]
     judgements = judge_all(
-        {name: models[name] for name in order}, workspace.sets, workspace.precision, final=args.judge == "final"
-    )
+        {name: models[name] for name in order}, workspace.sets, workspace.precision,
+        final=args.judge == "final", retain_images=args.judged_retain_images,
+    )  # fmt: skip
     figures = {name: judgement.figures for name, judgement in judgements.items()}
     splits = workspace.splits
     report = {
@@ -34,15 +36,20 @@ def conclude(run: Run, outcome: Unlearned | None) -> dict:
         "forget": {"request": splits.forget_request, "images": len(splits.forget)},
         "splits_sha256": splits.sha256,
         "final_test": splits.final_test,
+        "judged_retain_images": len(judgements[order[0]].retain_right),
         **summarise_gaps(figures),
         "loss_histograms": loss_histograms({name: judgement.losses for name, judgement in judgements.items()}),
     }
     main = "original"
     if outcome is not None:
         main = "unlearned"
-        verdict = give_verdict(
-            figures["original"], figures[main], args.retain_budget, outcome.target, workspace.dataset.num_classes
+        fall, bound = paired_fall(
+            judgements["original"].retain_right, judgements[main].retain_right, len(splits.retain)
         )
+        verdict = give_verdict(
+            figures["original"], figures[main], args.retain_budget, outcome.target, workspace.dataset.num_classes,
+            margin=bound - fall,
+        )  # fmt: skip
         report = {"verdict": verdict, **report}
         report["forget"] |= {
             "method": outcome.method, "target": outcome.target, "chosen_epoch": outcome.chosen,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.image_sets import ImageSets
+from data.views import fixed_sample
 from evaluation.comparisons import against_retrained, against_test
 from evaluation.gaps import is_retrained
 from helper_functions.devices import Precision
@@ -23,12 +24,13 @@ class Judgement:
     """Figures by name, and what they were computed from, part by part, on the CPU.
 
     losses: cross-entropies on the given labels, `[n]`. logits: `[n, K]` of forget, validation and test images; empty
-    during a run.
+    during a run. retain_right: which of the retain images that were looked at are right, bool `[n]`.
     """
 
     figures: dict[str, float | None]
     losses: dict[str, Tensor]
     logits: dict[str, Tensor]
+    retain_right: Tensor
 
 
 def utility(logits: Tensor, labels: Tensor, part: str) -> dict[str, float]:
@@ -37,7 +39,12 @@ def utility(logits: Tensor, labels: Tensor, part: str) -> dict[str, float]:
 
 
 def judge_all(
-    models: dict[str, nn.Module], sets: ImageSets, precision: Precision, *, final: bool = True
+    models: dict[str, nn.Module],
+    sets: ImageSets,
+    precision: Precision,
+    *,
+    final: bool = True,
+    retain_images: int | None = None,
 ) -> dict[str, Judgement]:
     """Judge models as `judge` does, in the order given, and compare each with the retrained ones.
 
@@ -49,8 +56,10 @@ def judge_all(
     Args:
         models: by name; each sees each image once.
         final: as of `judge`; during a run nothing is compared.
+        retain_images: as of `judge`.
     """
-    judgements = {name: judge(model, sets, precision, final=final) for name, model in models.items()}
+    how = {"final": final, "retain_images": retain_images}
+    judgements = {name: judge(model, sets, precision, **how) for name, model in models.items()}
     if not final or len(sets.splits.forget) == 0:
         return judgements
     for name, judgement in judgements.items():
@@ -60,7 +69,14 @@ def judge_all(
     return judgements
 
 
-def judge(model: nn.Module, sets: ImageSets, precision: Precision, *, final: bool = True) -> Judgement:
+def judge(
+    model: nn.Module,
+    sets: ImageSets,
+    precision: Precision,
+    *,
+    final: bool = True,
+    retain_images: int | None = None,
+) -> Judgement:
     """Judge a model on retain, forget (given labels, and true ones as `forget_true`), unseen, validation and test.
 
     Where whole classes are forgotten, `test_remaining` is the test part without them; where the data set has
@@ -70,12 +86,15 @@ def judge(model: nn.Module, sets: ImageSets, precision: Precision, *, final: boo
         final: whether test images are touched, and forget images are compared with test images of the same true
             classes, by the attacks (`mia_...`) and by the discriminator (`discriminator_auc` and the ends of its 95 %
             interval, `_low` and `_high`); during a run neither is done.
+        retain_images: how many retain images are looked at, the same for every model; None: all of them.
     """
     figures: dict[str, float | None] = {}
     losses: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
+    retain_right = torch.zeros(0, dtype=torch.bool)
+    retain = fixed_sample(sets.splits.retain, retain_images)
     for part in PARTS if final else PARTS[:-1]:
-        indices = getattr(sets.splits, part)
+        indices = retain if part == "retain" else getattr(sets.splits, part)
         if len(indices) == 0:
             continue
         logits, labels = predict(model, sets.evaluation(indices), precision)
@@ -83,13 +102,15 @@ def judge(model: nn.Module, sets: ImageSets, precision: Precision, *, final: boo
         losses[part] = F.cross_entropy(logits, labels, reduction="none").cpu()
         if final and part in KEPT:
             outputs[part] = logits.cpu()
+        if part == "retain":
+            retain_right = (logits.argmax(1) == labels).cpu()
         if part == "forget":
             figures |= utility(logits, sets.true_labels[indices.to(precision.device)], "forget_true")
         if part == "test":
             figures |= _by_kinship(sets, logits, labels)
     if final and "forget" in losses:
-        figures |= against_test(sets, losses, outputs)
-    return Judgement(figures, losses, outputs)
+        figures |= against_test(sets, losses, outputs, retain)
+    return Judgement(figures, losses, outputs, retain_right)
 
 
 def forgotten_classes(sets: ImageSets) -> Tensor:

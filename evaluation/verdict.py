@@ -13,19 +13,24 @@ ZERO_TOLERANCE = 1.0
 class Verdict:
     """Whether the run kept its promise.
 
-    `slack` is what is left of the budget, in accuracy points on the whole retain set; negative where it is overdrawn.
+    `slack` is what is left of the budget, in accuracy points on the retain set; negative where it is overdrawn.
+    `margin`, in points, is what a one-sided 95 % bound adds to the fall where a sample of the retain set was looked
+    at: then the bound has to keep the budget. 0 where all of it was.
     """
 
     feasible: bool
     forgotten: bool
     retain_budget: float
     slack: float
+    margin: float = 0.0
 
     def __str__(self) -> str:
         change = self.slack - self.retain_budget
         state = "feasible" if self.feasible else "infeasible"
         forgotten = "forgotten" if self.forgotten else "NOT forgotten"
-        return f"{state}: retain accuracy {change:+.1f} points of the {self.retain_budget:g} allowed; {forgotten}"
+        sampled = f" (at most {self.margin:.1f} lower, by a sample at 95 %)" if self.margin else ""
+        allowed = f"{self.retain_budget:g} allowed{sampled}"
+        return f"{state}: retain accuracy {change:+.1f} points of the {allowed}; {forgotten}"
 
 
 def is_forgotten(target: str, figures: dict[str, float], num_classes: int) -> bool:
@@ -42,10 +47,15 @@ def is_forgotten(target: str, figures: dict[str, float], num_classes: int) -> bo
 
 
 def give_verdict(
-    original: dict[str, float], unlearned: dict[str, float], retain_budget: float, target: str, num_classes: int
+    original: dict[str, float],
+    unlearned: dict[str, float],
+    retain_budget: float,
+    target: str,
+    num_classes: int,
+    margin: float = 0.0,
 ) -> Verdict:
-    """Verdict on the whole retain set, from the figures of both models (names as in `evaluation.judge`)."""
+    """Verdict from the figures of both models (names as in `evaluation.judge`); margin as in `Verdict`."""
     slack = retain_budget - (original["retain_top1"] - unlearned["retain_top1"])
     # Percentages carry float32's rounding; a budget kept to the image must not fail by it.
-    feasible = slack >= -1e-4 and math.isfinite(unlearned["retain_loss"])
-    return Verdict(feasible, is_forgotten(target, unlearned, num_classes), retain_budget, slack)
+    feasible = slack - margin >= -1e-4 and math.isfinite(unlearned["retain_loss"])
+    return Verdict(feasible, is_forgotten(target, unlearned, num_classes), retain_budget, slack, margin)

@@ -224,7 +224,7 @@ class TestUntrain:
         ran = untrained(mode, request_)
         report = report_of(ran.folder)
         assert ran.done.err == "" and ran.done.status == (0 if report["verdict"]["feasible"] else 3)
-        assert set(report["verdict"]) == {"feasible", "forgotten", "retain_budget", "slack"}
+        assert set(report["verdict"]) == {"feasible", "forgotten", "retain_budget", "slack", "margin"}
         assert set(report["models"]) == {"original", "unlearned"}
         assert all(set(figures) == FIGURES for figures in report["models"].values())
         assert report["forget"]["method"] == mode

@@ -249,6 +249,19 @@ class TestReaders:
             assert not is_any_of(set(found[name].figures), FINAL) and "validation_top1" in found[name].figures
             assert found[name].logits == {}
 
+    def test_a_sample_of_the_retain_set_is_the_same_for_every_model(self):
+        sets = image_sets("random:0.2")
+        models = {name: Table(logits_of(sets, seed)) for seed, name in enumerate(("original", "unlearned"))}
+        found = judge_all(models, sets, CPU, retain_images=30)
+        retain = set(sets.splits.retain.tolist())
+        looked = [set(model.asked) & retain for model in models.values()]
+        assert looked[0] == looked[1] and len(looked[0]) == 30
+        for name, model in models.items():
+            chosen = torch.tensor(sorted(looked[0]))
+            right = model.logits[chosen].argmax(1) == sets.splits.labels[chosen]
+            assert torch.equal(found[name].retain_right, right)
+            assert found[name].figures["retain_top1"] == pytest.approx(100 * right.float().mean().item())
+
     def test_solver_and_selection_see_no_test_image(self, tmp_path, monkeypatch):
         """All of a run up to its final report: budget, target, rewinding."""
         read: set[int] = set()

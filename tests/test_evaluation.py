@@ -133,6 +133,12 @@ class TestVerdict:
             assert give_verdict(*figures, 100 * lost / count, "chance", 10).feasible
             assert not give_verdict(*figures, 100 * (lost - 1) / count, "chance", 10).feasible
 
+    @pytest.mark.parametrize(("margin", "feasible"), [(0.0, True), (0.4, True), (0.6, False)])
+    def test_on_a_sample_the_bound_has_to_keep_the_budget(self, margin, feasible):
+        verdict = give_verdict(self.figures(), self.figures(retain_top1=89.5), 1.0, "chance", 10, margin=margin)
+        assert verdict.feasible == feasible and verdict.slack == pytest.approx(0.5)
+        assert ("by a sample at 95 %" in str(verdict)) == (margin > 0)
+
     def test_numbers_that_are_none_are_not_feasible(self):
         assert not give_verdict(self.figures(), self.figures(retain_loss=math.nan), 100.0, "chance", 10).feasible
         assert not give_verdict(self.figures(), self.figures(retain_top1=math.nan), 100.0, "chance", 10).feasible
@@ -184,7 +190,7 @@ class TestReport:
 
     def test_plain_values_are_what_json_holds(self):
         value = {"a": Verdict(True, True, 1.0, math.nan), "b": [math.inf, (1, -math.inf)], "c": "text", "d": None}
-        verdict = {"feasible": True, "forgotten": True, "retain_budget": 1.0, "slack": None}
+        verdict = {"feasible": True, "forgotten": True, "retain_budget": 1.0, "slack": None, "margin": 0.0}
         assert plain(value) == {"a": verdict, "b": [None, [1, None]], "c": "text", "d": None}
 
 

@@ -160,7 +160,7 @@ class TestUnlearn:
     def test_reports_by_the_schema(self, quickstart):
         report = report_of(quickstart.folder)
         verdict = report["verdict"]
-        assert set(verdict) == {"feasible", "forgotten", "retain_budget", "slack"}
+        assert set(verdict) == {"feasible", "forgotten", "retain_budget", "slack", "margin"}
         assert quickstart.done.status == (0 if verdict["feasible"] else 3)
         assert list(report["models"]) == ["original", "unlearned", "retrained"]
         for name, figures in report["models"].items():
@@ -207,6 +207,7 @@ class TestUnlearn:
     def test_from_weights_it_uses_the_splits_beside_them(self, original, tmp_path):
         weights = original.folder / "model.pt"
         flags = (*SMALL, "--weight_path", weights, "--retrained_weight_path", weights, "--use_sam", "--num_epochs", 1)
+        flags = (*flags, "--judged_retain_images", 50)
         done = fork(UNLEARN, *flags, "--log_dir", tmp_path, "--name_prefix", "mine")
         assert done.status in (0, 3) and done.err == ""
         folder = only(tmp_path)
@@ -214,6 +215,7 @@ class TestUnlearn:
         report = report_of(folder)
         assert report["splits_sha256"] == str(np.load(original.folder / "splits.npz")["sha256"])
         assert report["forget"]["request"] == "random:40" and report["forget"]["images"] == 40
+        assert report["judged_retain_images"] == 50 and report["verdict"]["margin"] >= 0
         # Neither of the two models that it was given was made in this run.
         assert set(report["cost"]) == {"unlearned"}
         assert report["avg_gap"]["original"] == 0

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from data.views import fixed_sample
 from helper_functions.config import NonNegativeFloat, PositiveFloat, PositiveInt
 from helper_functions.errors import UserError
 from helper_functions.inference import predict
@@ -16,6 +17,7 @@ from helper_functions.record import RunRecord
 from optimizer.schedules import SCHEDULES
 from optimizer.training import Recipe, fit_once
 from unlearning.arguments import MethodArgs
+from unlearning.examination import RETAIN_SAMPLE
 from unlearning.methods import METHODS, check_images, check_method
 from unlearning.unlearn import Unlearned, Unlearning
 from unlearning.workspace import Workspace
@@ -44,6 +46,9 @@ class OriginalArgs:
     judge: Literal["final", "validation"] = "final"
     """What the report rests on: everything, test images and attacks included, or no more than a run may look at while
     flags are tuned."""
+    judged_retain_images: PositiveInt | None = None
+    """Retain images, drawn once for all models, that the report and the verdict rest on; all of them by default. The
+    verdict then adds what a one-sided 95 % bound does."""
 
     def recipe(self) -> Recipe:
         """How the original and the retrained model are trained; SAM as in unlearning."""
@@ -152,7 +157,8 @@ def refuse_chance(model: nn.Module, workspace: Workspace, source: str) -> None:
     Raises:
         UserError: retain accuracy is at most twice that of a guess, or ten points above it where that is less.
     """
-    logits, labels = predict(model, workspace.sets.evaluation(workspace.splits.retain), workspace.precision)
+    images = fixed_sample(workspace.splits.retain, RETAIN_SAMPLE)  # an accuracy to a point is enough
+    logits, labels = predict(model, workspace.sets.evaluation(images), workspace.precision)
     top1, guess = summarise(logits, labels)["top1"], 100 / workspace.dataset.num_classes
     if top1 <= guess + min(guess, 10):
         raise UserError(
