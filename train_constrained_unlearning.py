@@ -71,6 +71,9 @@ def untrain_constrained(
 ) -> Unlearned:
     """Make a model forget, in place, subject to a budget on what it keeps.
 
+    Within a process group of the caller's, every rank calls it with loaders that give all of them the same whole
+    batches, each of which the ranks share.
+
     Args:
         model: any classifier, images `[B, C, H, W]` to logits `[B, K]`.
         retainloader: what is kept; a sized iterable of `(inputs, labels)`, such as a `DataLoader`, best not augmented.

@@ -18,6 +18,7 @@ from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.held_out import Auc, held_out_auc
 from contrastive_discrimination.pairs import Pairs, paired, shuffled
 from helper_functions.devices import Precision
+from helper_functions.spread import spread
 from models.features import FeatureTap
 from optimizer.problems import Batch, Problem
 
@@ -70,6 +71,7 @@ class PassForTeacher(Problem):
         super().__init__()
         self.student, self.teacher, self.scale, self.critic = student, teacher.eval(), scale, critic
         self.critic_steps, self.noise, self.precision, self.generator = critic_steps, noise, precision, generator
+        self.passes = {model: spread(model) for model in (student, teacher)}
         self.taps = {model: FeatureTap(model) for model in (student, teacher)} if see_features else {}
         self._seen: Pairs | None = None
 
@@ -97,7 +99,7 @@ class PassForTeacher(Problem):
 
     def _outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
         with self.precision.autocast():
-            outputs = model(inputs)
+            outputs = self.passes[model](inputs)
         return self.scale((self.taps[model].features if self.taps else outputs).float())
 
     def _taught(self, inputs: Tensor) -> Tensor:

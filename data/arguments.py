@@ -1,12 +1,14 @@
 """What is learned and what is forgotten, as flags."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Literal
 
 from data.augmentation import Augmentation
-from data.datasets import DATASETS, Dataset, load_dataset
+from data.datasets import DATASETS, DOWNLOADED, Dataset, load_dataset
 from helper_functions.config import HalfOpenUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveInt
+from helper_functions.distribution import first_on_machine
 from helper_functions.errors import UserError
 
 AUGMENTATIONS = {
@@ -65,7 +67,8 @@ def dataset_from(args: DataArgs) -> Dataset:
     """
     name = _name(args)
     data_dir = args.data_dir or f"data/{name}"
-    dataset = load_dataset(name, data_dir, image_size=args.image_size, skip_unreadable=args.skip_unreadable)
+    with first_on_machine() if name in DOWNLOADED else contextlib.nullcontext():
+        dataset = load_dataset(name, data_dir, image_size=args.image_size, skip_unreadable=args.skip_unreadable)
     for flag in ("mean", "std"):
         values = getattr(args, flag)
         if values is not None and len(values) != dataset.in_channels:

@@ -74,6 +74,7 @@ _ARCHIVES = {
         (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970),
     ),
 }  # fmt: skip
+DOWNLOADED = tuple(_ARCHIVES)
 _READ_ERRORS = (OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from helper_functions.distribution import say
 from helper_functions.errors import UserError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
@@ -33,7 +34,7 @@ def read_image_folder(
     if unreadable and not skip_unreadable:
         raise UserError(f"cannot read image {folder / unreadable[0]}; remove it or pass --skip_unreadable")
     if unreadable:
-        print(f"skipped {len(unreadable)} unreadable images: {', '.join(unreadable)}", file=sys.stderr)
+        say(f"skipped {len(unreadable)} unreadable images: {', '.join(unreadable)}", file=sys.stderr)
         pixels, labels = pixels[readable], labels[readable]
         files = [name for name, good in zip(files, readable, strict=True) if good]
     missing = np.setdiff1d(np.arange(len(classes)), labels)

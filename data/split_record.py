@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from data.datasets import Dataset
+from helper_functions.distribution import on_main
 from helper_functions.errors import UserError
 from helper_functions.files import whole_file
 
@@ -57,6 +58,7 @@ class Splits:
             digest.update(values.tobytes())
         return digest.hexdigest()
 
+    @on_main
     def save(self, path: str | Path) -> None:
         """Write a compressed NumPy archive; the file appears whole or not at all. Raises OSError if it cannot."""
         arrays = {name: getattr(self, name).numpy() for name in TENSORS}

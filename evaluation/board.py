@@ -3,17 +3,20 @@
 import dataclasses
 import warnings
 
+import torch
 from torch import nn
 
 from evaluation.figures import draw_images, draw_losses
 from evaluation.judge import Judgement
-from helper_functions.inference import predict
+from helper_functions.distribution import on_main
+from helper_functions.inference import evaluation_mode
 from helper_functions.record import RunRecord
 from unlearning.workspace import Workspace
 
 SHOWN_IMAGES = 25
 
 
+@on_main
 def show_run(
     record: RunRecord,
     workspace: Workspace,
@@ -50,10 +53,11 @@ def _graph(record: RunRecord, workspace: Workspace, model: nn.Module) -> None:
 
 def _forgotten_images(workspace: Workspace, models: dict[str, nn.Module]):
     indices = workspace.splits.forget[:SHOWN_IMAGES]
-    loader = workspace.sets.evaluation(indices)
+    inputs, labels = next(iter(workspace.sets.evaluation(indices)))
     named = {}
     for name in ("original", "unlearned"):
-        logits, labels = predict(models[name], loader, workspace.precision)
-        named[name] = logits.argmax(1).tolist()
+        model = models[name]
+        with evaluation_mode(model), torch.inference_mode(), workspace.precision.autocast():
+            named[name] = model(inputs).argmax(1).tolist()
     dataset = workspace.dataset
     return draw_images(dataset.images[indices], dataset.classes, labels.tolist(), named["original"], named["unlearned"])

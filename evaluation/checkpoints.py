@@ -13,6 +13,7 @@ from evaluation.relearn import relearn_steps
 from evaluation.shadows import FEWEST
 from helper_functions.config import NonNegativeInt
 from helper_functions.devices import Precision
+from helper_functions.distribution import world_size
 from helper_functions.errors import UserError
 from models.reinitialise import reinitialised
 from unlearning.workspace import Workspace
@@ -66,6 +67,8 @@ def check_checkpoints(args: CheckpointArgs) -> None:
         raise UserError("--relearn True: give --original_weight_path, whose forget accuracy is what is returned to")
     if args.shadow_models % 2 or 0 < args.shadow_models < FEWEST:
         raise UserError(f"--shadow_models {args.shadow_models}: give 0, or an even number of at least {FEWEST}")
+    if args.shadow_models and world_size() > 1:
+        raise UserError(f"--shadow_models {args.shadow_models}: one process makes them; leave torchrun out")
     if args.shadow_models and args.shadow_config is None:
         raise UserError(
             f"--shadow_models {args.shadow_models}: give --shadow_config, the config.yaml of the method's run"

@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Literal, NoReturn, get_origin
 
@@ -18,6 +19,7 @@ from jsonargparse.typing import OpenUnitInterval as OpenUnitInterval
 from jsonargparse.typing import PositiveInt as PositiveInt
 from jsonargparse.typing import restricted_number_type
 
+from helper_functions.distribution import PATIENCE, complain, is_main, lost_rank, process_group, rank, wait_for_main
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
 
@@ -48,6 +50,8 @@ class RunArgs:
     """auto takes CUDA, then MPS, then the CPU; or cpu, cuda, cuda:N, mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of forward and backward passes; auto is bf16 where the hardware has it."""
+    sync_bn: bool = False
+    """With several ranks of torchrun: batch norm by the whole batch while training, in place of each rank's part."""
     data_on_device: Literal["auto", "yes", "no"] = "auto"
     """Whether the images stay on the device; no leaves them in host memory, from where batches follow through pinned
     memory; auto keeps them where they take at most half of what is free."""
@@ -172,7 +176,7 @@ def _is_list(annotation: object) -> bool:
 
 
 def _complain(prog: str, message: object) -> int:
-    print(f"{prog}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    complain(f"{prog}: error: {' '.join(str(message).split())}")
     return 2
 
 
@@ -181,12 +185,19 @@ def run_script(get_parser: Callable[[], ScriptParser], main: Callable[[object], 
 
     0 is done, 2 a request that cannot be carried out (one line says why), 3 a result outside the stated budget
     (`main`'s dict says `{"verdict": {"feasible": False}}`), 130 an interruption, 141 a reader of the output who left.
+    Of one among several ranks, 1 says that another no longer answers.
     """
     parser = get_parser()
     threading.excepthook = _leave_os_errors_to_main
+    with process_group():
+        return _status(parser, main)
+
+
+def _status(parser: ScriptParser, main: Callable[[object], dict]) -> int:
     try:
         result = main(parser.parse())
         sys.stdout.flush()
+        wait_for_main()
     except UserError as error:
         return _complain(parser.prog, error)
     except BrokenPipeError:
@@ -197,10 +208,23 @@ def run_script(get_parser: Callable[[], ScriptParser], main: Callable[[object], 
         where = f"{error.filename}: " if error.filename else ""
         return _complain(parser.prog, f"{where}{error.strerror or error}; nothing that stood there before has changed")
     except KeyboardInterrupt:
-        print(f"\n{parser.prog}: interrupted; --resume goes on from the last epoch", file=sys.stderr)
+        if is_main():
+            print(f"\n{parser.prog}: interrupted; --resume goes on from the last epoch", file=sys.stderr)
         return 130
+    except RuntimeError as error:
+        reason = lost_rank(error)
+        if reason is None:
+            raise
+        print(
+            f"{parser.prog}: error: rank {rank()} lost another rank ({reason}); --resume goes on from the last epoch",
+            file=sys.stderr,
+        )
+        # torchrun names the rank that it saw end first.
+        time.sleep(PATIENCE)
+        return 1
     feasible = (result.get("verdict") or {}).get("feasible", True)
-    return 0 if feasible else 3
+    # One rank says it: torchrun ends the others as soon as one has left with anything but 0.
+    return 0 if feasible or not is_main() else 3
 
 
 def _drop_output() -> None:

@@ -9,27 +9,40 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from helper_functions.distribution import local_rank, world_size
 from helper_functions.errors import UserError
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device called `name`; `auto` takes CUDA, then MPS, then the CPU.
+    """The device called `name`; `auto` takes CUDA, then MPS, then the CPU. Each of several ranks gets a CUDA device of
+    its own, or shares the CPU.
 
     Raises:
-        UserError: no such device on this machine.
+        UserError: no such device on this machine, or none that ranks can share.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        mps = torch.backends.mps.is_available() and world_size() == 1
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"--device {name}: no such device; use auto, cpu, cuda, cuda:N or mps") from None
+    if world_size() > 1 and name != "cpu":
+        return _device_of_rank(name)
     present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= present.get(device.type, 0):
         raise UserError(f"--device {name}: this machine has no such device; use --device auto or --device cpu")
     return device
+
+
+def _device_of_rank(name: str) -> torch.device:
+    if name != "cuda":
+        raise UserError(f"--device {name}: several ranks cannot share it; use auto, cuda or cpu, and each has its own")
+    if local_rank() >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UserError(f"--device {name}: this machine has {count} of them; start as many ranks, by --nproc_per_node")
+    torch.cuda.set_device(local_rank())
+    return torch.device("cuda", local_rank())
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from helper_functions.distribution import on_main
 from helper_functions.errors import UserError
 
 
@@ -40,6 +41,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@on_main
 def write_json(path: Path, content: object) -> None:
     """Write JSON, indented; NaN and infinity are refused, since JSON has no such numbers."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
@@ -47,6 +49,7 @@ def write_json(path: Path, content: object) -> None:
         temporary.write_text(text)
 
 
+@on_main
 def save_config(config: dict, path: Path) -> None:
     """Write a flat configuration as YAML."""
     text = yaml.safe_dump(config, sort_keys=False)
@@ -83,6 +86,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+@on_main
 def save_tensors(content: object, path: Path) -> None:
     """Write tensors and plain values so that `load_tensors` reads them back without executing anything.
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from helper_functions.devices import Precision
+from helper_functions.spread import spread
 
 
 @contextlib.contextmanager
@@ -24,15 +25,16 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def predict(model: nn.Module, loader: Iterable, precision: Precision) -> tuple[Tensor, Tensor]:
     """Logits and labels of everything in a loader, in its order.
 
-    Eval mode, no gradient; batch-norm statistics and the modules' modes stay as they were.
+    Eval mode, no gradient; batch-norm statistics and the modules' modes stay as they were. Ranks share each batch, and
+    every one of them gets everything.
 
     Returns:
         float32 logits `[N, K]` and int64 labels `[N]`, both on the computing device.
     """
-    logits, labels = [], []
+    logits, labels, forward = [], [], spread(model)
     with evaluation_mode(model), torch.inference_mode(), precision.autocast():
         for inputs, targets in loader:
-            logits.append(model(inputs.to(precision.device, non_blocking=True)).float())
+            logits.append(forward(inputs.to(precision.device, non_blocking=True)).float())
             labels.append(targets.to(precision.device, non_blocking=True))
     # Clones outside of inference mode, so that callers may keep them in ordinary computations.
     return torch.cat(logits).clone(), torch.cat(labels).clone()

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from helper_functions.distribution import agree, is_main
+
 Step = Callable[[dict], dict[str, Tensor]]
 
 
@@ -119,7 +121,7 @@ class _Means:
 
     def transfer(self) -> dict[str, float]:
         """Means since the last call; the one transfer from the device (and wait for it) in an interval."""
-        sums = self.interval.tolist()
+        sums = agree(self.interval).tolist()
         self.totals = [a + b for a, b in zip(self.totals or [0.0] * len(sums), sums, strict=True)]
         means = {name: value / self.count for name, value in zip(self.names, sums, strict=True)}
         self.total_count += self.count
@@ -142,7 +144,8 @@ def _run_epoch(phase: Phase, epoch: int) -> dict[str, float]:
     means, total = _Means(), len(phase.batches)
     began = time.perf_counter()
     title = f"{phase.name} {epoch + 1}/{phase.num_epochs}"
-    with tqdm(total=total, desc=title, unit="step", leave=False, disable=not sys.stderr.isatty()) as bar:
+    shows = is_main() and sys.stderr.isatty()
+    with tqdm(total=total, desc=title, unit="step", leave=False, disable=not shows) as bar:
         interval_began, interval_images = began, 0
         for number, batch in enumerate(phase.batches, start=1):
             means.add(phase.step({name: _to(phase.device, *pair) for name, pair in batch.items()}))

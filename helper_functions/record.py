@@ -11,6 +11,7 @@ import torch
 
 from helper_functions.config import ScriptParser
 from helper_functions.devices import describe_environment
+from helper_functions.distribution import from_main, on_main
 from helper_functions.errors import UserError
 from helper_functions.files import load_config, load_tensors, save_config, save_tensors, write_json
 
@@ -18,7 +19,8 @@ from helper_functions.files import load_config, load_tensors, save_config, save_
 class RunRecord:
     """A run folder: `config.yaml`, `environment.json`, `metrics.jsonl`, TensorBoard events, `checkpoint.pt`.
 
-    TensorBoard is opened at the first figure, since importing it takes longer than a small run.
+    TensorBoard is opened at the first figure, since importing it takes longer than a small run. Of several ranks,
+    rank 0 alone reads and writes; the others are told what it read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,22 +38,9 @@ class RunRecord:
         """
         if Path(name).name != name:
             raise UserError(f"--name_prefix {name}: the beginning of a folder's name, so without slashes")
-        parent = Path(log_dir)
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
-                folder = parent / f"{name}-{stamp}{suffix}"
-                try:
-                    folder.mkdir()
-                    break
-                except FileExistsError:
-                    continue
-        except OSError as error:
-            raise UserError(f"--log_dir {log_dir}: no folder can be made there ({error.strerror})") from None
-        record = cls(folder)
-        save_config(_plain(args), folder / "config.yaml")
-        write_json(folder / "environment.json", describe_environment(device))
+        record = cls(from_main(lambda: _new_folder(log_dir, name)))
+        save_config(_plain(args), record.path("config.yaml"))
+        write_json(record.path("environment.json"), describe_environment(device))
         return record
 
     @classmethod
@@ -61,14 +50,7 @@ class RunRecord:
         Raises:
             UserError: no run folder, one of another script, or one whose arguments no longer make sense.
         """
-        config = Path(folder) / "config.yaml"
-        if not config.is_file():
-            raise UserError(f"--resume {folder}: no run folder (it has no config.yaml)")
-        names = {field.name for field in dataclasses.fields(args_class)}
-        if set(load_config(config)) != names:
-            raise UserError(f"--resume {folder}: that run was made by another script or version")
-        args = ScriptParser(args_class).parse(["--config_file", str(config), "--resume", str(folder)])
-        return cls(Path(folder)), args
+        return cls(Path(folder)), from_main(lambda: _read_arguments(folder, args_class))
 
     def path(self, name: str) -> Path:
         """Where the run keeps a file of this name."""
@@ -83,6 +65,7 @@ class RunRecord:
             self._writer = SummaryWriter(self.folder, flush_secs=600)
         return self._writer
 
+    @on_main
     def scalars(self, figures: dict[str, float], step: int) -> None:
         """Append a line to `metrics.jsonl` and the same figures to TensorBoard; NaN is written as null."""
         finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
@@ -91,6 +74,7 @@ class RunRecord:
         for name, value in figures.items():
             self.writer.add_scalar(name, value, step)
 
+    @on_main
     def histograms(self, samples: dict[str, torch.Tensor], step: int) -> None:
         """Distributions of per-image figures `[n]`, to TensorBoard alone."""
         for name, values in samples.items():
@@ -98,6 +82,7 @@ class RunRecord:
             if len(finite):
                 self.writer.add_histogram(name, finite.float().cpu(), step)
 
+    @on_main
     def print_row(self, name: str, epoch: int, num_epochs: int, figures: dict[str, float]) -> None:
         """Print one row of the table of epochs; its heading comes first, and again when the columns change."""
         columns = tuple(figures)
@@ -111,6 +96,7 @@ class RunRecord:
         row = "  ".join(cell.rjust(width) for cell, width in zip(cells, self._widths, strict=True))
         print(f"{f'{epoch}/{num_epochs}':>16s}  {row}", flush=True)
 
+    @on_main
     def save_checkpoint(self, content: dict) -> None:
         """Write what `--resume` needs, and remember how long the record of figures was at that moment."""
         if self._writer is not None:
@@ -123,6 +109,9 @@ class RunRecord:
 
         TensorBoard's `purge_step` would not do: the steps of each model that a run trains begin at 0.
         """
+        return from_main(self._load_checkpoint)
+
+    def _load_checkpoint(self) -> dict | None:
         content, lengths = None, {}
         if self.path("checkpoint.pt").exists():
             remedy = "start a new run without --resume"
@@ -142,12 +131,40 @@ class RunRecord:
         """The files that grow during a run."""
         return sorted([*self.folder.glob("metrics.jsonl"), *self.folder.glob("events.out.tfevents.*")])
 
+    @on_main
     def close(self) -> None:
         """Write out what TensorBoard still holds."""
         if self._writer is not None:
             # Closing alone would hide that the last figures could not be written.
             self._writer.flush()
             self._writer.close()
+
+
+def _new_folder(log_dir: str, name: str) -> Path:
+    parent = Path(log_dir)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
+            folder = parent / f"{name}-{stamp}{suffix}"
+            try:
+                folder.mkdir()
+                break
+            except FileExistsError:
+                continue
+    except OSError as error:
+        raise UserError(f"--log_dir {log_dir}: no folder can be made there ({error.strerror})") from None
+    return folder
+
+
+def _read_arguments(folder: str, args_class: type) -> object:
+    config = Path(folder) / "config.yaml"
+    if not config.is_file():
+        raise UserError(f"--resume {folder}: no run folder (it has no config.yaml)")
+    names = {field.name for field in dataclasses.fields(args_class)}
+    if set(load_config(config)) != names:
+        raise UserError(f"--resume {folder}: that run was made by another script or version")
+    return ScriptParser(args_class).parse(["--config_file", str(config), "--resume", str(folder)])
 
 
 def _plain(args: object) -> dict:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from helper_functions.devices import Precision
 from helper_functions.errors import UserError
 from helper_functions.inference import predict
+from helper_functions.shares import whole
 
 
 def classifier_head(model: nn.Module) -> nn.Linear:
@@ -28,7 +29,8 @@ class FeatureTap:
     """Records the features of the latest forward pass, until `close` or the end of a `with` block.
 
     After `logits = model(inputs)`, `features` is the input [B, F] of `classifier_head(model)`: the tensor itself and no
-    copy, attached to the autograd graph, in the dtype of the pass (bfloat16 under such an autocast). The latest
+    copy, attached to the autograd graph, in the dtype of the pass (bfloat16 under such an autocast). Where ranks share
+    the pass, it is a copy with the features of all of them. The latest
     features stay after `close`, and their graph with them, for as long as the tap does.
 
     The tap is a forward pre-hook: it adds nothing to `state_dict`, and the model holds it until it is closed. Copy a
@@ -56,7 +58,7 @@ class FeatureTap:
         (features,) = arguments
         if features.dim() != 2:
             raise UserError(f"the head is given {list(features.shape)}: tap a model whose head sees [B, F]")
-        self._features = features
+        self._features = whole(features)
 
     def __enter__(self) -> Self:
         return self
@@ -80,7 +82,7 @@ def predict_features(model: nn.Module, loader: Iterable, precision: Precision) -
     features: list[Tensor] = []
 
     def record(head: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        features.append(arguments[0].float())
+        features.append(whole(arguments[0]).float())
 
     hook = classifier_head(model).register_forward_pre_hook(record)
     try:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from helper_functions.devices import Precision
+from helper_functions.spread import spread
 
 Batch = tuple[Tensor, Tensor]
 
@@ -31,14 +32,14 @@ class EmpiricalRisk(Problem):
 
     def __init__(self, model: nn.Module, precision: Precision) -> None:
         super().__init__()
-        self.model = model
+        self.forward_pass = spread(model)
         self.precision = precision
 
     def compute_cmp_state(self, train: Batch) -> cooper.CMPState:
         """Loss of one batch; `misc` holds what is logged: `train/loss` and `train/top1` in percent."""
         inputs, labels = train
         with self.precision.autocast():
-            logits = self.model(inputs)
+            logits = self.forward_pass(inputs)
         loss = F.cross_entropy(logits.float(), labels)
         accuracy = (logits.detach().argmax(1) == labels).float().mean() * 100
         return cooper.CMPState(loss=loss, misc={"train/loss": loss.detach(), "train/top1": accuracy})

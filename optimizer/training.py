@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from helper_functions.config import HalfOpenUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from helper_functions.devices import Precision
+from helper_functions.distribution import from_main
 from helper_functions.errors import UserError
 from helper_functions.files import load_tensors, save_tensors, write_json
 from helper_functions.loop import Cost, NamedLoader, Phase, run_phase
@@ -190,11 +191,16 @@ def fit_once(
         The cost of the training, as `fit_classifier` does.
     """
     weights, cost_file = record.path(f"{options['name']}.pt"), record.path(f"{options['name']}.json")
-    if cost_file.exists():
-        model.load_state_dict(load_tensors(weights, "start a new run"))
-        return Cost(**json.loads(cost_file.read_text()))
+
+    def finished() -> tuple[dict, Cost] | None:
+        if not cost_file.exists():
+            return None
+        return load_tensors(weights, "start a new run"), Cost(**json.loads(cost_file.read_text()))
+
+    if (found := from_main(finished)) is not None:
+        model.load_state_dict(found[0])
+        return found[1]
     cost = fit_classifier(model, loader, recipe, precision, record, **options)
     save_tensors(model.state_dict(), weights)
     write_json(cost_file, dataclasses.asdict(cost))
     return cost
-

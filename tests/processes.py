@@ -12,11 +12,13 @@ import os
 import resource
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
@@ -60,6 +62,26 @@ def fork(script: str, *flags: object, before: Callable[[], object] | None = None
             child.join()
         out, err = (Path(file).read_text() for file in files)
     return Done(child.exitcode, out, err)
+
+
+def fork_ranks(script: str, *flags: object, ranks: int = 2, before: Callable[[], object] | None = None) -> list[Done]:
+    """Run a script in as many children at once, each of which is one rank; what each left behind, by its number."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with ThreadPoolExecutor(ranks) as pool:
+        children = [
+            pool.submit(fork, script, *flags, before=functools.partial(become_rank, rank, ranks, port, before))
+            for rank in range(ranks)
+        ]
+        return [child.result() for child in children]
+
+
+def become_rank(rank: int, ranks: int, port: int, before: Callable[[], object] | None = None) -> None:
+    """Give this process the environment that torchrun would."""
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in names.items()})
+    if before is not None:
+        before()
 
 
 @functools.cache

@@ -161,7 +161,7 @@ class TestPassForTeacher:
         problem, seen = problem_of(steps=1), []
         problem.teach_critic = lambda student, teacher: seen.append(student) or {}
         with torch.no_grad():
-            first = problem._outputs(copy.deepcopy(problem.student), INPUTS)
+            first = problem.scale(copy.deepcopy(problem.student)(INPUTS))
         solver_of(problem, sam=True).step(BATCH)
         (found,) = seen
         assert not found.requires_grad

@@ -54,9 +54,13 @@ class Case:
         return self.examination.num_classes
 
     def logits(self, inputs: Tensor, model: nn.Module | None = None) -> Tensor:
-        """Float32 logits `[B, K]` of the model, or of another, in whichever mode it is."""
+        """Float32 logits `[B, K]` of the model, or of another, in whichever mode it is.
+
+        Of several ranks, all take the pass through the model together, for a step of the optimizer; through a model
+        that is named, and be it the same one, each takes a pass of its own, for gradients by hand.
+        """
         with self.precision.autocast():
-            return (self.model if model is None else model)(inputs).float()
+            return (self.streams.forward_pass if model is None else model)(inputs).float()
 
     def original(self) -> Original:
         """A frozen copy of the model as it is now, in eval mode."""

@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor, nn
 
+from helper_functions.distribution import from_main, on_main
 from helper_functions.files import load_tensors, save_tensors
 from helper_functions.record import RunRecord
 
@@ -79,6 +80,7 @@ class Rewind:
     def __init__(self, record: RunRecord) -> None:
         self.record, self.chosen = record, record.path("rewound.pt")
 
+    @on_main
     def consider(self, epochs: Epochs, model: nn.Module) -> None:
         """Keep the weights of the last of the epochs."""
         self.chosen.unlink(missing_ok=True)
@@ -86,6 +88,9 @@ class Rewind:
 
     def settle(self, epochs: Epochs) -> tuple[int, Weights]:
         """The chosen epoch, from 0, and its weights; where two are equally near, the later one."""
+        return from_main(lambda: self._settle(epochs))
+
+    def _settle(self, epochs: Epochs) -> tuple[int, Weights]:
         wanted = epochs[-1]["validation/matched_top1"]
         chosen = min(range(len(epochs)), key=lambda place: (abs(epochs[place]["forget/top1"] - wanted), -place))
         if not self.chosen.exists():

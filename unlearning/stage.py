@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from data.streams import PairedLoader
+from helper_functions.distribution import say
 from helper_functions.loop import Cost, Phase, run_phase
 from helper_functions.record import RunRecord
 from optimizer.problems import Problem
@@ -121,7 +122,7 @@ class Stage:
         if went_back:
             scale = self.safeguard.scale
             self.record.scalars({"constraint/safeguard": scale}, step)
-            print(f"  step {step}: {violation:.1f} points over; back to the last good state, step size x {scale:g}")
+            say(f"  step {step}: {violation:.1f} points over; back to the last good state, step size x {scale:g}")
         return went_back
 
     def _on_epoch(self, means: dict[str, float], epoch: int) -> bool:

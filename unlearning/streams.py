@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from helper_functions.batch_norm import no_running_stats_update
 from helper_functions.devices import Precision
+from helper_functions.spread import spread
 
 BatchNormMode = Literal["frozen", "train"]
 
@@ -23,6 +24,7 @@ class TwoStreams:
 
     def __init__(self, model: nn.Module, precision: Precision, batch_norm: BatchNormMode) -> None:
         self.model = model
+        self.forward_pass = spread(model)
         self.precision = precision
         self.batch_norm = batch_norm
 
@@ -34,11 +36,11 @@ class TwoStreams:
         """Float32 logits of the forget inputs and of the retain inputs."""
         with self.precision.autocast():
             if self.batch_norm == "frozen":
-                logits = self.model(torch.cat([forget, retain])).float()
+                logits = self.forward_pass(torch.cat([forget, retain])).float()
                 return logits[: len(forget)], logits[len(forget) :]
-            retain_logits = self.model(retain).float()
+            retain_logits = self.forward_pass(retain).float()
             with no_running_stats_update(self.model):
-                return self.model(forget).float(), retain_logits
+                return self.forward_pass(forget).float(), retain_logits
 
 
 class Original:
@@ -51,12 +53,13 @@ class Original:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         if batch_norm == "train":
             self.model.train()
+        self.forward_pass = spread(self.model)
         self.precision = precision
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Float32 logits `[B, K]`."""
         with torch.no_grad(), no_running_stats_update(self.model), self.precision.autocast():
-            return self.model(inputs).float()
+            return self.forward_pass(inputs).float()
 
 
 def rise_on_labels(original_logits: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from helper_functions.devices import Precision
+from helper_functions.distribution import from_main
 from helper_functions.loop import Cost
 from helper_functions.record import RunRecord
 from unlearning.arguments import MethodArgs
@@ -81,7 +82,8 @@ class Unlearning:
         self.procedure = self.method.procedure(self.case)
         self.target = self.procedure.target
         findings = self.examination.of_original(self.target, args.retain_budget)
-        self.original = findings.figures | self.target.examine(model, *findings.forget)
+        original = findings.figures | self.target.examine(model, *findings.forget)
+        self.original = from_main(lambda: original)
         own = WithinBudget if self.method.constrained else Last
         self.choice = Rewind(record) if args.rewind else own()
         self.epochs: list[dict[str, float]] = []
@@ -115,8 +117,9 @@ class Unlearning:
             feasible: False where these weights do not count as a result, whatever they keep.
         """
         findings = self.examination(self.model, self.target, self.args.retain_budget)
-        figures = findings.figures
-        figures |= self.target.examine(self.model, *findings.forget)
+        figures = findings.figures | self.target.examine(self.model, *findings.forget)
+        # Ranks that differed by a rounding could decide differently, and wait for each other.
+        figures = findings.figures = from_main(lambda: figures)
         if not feasible:
             figures["constraint/feasible"] = 0.0
         self.epochs.append(figures)

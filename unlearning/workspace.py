@@ -11,9 +11,11 @@ from data.image_sets import ImageSets
 from data.split_record import PARTS, Splits
 from data.splits import make_splits
 from helper_functions.devices import choose_device, choose_precision, seed_everything
+from helper_functions.distribution import from_main
 from helper_functions.errors import UserError
 from helper_functions.inference import predict
 from helper_functions.metrics import summarise
+from helper_functions.shared_batch_norm import share_batch_norm
 from models.arguments import model_from
 
 TARGETS = {
@@ -41,7 +43,7 @@ class Workspace:
         if weight_path is not None and not Path(weight_path).is_file():
             raise UserError(f"--weight_path {weight_path}: there is no such file")
         self.dataset = dataset_from(args)
-        self.splits = self._splits(weight_path, default_forget)
+        self.splits = from_main(lambda: self._splits(weight_path, default_forget))
         augmentation = augmentation_from(args, self.dataset)
         self.sets = ImageSets(
             self.dataset, self.splits, augmentation, self.precision.device, args.seed, args.data_on_device
@@ -70,6 +72,8 @@ class Workspace:
         seed_everything(self.args.seed)
         dataset = self.dataset
         model = model_from(self.args, dataset.num_classes, dataset.in_channels, dataset.image_size, weight_path)
+        if self.args.sync_bn:
+            share_batch_norm(model)
         return model.to(self.precision.device, memory_format=torch.channels_last)
 
     def retrained(self, weight_path: str) -> nn.Module:

@@ -24,7 +24,7 @@ def mean_gradient(case: Case, stream: str, limit: int | None = None) -> dict[str
     images = 0
     with evaluation_mode(case.model):
         for inputs, labels in case.images(stream, limit):
-            loss = F.cross_entropy(case.logits(inputs), labels, reduction="sum")
+            loss = F.cross_entropy(case.logits(inputs, case.model), labels, reduction="sum")
             gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
             for name, gradient in zip(parameters, gradients, strict=True):
                 total[name] += gradient

@@ -44,7 +44,7 @@ def _gradient_rows(case: Case) -> Tensor:
     with evaluation_mode(case.model):
         parts = zip(inputs.tensor_split(count), labels.tensor_split(count), strict=True)
         for row, (part, given) in enumerate(parts):
-            loss = F.cross_entropy(case.logits(part), given)
+            loss = F.cross_entropy(case.logits(part, case.model), given)
             gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
             rows[row] = math.sqrt(len(given)) * torch.cat([gradient.flatten() for gradient in gradients])
     case.cost.images += len(labels)

@@ -29,7 +29,7 @@ def learn_noise(case: Case, classes: Tensor, count: int) -> tuple[Tensor, Tensor
     optimizer = torch.optim.Adam([noise], case.args.noise_learning_rate)
     with evaluation_mode(case.model):
         for _ in range(case.args.noise_steps):
-            loss = -F.cross_entropy(case.logits(noise), labels) + NOISE_PENALTY * noise.square().mean()
+            loss = -F.cross_entropy(case.logits(noise, case.model), labels) + NOISE_PENALTY * noise.square().mean()
             (noise.grad,) = torch.autograd.grad(loss, [noise])
             optimizer.step()
     case.cost.images += case.args.noise_steps * len(labels)
