@@ -71,7 +71,9 @@ class PassForTeacher(Problem):
         super().__init__()
         self.student, self.teacher, self.scale, self.critic = student, teacher.eval(), scale, critic
         self.critic_steps, self.noise, self.precision, self.generator = critic_steps, noise, precision, generator
-        self.passes = {model: spread(model) for model in (student, teacher)}
+        # A tap is no part of a compiled pass.
+        mode = None if see_features else precision.compile_mode
+        self.passes = {model: spread(model, mode) for model in (student, teacher)}
         self.taps = {model: FeatureTap(model) for model in (student, teacher)} if see_features else {}
         self._seen: Pairs | None = None
 

@@ -19,6 +19,7 @@ from jsonargparse.typing import OpenUnitInterval as OpenUnitInterval
 from jsonargparse.typing import PositiveInt as PositiveInt
 from jsonargparse.typing import restricted_number_type
 
+from helper_functions.compilation import CompileMode
 from helper_functions.distribution import PATIENCE, complain, is_main, lost_rank, process_group, rank, wait_for_main
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
@@ -50,6 +51,10 @@ class RunArgs:
     """auto takes CUDA, then MPS, then the CPU; or cpu, cuda, cuda:N, mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of forward and backward passes; auto is bf16 where the hardware has it."""
+    compile: bool = False
+    """Send forward and backward passes of training and unlearning through torch.compile; evaluation goes without."""
+    compile_mode: CompileMode = "default"
+    """Of --compile: default, or reduce-overhead or max-autotune, which record CUDA graphs on a GPU."""
     sync_bn: bool = False
     """With several ranks of torchrun: batch norm by the whole batch while training, in place of each rank's part."""
     data_on_device: Literal["auto", "yes", "no"] = "auto"

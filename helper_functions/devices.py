@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from helper_functions.compilation import CompileMode
 from helper_functions.distribution import local_rank, world_size
 from helper_functions.errors import UserError
 
@@ -47,10 +48,14 @@ def _device_of_rank(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Precision:
-    """A device and the dtype that forward passes compute in; weights and optimizer states stay in float32."""
+    """A device and the dtype that forward passes compute in; weights and optimizer states stay in float32.
+
+    `compile_mode`: of torch.compile, for passes that weights are learned by; None runs the model as it is.
+    """
 
     device: torch.device
     dtype: torch.dtype
+    compile_mode: CompileMode | None = None
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Context in which matrix products and convolutions run in `dtype`."""
@@ -68,11 +73,11 @@ def has_bf16(device: torch.device) -> bool:
     return False
 
 
-def choose_precision(device: torch.device, name: str = "auto") -> Precision:
+def choose_precision(device: torch.device, name: str = "auto", compile_mode: CompileMode | None = None) -> Precision:
     """`fp32`, `bf16`, or `auto`: bf16 where the hardware has it."""
     if name == "auto":
         name = "bf16" if has_bf16(device) else "fp32"
-    return Precision(device, {"fp32": torch.float32, "bf16": torch.bfloat16}[name])
+    return Precision(device, {"fp32": torch.float32, "bf16": torch.bfloat16}[name], compile_mode)
 
 
 def seed_everything(seed: int) -> None:

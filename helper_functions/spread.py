@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from helper_functions.batch_norm import no_running_stats_update
+from helper_functions.compilation import Compiled, CompileMode, compiled
 from helper_functions.devices import seeded
 from helper_functions.distribution import rank, world_size
 from helper_functions.shared_batch_norm import average_running_statistics
@@ -18,19 +19,21 @@ from helper_functions.shares import own_part, shared_pass, split_sizes, whole
 FEWEST = 2
 
 
-def spread(model: nn.Module) -> Callable[[Tensor], Tensor]:
+def spread(model: nn.Module, mode: CompileMode | None = None) -> Callable[[Tensor], Tensor]:
     """A model's forward pass `[B, ...]` to `[B, K]`, which all ranks take together; the model itself for one process.
 
     Every rank gives the same whole batch and gets the outputs of the whole, so that whatever is computed from them is
     the same everywhere: losses that are no means over images, too, constraints and multipliers. After a backward pass
-    every rank holds the gradient of the whole batch.
+    every rank holds the gradient of the whole batch. `mode` sends it through torch.compile.
     """
-    return model if world_size() == 1 else _Spread(model)
+    if world_size() > 1:
+        return _Spread(model, mode)
+    return model if mode is None else Compiled(model, mode)
 
 
 class _Spread:
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, mode: CompileMode | None) -> None:
+        self.model, self.mode = model, mode
         self.synchronised: DistributedDataParallel | None = None
         self.learning: list[bool] = []
 
@@ -59,11 +62,12 @@ class _Spread:
             outputs = self.model(part).float().sum()
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad(outputs, parameters, allow_unused=True)
+        forward_pass = self.model if self.mode is None else compiled(self.model, self.mode, part)
         with warnings.catch_warnings():
             # The newest torch has another name for `broadcast_buffers`, the oldest that we take this one alone.
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(
-                self.model,
+                forward_pass,
                 device_ids=[part.device] if part.device.type == "cuda" else None,
                 broadcast_buffers=False,
                 find_unused_parameters=any(gradient is None for gradient in gradients),

@@ -32,7 +32,7 @@ class EmpiricalRisk(Problem):
 
     def __init__(self, model: nn.Module, precision: Precision) -> None:
         super().__init__()
-        self.forward_pass = spread(model)
+        self.forward_pass = spread(model, precision.compile_mode)
         self.precision = precision
 
     def compute_cmp_state(self, train: Batch) -> cooper.CMPState:

@@ -24,7 +24,7 @@ class TwoStreams:
 
     def __init__(self, model: nn.Module, precision: Precision, batch_norm: BatchNormMode) -> None:
         self.model = model
-        self.forward_pass = spread(model)
+        self.forward_pass = spread(model, precision.compile_mode)
         self.precision = precision
         self.batch_norm = batch_norm
 
@@ -53,7 +53,7 @@ class Original:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         if batch_norm == "train":
             self.model.train()
-        self.forward_pass = spread(self.model)
+        self.forward_pass = spread(self.model, precision.compile_mode)
         self.precision = precision
 
     def __call__(self, inputs: Tensor) -> Tensor:
