@@ -16,8 +16,10 @@ from unlearning.methods import METHODS, defaults_of
 from unlearning.methods.method import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
-# Beginnings of flags of ray and sbatch.
+# Flags of ray, sbatch and torchrun, up to their first hyphen.
 LAUNCHERS = ("generate", "head", "port", "min", "num", "nodes", "ntasks", "cpus", "gpus")
+LAUNCHERS += ("standalone", "nnodes", "node_rank", "nproc_per_node", "master_addr", "master_port", "rdzv_id")
+LAUNCHERS += ("rdzv_backend", "rdzv_endpoint")
 
 
 def test_the_page_of_flags_is_what_the_code_says():
