@@ -12,8 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.streams import CyclingLoader, PairedLoader
 from helper_functions.devices import Precision
-from helper_functions.loop import Cost, Phase, run_phase
+from helper_functions.loop import Cost, NamedLoader, Phase, run_phase
+from optimizer.problems import EmpiricalRisk
 from optimizer.solver import Solver
+from optimizer.training import GradientSteps, Recipe
 from unlearning.constrained import ForgetSubjectToRetain
 from unlearning.streams import RETAIN_LOSSES, Original, TwoStreams
 from unlearning.targets import UnseenTarget
@@ -96,30 +98,46 @@ class TestCounts:
         heard = []
         run_phase(
             Phase(
-                "nan", 1, batches_of([1] * 4), lambda batch: {"loss": torch.tensor(next(numbers))},
-                lambda means, step: heard.append(means["loss"]), log_interval=2,
+                "nan",
+                1,
+                batches_of([1] * 4),
+                lambda batch: {"loss": torch.tensor(next(numbers))},
+                lambda means, step: heard.append(means["loss"]),
+                log_interval=2,
             )  # fmt: skip
         )
         assert heard[0] != heard[0] and heard[1] == 4
 
 
 class Transfers(TorchDispatchMode):
-    """Counts what reads a tensor's value on the host: `item` and its like here, `tolist` by a wrapper."""
+    """Counts what reads a tensor's value on the host: `item` and its like here, `tolist` and its like by a wrapper."""
 
     def __init__(self, monkeypatch) -> None:
         super().__init__()
         self.count = 0
-        tolist = Tensor.tolist
+        for name in ("tolist", "cpu", "numpy"):
+            monkeypatch.setattr(Tensor, name, self._counted(getattr(Tensor, name)))
 
-        def counted(tensor):
+    def _counted(self, method):
+        def counted(*args, **kwargs):
             self.count += 1
-            return tolist(tensor)
+            return method(*args, **kwargs)
 
-        monkeypatch.setattr(Tensor, "tolist", counted)
+        return counted
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count += func.__name__.startswith(("_local_scalar_dense", "nonzero", "is_nonzero"))
         return func(*args, **(kwargs or {}))
+
+
+def training_phase(recipe: Recipe, device: torch.device) -> Phase:
+    """Six steps of train.py on a small network, figures of every three."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).to(device)
+    data = [(torch.randn(4, 4), torch.tensor([0, 1, 2, 0])) for _ in range(6)]
+    problem = EmpiricalRisk(model, Precision(device, torch.float32))
+    steps = GradientSteps(problem, model, recipe, len(data))
+    return Phase("train", 1, NamedLoader("train", data), steps, log_interval=3, device=device)
 
 
 class TestTransfers:
@@ -127,8 +145,9 @@ class TestTransfers:
         with Transfers(monkeypatch) as transfers:
             torch.ones(()).item()
             torch.ones(2).tolist()
+            torch.ones(2).cpu().numpy()
             bool(torch.ones(()) > 0)
-        assert transfers.count == 3
+        assert transfers.count == 5
 
     @pytest.mark.parametrize(("steps", "log_interval", "expected"), [(10, 50, 1), (10, 5, 2), (10, 4, 3), (3, 1, 3)])
     def test_one_an_interval_whatever_the_number_of_figures(self, steps, log_interval, expected, monkeypatch):
@@ -139,6 +158,27 @@ class TestTransfers:
         with Transfers(monkeypatch) as transfers:
             run_phase(phase)
         assert transfers.count == expected
+
+    @pytest.mark.parametrize("recipe", [Recipe(), Recipe(use_sam=True)], ids=["sgd", "sam"])
+    def test_training_adds_none(self, recipe, monkeypatch):
+        with Transfers(monkeypatch) as transfers:
+            run_phase(training_phase(recipe, torch.device("cpu")))
+        assert transfers.count == 2
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    @pytest.mark.parametrize("recipe", [Recipe(), Recipe(use_sam=True)], ids=["sgd", "sam"])
+    def test_on_a_gpu_nothing_waits_between_two_transfers(self, recipe):
+        phase = training_phase(recipe, torch.device("cuda"))
+        batches = [
+            {name: tuple(part.cuda() for part in pair) for name, pair in batch.items()} for batch in phase.batches
+        ]
+        phase.step(batches[0])  # what is set up at the first step may wait
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for batch in batches:
+                phase.step(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
     def test_constrained_unlearning_adds_none(self, monkeypatch):
         torch.manual_seed(0)
