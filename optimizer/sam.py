@@ -64,7 +64,13 @@ class SAM(Optimizer):
             torch._foreach_copy_([self._kept[p] for p in params], params)
             self._moved += params
             ascent = _scaled_grads(params, group, power=2)
-            torch._foreach_add_(params, torch._foreach_mul(ascent, group["rho"] / (norm + 1e-12)))
+            factor = group["rho"] / (norm + 1e-12)
+            if zero_grad or group["adaptive"]:
+                # Nobody looks at them again, and fresh memory for all weights costs more than the product.
+                torch._foreach_mul_(ascent, factor)
+            else:
+                ascent = torch._foreach_mul(ascent, factor)
+            torch._foreach_add_(params, ascent)
         if zero_grad:
             self.zero_grad()
 

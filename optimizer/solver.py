@@ -140,15 +140,19 @@ class Solver(CooperOptimizer):
     def _normalise_gradient(self) -> Tensor:
         norm = _grad_norm(self.model)
         if self.max_grad_norm is not None:
-            parameters = [p for p in self.model.parameters() if p.grad is not None]
-            nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
+            self._shorten_gradient(norm)
         return norm
+
+    def _shorten_gradient(self, norm: Tensor) -> None:
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
 
     def _second_pass(self, batch: dict) -> None:
         self.primal.first_step(zero_grad=True)
         with no_running_stats_update(self.model):
             self.cmp.compute_cmp_state(**batch).compute_primal_lagrangian().backward()
-        self._normalise_gradient()
+        if self.max_grad_norm is not None:
+            self._shorten_gradient(_grad_norm(self.model))
         self.primal.second_step(zero_grad=False)
 
     def full_state(self) -> dict:
