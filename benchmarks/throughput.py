@@ -49,7 +49,7 @@ class Args:
     memory_format: Literal[*MEMORY_FORMATS] = "channels_last"
     """Of ours. The plain way is contiguous."""
     pairs: PositiveInt | None = None
-    """Measurements of ours and of the plain way, in turns: 5, or 3 with --quick."""
+    """Measurements of ours and of the plain way, in turns: 5, or 2 with --quick."""
     steps: PositiveInt | None = None
     """Gradient steps in a measurement: 10, or 1 with --quick, with the first batch size, and of the same images with
     the others; evaluation takes 4, the loader 40 batches for each."""
@@ -144,7 +144,7 @@ def main(args: Args) -> dict:
     check_output(args.output)
     device = choose_device(args.device)
     precision = choose_precision(device, args.precision)
-    pairs, steps = args.pairs or (3 if args.quick else 5), args.steps or (1 if args.quick else 10)
+    pairs, steps = args.pairs or (2 if args.quick else 5), args.steps or (1 if args.quick else 10)
     dataset = images_from(args.data_dir)
     splits = make_splits(dataset, "random:0.1")
     check_batch_sizes(args.batch_sizes, splits)
