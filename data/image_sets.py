@@ -1,7 +1,5 @@
 """A data set, its splits, and loaders over any part of them, all from one copy of the images."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -10,8 +8,7 @@ from data.datasets import Dataset
 from data.loaders import TensorLoader
 from data.split_record import Splits
 from data.views import EVALUATION_BATCH
-
-OnDevice = Literal["auto", "yes", "no"]
+from helper_functions.config import OnDevice
 
 
 class ImageSets:

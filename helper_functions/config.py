@@ -35,6 +35,9 @@ Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 HalfOpenUnitInterval = restricted_number_type("ShareBelowOne", float, [(">=", 0), ("<", 1)])
 
 
+OnDevice = Literal["auto", "yes", "no"]
+
+
 @dataclasses.dataclass
 class RunArgs:
     """Where a run writes, and on what it computes."""
@@ -57,7 +60,7 @@ class RunArgs:
     """Of --compile: default, or reduce-overhead or max-autotune, which record CUDA graphs on a GPU."""
     sync_bn: bool = False
     """With several ranks of torchrun: batch norm by the whole batch while training, in place of each rank's part."""
-    data_on_device: Literal["auto", "yes", "no"] = "auto"
+    data_on_device: OnDevice = "auto"
     """Whether the images stay on the device; no leaves them in host memory, from where batches follow through pinned
     memory; auto keeps them where they take at most half of what is free."""
     log_interval: PositiveInt = 50

@@ -47,8 +47,8 @@ class OriginalArgs:
     """What the report rests on: everything, test images and attacks included, or no more than a run may look at while
     flags are tuned."""
     judged_retain_images: PositiveInt | None = None
-    """Retain images, drawn once for all models, that the report and the verdict rest on; all of them by default. The
-    verdict then adds what a one-sided 95 % bound does."""
+    """Retain images, drawn once for all models, that the report and the verdict rest on; all of them by default. For a
+    sample, the verdict adds the margin of a one-sided 95 % bound to the fall."""
 
     def recipe(self) -> Recipe:
         """How the original and the retrained model are trained; SAM as in unlearning."""
