@@ -18,13 +18,11 @@ MEANING = {
     "test": "attacks and test figures look at images that were trained on",
 }
 
-Copies = dict[str, list[tuple[int, int]]]
 
+def find_copies(dataset: Dataset, splits: Splits) -> dict[str, dict]:
+    """For each part that has some: `count`, and up to 20 `examples`, of its images that equal a forget image bit by bit.
 
-def find_copies(dataset: Dataset, splits: Splits) -> Copies:
-    """For each part that has some, pairs of a forget image and one of the part's that equals it bit by bit.
-
-    Each image of the part stands in one pair, with the first forget image that it equals; in the order of the part.
+    An example is the first such forget image and the part's, each by its file name or, where there are none, its index.
     """
     if len(splits.forget) == 0:
         return {}
@@ -34,26 +32,19 @@ def find_copies(dataset: Dataset, splits: Splits) -> Copies:
     for name in PARTS:
         part = getattr(splits, name).numpy()
         copies = part[np.isin(groups[part], list(first))]
+        pairs = [(first[int(groups[image])], image) for image in copies[:EXAMPLES]]
         if len(copies):
-            found[name] = [(first[int(groups[image])], image) for image in copies.tolist()]
+            examples = [[name_image(image, dataset) for image in pair] for pair in pairs]
+            found[name] = {"count": len(copies), "examples": examples}
     return found
 
 
-def tell_copies(copies: Copies, dataset: Dataset) -> list[str]:
-    """A line for each part: how many images, the first of them, and what it means."""
+def tell_copies(copies: dict[str, dict], splits: Splits) -> list[str]:
+    """A line for each part of what `find_copies` gave: how many images, the first of them, and what it means."""
+    wrong = splits.forget_request.startswith("mislabelled")
+    meaning = MEANING | ({"retain": "there they have their right labels"} if wrong else {})
     lines = []
-    for name, pairs in copies.items():
-        named = [f"{name_image(image, dataset)} = {name_image(copy, dataset)}" for image, copy in pairs[:NAMED]]
-        lines.append(f"copies   {len(pairs):,} in {name} ({and_more(named, len(pairs))}): {MEANING[name]}")
+    for name, found in copies.items():
+        named = and_more([f"{image} = {copy}" for image, copy in found["examples"][:NAMED]], found["count"])
+        lines.append(f"copies   {found['count']:,} in {name} ({named}): {meaning[name]}")
     return lines
-
-
-def report_copies(copies: Copies, dataset: Dataset) -> dict[str, dict]:
-    """The same for a report: by part, `count` and up to 20 `examples`, each a forget image and its copy by name."""
-    return {
-        name: {
-            "count": len(pairs),
-            "examples": [[name_image(image, dataset) for image in pair] for pair in pairs[:EXAMPLES]],
-        }
-        for name, pairs in copies.items()
-    }

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from data.copies import find_copies, report_copies, tell_copies
+from data.copies import find_copies, tell_copies
 from data.views import fixed_sample
 from helper_functions.config import NonNegativeFloat, PositiveFloat, PositiveInt
 from helper_functions.distribution import from_main
@@ -21,7 +21,7 @@ from optimizer.training import Recipe, fit_once
 from unlearning.arguments import MethodArgs
 from unlearning.examination import RETAIN_SAMPLE
 from unlearning.methods import METHODS, check_images, check_method
-from unlearning.sequence import SequenceArgs, check_previous, follow
+from unlearning.sequence import Previous, SequenceArgs, check_previous, follow
 from unlearning.unlearn import Unlearned, Unlearning
 from unlearning.workspace import Workspace
 
@@ -98,30 +98,35 @@ def begin(args: Any, name: str, default_forget: str | None, check: Check) -> Run
         record, args = RunRecord.reopen(args.resume, type(args))
     if args.retrain and args.retrained_weight_path:
         raise UserError("--retrain and --retrained_weight_path are two ways to a retrained model; give one")
-    request = args if isinstance(args, SequenceArgs) else SequenceArgs()
-    previous = check_previous(args) if request.previous_run is not None else None
-    workspace = Workspace(
-        args, args.weight_path, default_forget, following=previous is not None, with_copies=request.with_copies
-    )
+    workspace, previous = _open(args, default_forget)
     models = {"original": workspace.model(args.weight_path)}
     if args.weight_path is not None:
         refuse_chance(models["original"], workspace, args.weight_path)
     for number, path in enumerate(args.retrained_weight_path, start=1):
         models["retrained" if number == 1 else f"retrained-{number}"] = workspace.retrained(path)
     check(args, workspace, models["original"])
-    sequence = None if previous is None else follow(previous, args, workspace, models["original"])
-    left = args.retain_budget if sequence is None else sequence.left_of(args.retain_budget)
-    copies = from_main(lambda: find_copies(workspace.dataset, workspace.splits))
+    notes = {"copies": from_main(lambda: find_copies(workspace.dataset, workspace.splits))}
+    said, left = tell_copies(notes["copies"], workspace.splits), args.retain_budget
+    if previous is not None:
+        notes["sequence"] = follow(previous, args, workspace, models["original"])
+        said, left = [*said, f"sequence {notes['sequence']}"], notes["sequence"].left_of(left)
     record = record or RunRecord.create(args.log_dir, args.name_prefix or name, args, workspace.precision.device)
     workspace.splits.save(record.path("splits.npz"))
-    notes = {"copies": report_copies(copies, workspace.dataset)}
-    notes |= {} if sequence is None else {"sequence": sequence}
-    said = [*tell_copies(copies, workspace.dataset), *([] if sequence is None else [f"sequence {sequence}"])]
     print("\n".join([workspace.describe(), *said, f"run      {record.folder}"]))
-    args = dataclasses.replace(args, retain_budget=left)
-    run = Run(args, workspace, record, record.load_checkpoint(), models, {}, notes)
+    own = dataclasses.replace(args, retain_budget=left)
+    run = Run(own, workspace, record, record.load_checkpoint(), models, {}, notes)
     _train_missing(run)
     return run
+
+
+def _open(args: Any, default_forget: str | None) -> tuple[Workspace, Previous | None]:
+    """Data and splits, and the run before where the request is one of a sequence."""
+    request = args if isinstance(args, SequenceArgs) else SequenceArgs()
+    previous = check_previous(args) if request.previous_run is not None else None
+    workspace = Workspace(
+        args, args.weight_path, default_forget, following=previous is not None, with_copies=request.with_copies
+    )
+    return workspace, previous
 
 
 def _train_missing(run: Run) -> None:

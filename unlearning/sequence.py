@@ -72,7 +72,7 @@ class Previous:
 
     @property
     def multiplier(self) -> float | None:
-        """Last value of the multiplier; None where its method had none."""
+        """As it was learned there; None where its method had none."""
         found = self._number("multiplier", "forget", None)
         return None if found is None else max(0.0, found)
 
@@ -131,8 +131,9 @@ def _read(folder: Path) -> Previous:
 def taken_over(asked: Any) -> dict[str, object]:
     """Flags that a request takes over from the run before; empty where it is the first.
 
-    The multiplier is among them where the solver is the same and both methods have one. The scale of the safeguard's
-    step is not: it belongs to a learning rate and a forget set, and is found again within an epoch or two.
+    The multiplier is among them where the solver is the same and both methods have one, less the safeguard's doublings.
+    Neither these nor the scale of its step are: they belong to one learning rate and one forget set, are found again
+    within a few epochs, and would add up from request to request.
     """
     if asked.previous_run is None:
         return {}

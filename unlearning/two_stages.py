@@ -100,8 +100,9 @@ class TwoStages:
         self.target.refresh(losses(self.case.model, "unseen") if stage.went_back else findings.losses["unseen"])
         stop = number == 0 and self._stop(course.epochs)
         if number == 0:
-            # The price of the budget; that of fine-tuning is on another constraint.
-            self.multiplier = next((m.weight.detach().item() for m in stage.stage.problem.multipliers()), None)
+            # The price of the budget as it was learned: doublings belong to halved steps, and add up in a sequence.
+            doubled = 2 ** len(stage.safeguard.events)
+            self.multiplier = next((m.weight.item() / doubled for m in stage.stage.problem.multipliers()), None)
         own = {"stage": number, "epoch": epoch, "stopped": stop, "events": self.events, "multiplier": self.multiplier}
         own |= stage.state_dict()
         course.close_epoch(stage.stage.name, epoch, stage.stage.num_epochs, findings, own)
