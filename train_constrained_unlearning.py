@@ -3,6 +3,7 @@
     python train_constrained_unlearning.py --config_file configs/quickstart.yaml
     python train_constrained_unlearning.py --data_dir data/cifar100 --forget class:apple --weight_path model.pt
     python train_constrained_unlearning.py --data_dir photos --forget file:withdrawn.txt --retrain
+    python train_constrained_unlearning.py --previous_run runs/NAME --forget file:second.txt
 
 From Python, with any module and loaders: `untrain_constrained`.
 """
@@ -24,6 +25,7 @@ from models.arguments import ModelArgs
 from unlearning.arguments import MethodArgs
 from unlearning.methods import METHODS, check_method, defaults_of
 from unlearning.run import OriginalArgs, begin, check_forgetting, forget
+from unlearning.sequence import SequenceArgs, taken_over
 from unlearning.unlearn import Unlearned, Unlearning
 from unlearning.workspace import Workspace
 
@@ -32,7 +34,7 @@ CAREFUL = {"num_epochs": 10, "learning_rate": 0.001}
 
 
 @dataclasses.dataclass
-class Args(RunArgs, DataArgs, ModelArgs, MethodArgs, OriginalArgs):
+class Args(RunArgs, DataArgs, ModelArgs, MethodArgs, OriginalArgs, SequenceArgs):
     """Flags of train_constrained_unlearning.py."""
 
     method: Literal[*METHODS] = "constrained"
@@ -44,8 +46,9 @@ class Args(RunArgs, DataArgs, ModelArgs, MethodArgs, OriginalArgs):
 def get_parser() -> ScriptParser:
     """The command line of this script."""
     return ScriptParser(
-        Args, "train_constrained_unlearning.py", __doc__, presets=lambda asked: defaults_of(asked.method)
-    )
+        Args, "train_constrained_unlearning.py", __doc__,
+        presets=lambda asked: {**defaults_of(asked.method), **taken_over(asked)},
+    )  # fmt: skip
 
 
 def untrain_constrained(

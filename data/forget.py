@@ -7,10 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.datasets import Dataset
-from data.image_list import read_image_list
+from data.image_list import and_more, name_image, read_image_list
+from data.partition import Partition
 from data.random_streams import random_state
+from helper_functions.distribution import say
 from helper_functions.errors import UserError
 
+# Images that a message names.
+NAMED = 5
 GRAMMAR = "random:0.1, random:500, class:apple,7, superclass:fish, mislabelled:0.1 or file:PATH"
 
 
@@ -64,16 +68,18 @@ def parse_fraction(text: str, what: str) -> float:
     return fraction
 
 
-def select_forget(request: ForgetRequest, dataset: Dataset, train: np.ndarray, seed: int) -> np.ndarray:
-    """The forget set: sorted int64 indices out of train (sorted int64 indices into the images).
+def select_forget(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
+    """The forget set: sorted int64 indices out of what the partition trains on.
 
-    Classes are true classes. Raises UserError for a class, superclass or file that does not exist, an image that was
-    not trained on, and a forget set that would be empty or all of train.
+    Classes are true classes. Listed images that earlier requests forgot are named and passed over; a random set is
+    drawn by another stream of random numbers than theirs were. Raises UserError for a class, superclass or file that
+    does not exist, an image that was never trained on, and a forget set that would be empty or all of train.
     """
-    forget = np.unique(SELECTORS[request.kind](request, dataset, train, seed))
+    forget = np.unique(SELECTORS[request.kind](request, dataset, partition, seed))
     if len(forget) == 0:
-        raise UserError(f"the forget set {describe(request)} is empty; ask for more")
-    if len(forget) == len(train):
+        before = ": earlier requests may have forgotten it" if len(partition.forgotten) else ""
+        raise UserError(f"the forget set {describe(request)} is empty{before}; ask for more")
+    if len(forget) == len(partition.train):
         raise UserError(f"the forget set {describe(request)} is the whole training set; ask for less, or train anew")
     return forget
 
@@ -85,21 +91,24 @@ def describe(request: ForgetRequest) -> str:
     return f"{request.kind}:{value}"
 
 
-def _random(request: ForgetRequest, dataset: Dataset, train: np.ndarray, seed: int) -> np.ndarray:
+def _random(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
+    train, before = partition.train, len(partition.forgotten)
     count = round(request.fraction * len(train)) if request.count is None else request.count
     if count >= len(train):
         raise UserError(f"{describe(request)} is {count} of {len(train)} training images; leave some to be retained")
-    return random_state(seed, "forget").permutation(train)[:count]
+    # The number of images forgotten before grows with each request, and so tells the streams of a sequence apart.
+    purpose = ("forget", before) if before else ("forget",)
+    return random_state(seed, *purpose).permutation(train)[:count]
 
 
-def _classes(request: ForgetRequest, dataset: Dataset, train: np.ndarray, seed: int) -> np.ndarray:
+def _classes(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
     # An image folder's class may have a comma in its name.
     whole = [name for name in (",".join(request.names), ", ".join(request.names)) if name in dataset.classes]
     names = whole or request.names
-    return _of_classes([_class_index(name, dataset) for name in names], dataset, train)
+    return _of_classes([_class_index(name, dataset) for name in names], dataset, partition.train)
 
 
-def _superclasses(request: ForgetRequest, dataset: Dataset, train: np.ndarray, seed: int) -> np.ndarray:
+def _superclasses(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
     if not dataset.superclasses:
         raise UserError(f"{dataset.name} has no superclasses; use class:NAME, or --dataset cifar100")
     wanted = []
@@ -107,19 +116,30 @@ def _superclasses(request: ForgetRequest, dataset: Dataset, train: np.ndarray, s
         if name not in dataset.superclasses:
             raise UserError(f"{dataset.name} has no superclass {name!r}; {_choices(name, tuple(dataset.superclasses))}")
         wanted += [dataset.classes.index(member) for member in dataset.superclasses[name]]
-    return _of_classes(wanted, dataset, train)
+    return _of_classes(wanted, dataset, partition.train)
 
 
-def _listed(request: ForgetRequest, dataset: Dataset, train: np.ndarray, seed: int) -> np.ndarray:
+def _listed(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
     listed = read_image_list(request.path, dataset)
-    outside = np.setdiff1d(listed, train)
-    if len(outside):
-        name = f" ({dataset.file_names[outside[0]]})" if dataset.file_names else ""
+    never = np.setdiff1d(listed, np.concatenate([partition.train, partition.forgotten]))
+    if len(never):
+        test = np.isin(never[:NAMED], partition.test)
+        parts = [
+            f"{name_image(image, dataset)} ({'test' if final else 'validation'})"
+            for image, final in zip(never[:NAMED], test, strict=True)
+        ]
         raise UserError(
-            f"image {outside[0]}{name} in {request.path} was held out or is a test image: never trained on, it cannot "
-            f"be forgotten; take it and {len(outside) - 1} more like it off the list"
+            f"{request.path} lists images that were held out, never trained on, and so cannot be forgotten: "
+            f"{and_more(parts, len(never))}; take them off the list"
         )
-    return listed
+    before = np.intersect1d(listed, partition.forgotten)
+    if len(before) == 0:
+        return listed
+    names = and_more([str(name_image(image, dataset)) for image in before[:NAMED]], len(before))
+    if len(before) == len(listed):
+        raise UserError(f"{request.path} lists nothing but what earlier requests forgot: {names}; list other images")
+    say(f"passed over {len(before):,} images of {request.path} that earlier requests forgot: {names}")
+    return np.setdiff1d(listed, before)
 
 
 def _class_index(name: str, dataset: Dataset) -> int:

@@ -40,6 +40,17 @@ def read_image_list(path: str | Path, dataset: Dataset) -> np.ndarray:
     return np.array(sorted(found), dtype=np.int64)
 
 
+def name_image(index: int, dataset: Dataset) -> str | int:
+    """How a list names an image: by its file name where the data set has such, else by its index."""
+    return int(index) if dataset.file_names is None else dataset.file_names[index]
+
+
+def and_more(names: list[str], count: int) -> str:
+    """The first few names out of `count`, and how many are left."""
+    more = count - len(names)
+    return ", ".join(names) + (f" and {more:,} more" if more else "")
+
+
 def _resolve(entry: str, names: dict[str, int], dataset: Dataset, where: str) -> int:
     # A name is only looked up among those of the data set and never opened, so it cannot lead out of the folder.
     for name in (entry, posixpath.normpath(entry)):

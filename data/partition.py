@@ -1,11 +1,30 @@
-"""Stratified shares of a data set that never tear copies of one image apart."""
+"""How a data set falls into parts: stratified shares that never tear copies of one image apart."""
 
 import hashlib
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
 from data.pixels import channels_last_storage
+
+
+def _no_image() -> np.ndarray:
+    return np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """What does not depend on the forget set; sorted int64 arrays.
+
+    final_test: as of `Splits`. forgotten: what earlier requests of a sequence forgot.
+    """
+
+    train: np.ndarray
+    held_out: np.ndarray
+    test: np.ndarray
+    final_test: str
+    forgotten: np.ndarray = field(default_factory=_no_image)
 
 
 def copy_groups(images: Tensor) -> np.ndarray:

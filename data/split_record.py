@@ -3,7 +3,7 @@
 import hashlib
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from helper_functions.files import whole_file
 
 PARTS = ("train", "validation", "unseen", "forget", "retain", "test")
 TENSORS = (*PARTS, "labels")
+# Stands in digest and archive only where it holds an image: other files are as they were before there was such a part.
+OPTIONAL = "forgotten"
 TEXTS = ("forget_request", "dataset", "final_test")
 FINAL_TESTS = ("official test", "stratified", "half of official test", "half of the never-seen")
 # What NumPy and zipfile raise for files that are damaged, cut short or something else altogether.
@@ -27,13 +29,18 @@ READ_ERRORS = (
 )  # fmt: skip
 
 
+def _nothing() -> Tensor:
+    return torch.zeros(0, dtype=torch.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class Splits:
     """Sorted int64 indices into a data set's images, and the labels that its model is given.
 
     train = forget + retain and held-out = validation + unseen, both disjoint; test images serve final figures and
     attacks alone. labels: int64 [N], the true ones with corrupted ones replaced. forget_request: as it was written,
-    empty for none. final_test: where the test images come from, one of `FINAL_TESTS`.
+    empty for none. final_test: where the test images come from, one of `FINAL_TESTS`. forgotten: what earlier requests
+    of a sequence forgot; in no other part.
     """
 
     train: Tensor
@@ -47,21 +54,42 @@ class Splits:
     dataset: str
     seed: int
     final_test: str
+    forgotten: Tensor = field(default_factory=_nothing)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The index tensors and the labels by name; `forgotten` where it is not empty."""
+        names = (*TENSORS, OPTIONAL) if len(self.forgotten) else TENSORS
+        return {name: getattr(self, name) for name in names}
 
     @cached_property
     def sha256(self) -> str:
-        """Hexadecimal digest of the data set's name, the six index tensors and the labels; equal on all platforms."""
+        """Hexadecimal digest of the data set's name, the index tensors and the labels; equal on all platforms."""
         digest = hashlib.sha256(self.dataset.encode())
-        for name in TENSORS:
-            values = getattr(self, name).numpy().astype("<i8")
+        for name, tensor in self.tensors.items():
+            values = tensor.numpy().astype("<i8")
             digest.update(f"|{name}:{len(values)}|".encode())
             digest.update(values.tobytes())
         return digest.hexdigest()
 
+    def following(self) -> "Splits":
+        """What the next request of a sequence starts from: what was retained is all that is left to forget from.
+
+        Held-out images, test images and labels stay; the images forgotten here join `forgotten`.
+        """
+        held_out, forgotten = (
+            torch.cat(parts).sort().values
+            for parts in ((self.validation, self.unseen), (self.forgotten, self.forget))
+        )
+        return replace(
+            self, train=self.retain, validation=held_out, unseen=_nothing(), forget=_nothing(), forgotten=forgotten,
+            forget_request="",
+        )  # fmt: skip
+
     @on_main
     def save(self, path: str | Path) -> None:
         """Write a compressed NumPy archive; the file appears whole or not at all. Raises OSError if it cannot."""
-        arrays = {name: getattr(self, name).numpy() for name in TENSORS}
+        arrays = {name: tensor.numpy() for name, tensor in self.tensors.items()}
         fields = {name: np.array(getattr(self, name)) for name in (*TEXTS, "sha256")}
         # Through an open file: NumPy would add its own ending to a temporary name.
         with whole_file(Path(path)) as temporary, open(temporary, "wb") as file:
@@ -75,14 +103,15 @@ class Splits:
         """
         try:
             with np.load(path, allow_pickle=False) as archive:
-                tensors = {name: torch.from_numpy(archive[name].astype(np.int64)) for name in TENSORS}
+                names = (*TENSORS, OPTIONAL) if OPTIONAL in archive else TENSORS
+                tensors = {name: torch.from_numpy(archive[name].astype(np.int64)) for name in names}
                 texts = {name: str(archive[name][()]) for name in TEXTS}
                 splits = cls(**tensors, **texts, seed=int(archive["seed"]))
                 stored = str(archive["sha256"][()])
         except READ_ERRORS as error:
             reason = getattr(error, "strerror", None) or "it is damaged or no splits file"
             raise UserError(f"cannot read splits {path}: {reason}; give the splits.npz of a run") from error
-        if any(getattr(splits, name).dim() != 1 for name in TENSORS) or stored != splits.sha256:
+        if any(tensor.dim() != 1 for tensor in splits.tensors.values()) or stored != splits.sha256:
             raise UserError(f"splits {path} are damaged: their SHA-256 does not match; copy the file anew from its run")
         _check_fits(splits, dataset, path)
         return splits
@@ -95,12 +124,12 @@ def _check_fits(splits: Splits, dataset: Dataset, path: str | Path) -> None:
     if len(splits.labels) != len(dataset.labels):
         sizes = f"{len(splits.labels)} images, the data set has {len(dataset.labels)}"
         raise UserError(f"splits {path} were made for {sizes}; give the data they were made for")
-    for name in PARTS:
+    for name in (*PARTS, OPTIONAL):
         part = getattr(splits, name)
         if len(part) and not 0 <= int(part.min()) <= int(part.max()) < len(dataset.labels):
             raise UserError(f"splits {path} are damaged: {name} has an index outside the data set; make them anew")
-    # Labels are corrupted in train alone, so a difference elsewhere is another folder of the same size.
+    # Labels are corrupted in what was trained on alone, so a difference elsewhere is another folder of the same size.
     elsewhere = torch.ones(len(dataset.labels), dtype=torch.bool)
-    elsewhere[splits.train] = False
+    elsewhere[splits.train] = elsewhere[splits.forgotten] = False
     if not torch.equal(splits.labels[elsewhere], dataset.labels[elsewhere]):
         raise UserError(f"splits {path} were made for other labels than this data set's; give the data they belong to")

@@ -1,32 +1,20 @@
 """How a data set falls into train, validation, unseen, forget, retain and test."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.confusion import corrupt_labels
 from data.datasets import Dataset
-from data.forget import ForgetRequest, parse_forget, parse_fraction, select_forget
+from data.forget import ForgetRequest, describe, parse_forget, parse_fraction, select_forget
 from data.image_list import read_image_list
 from data.pairing import class_weights
-from data.partition import copy_groups, stratified_share
+from data.partition import Partition, copy_groups, stratified_share
 from data.random_streams import random_state
 from data.split_record import Splits
 from helper_functions.errors import UserError
 
 __all__ = ["Splits", "class_weights", "make_splits"]
-
-
-@dataclass(frozen=True)
-class _Partition:
-    """What does not depend on the forget set; sorted int64 arrays."""
-
-    train: np.ndarray
-    held_out: np.ndarray
-    test: np.ndarray
-    final_test: str
 
 
 def make_splits(
@@ -39,6 +27,7 @@ def make_splits(
     confusion: str = "uniform",
     foreign: bool = False,
     previous: Splits | None = None,
+    with_copies: bool = False,
 ) -> Splits:
     """Split a data set; the train, held-out and test parts depend on it, the fractions and the seed alone.
 
@@ -47,18 +36,21 @@ def make_splits(
     foreign weights: what they never saw). test: the share of images, by class, of a data set without an official test
     part. confusion: `uniform` or `pairwise`, for `mislabelled`. foreign: the weights were trained elsewhere and saw
     the whole training part, less a `file:PATH`. previous: the splits that lie beside weights; their partition and
-    labels are kept, and they are returned as they are unless another forget set is asked for.
+    labels are kept, and they are returned as they are unless another forget set is asked for. with_copies: images of
+    train that equal a forget image bit by bit are forgotten, too.
     Bitwise copies of an image are kept together in train, held-out or test, unless a list or the official test part
     says otherwise.
     Raises UserError for a request that cannot be met, saying why.
     """
     request = None if forget is None else parse_forget(forget)
+    if with_copies and request is not None and request.kind == "mislabelled":
+        raise UserError(f"--with_copies: {forget} forgets wrong labels, and copies have right ones; leave it out")
     if previous is not None:
-        return _from_previous(previous, dataset, request, forget, seed)
+        return _from_previous(previous, dataset, request, forget, seed, with_copies)
     if foreign and request is not None and request.kind == "mislabelled":
         raise UserError(f"{forget} corrupts labels before training; weights trained elsewhere need file: or class:")
     partition = _partition(dataset, str(validation), test, seed, foreign)
-    forget_set = _select(request, dataset, partition.train, seed)
+    forget_set = _select(request, dataset, partition, seed, with_copies)
     labels = dataset.labels
     if request is not None and request.kind == "mislabelled":
         rng = random_state(seed, "confusion")
@@ -67,26 +59,28 @@ def make_splits(
 
 
 def _from_previous(
-    previous: Splits, dataset: Dataset, request: ForgetRequest | None, forget: str | None, seed: int
+    previous: Splits, dataset: Dataset, request: ForgetRequest | None, forget: str | None, seed: int, with_copies: bool
 ) -> Splits:
     if request is None:
         return previous
     same = bool(previous.forget_request) and parse_forget(previous.forget_request) == request
     # A list may have been edited since, so that one path is no proof of one forget set.
-    if same and request.kind != "file":
+    if same and request.kind != "file" and not with_copies:
         return previous
     if request.kind == "mislabelled":
         before = previous.forget_request or "no forget set"
         raise UserError(f"{forget} corrupts labels before training, but these weights were trained with {before}")
     held_out = np.sort(torch.cat([previous.validation, previous.unseen]).numpy())
-    partition = _Partition(previous.train.numpy(), held_out, previous.test.numpy(), previous.final_test)
-    forget_set = _select(request, dataset, partition.train, seed)
+    partition = Partition(
+        previous.train.numpy(), held_out, previous.test.numpy(), previous.final_test, previous.forgotten.numpy()
+    )
+    forget_set = _select(request, dataset, partition, seed, with_copies)
     if same and np.array_equal(forget_set, previous.forget.numpy()):
         return previous
     return _assemble(dataset, partition, forget_set, previous.labels, forget, seed)
 
 
-def _partition(dataset: Dataset, validation: str, test: float, seed: int, foreign: bool) -> _Partition:
+def _partition(dataset: Dataset, validation: str, test: float, seed: int, foreign: bool) -> Partition:
     own = np.arange(dataset.num_train)
     official = np.arange(dataset.num_train, len(dataset.labels))
     listed = read_image_list(validation[5:], dataset) if validation.startswith("file:") else None
@@ -97,10 +91,10 @@ def _partition(dataset: Dataset, validation: str, test: float, seed: int, foreig
         if len(official) == 0:
             raise UserError(f"{dataset.name} has no test part: name images never seen by --validation file:PATH")
         held_out = share(official, 0.5, "half")
-        return _Partition(own, held_out, np.setdiff1d(official, held_out), "half of official test")
+        return Partition(own, held_out, np.setdiff1d(official, held_out), "half of official test")
     if foreign and len(official) == 0:
         held_out = share(listed, 0.5, "half")
-        return _Partition(np.setdiff1d(own, listed), held_out, np.setdiff1d(listed, held_out), "half of the never-seen")
+        return Partition(np.setdiff1d(own, listed), held_out, np.setdiff1d(listed, held_out), "half of the never-seen")
     final_test = "official test"
     if len(official) == 0:
         parse_fraction(str(test), "--test")
@@ -110,7 +104,7 @@ def _partition(dataset: Dataset, validation: str, test: float, seed: int, foreig
     if listed is None:
         fraction = parse_fraction(validation, "--validation")
         listed = share(own, fraction, "held-out", f"--validation {validation}")
-    return _Partition(np.setdiff1d(own, listed), listed, official, final_test)
+    return Partition(np.setdiff1d(own, listed), listed, official, final_test)
 
 
 class _Sharer:
@@ -129,8 +123,19 @@ class _Sharer:
         return drawn
 
 
-def _select(request: ForgetRequest | None, dataset: Dataset, train: np.ndarray, seed: int) -> np.ndarray:
-    return np.empty(0, dtype=np.int64) if request is None else select_forget(request, dataset, train, seed)
+def _select(
+    request: ForgetRequest | None, dataset: Dataset, partition: Partition, seed: int, with_copies: bool
+) -> np.ndarray:
+    if request is None:
+        return np.empty(0, dtype=np.int64)
+    forget = select_forget(request, dataset, partition, seed)
+    if not with_copies:
+        return forget
+    groups, train = copy_groups(dataset.images), partition.train
+    forget = train[np.isin(groups[train], groups[forget])]
+    if len(forget) == len(train):
+        raise UserError(f"--with_copies: {describe(request)} and its copies are the whole training set; ask for less")
+    return forget
 
 
 def _draw_unseen(dataset: Dataset, held_out: np.ndarray, forget: np.ndarray, seed: int) -> np.ndarray:
@@ -150,7 +155,7 @@ def _draw_unseen(dataset: Dataset, held_out: np.ndarray, forget: np.ndarray, see
 
 
 def _assemble(
-    dataset: Dataset, partition: _Partition, forget: np.ndarray, labels: Tensor, forget_request: str, seed: int
+    dataset: Dataset, partition: Partition, forget: np.ndarray, labels: Tensor, forget_request: str, seed: int
 ) -> Splits:
     unseen = _draw_unseen(dataset, partition.held_out, forget, seed)
     parts = {
@@ -169,4 +174,5 @@ def _assemble(
         dataset=dataset.name,
         seed=seed,
         final_test=partition.final_test,
+        forgotten=torch.from_numpy(partition.forgotten.astype(np.int64)),
     )

@@ -36,6 +36,7 @@ def conclude(run: Run, outcome: Unlearned | None) -> dict:
         "forget": {"request": splits.forget_request, "images": len(splits.forget)},
         "splits_sha256": splits.sha256,
         "final_test": splits.final_test,
+        **run.notes,
         "judged_retain_images": len(judgements[order[0]].retain_right),
         **summarise_gaps(figures),
         "loss_histograms": loss_histograms({name: judgement.losses for name, judgement in judgements.items()}),
@@ -53,7 +54,7 @@ def conclude(run: Run, outcome: Unlearned | None) -> dict:
         report = {"verdict": verdict, **report}
         report["forget"] |= {
             "method": outcome.method, "target": outcome.target, "chosen_epoch": outcome.chosen,
-            "safeguard": outcome.events,
+            "safeguard": outcome.events, "multiplier": outcome.multiplier,
         }  # fmt: skip
         if outcome.held_out_auc:
             report["held_out_discriminator_auc"] = outcome.held_out_auc

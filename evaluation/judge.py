@@ -14,7 +14,7 @@ from helper_functions.devices import Precision
 from helper_functions.inference import predict
 from helper_functions.metrics import summarise
 
-PARTS = ("retain", "forget", "unseen", "validation", "test")
+PARTS = ("retain", "forget", "forgotten", "unseen", "validation", "test")
 # Whose outputs attacks and distances read.
 KEPT = ("forget", "validation", "test")
 
@@ -79,6 +79,9 @@ def judge(
 ) -> Judgement:
     """Judge a model on retain, forget (given labels, and true ones as `forget_true`), unseen, validation and test.
 
+    In a sequence of requests also on what earlier ones forgot, `forgotten`, on given labels: no method is steered by
+    it, and what comes back shows.
+
     Where whole classes are forgotten, `test_remaining` is the test part without them; where the data set has
     superclasses, `test_adjacent` are other classes of their superclasses and `test_remote` all the rest.
 
@@ -114,8 +117,9 @@ def judge(
 
 
 def forgotten_classes(sets: ImageSets) -> Tensor:
-    """Classes that occur in the forget set and no longer in the retain set, int64 on the CPU."""
-    forget, retain = sets.splits.labels[sets.splits.forget], sets.splits.labels[sets.splits.retain]
+    """Classes that this request or earlier ones have left no retain image of, int64 on the CPU."""
+    splits = sets.splits
+    forget, retain = splits.labels[torch.cat([splits.forget, splits.forgotten])], splits.labels[splits.retain]
     return torch.tensor(sorted(set(forget.tolist()) - set(retain.tolist())), dtype=torch.int64)
 
 

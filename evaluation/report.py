@@ -26,6 +26,7 @@ FIGURES = {
             "retain": "retain *",
             "forget": "forget *, given labels",
             "forget_true": "forget *, true labels",
+            "forgotten": "forgotten before, *",
             "unseen": "unseen *",
             "validation": "validation *",
             "test": "test *",

@@ -17,9 +17,9 @@ from models.arguments import ModelArgs
 # What decides nothing about a shadow model: where things lie, and what the splits file says.
 ELSEWHERE = (
     "log_dir", "name_prefix", "resume", "seed", "device", "log_interval", "figures", "data_dir", "splits", "forget",
-    "weight_path", "retrained_weight_path", "retrain", "untrain", "judge",
+    "weight_path", "retrained_weight_path", "retrain", "untrain", "judge", "previous_run", "with_copies",
 )  # fmt: skip
-FROM_SCRATCH = ("forget", "weight_path", "retrained_weight_path", "retrain", "resume")
+FROM_SCRATCH = ("forget", "weight_path", "retrained_weight_path", "retrain", "resume", "previous_run", "with_copies")
 # Of the configuration's own data flags, those that say how a model is trained.
 TRAINING = ("augmentation", "cutout")
 # What a finished run keeps for going on with it.

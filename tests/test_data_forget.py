@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from data.datasets import Dataset
 from data.forget import ForgetRequest, describe, parse_forget, select_forget
 from data.image_list import read_image_list
+from data.partition import Partition
 from helper_functions.errors import UserError
 
 # Four classes, of which one is named like another's number; images 40 to 49 are the official test part.
@@ -32,7 +33,10 @@ def toy(**options) -> Dataset:
 
 
 def select(spec: str, dataset: Dataset | None = None, seed: int = 0, train: np.ndarray = TRAIN) -> np.ndarray:
-    return select_forget(parse_forget(spec), dataset or toy(), train, seed)
+    dataset = dataset or toy()
+    held_out = np.setdiff1d(np.arange(dataset.num_train), train)[:2]
+    test = np.setdiff1d(np.arange(50), np.concatenate([train, held_out]))
+    return select_forget(parse_forget(spec), dataset, Partition(train, held_out, test, "official test"), seed)
 
 
 def listing(tmp_path, text: str | bytes) -> str:
@@ -144,7 +148,8 @@ def test_lists_of_file_names(tmp_path):
     assert select(spec, dataset).tolist() == [2, 5, 8, 12]
     for name in ("../class 1/5.png", "/etc/passwd", "class 1/6.png", "5.png"):
         assert repr(name) in complaint(select, listing(tmp_path, name), dataset)
-    assert "image 37 (class 1/37.png)" in complaint(select, listing(tmp_path, "class 1/37.png"), dataset)
+    held_out = complaint(select, listing(tmp_path, "class 1/37.png"), dataset)
+    assert "cannot be forgotten: class 1/37.png (validation); take" in held_out
 
 
 @pytest.mark.parametrize("text, words", [
@@ -152,7 +157,8 @@ def test_lists_of_file_names(tmp_path):
     ("-1", "'-1' is no image"), ("1.5", "'1.5' is no image"), ("3 4", "'3 4' is no image"),
     ("40", "not in the training part of toy"),
     ("9" * 4000, "not in the training part"), ("9" * 5000, "longer than 4096"), (b"\xff\xfe\x00", "no UTF-8"),
-    ("36\n37\n3", "image 36 in"), ("٣", "is no image"),
+    ("36\n37\n3", "36 (validation), 37 (validation)"),
+    ("39\n36\n38", "36 (validation), 38 (test), 39 (test)"), ("٣", "is no image"),
 ])  # fmt: skip
 def test_bad_lists(tmp_path, text, words):
     message = complaint(select, listing(tmp_path, text))

@@ -29,6 +29,7 @@ class Planned:
         self.plan = build_plan(case)
         self.original: dict[str, float] = {}
         self.events: list[dict[str, float]] = []
+        self.multiplier = None
 
     def run(self, course, state: dict | None) -> None:
         """What is done at once, then all epochs, or what a checkpoint's state leaves of them.

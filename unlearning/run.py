@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 from torch import nn
 
+from data.copies import find_copies, tell_copies
 from data.views import fixed_sample
 from helper_functions.config import NonNegativeFloat, PositiveFloat, PositiveInt
+from helper_functions.distribution import from_main
 from helper_functions.errors import UserError
 from helper_functions.inference import predict
 from helper_functions.loop import Cost
@@ -19,6 +21,7 @@ from optimizer.training import Recipe, fit_once
 from unlearning.arguments import MethodArgs
 from unlearning.examination import RETAIN_SAMPLE
 from unlearning.methods import METHODS, check_images, check_method
+from unlearning.sequence import Previous, SequenceArgs, check_previous, follow
 from unlearning.unlearn import Unlearned, Unlearning
 from unlearning.workspace import Workspace
 
@@ -61,7 +64,8 @@ class OriginalArgs:
 class Run:
     """A run that has begun: `models` and `costs` by name, `original` and, where it was asked for, `retrained`.
 
-    `args` are those of the run that is resumed, where one is; `checkpoint` is its last one.
+    `args` are those of the run that is resumed, where one is, with what is left of the budget; `checkpoint` is its last
+    one. `notes` join the report: `copies` of forget images elsewhere, `sequence` for a request after others.
     """
 
     args: Any
@@ -70,6 +74,7 @@ class Run:
     checkpoint: dict | None
     models: dict[str, nn.Module]
     costs: dict[str, Cost]
+    notes: dict[str, object]
 
 
 Check = Callable[[Any, Workspace, nn.Module], None]
@@ -93,19 +98,35 @@ def begin(args: Any, name: str, default_forget: str | None, check: Check) -> Run
         record, args = RunRecord.reopen(args.resume, type(args))
     if args.retrain and args.retrained_weight_path:
         raise UserError("--retrain and --retrained_weight_path are two ways to a retrained model; give one")
-    workspace = Workspace(args, args.weight_path, default_forget)
+    workspace, previous = _open(args, default_forget)
     models = {"original": workspace.model(args.weight_path)}
     if args.weight_path is not None:
         refuse_chance(models["original"], workspace, args.weight_path)
     for number, path in enumerate(args.retrained_weight_path, start=1):
         models["retrained" if number == 1 else f"retrained-{number}"] = workspace.retrained(path)
     check(args, workspace, models["original"])
+    notes = {"copies": from_main(lambda: find_copies(workspace.dataset, workspace.splits))}
+    said, left = tell_copies(notes["copies"], workspace.splits), args.retain_budget
+    if previous is not None:
+        notes["sequence"] = follow(previous, args, workspace, models["original"])
+        said, left = [*said, f"sequence {notes['sequence']}"], notes["sequence"].left_of(left)
     record = record or RunRecord.create(args.log_dir, args.name_prefix or name, args, workspace.precision.device)
     workspace.splits.save(record.path("splits.npz"))
-    print(f"{workspace.describe()}\nrun      {record.folder}")
-    run = Run(args, workspace, record, record.load_checkpoint(), models, {})
+    print("\n".join([workspace.describe(), *said, f"run      {record.folder}"]))
+    own = dataclasses.replace(args, retain_budget=left)
+    run = Run(own, workspace, record, record.load_checkpoint(), models, {}, notes)
     _train_missing(run)
     return run
+
+
+def _open(args: Any, default_forget: str | None) -> tuple[Workspace, Previous | None]:
+    """Data and splits, and the run before where the request is one of a sequence."""
+    request = args if isinstance(args, SequenceArgs) else SequenceArgs()
+    previous = check_previous(args) if request.previous_run is not None else None
+    workspace = Workspace(
+        args, args.weight_path, default_forget, following=previous is not None, with_copies=request.with_copies
+    )
+    return workspace, previous
 
 
 def _train_missing(run: Run) -> None:

@@ -37,6 +37,7 @@ class TwoStages:
         # After the copies, which a model that is listened to does not allow.
         self.target = build_target(case)
         self.events: list[dict[str, float]] = []
+        self.multiplier: float | None = None
 
     def run(self, course, state: dict | None) -> None:
         """Both stages, or what a checkpoint's state leaves of them.
@@ -47,7 +48,7 @@ class TwoStages:
         """
         self.original |= course.original
         if state is not None:
-            self.events = state["events"]
+            self.events, self.multiplier = state["events"], state["multiplier"]
         for number, settings in enumerate([self._forget(), self._finetune()]):
             if settings.num_epochs == 0 or (state is not None and state["stage"] > number):
                 continue
@@ -98,7 +99,12 @@ class TwoStages:
         losses = self.case.examination.losses
         self.target.refresh(losses(self.case.model, "unseen") if stage.went_back else findings.losses["unseen"])
         stop = number == 0 and self._stop(course.epochs)
-        own = {"stage": number, "epoch": epoch, "stopped": stop, "events": self.events, **stage.state_dict()}
+        if number == 0:
+            # The price of the budget as it was learned: doublings belong to halved steps, and add up in a sequence.
+            doubled = 2 ** len(stage.safeguard.events)
+            self.multiplier = next((m.weight.item() / doubled for m in stage.stage.problem.multipliers()), None)
+        own = {"stage": number, "epoch": epoch, "stopped": stop, "events": self.events, "multiplier": self.multiplier}
+        own |= stage.state_dict()
         course.close_epoch(stage.stage.name, epoch, stage.stage.num_epochs, findings, own)
         return stop
 

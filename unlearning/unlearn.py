@@ -29,8 +29,9 @@ class Unlearned:
 
     `epochs` holds each epoch's figures; `chosen` is the number, from 1, of the one rewound to, None where no epoch of
     a constrained method kept the budget: then the weights are those of the epoch that came nearest to keeping it.
-    `events` are the safeguard's. `held_out_auc` is a fresh discriminator's on held-out pairs, of the `original` and
-    the `unlearned`; empty for methods without one.
+    `events` are the safeguard's. `multiplier` is the last one while forgetting, less the safeguard's doublings; None
+    for methods without one. `held_out_auc` is a fresh discriminator's on held-out pairs, of the `original` and the
+    `unlearned`; empty for methods without one.
     """
 
     epochs: list[dict[str, float]]
@@ -40,6 +41,7 @@ class Unlearned:
     method: str
     events: list[dict[str, float]]
     cost: Cost
+    multiplier: float | None
     held_out_auc: dict[str, float]
 
 
@@ -106,7 +108,7 @@ class Unlearning:
         kept = chosen["constraint/feasible"] or not self.method.constrained
         return Unlearned(
             self.epochs, place + 1 if kept else None, self.original | self.procedure.original, self.target.name,
-            self.name, self.procedure.events, self.cost,
+            self.name, self.procedure.events, self.cost, self.procedure.multiplier,
             {"original": self.original[auc], "unlearned": chosen[auc]} if auc in chosen else {},
         )  # fmt: skip
 

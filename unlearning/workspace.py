@@ -8,7 +8,7 @@ from torch import nn
 from data.arguments import DataArgs, augmentation_from, dataset_from
 from data.forget import parse_forget
 from data.image_sets import ImageSets
-from data.split_record import PARTS, Splits
+from data.split_record import OPTIONAL, PARTS, Splits
 from data.splits import make_splits
 from helper_functions.devices import choose_device, choose_precision, seed_everything
 from helper_functions.distribution import from_main
@@ -31,12 +31,22 @@ class Workspace:
         weight_path: weights that the run starts from; the splits.npz beside them is used again, and where there is
             none, they are taken to have been trained elsewhere.
         default_forget: the forget set where neither the arguments nor earlier splits name one.
+        following: whether the forget set beside these weights is forgotten already, and another one is asked for.
+        with_copies: whether copies of forget images are forgotten, too.
 
     Raises:
         UserError: a request that cannot be met; nothing has been written.
     """
 
-    def __init__(self, args: DataArgs, weight_path: str | None = None, default_forget: str | None = None) -> None:
+    def __init__(
+        self,
+        args: DataArgs,
+        weight_path: str | None = None,
+        default_forget: str | None = None,
+        *,
+        following: bool = False,
+        with_copies: bool = False,
+    ) -> None:
         self.args = args
         if args.compile_mode != "default" and not args.compile:
             raise UserError(f"--compile_mode {args.compile_mode}: nothing is compiled; give --compile beside it")
@@ -46,28 +56,35 @@ class Workspace:
         if weight_path is not None and not Path(weight_path).is_file():
             raise UserError(f"--weight_path {weight_path}: there is no such file")
         self.dataset = dataset_from(args)
-        self.splits = from_main(lambda: self._splits(weight_path, default_forget))
+        self.splits = from_main(lambda: self._splits(weight_path, default_forget, following, with_copies))
         augmentation = augmentation_from(args, self.dataset)
         self.sets = ImageSets(
             self.dataset, self.splits, augmentation, self.precision.device, args.seed, args.data_on_device
         )
 
-    def _splits(self, weight_path: str | None, default_forget: str | None) -> Splits:
+    def _splits(
+        self, weight_path: str | None, default_forget: str | None, following: bool, with_copies: bool
+    ) -> Splits:
         args = self.args
         # A run that goes on keeps its own, whatever has become of the lists and weights that it began with.
         own = Path(args.resume) / "splits.npz" if args.resume is not None else None
         if own is not None and own.is_file():
             return Splits.load(own, self.dataset)
         beside = Path(weight_path).with_name("splits.npz") if weight_path is not None else None
-        listed = args.validation.startswith("file:")
+        listed = args.validation.startswith("file:") and not following
         path = args.splits or (beside if beside is not None and beside.is_file() and not listed else None)
         previous = Splits.load(path, self.dataset) if path is not None else None
+        if following:
+            previous = previous.following()
         forget = args.forget
         if forget is None and (previous is None or not previous.forget_request):
             forget = default_forget
+        elif forget is None and with_copies:
+            forget = previous.forget_request
         return make_splits(
             self.dataset, forget, validation=args.validation, test=args.test, seed=args.seed,
             confusion=args.confusion, foreign=weight_path is not None and previous is None, previous=previous,
+            with_copies=with_copies,
         )  # fmt: skip
 
     def model(self, weight_path: str | None = None) -> nn.Module:
@@ -100,7 +117,8 @@ class Workspace:
     def describe(self) -> str:
         """Data set and its parts, forget set and device, a line each."""
         splits = self.splits
-        sizes = ", ".join(f"{name} {len(getattr(splits, name)):,}" for name in PARTS)
+        parts = (*PARTS, OPTIONAL) if len(splits.forgotten) else PARTS
+        sizes = ", ".join(f"{name} {len(getattr(splits, name)):,}" for name in parts)
         device, dtype = self.precision.device, str(self.precision.dtype).removeprefix("torch.")
         forget = splits.forget_request or "nothing"
         data = f"{self.dataset.name}: {sizes} ({splits.final_test})"
