@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.convex import DECAY, NUM_CLASSES, Case, Front, digits_case, learn
+from benchmarks.convex import DECAY, NUM_CLASSES, Case, Front, digits_case
+from benchmarks.convex_problem import learn
 from helper_functions.config import PositiveInt, ScriptParser, run_script
 from helper_functions.errors import UserError
 from helper_functions.files import whole_file
