@@ -1,0 +1,228 @@
+"""A convex model on which unlearning can be solved exactly, so that theory and solver can be checked against it.
+
+Multinomial logistic regression with an ℓ2 term on scikit-learn's digits, averaged down to 4 × 4 pixels: 170 weights,
+so that a Newton step on all images costs milliseconds. A whole digit is forgotten. Everything is float64.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+NUM_CLASSES = 10
+TRAIN_IMAGES = 600
+DECAY = 1e-3
+# The gradient's norm at which Newton's method ends; rounding leaves about 1e-16.
+TOLERANCE = 1e-13
+
+
+@dataclass(frozen=True, eq=False)
+class Risk:
+    """Mean KL(answers ‖ model) over images plus decay/2 · ‖weights‖², a convex function of the weights `[K, D]`.
+
+    With one-hot answers the divergence is the cross-entropy on labels.
+
+    Args:
+        features: `[N, D]`.
+        answers: `[N, K]`, probabilities.
+        decay: strong convexity, unless 0.
+    """
+
+    features: Tensor
+    answers: Tensor
+    decay: float
+
+    @cached_property
+    def _entropy(self) -> Tensor:
+        return torch.special.entr(self.answers).sum(1).mean()
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        """The value, 0-d, differentiable."""
+        logits = self.features @ weights.T
+        divergence = -(self.answers * logits.log_softmax(1)).sum(1).mean() - self._entropy
+        return divergence + self.decay / 2 * weights.square().sum()
+
+    def gradient(self, weights: Tensor) -> Tensor:
+        """`[K, D]`."""
+        wrong = (self.features @ weights.T).softmax(1) - self.answers
+        return wrong.T @ self.features / len(self.features) + self.decay * weights
+
+    def hessian(self, weights: Tensor) -> Tensor:
+        """`[K·D, K·D]`: the mean of (diag(p) − p pᵀ) ⊗ x xᵀ, plus the decay."""
+        images, size = self.features.shape
+        probabilities = (self.features @ weights.T).softmax(1)
+        rows = (probabilities[:, :, None] * self.features[:, None, :]).reshape(images, -1)
+        blocks = [self.features.T @ (self.features * p[:, None]) for p in probabilities.T]
+        whole = (torch.block_diag(*blocks) - rows.T @ rows) / images
+        return whole + self.decay * torch.eye(NUM_CLASSES * size, dtype=whole.dtype)
+
+
+def minimise(terms: Sequence[tuple[float, Risk]], start: Tensor) -> Tensor:
+    """The weights that minimise a weighted sum of risks, by Newton's method with step halving.
+
+    Args:
+        terms: non-negative weights and risks, at least one of which with a decay has a positive weight.
+        start: `[K, D]`.
+
+    Raises:
+        RuntimeError: no minimum was found.
+    """
+    total = sum(weight for weight, _ in terms)
+    terms = [(weight / total, risk) for weight, risk in terms]
+
+    def gradient_at(weights: Tensor) -> Tensor:
+        return sum(weight * risk.gradient(weights) for weight, risk in terms)
+
+    def value_at(weights: Tensor) -> Tensor:
+        return sum(weight * risk(weights) for weight, risk in terms)
+
+    weights, gradient = start, gradient_at(start)
+    for _ in range(100):
+        if gradient.norm() < TOLERANCE:
+            return weights
+        hessian = sum(weight * risk.hessian(weights) for weight, risk in terms)
+        step = torch.cholesky_solve(gradient.reshape(-1, 1), torch.linalg.cholesky(hessian)).reshape(weights.shape)
+        length, value, slope = 1.0, value_at(weights), (gradient * step).sum()
+        # Near the minimum the value no longer resolves what the gradient still does.
+        while length > 1e-9 and value_at(weights - length * step) > value - 1e-4 * length * slope + 1e-14:
+            length /= 2
+        weights = weights - length * step
+        gradient = gradient_at(weights)
+    if gradient.norm() < 100 * TOLERANCE:
+        return weights
+    raise RuntimeError(f"Newton's method stands at a gradient of {gradient.norm():.1e}")
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """Weights `[K, D]` that minimise `objective + multiplier · constraint`."""
+
+    weights: Tensor
+    multiplier: float
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """min objective(weights) subject to constraint(weights) ≤ bound, for all bounds at once.
+
+    Args:
+        objective: with a decay, so that every minimum exists and is the only one.
+        constraint: another risk.
+        start: weights `[K, D]` from which solves begin.
+    """
+
+    objective: Risk
+    constraint: Risk
+    start: Tensor
+
+    def at(self, multiplier: float, start: Tensor | None = None) -> Optimum:
+        """The minimum of the weighted sum."""
+        terms = [(1.0, self.objective), (multiplier, self.constraint)]
+        return Optimum(minimise(terms, self.start if start is None else start), multiplier)
+
+    def within(self, bound: float) -> Optimum:
+        """The constrained minimum and its multiplier: the root of constraint(multiplier) = bound, or 0 if it is idle.
+
+        Raises:
+            ValueError: no multiplier below e²⁵ keeps the bound.
+        """
+        import scipy.optimize
+
+        free = self.at(0.0)
+        if self.constraint(free.weights) <= bound:
+            return free
+        found = free
+
+        def excess(logarithm: float) -> float:
+            nonlocal found
+            found = self.at(math.exp(logarithm), found.weights)
+            return self.constraint(found.weights).item() - bound
+
+        low, high = -6.0, 3.0
+        while excess(low) < 0:
+            low -= 6
+        while excess(high) > 0:
+            high += 3
+            if high > 25:
+                raise ValueError(f"a bound of {bound} on the constraint is out of reach")
+        return self.at(math.exp(scipy.optimize.brentq(excess, low, high, xtol=1e-13, rtol=1e-14)), found.weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Digits, one of which is forgotten; the original and the retrained optimum.
+
+    Args:
+        features: `[N, D]`, of norm at most 1, the last one constant.
+        labels: `[N]`.
+        digit: the class that is forgotten.
+        original: `[K, D]`, the minimum over all images.
+        retrained: `[K, D]`, the minimum over the retain set.
+    """
+
+    features: Tensor
+    labels: Tensor
+    digit: int
+    original: Tensor
+    retrained: Tensor
+
+    @property
+    def forget(self) -> Tensor:
+        """Which images are forgotten, bool `[N]`."""
+        return self.labels == self.digit
+
+    @property
+    def objective(self) -> Risk:
+        """Forgetting, convex: the divergence of uniform answers among the other digits from the model's."""
+        answers = (1 - F.one_hot(self.labels[self.forget], NUM_CLASSES).double()) / (NUM_CLASSES - 1)
+        return Risk(self.features[self.forget], answers, DECAY)
+
+    @property
+    def retain_on_labels(self) -> Risk:
+        """The retain loss whose minimum is the retrained optimum; strongly convex."""
+        return _risk_on_labels(self.features[~self.forget], self.labels[~self.forget])
+
+    @property
+    def retain_on_original(self) -> Risk:
+        """The divergence of the original's answers from the model's on retain images; 0 at the original."""
+        features = self.features[~self.forget]
+        return Risk(features, (features @ self.original.T).softmax(1), 0.0)
+
+    def front(self, constraint: Risk) -> Front:
+        """Forgetting subject to one of the retain losses."""
+        return Front(self.objective, constraint, self.original)
+
+    def retain_accuracy(self, weights: Tensor) -> Tensor:
+        """In per cent, 0-d."""
+        right = (self.features[~self.forget] @ weights.T).argmax(1) == self.labels[~self.forget]
+        return 100 * right.double().mean()
+
+    def distances(self, weights: Tensor) -> tuple[float, float]:
+        """To the retrained optimum: in weights, and mean KL(retrained ‖ model) on forget images, in nats."""
+        features = self.features[self.forget]
+        outputs = Risk(features, (features @ self.retrained.T).softmax(1), 0.0)
+        return (weights - self.retrained).norm().item(), outputs(weights).item()
+
+
+def _risk_on_labels(features: Tensor, labels: Tensor) -> Risk:
+    return Risk(features, F.one_hot(labels, NUM_CLASSES).double(), DECAY)
+
+
+def digits_case(digit: int = 3, images: int = TRAIN_IMAGES, seed: int = 0) -> Case:
+    """The first images of the digits in an order drawn by `seed`, with both optima."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    order = torch.randperm(len(bunch.target), generator=torch.Generator().manual_seed(seed))[:images]
+    pixels = torch.from_numpy(bunch.images)[order].reshape(-1, 4, 2, 4, 2).mean((2, 4)).reshape(-1, 16) / 16
+    features = torch.cat([pixels, torch.ones(len(pixels), 1, dtype=pixels.dtype)], 1)
+    features = features / features.norm(dim=1).max()
+    labels = torch.from_numpy(bunch.target)[order].long()
+    zero = torch.zeros(NUM_CLASSES, features.shape[1], dtype=features.dtype)
+    case = Case(features, labels, digit, zero, zero)
+    original = minimise([(1.0, _risk_on_labels(features, labels))], zero)
+    return replace(case, original=original, retrained=minimise([(1.0, case.retain_on_labels)], original))
