@@ -17,7 +17,15 @@ import test as test_script  # noqa: E402
 import train  # noqa: E402
 import train_constrained_unlearning as unlearning  # noqa: E402
 import train_contrastive as contrastive  # noqa: E402
-from benchmarks import growth, leaderboard, robustness, sequential, throughput, tune  # noqa: E402
+from benchmarks import (  # noqa: E402
+    growth,
+    leaderboard,
+    robustness,
+    sequential,
+    theory_figure,
+    throughput,
+    tune,
+)
 from data import prepare  # noqa: E402
 from data.arguments import DataArgs  # noqa: E402
 from helper_functions.config import RunArgs  # noqa: E402
@@ -37,6 +45,7 @@ SCRIPTS = {
     "python -m benchmarks.sequential": sequential,
     "python -m benchmarks.throughput": throughput,
     "python -m benchmarks.growth": growth,
+    "python -m benchmarks.theory_figure": theory_figure,
 }
 SHARED = {
     "Of train.py, train_constrained_unlearning.py, train_contrastive.py and test.py": (RunArgs, DataArgs, ModelArgs),
