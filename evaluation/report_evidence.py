@@ -115,9 +115,7 @@ def _key(entries: dict[str, str]) -> str:
 
 def rest(report: dict) -> str:
     shown = _shown(report)
-    rows = [
-        [text(title), *_cells(figure, shown)] for figure, title in words.UTILITY.items() if _differs(figure, shown)
-    ]
+    rows = [[text(title), *_cells(figure, shown)] for figure, title in words.UTILITY.items() if _differs(figure, shown)]
     return section("rest", "What the rest lost", table("Utility", ["", *_heads(shown, report)], rows))
 
 

@@ -117,7 +117,7 @@ def _done(report: dict) -> str:
 def _code_version(version: dict) -> str:
     if version["commit"] is None:
         return f"version {foreign(version['version'] or 'unknown')}, no git checkout"
-    state = {True: ", changed since", False: ", unchanged", None: ""}[version["changed"]]
+    state = {True: ", with changes that are not committed", False: ", unchanged", None: ""}[version["changed"]]
     return f"version {foreign(version['version'] or 'unknown')}, commit {code(version['commit'])}{state}"
 
 

@@ -135,10 +135,11 @@ def verdict_sentences(report: dict) -> list[str]:
         return ["The original model was trained and judged; there is no unlearned model."]
     before, after = (report["models"][name] for name in ("original", "unlearned"))
     sentences = [_budget_sentence(report, before, after), _forgotten_sentence(report, before, after)]
-    if verdict["forgotten"] and is_forgotten(report["forget"]["target"], before, report["data"]["classes"]):
+    finite = before["forget_loss"] is not None
+    if verdict["forgotten"] and finite and is_forgotten(report["forget"]["target"], before, report["data"]["classes"]):
         sentences.append(
-            "By this rule the original counts as forgotten, too, so that accuracy alone shows nothing here: look at the "
-            "losses and attacks below."
+            "By this rule the original counts as forgotten, too: accuracy alone shows nothing here, losses and attacks "
+            "may."
         )
     if report["forget"]["chosen_epoch"] is None and not verdict["feasible"]:
         sentences.append("No state within the budget was found: what was saved is the best of those that were not.")
@@ -201,15 +202,15 @@ def limits(report: dict) -> list[tuple[str, str]]:
     return [
         ("This is no certificate.", "Approximate unlearning changes a trained model until measurements no longer find "
          "the images. It does not prove that nothing of them is left in the weights."),
-        ("Only the attacks above were tried." if attacks else "No attack was tried in this run.", "A stronger one, such "
-         "as U-LiRA with shadow models (python test.py --shadow_models), may find traces all the same."),
+        ("Only the attacks above were tried." if attacks else "No attack was tried in this run.", "A stronger one, "
+         "such as U-LiRA with shadow models (python test.py --shadow_models), may find traces all the same."),
         reference,
         (f"Figures of forgetting rest on {images:,} images.", _width(images)),
         ("The budget was measured on these images.", "It is for all images that are kept, taken together: single "
          "classes, or pictures of a group of people, may have lost more."),
-        ("Nothing else was touched.", "Copies of the images in backups and caches, other models, data that were derived "
-         "from them, the original's own weights file and checkpoints of optimizers still hold what they held. So does "
-         "the run's folder, where it keeps files from before forgetting (original.pt, checkpoint.pt)."),
+        ("Nothing else was touched.", "Copies of the images in backups and caches, other models, data that were "
+         "derived from them, the original's own weights file and checkpoints of optimizers still hold what they held. "
+         "So does the run's folder, where it keeps files from before forgetting (original.pt, checkpoint.pt)."),
         ("The request is taken as given.", "Whether these are the right images, and all of them, no program knows."),
     ]  # fmt: skip
 
