@@ -1,5 +1,6 @@
 """The end of a run of unlearning: judge every model, give the verdict, write and print the report."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from evaluation.report_page import PAGE, report_page
 from evaluation.report_pictures import sample_pictures
 from evaluation.report_record import (
     DIGEST,
+    PAGE_DIGEST,
     SCHEMA_VERSION,
     data_of,
     files_of,
@@ -62,8 +64,8 @@ def conclude(run: Run, outcome: Unlearned | None, script: str) -> dict:
             report["held_out_discriminator_auc"] = outcome.held_out_auc
         said = f"verdict  {verdict}\nchosen   {_choice(outcome)}"
     # Rank 0 alone has written the files, and may be the only one that sees them.
-    report, pictures = from_main(lambda: _complete(run, outcome, script, report))
-    _write_page(report, pictures, run.record.path(PAGE))
+    report, page = from_main(lambda: _complete(run, outcome, script, report))
+    _write_page(page, run.record.path(PAGE))
     return _finish(run, models, judgements, report, said)
 
 
@@ -101,8 +103,8 @@ def verdict_of(judgements: dict[str, Judgement], args: Any, target: str, workspa
     )  # fmt: skip
 
 
-def _complete(run: Run, outcome: Unlearned | None, script: str, figures: dict) -> tuple[dict, list[bytes]]:
-    """The whole report, its own digest included, and the pictures that its page shows."""
+def _complete(run: Run, outcome: Unlearned | None, script: str, figures: dict) -> tuple[dict, bytes]:
+    """The whole report, with its own digest and that of its page, and the page."""
     args, workspace, folder = run.args, run.workspace, run.record.folder
     method = None if outcome is None else outcome.method
     pictures = sample_pictures(workspace.splits, workspace.dataset) if args.show_images and outcome else []
@@ -119,7 +121,9 @@ def _complete(run: Run, outcome: Unlearned | None, script: str, figures: dict) -
     if pictures:
         report["pictures"] = [picture.described for picture in pictures]
     report = plain(report)
-    return report | {DIGEST: report_digest(report)}, [picture.png for picture in pictures]
+    report[DIGEST] = report_digest(report)
+    page = report_page(report, [picture.png for picture in pictures]).encode()
+    return report | {PAGE_DIGEST: hashlib.sha256(page).hexdigest()}, page
 
 
 def conclude_lesson(run: Run, critic: Critic, auc: dict[str, float]) -> dict:
@@ -147,8 +151,7 @@ def _save_weights(run: Run, main: str) -> None:
 
 
 @on_main
-def _write_page(report: dict, pictures: list[bytes], path: Path) -> None:
-    page = report_page(report, pictures).encode()
+def _write_page(page: bytes, path: Path) -> None:
     with whole_file(path) as temporary:
         temporary.write_bytes(page)
 

@@ -14,7 +14,8 @@ from helper_functions.loop import Cost
 from unlearning.workspace import Workspace
 
 SCHEMA_VERSION = 1
-DIGEST = "report_sha256"
+# The report's own digest, which the page shows, and the page's digest, which therefore it cannot cover.
+DIGEST, PAGE_DIGEST = "report_sha256", "page_sha256"
 # What a run may have saved its result as: the plain `state_dict`, and the same in the format that it came in.
 WEIGHTS = ("model.pt", "infeasible.pt", "unlearned.*")
 # What else of a run folder a report rests on.
@@ -90,22 +91,26 @@ def run_of(folder: Path, script: str, args: Any, workspace: Workspace, method: s
 
 
 def files_of(folder: Path, args: Any) -> list[dict]:
-    """Role, path and SHA-256 of every file that a report rests on and that is there; of weights from elsewhere, too.
+    """Role, path, SHA-256 and size of every file that a report rests on and that is there."""
+    return [
+        {"role": role, "path": name, "sha256": file_digest(path), "bytes": path.stat().st_size}
+        for role, name, path in listed_files(folder, args)
+        if path.is_file()
+    ]
 
-    Paths of the folder's own files are relative to it, others as they were given.
+
+def listed_files(folder: Path, args: Any) -> list[tuple[str, str, Path]]:
+    """Role, name and place of every file that a report may rest on; of weights from elsewhere, too.
+
+    Names of the folder's own files are relative to it, others as they were given.
     """
     own = [(role, name, folder / name) for name, role in RECORDS.items()]
     own += [("weights", path.name, path) for path in saved_weights(folder)]
     # Those that the run trained itself; what it was given lies elsewhere.
-    trained = {"original": args.weight_path is None, "retrained": not args.retrained_weight_path}
-    own += [(role, f"{role}.pt", folder / f"{role}.pt") for role, here in trained.items() if here]
+    own += [("original", "original.pt", folder / "original.pt")] if args.weight_path is None else []
+    own += [("retrained", "retrained.pt", folder / "retrained.pt")] if args.retrain else []
     own += [("original", args.weight_path, Path(args.weight_path))] if args.weight_path is not None else []
-    own += [("retrained", path, Path(path)) for path in args.retrained_weight_path]
-    return [
-        {"role": role, "path": name, "sha256": file_digest(path), "bytes": path.stat().st_size}
-        for role, name, path in own
-        if path.is_file()
-    ]
+    return own + [("retrained", path, Path(path)) for path in args.retrained_weight_path]
 
 
 def saved_weights(folder: Path) -> list[Path]:
@@ -154,11 +159,11 @@ def now() -> str:
 
 
 def report_digest(report: dict) -> str:
-    """SHA-256 of a report's canonical JSON, the digest itself left out: keys sorted, ASCII, no white space.
+    """SHA-256 of a report's canonical JSON, its two digests left out: keys sorted, ASCII, no white space.
 
     It shows damage and careless change. Whoever changes a report on purpose can compute it anew: against that helps a
     signature, or the digest kept where they cannot reach it.
     """
-    content = {name: value for name, value in report.items() if name != DIGEST}
+    content = {name: value for name, value in report.items() if name not in (DIGEST, PAGE_DIGEST)}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
