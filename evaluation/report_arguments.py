@@ -16,9 +16,10 @@ TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 class ReportArgs:
     """What stands on the page of the report."""
 
-    request_id: str | None = None
+    # No `str | None`, which would read #12 as a comment.
+    request_id: str = ""
     """Reference number of the deletion request, for the report."""
-    requester: str | None = None
+    requester: str = ""
     """Who asked, or a reference to them, for the report."""
     show_images: bool = False
     """Show up to 24 of the forgotten images in report.html, which must then be kept from whoever may not see them."""
@@ -43,7 +44,7 @@ def check_report(args: ReportArgs, forgets: bool = True) -> None:
         value = getattr(args, field.name)
         if value and not forgets:
             raise UserError(f"--{field.name} {value}: only runs that forget have such a report; leave it out")
-        if isinstance(value, str):
+        if isinstance(value, str) and value:
             _check_text(f"--{field.name}", value)
 
 

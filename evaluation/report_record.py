@@ -40,8 +40,8 @@ EPOCHS = {
 def request_of(args: Any, splits: Splits, dataset: Dataset) -> dict:
     """Who asked for what: references, the request as written, how many images, and the digest of their list."""
     return {
-        "id": args.request_id,
-        "requester": args.requester,
+        "id": args.request_id or None,
+        "requester": args.requester or None,
         "forget": splits.forget_request,
         "images": len(splits.forget),
         "sha256": list_digest(splits.forget.tolist(), dataset.file_names),

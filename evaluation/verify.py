@@ -51,6 +51,8 @@ def verify_run(args: Any, scripts: Mapping[str, ModuleType]) -> dict:
     report = _read_report(folder / "report.json")
     if isinstance(report, Check):
         return _conclude([report])
+    if not {DIGEST, "schema_version", "request"} & set(report):
+        raise UserError(f"--verify {folder}: report.json is no report of an unlearning run; name one's folder")
     checks = _own_checks(folder, report)
     try:
         run = _recorded(folder, report, args, scripts)

@@ -186,13 +186,13 @@ def _verdict(run: Recorded, judgements: dict[str, Judgement], same: bool) -> lis
 
 def _pictures(run: Recorded) -> list[Check]:
     """Whether the page shows the images of the data set that it names."""
-    told = run.report.get("pictures")
-    if not told:
+    told, page = run.report.get("pictures"), run.folder / PAGE
+    if not told or not page.is_file():
         return []
     dataset, splits = run.workspace.dataset, run.workspace.splits
     names = dataset.file_names or range(len(dataset.images))
     places = {names[index]: index for index in splits.forget.tolist()}
-    shown = PICTURE.findall((run.folder / PAGE).read_text(errors="replace"))
+    shown = PICTURE.findall(page.read_text(errors="replace"))
     same = len(shown) == len(told)
     for picture, data in zip(told if same else (), shown, strict=False):
         index = places.get(at(picture, "image"))
