@@ -24,6 +24,7 @@ from evaluation.report_record import (
     report_digest,
     request_of,
     run_of,
+    saved_weights,
     trace_of,
 )
 from evaluation.verdict import Verdict, give_verdict
@@ -167,9 +168,11 @@ def _finish(
     print(f"\n{table(figures)}\n\n{cost_table({name: Cost(**cost) for name, cost in costs.items()})}\n")
     if said is not None:
         print(said)
-    for title, name in {"weights": "model.pt", "report": PAGE, "figures": "report.json"}.items():
-        if record.path(name).is_file():
-            print(f"{title:8s} {record.path(name)}")
+    for path in saved_weights(record.folder):
+        print(f"weights  {path}")
+    if record.path(PAGE).is_file():
+        print(f"report   {record.path(PAGE)}")
+    print(f"figures  {record.path('report.json')}")
     print(f"watch    tensorboard --logdir {Path(record.folder).parent}")
     return report
 

@@ -90,7 +90,7 @@ def _attacks(report: dict, shown: dict[str, Figures]) -> str:
         judged = report["run"]["judge"]
         said = "None was run." if judged == "final" else "None was run: the judgement rests on validation images alone."
         return f"<h3>Attacks</h3>{paragraph(said)}{held_out}"
-    ideal = words.IDEAL if report["forget"]["target"] == "unseen" else words.NO_IDEAL
+    ideal = words.NO_IDEAL if report["forget"]["request"].startswith("mislabelled") else words.IDEAL
     rows = [[text(title), *_cells(name, shown)] for name, (title, _) in present.items()]
     reading = [f"<b>{text(title)}.</b> {text(how.format(ideal=ideal))}" for title, how in present.values()]
     titles = {name: title for name, (title, _) in present.items() if name.endswith("_auc")}

@@ -35,7 +35,7 @@ def report_page(report: dict, pictures: Sequence[bytes] = ()) -> str:
         "title": text(f"{heading}{'' if name is None else f' ({name})'}"),
         "style": _part("style.css"),
         "heading": text(heading),
-        "lead": f"<p>{_reference(report)}Report of {text(report['created'])}.</p>",
+        "lead": f"<p>{_reference(report)}Report of {text(_time_of(report))}.</p>",
         "sections": "\n".join(section for section in sections if section),
         "footer": f"<p>Digest of the report (report.json, SHA-256): {code(report[DIGEST])}</p>",
     }
@@ -53,6 +53,10 @@ def _reference(report: dict) -> str:
     named = "" if request["id"] is None else f"Request {foreign(request['id'])}"
     asker = "" if request["requester"] is None else f"{' by ' if named else 'Asked by '}{foreign(request['requester'])}"
     return f"{named}{asker}. " if named or asker else ""
+
+
+def _time_of(report: dict) -> str:
+    return report["created"].replace("T", " ").replace("+00:00", " UTC")
 
 
 def _verdict(report: dict) -> str:

@@ -73,8 +73,8 @@ ATTACKS = {
 }  # fmt: skip
 IDEAL = "0.5 is what a model shows that never saw the images."
 NO_IDEAL = (
-    "What a model shows that never saw the images is not 0.5 here, since a whole class or wrong labels had to go: "
-    "only the retrained model's figure says."
+    "What a model shows that never saw the images is not 0.5 here, since test images have right labels and these had "
+    "wrong ones: only the retrained model's figure says."
 )
 
 UTILITY = {
@@ -151,7 +151,7 @@ def verdict_sentences(report: dict) -> list[str]:
 def _budget_sentence(report: dict, before: dict, after: dict) -> str:
     verdict = report["verdict"]
     fall = verdict["retain_budget"] - verdict["slack"]
-    change = "stayed the same" if abs(fall) < 0.005 else f"{'fell' if fall > 0 else 'rose'} by {abs(fall):.2f}"
+    change = "stayed the same" if abs(fall) < 0.005 else f"{'fell' if fall > 0 else 'rose'} by {abs(fall):.2f} points"
     slack = verdict["slack"] - verdict["margin"]
     left = f"{slack:.2f} are left" if verdict["feasible"] else f"it is overdrawn by {max(-slack, 0):.2f}"
     sampled = ""

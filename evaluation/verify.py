@@ -30,7 +30,7 @@ MOVED = ("data_dir", "device", "original_weight_path", "retrained_weight_path")
 SUMMARIES = ("avg_gap", "avg_gap_salun", "tug_of_war", "retrained_models", "noise_floor", "bands", "inside")
 # What a report that is no report makes of the page.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError)
-STATED = "request id and requester, times, costs, code version and hardware are as the run stated them"
+STATED = "times, costs, code version, hardware, copies and earlier requests are as the run stated them"
 
 
 def verify_run(args: Any, scripts: Mapping[str, ModuleType]) -> dict:

@@ -94,7 +94,7 @@ class TestPage:
             "constrained unlearning; proxy constraints, Cotter et al. 2019", "commit " + "a" * 40, "Example CPU",
             "12.5 s (300 gradient steps); 25.0 % of the 50.0 s of retraining", report["report_sha256"],
             "python test.py --verify runs/unlearning-20261103-093000", "The budget was 1 percentage point",
-            "0.25 are left", "fell by 0.75 (97.50 % before, 96.75 % after)",
+            "0.25 are left", "fell by 0.75 points (97.50 % before, 96.75 % after)",
         ):  # fmt: skip
             assert said in page.text, said
 
@@ -157,9 +157,9 @@ class TestPage:
         page = page_of(0, models=models, run={**example()["run"], "judge": "validation"})
         assert "No attack was tried in this run." in page.text and "on validation images alone" in page.text
 
-    def test_half_is_the_aim_of_attacks_on_random_images_alone(self):
-        classes = page_of(forget={**example()["forget"], "target": "zero"})
-        assert "only the retrained model's figure says" in classes.text
+    def test_half_is_not_the_aim_of_attacks_where_labels_were_wrong(self):
+        wrong = page_of(forget={**example()["forget"], "target": "chance", "request": "mislabelled:0.1"})
+        assert "only the retrained model's figure says" in wrong.text
         assert "only the retrained model's figure says" not in page_of().text
 
     def test_copies_and_earlier_requests_where_there_are_any(self):
