@@ -4,8 +4,11 @@
     python test.py --weight_path unlearned.pt --retrained_weight_path a.pt b.pt c.pt --splits runs/NAME/splits.npz
     python test.py --weight_path unlearned.pt --original_weight_path original.pt --relearn --linear_probe
     python test.py --weight_path runs/NAME/model.pt --shadow_models 16 --shadow_config runs/NAME/config.yaml
+    python test.py --verify runs/NAME
 
 A re-initialised model stands beside them as a floor. Splits are the splits.npz beside the first file, or --splits.
+--verify checks the report of an unlearning run; its exit status is 0 if the report holds, 3 if it does not, and 2 if it
+cannot be checked.
 """
 
 import dataclasses
@@ -13,6 +16,7 @@ import sys
 from pathlib import Path
 
 import train_constrained_unlearning
+import train_contrastive
 from data.arguments import DataArgs
 from evaluation.checkpoints import (
     CheckpointArgs,
@@ -26,15 +30,26 @@ from evaluation.judge import Judgement, judge_all
 from evaluation.report import FIGURES, plain, table
 from evaluation.shadow_runs import by_script, deciding, read_method
 from evaluation.shadows import against_shadows, run_shadows, shadow_folder
+from evaluation.verify import verify_run
 from helper_functions.config import RunArgs, ScriptParser, run_script
 from helper_functions.files import write_json
 from models.arguments import ModelArgs
 from unlearning.workspace import Workspace
 
+# Whose reports can be verified.
+SCRIPTS = {
+    "train_constrained_unlearning.py": train_constrained_unlearning,
+    "train_contrastive.py": train_contrastive,
+}
+
 
 @dataclasses.dataclass
 class Args(RunArgs, DataArgs, ModelArgs, CheckpointArgs):
     """Flags of test.py."""
+
+    verify: str | None = None
+    """A run folder whose report is checked: digests and figures are computed again from its weights and splits. Beside
+    it, --data_dir, --device, --original_weight_path and --retrained_weight_path say where things lie now."""
 
 
 def get_parser() -> ScriptParser:
@@ -52,7 +67,9 @@ def attack_by_shadows(args: Args, method: object, workspace: Workspace, judgemen
 
 
 def main(args: Args) -> dict:
-    """Judge every file of weights and a re-initialised model; returns what `--output` holds."""
+    """Judge every file of weights and a re-initialised model, or verify a run; returns what `--output` holds."""
+    if args.verify is not None:
+        return verify_run(args, SCRIPTS)
     check_checkpoints(args)
     method = None
     if args.shadow_models:

@@ -17,6 +17,7 @@ from torch import nn
 
 from data.arguments import DataArgs
 from evaluation.conclude import conclude
+from evaluation.report_arguments import ReportArgs, check_report
 from helper_functions.config import RunArgs, ScriptParser, run_script
 from helper_functions.devices import choose_device, choose_precision
 from helper_functions.errors import UserError
@@ -34,7 +35,7 @@ CAREFUL = {"num_epochs": 10, "learning_rate": 0.001}
 
 
 @dataclasses.dataclass
-class Args(RunArgs, DataArgs, ModelArgs, MethodArgs, OriginalArgs, SequenceArgs):
+class Args(RunArgs, DataArgs, ModelArgs, MethodArgs, OriginalArgs, SequenceArgs, ReportArgs):
     """Flags of train_constrained_unlearning.py."""
 
     method: Literal[*METHODS] = "constrained"
@@ -129,9 +130,10 @@ def check(args: Args, workspace: Workspace, original: nn.Module) -> None:
 
 def main(args: Args) -> dict:
     """Train or load the original, forget, judge; returns what `report.json` holds."""
+    check_report(args, args.untrain)
     run = begin(args, "unlearning", "random:0.1", check)
     outcome = forget(run, run.args.method) if run.args.untrain else None
-    return conclude(run, outcome)
+    return conclude(run, outcome, "train_constrained_unlearning.py")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch import nn
 
 from data.arguments import DataArgs
 from evaluation.conclude import conclude, conclude_lesson
+from evaluation.report_arguments import ReportArgs, check_report
 from helper_functions.config import RunArgs, ScriptParser, run_script
 from models.arguments import ModelArgs
 from unlearning.arguments import UnlearnArgs
@@ -24,7 +25,7 @@ from unlearning.workspace import Workspace
 
 
 @dataclasses.dataclass
-class Args(RunArgs, DataArgs, ModelArgs, UnlearnArgs, OriginalArgs, LessonArgs):
+class Args(RunArgs, DataArgs, ModelArgs, UnlearnArgs, OriginalArgs, LessonArgs, ReportArgs):
     """Flags of train_contrastive.py."""
 
     mode: Literal["train", "untrain", "untrain_contrastive"] = "train"
@@ -47,9 +48,10 @@ def check(args: Args, workspace: Workspace, teacher: nn.Module) -> None:
 def main(args: Args) -> dict:
     """Train or load the teacher, then teach or untrain a student; returns what `report.json` holds."""
     args.check()
+    check_report(args, args.mode != "train")
     run = begin(args, "contrastive", None if args.mode == "train" else "random:0.1", check)
     if run.args.mode != "train":
-        return conclude(run, forget(run, run.args.mode))
+        return conclude(run, forget(run, run.args.mode), "train_contrastive.py")
     lesson = Lesson(run)
     return conclude_lesson(run, lesson.critic, lesson.give())
 

@@ -1,6 +1,8 @@
 """The end of a run of unlearning: judge every model, give the verdict, write and print the report."""
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -10,47 +12,51 @@ from evaluation.figures import loss_histograms
 from evaluation.gaps import retrained_of, summarise_gaps
 from evaluation.judge import Judgement, judge_all
 from evaluation.report import cost_table, plain, table
-from evaluation.verdict import give_verdict
-from helper_functions.files import save_tensors, write_json
+from evaluation.report_page import PAGE, report_page
+from evaluation.report_pictures import sample_pictures
+from evaluation.report_record import (
+    DIGEST,
+    PAGE_DIGEST,
+    SCHEMA_VERSION,
+    data_of,
+    files_of,
+    now,
+    report_digest,
+    request_of,
+    run_of,
+    saved_weights,
+    trace_of,
+)
+from evaluation.verdict import Verdict, give_verdict
+from helper_functions.distribution import from_main, on_main
+from helper_functions.files import save_tensors, whole_file, write_json
+from helper_functions.loop import Cost
 from unlearning.examination import paired_fall
 from unlearning.run import Run
 from unlearning.unlearn import Unlearned
+from unlearning.workspace import Workspace
 
 
-def conclude(run: Run, outcome: Unlearned | None) -> dict:
-    """Judge the models, save weights and report, print them; gives the report.
+def conclude(run: Run, outcome: Unlearned | None, script: str) -> dict:
+    """Judge the models, save weights, report and its page, print them; gives the report.
 
     By `--judge final` on everything, test images and attacks included; by `validation` on what a run may look at.
+
+    Args:
+        run: with its models.
+        outcome: what the unlearning gave, None where nothing was to be forgotten.
+        script: name of the script that ran.
     """
     args, models, workspace = run.args, run.models, run.workspace
-    order = [*(name for name in ("original", "unlearned") if name in models), *retrained_of(models)]
-    judgements = judge_all(
-        {name: models[name] for name in order}, workspace.sets, workspace.precision,
-        final=args.judge == "final", retain_images=args.judged_retain_images,
-    )  # fmt: skip
-    figures = {name: judgement.figures for name, judgement in judgements.items()}
-    splits = workspace.splits
-    report = {
-        "models": figures,
-        "cost": run.costs,
-        "forget": {"request": splits.forget_request, "images": len(splits.forget)},
-        "splits_sha256": splits.sha256,
-        "final_test": splits.final_test,
-        **run.notes,
-        "judged_retain_images": len(judgements[order[0]].retain_right),
-        **summarise_gaps(figures),
-        "loss_histograms": loss_histograms({name: judgement.losses for name, judgement in judgements.items()}),
-    }
-    main = "original"
+    judgements = judge_models(models, workspace, args)
+    main = "original" if outcome is None else "unlearned"
+    _save_weights(run, main)
+    report = findings(judgements, workspace)
+    report["cost"] = run.costs
+    report |= run.notes
+    said = None
     if outcome is not None:
-        main = "unlearned"
-        fall, bound = paired_fall(
-            judgements["original"].retain_right, judgements[main].retain_right, len(splits.retain)
-        )
-        verdict = give_verdict(
-            figures["original"], figures[main], args.retain_budget, outcome.target, workspace.dataset.num_classes,
-            margin=bound - fall,
-        )  # fmt: skip
+        verdict = verdict_of(judgements, args, outcome.target, workspace)
         report = {"verdict": verdict, **report}
         report["forget"] |= {
             "method": outcome.method, "target": outcome.target, "chosen_epoch": outcome.chosen,
@@ -58,8 +64,68 @@ def conclude(run: Run, outcome: Unlearned | None) -> dict:
         }  # fmt: skip
         if outcome.held_out_auc:
             report["held_out_discriminator_auc"] = outcome.held_out_auc
-    said = None if outcome is None else f"verdict  {verdict}\nchosen   {_choice(outcome)}"
-    return _finish(run, models, main, judgements, report, said)
+        said = f"verdict  {verdict}\nchosen   {_choice(outcome)}"
+    # Rank 0 alone has written the files, and may be the only one that sees them.
+    report, page = from_main(lambda: _complete(run, outcome, script, report))
+    _write_page(page, run.record.path(PAGE))
+    return _finish(run, models, judgements, report, said)
+
+
+def judge_models(models: dict[str, nn.Module], workspace: Workspace, args: Any) -> dict[str, Judgement]:
+    """Judge the models of a run as its flags ask for: `original` and `unlearned` first, then the retrained ones."""
+    order = [*(name for name in ("original", "unlearned") if name in models), *retrained_of(models)]
+    return judge_all(
+        {name: models[name] for name in order}, workspace.sets, workspace.precision,
+        final=args.judge == "final", retain_images=args.judged_retain_images,
+    )  # fmt: skip
+
+
+def findings(judgements: dict[str, Judgement], workspace: Workspace) -> dict:
+    """What a report says of judged models and of their splits; the same figures whenever it is asked again."""
+    figures = {name: judgement.figures for name, judgement in judgements.items()}
+    splits = workspace.splits
+    return {
+        "models": figures,
+        "forget": {"request": splits.forget_request, "images": len(splits.forget)},
+        "splits_sha256": splits.sha256,
+        "final_test": splits.final_test,
+        "judged_retain_images": len(next(iter(judgements.values())).retain_right),
+        **summarise_gaps(figures),
+        "loss_histograms": loss_histograms({name: judgement.losses for name, judgement in judgements.items()}),
+    }
+
+
+def verdict_of(judgements: dict[str, Judgement], args: Any, target: str, workspace: Workspace) -> Verdict:
+    """The verdict on the judged models `original` and `unlearned`."""
+    original, unlearned = judgements["original"], judgements["unlearned"]
+    fall, bound = paired_fall(original.retain_right, unlearned.retain_right, len(workspace.splits.retain))
+    return give_verdict(
+        original.figures, unlearned.figures, args.retain_budget, target, workspace.dataset.num_classes,
+        margin=bound - fall,
+    )  # fmt: skip
+
+
+def _complete(run: Run, outcome: Unlearned | None, script: str, figures: dict) -> tuple[dict, bytes]:
+    """The whole report, with its own digest and that of its page, and the page."""
+    args, workspace, folder = run.args, run.workspace, run.record.folder
+    method = None if outcome is None else outcome.method
+    pictures = sample_pictures(workspace.splits, workspace.dataset) if args.show_images and outcome else []
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "created": now(),
+        "request": request_of(args, workspace.splits, workspace.dataset),
+        "run": run_of(folder, script, args, workspace, method, run.costs.get("unlearned")),
+        "data": data_of(workspace),
+        **figures,
+        "trace": trace_of(folder / "metrics.jsonl"),
+        "files": files_of(folder, args),
+    }
+    if pictures:
+        report["pictures"] = [picture.described for picture in pictures]
+    report = plain(report)
+    report[DIGEST] = report_digest(report)
+    page = report_page(report, [picture.png for picture in pictures]).encode()
+    return report | {PAGE_DIGEST: hashlib.sha256(page).hexdigest()}, page
 
 
 def conclude_lesson(run: Run, critic: Critic, auc: dict[str, float]) -> dict:
@@ -76,25 +142,38 @@ def conclude_lesson(run: Run, critic: Critic, auc: dict[str, float]) -> dict:
     figures = {name: judgement.figures for name, judgement in judgements.items()}
     costs = {"teacher" if name == "original" else name: cost for name, cost in run.costs.items()}
     save_tensors(critic.discriminator.state_dict(), run.record.path("classifier.pt"))
-    report = {"models": figures, "cost": costs, "held_out_discriminator_auc": auc}
+    save_tensors(models["student"].state_dict(), run.record.path("model.pt"))
+    report = plain({"models": figures, "cost": costs, "held_out_discriminator_auc": auc})
     said = f"pairs    a fresh discriminator's AUC on held-out pairs was {auc['before']:.3f} and is {auc['after']:.3f}"
-    return _finish(run, models, "student", judgements, report, said)
+    return _finish(run, models, judgements, report, said)
+
+
+def _save_weights(run: Run, main: str) -> None:
+    save_tensors(run.models[main].state_dict(), run.record.path("model.pt"))
+
+
+@on_main
+def _write_page(page: bytes, path: Path) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_bytes(page)
 
 
 def _finish(
-    run: Run, models: dict[str, nn.Module], main: str, judgements: dict[str, Judgement], report: dict, said: str | None
+    run: Run, models: dict[str, nn.Module], judgements: dict[str, Judgement], report: dict, said: str | None
 ) -> dict:
-    """Save the weights of the model called `main` and the report, print both tables, `said`, and where things lie."""
+    """Write the report, print both tables, `said`, and where things lie."""
     record, figures, costs = run.record, report["models"], report["cost"]
-    save_tensors(models[main].state_dict(), record.path("model.pt"))
-    report = plain(report)
     write_json(record.path("report.json"), report)
     show_run(record, run.workspace, models, judgements, run.args)
     record.close()
-    print(f"\n{table(figures)}\n\n{cost_table(costs)}\n")
+    print(f"\n{table(figures)}\n\n{cost_table({name: Cost(**cost) for name, cost in costs.items()})}\n")
     if said is not None:
         print(said)
-    print(f"weights  {record.path('model.pt')}\nreport   {record.path('report.json')}")
+    for path in saved_weights(record.folder):
+        print(f"weights  {path}")
+    if record.path(PAGE).is_file():
+        print(f"report   {record.path(PAGE)}")
+    print(f"figures  {record.path('report.json')}")
     print(f"watch    tensorboard --logdir {Path(record.folder).parent}")
     return report
 

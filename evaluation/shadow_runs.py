@@ -18,8 +18,12 @@ from models.arguments import ModelArgs
 ELSEWHERE = (
     "log_dir", "name_prefix", "resume", "seed", "device", "log_interval", "figures", "data_dir", "splits", "forget",
     "weight_path", "retrained_weight_path", "retrain", "untrain", "judge", "previous_run", "with_copies",
+    "request_id", "requester", "show_images",
 )  # fmt: skip
-FROM_SCRATCH = ("forget", "weight_path", "retrained_weight_path", "retrain", "resume", "previous_run", "with_copies")
+FROM_SCRATCH = (
+    "forget", "weight_path", "retrained_weight_path", "retrain", "resume", "previous_run", "with_copies",
+    "request_id", "requester", "show_images",
+)  # fmt: skip
 # Of the configuration's own data flags, those that say how a model is trained.
 TRAINING = ("augmentation", "cutout")
 # What a finished run keeps for going on with it.

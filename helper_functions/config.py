@@ -192,8 +192,9 @@ def run_script(get_parser: Callable[[], ScriptParser], main: Callable[[object], 
     """Parse the command line, run `main`, and give the exit status.
 
     0 is done, 2 a request that cannot be carried out (one line says why), 3 a result outside the stated budget
-    (`main`'s dict says `{"verdict": {"feasible": False}}`), 130 an interruption, 141 a reader of the output who left.
-    Of one among several ranks, 1 says that another no longer answers.
+    (`main`'s dict says `{"verdict": {"feasible": False}}`) or a report that does not hold (`{"holds": False}`), 130 an
+    interruption, 141 a reader of the output who left. Of one among several ranks, 1 says that another no longer
+    answers.
     """
     parser = get_parser()
     threading.excepthook = _leave_os_errors_to_main
@@ -230,9 +231,9 @@ def _status(parser: ScriptParser, main: Callable[[object], dict]) -> int:
         # torchrun names the rank that it saw end first.
         time.sleep(PATIENCE)
         return 1
-    feasible = (result.get("verdict") or {}).get("feasible", True)
+    good = (result.get("verdict") or {}).get("feasible", True) and result.get("holds", True)
     # One rank says it: torchrun ends the others as soon as one has left with anything but 0.
-    return 0 if feasible or not is_main() else 3
+    return 0 if good or not is_main() else 3
 
 
 def _drop_output() -> None:

@@ -28,6 +28,7 @@ from benchmarks import (  # noqa: E402
 )
 from data import prepare  # noqa: E402
 from data.arguments import DataArgs  # noqa: E402
+from evaluation.report_arguments import ReportArgs  # noqa: E402
 from helper_functions.config import RunArgs  # noqa: E402
 from models.arguments import ModelArgs  # noqa: E402
 from unlearning.arguments import PublishedArgs, UnlearnArgs  # noqa: E402
@@ -49,7 +50,7 @@ SCRIPTS = {
 }
 SHARED = {
     "Of train.py, train_constrained_unlearning.py, train_contrastive.py and test.py": (RunArgs, DataArgs, ModelArgs),
-    "Of both unlearning scripts": (UnlearnArgs, OriginalArgs),
+    "Of both unlearning scripts": (UnlearnArgs, OriginalArgs, ReportArgs),
     "Of single published methods, in train_constrained_unlearning.py": (PublishedArgs,),
 }
 HEAD = """# Flags
@@ -89,7 +90,7 @@ def _default(field: dataclasses.Field) -> str:
     value = field.default if field.default is not dataclasses.MISSING else field.default_factory()
     if isinstance(value, list):
         return " ".join(map(str, value)) or "–"
-    return "–" if value is None else str(value)
+    return "–" if value in (None, "") else str(value)
 
 
 def _texts(cls: type) -> dict[str, str]:

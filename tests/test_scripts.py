@@ -55,6 +55,12 @@ def report_of(folder: Path) -> dict:
     return json.loads((folder / "report.json").read_text())
 
 
+def results_of(folder: Path) -> dict:
+    """The report without what belongs to one run: when, where, at what cost, in which files."""
+    own = ("created", "run", "cost", "files", "report_sha256", "page_sha256")
+    return {name: value for name, value in report_of(folder).items() if name not in own}
+
+
 def weights_of(folder: Path, name: str = "model.pt") -> dict[str, torch.Tensor]:
     return torch.load(folder / name, weights_only=True)
 

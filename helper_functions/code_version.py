@@ -1,0 +1,41 @@
+"""Which version of this code is running."""
+
+import os
+import subprocess
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TIMEOUT = 10
+
+
+def code_version(root: Path = ROOT) -> dict[str, str | bool | None]:
+    """`version` of pyproject.toml; where the code is a git checkout, its `commit`, and whether a file has `changed`.
+
+    Both are None where it is none, or git is not there. Files that git does not know play no part.
+    """
+    try:
+        version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    except (OSError, KeyError, ValueError):
+        version = None
+    top = _git(root, "rev-parse", "--show-toplevel")
+    # A checkout around it, of something else, says nothing about this code.
+    if top is None or Path(top).resolve() != root.resolve():
+        return {"version": version, "commit": None, "changed": None}
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
+    return {"version": version, "commit": commit, "changed": None if changes is None else bool(changes)}
+
+
+def _git(root: Path, *command: str) -> str | None:
+    """What git says, None where it is not there or says no."""
+    # Inside a hook, git's own variables name another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(root), *command],
+            env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=True,
+        )  # fmt: skip
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
