@@ -10,6 +10,7 @@ from evaluation.figures import loss_histograms
 from evaluation.gaps import retrained_of, summarise_gaps
 from evaluation.judge import Judgement, judge_all
 from evaluation.report import cost_table, plain, table
+from evaluation.result_weights import save_result
 from evaluation.verdict import give_verdict
 from helper_functions.files import save_tensors, write_json
 from unlearning.examination import paired_fall
@@ -40,15 +41,14 @@ def conclude(run: Run, outcome: Unlearned | None) -> dict:
         **summarise_gaps(figures),
         "loss_histograms": loss_histograms({name: judgement.losses for name, judgement in judgements.items()}),
     }
-    main = "original"
+    verdict = None
     if outcome is not None:
-        main = "unlearned"
         fall, bound = paired_fall(
-            judgements["original"].retain_right, judgements[main].retain_right, len(splits.retain)
+            judgements["original"].retain_right, judgements["unlearned"].retain_right, len(splits.retain)
         )
         verdict = give_verdict(
-            figures["original"], figures[main], args.retain_budget, outcome.target, workspace.dataset.num_classes,
-            margin=bound - fall,
+            figures["original"], figures["unlearned"], args.retain_budget, outcome.target,
+            workspace.dataset.num_classes, margin=bound - fall,
         )  # fmt: skip
         report = {"verdict": verdict, **report}
         report["forget"] |= {
@@ -58,7 +58,8 @@ def conclude(run: Run, outcome: Unlearned | None) -> dict:
         if outcome.held_out_auc:
             report["held_out_discriminator_auc"] = outcome.held_out_auc
     said = None if outcome is None else f"verdict  {verdict}\nchosen   {_choice(outcome)}"
-    return _finish(run, models, main, judgements, report, said)
+    weights = save_result(run, "original" if outcome is None else "unlearned", verdict)
+    return _finish(run, models, weights, judgements, report, said)
 
 
 def conclude_lesson(run: Run, critic: Critic, auc: dict[str, float]) -> dict:
@@ -77,15 +78,15 @@ def conclude_lesson(run: Run, critic: Critic, auc: dict[str, float]) -> dict:
     save_tensors(critic.discriminator.state_dict(), run.record.path("classifier.pt"))
     report = {"models": figures, "cost": costs, "held_out_discriminator_auc": auc}
     said = f"pairs    a fresh discriminator's AUC on held-out pairs was {auc['before']:.3f} and is {auc['after']:.3f}"
-    return _finish(run, models, "student", judgements, report, said)
+    return _finish(run, models, save_result(run, "student"), judgements, report, said)
 
 
 def _finish(
-    run: Run, models: dict[str, nn.Module], main: str, judgements: dict[str, Judgement], report: dict, said: str | None
-) -> dict:
-    """Save the weights of the model called `main` and the report, print both tables, `said`, and where things lie."""
+    run: Run, models: dict[str, nn.Module], weights: str, judgements: dict[str, Judgement], report: dict,
+    said: str | None,
+) -> dict:  # fmt: skip
+    """Write the report, print both tables, `said`, and where the weights and all else lie."""
     record, figures, costs = run.record, report["models"], report["cost"]
-    save_tensors(models[main].state_dict(), record.path("model.pt"))
     report = plain(report)
     write_json(record.path("report.json"), report)
     show_run(record, run.workspace, models, judgements, run.args)
@@ -93,7 +94,7 @@ def _finish(
     print(f"\n{table(figures)}\n\n{cost_table(costs)}\n")
     if said is not None:
         print(said)
-    print(f"weights  {record.path('model.pt')}\nreport   {record.path('report.json')}")
+    print(f"{weights}\nreport   {record.path('report.json')}")
     print(f"watch    tensorboard --logdir {Path(record.folder).parent}")
     return report
 
