@@ -14,6 +14,7 @@ from helper_functions.inference import predict
 from helper_functions.loop import Cost
 from helper_functions.metrics import summarise
 from helper_functions.record import RunRecord
+from models.weight_files import WeightFile, read_weight_file
 from optimizer.schedules import SCHEDULES
 from optimizer.training import Recipe, fit_once
 from unlearning.arguments import MethodArgs
@@ -61,7 +62,8 @@ class OriginalArgs:
 class Run:
     """A run that has begun: `models` and `costs` by name, `original` and, where it was asked for, `retrained`.
 
-    `args` are those of the run that is resumed, where one is; `checkpoint` is its last one.
+    `args` are those of the run that is resumed, where one is; `checkpoint` is its last one. `weight_file` says how the
+    original's file was written, where it came from one.
     """
 
     args: Any
@@ -70,6 +72,7 @@ class Run:
     checkpoint: dict | None
     models: dict[str, nn.Module]
     costs: dict[str, Cost]
+    weight_file: WeightFile | None = None
 
 
 Check = Callable[[Any, Workspace, nn.Module], None]
@@ -100,10 +103,12 @@ def begin(args: Any, name: str, default_forget: str | None, check: Check) -> Run
     for number, path in enumerate(args.retrained_weight_path, start=1):
         models["retrained" if number == 1 else f"retrained-{number}"] = workspace.retrained(path)
     check(args, workspace, models["original"])
+    # Now: by the end of the run the file may be gone.
+    weight_file = read_weight_file(args.weight_path)[1] if args.weight_path is not None else None
     record = record or RunRecord.create(args.log_dir, args.name_prefix or name, args, workspace.precision.device)
     workspace.splits.save(record.path("splits.npz"))
     print(f"{workspace.describe()}\nrun      {record.folder}")
-    run = Run(args, workspace, record, record.load_checkpoint(), models, {})
+    run = Run(args, workspace, record, record.load_checkpoint(), models, {}, weight_file)
     _train_missing(run)
     return run
 
