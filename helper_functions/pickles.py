@@ -10,11 +10,11 @@ import torch
 CALLABLE = {
     "collections OrderedDict", "collections Counter", "__builtin__ set", "builtins set",
     "torch Size", "torch device", "torch.storage UntypedStorage",
-    "torch._utils _rebuild_tensor", "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_tensor", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor_v3",
     "torch._utils _rebuild_parameter", "torch._utils _rebuild_parameter_with_state",
 }  # fmt: skip
-# More than a hundred thousand tensors take, and a few seconds' work.
-MOST_STEPS = 2_000_000
+# More than ten thousand tensors take, and some seconds' work.
+MOST_STEPS = 1_000_000
 # Values in a tuple, those in its tuples included. It is hashed where it is a key, and tuples of the same tuples
 # unfold a hundred bytes into more than can ever be hashed.
 LARGEST_TUPLE = 100_000

@@ -55,12 +55,12 @@ def _check_archive(file: BinaryIO, size: int) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
+            if any(PurePosixPath(entry.filename).name in _ENTRIES_OF_CODE for entry in entries):
+                raise ValueError("a TorchScript archive, which holds code")
             if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & _ENCRYPTED for entry in entries):
                 raise ValueError("a compressed archive, which torch.save does not write")
             if sum(max(entry.file_size, entry.compress_size) for entry in entries) > size:
                 raise ValueError("an archive that claims more than it holds")
-            if any(PurePosixPath(entry.filename).name in _ENTRIES_OF_CODE for entry in entries):
-                raise ValueError("a TorchScript archive, which holds code")
             # torch takes the first one that it finds, whatever stands before the name.
             pickles = [entry for entry in entries if PurePosixPath(entry.filename.lower()).name == "data.pkl"]
             if len(pickles) != 1:
