@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from conftest import SMALL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from processes import fork, only
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -173,3 +175,51 @@ class TestTensors:
         torch.save({"fc.bias": torch.zeros(1), "module.fc.bias": torch.ones(1)}, tmp_path / "w.pt")
         with pytest.raises(UserError, match="fc.bias twice"):
             load_weights(tmp_path / "w.pt")
+
+
+class TestProcess:
+    """A list of images to forget, somebody else's weights in, their form out."""
+
+    def unlearn(self, weights: Path, place: Path) -> tuple[str, Path]:
+        (place / "forget.txt").write_text("\n".join(map(str, range(0, 200, 5))))
+        (place / "held_out.txt").write_text("\n".join(map(str, range(1000, 1500))))
+        done = fork(
+            "train_constrained_unlearning.py", *SMALL, "--weight_path", weights, "--forget", f"file:{place}/forget.txt",
+            "--validation", f"file:{place}/held_out.txt", "--num_epochs", 1, "--retain_budget", 100,
+            "--figures", False, "--judge", "validation", "--log_dir", place / "runs",
+        )  # fmt: skip
+        assert done.status == 0 and done.err == "", done
+        return done.out, only(place / "runs")
+
+    def test_a_wrapped_checkpoint(self, original, tmp_path):
+        given_ = OrderedDict(
+            (f"module._orig_mod.{name}", value.half() if value.is_floating_point() else value)
+            for name, value in reversed(torch.load(original.folder / "model.pt", weights_only=True).items())
+        )
+        content = {"epoch": 90, "arch": "resnet8", "state_dict": given_, "optimizer": {"state": {}}}
+        torch.save(content, tmp_path / "best.pth.tar")
+        out, folder = self.unlearn(tmp_path / "best.pth.tar", tmp_path)
+        assert f"{folder}/unlearned.pth.tar" in out and "epoch, arch, optimizer" in out
+        result = torch.load(folder / "unlearned.pth.tar", weights_only=True)
+        assert list(result) == ["state_dict"] and list(result["state_dict"]) == list(given_)
+        plain = torch.load(folder / "model.pt", weights_only=True)
+        for name, value in result["state_dict"].items():
+            assert value.dtype == given_[name].dtype
+            assert torch.equal(value, plain[name.removeprefix("module._orig_mod.")].to(value.dtype))
+        assert not torch.equal(result["state_dict"]["module._orig_mod.fc.weight"], given_["module._orig_mod.fc.weight"])
+
+    def test_safetensors(self, original, tmp_path):
+        state = torch.load(original.folder / "model.pt", weights_only=True)
+        path = tmp_path / "theirs.safetensors"
+        safetensors.torch.save_file({name: value.contiguous() for name, value in state.items()}, path, METADATA)
+        out, folder = self.unlearn(path, tmp_path)
+        assert f"{folder}/unlearned.safetensors" in out and "left out" not in out
+        result = safetensors.torch.load_file(folder / "unlearned.safetensors")
+        plain = torch.load(folder / "model.pt", weights_only=True)
+        assert result.keys() == plain.keys() and all(torch.equal(result[name], plain[name]) for name in plain)
+        with safe_open(folder / "unlearned.safetensors", framework="pt") as file:
+            assert file.metadata() == METADATA
+        # What came out is what comes in again.
+        flags = ("--weight_path", folder / "unlearned.safetensors", "--judge", "validation", "--num_epochs", 1)
+        again = fork("train_constrained_unlearning.py", *SMALL, *flags, "--log_dir", tmp_path / "again")
+        assert again.status in (0, 3), again.err
