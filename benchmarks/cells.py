@@ -14,14 +14,14 @@ from evaluation.gaps import retrained_of
 from helper_functions.config import RunArgs
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
-from helper_functions.run_folder import run_quietly
+from helper_functions.run_folder import INFEASIBLE, RESULT, run_quietly
 from models.arguments import ModelArgs
 from unlearning.methods import METHODS
 
 # Whose tuned flags serve a kind of forget set that has none of its own.
 NEXT_OF_KIN = {"superclass": "class", "file": "random", "memorised": "random"}
 # What a finished run needs no longer.
-WEIGHTS = ("model.pt", "checkpoint.pt")
+WEIGHTS = (RESULT, INFEASIBLE, "checkpoint.pt")
 # Points of a trace that a row keeps.
 TRACE_POINTS = 120
 

@@ -1,6 +1,7 @@
 """Who learns from which image, as index tensors that are saved with a run."""
 
 import hashlib
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass, field, replace
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor
 
 from data.datasets import Dataset
+from helper_functions.archives import check_archive
 from helper_functions.distribution import on_main
 from helper_functions.errors import UserError
 from helper_functions.files import whole_file
+from helper_functions.regular_files import open_bytes
 
 PARTS = ("train", "validation", "unseen", "forget", "retain", "test")
 TENSORS = (*PARTS, "labels")
@@ -24,9 +27,13 @@ TEXTS = ("forget_request", "dataset", "final_test")
 FINAL_TESTS = ("official test", "stratified", "half of official test", "half of the never-seen")
 # What NumPy and zipfile raise for files that are damaged, cut short or something else altogether.
 READ_ERRORS = (
-    OSError, ValueError, KeyError, EOFError, TypeError, IndexError, MemoryError, NotImplementedError,
-    zipfile.BadZipFile, zlib.error,
+    OSError, ValueError, KeyError, EOFError, TypeError, IndexError, MemoryError, OverflowError, RuntimeError,
+    SyntaxError, struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
+# Bytes of an archive, unpacked: more than splits of any data set that is downloaded, which are named as such where they
+# belong to another one, or twice what this one's take.
+LARGEST = 2**26
+BYTES_AN_IMAGE = 8 * 2 * len(TENSORS)
 
 
 def _nothing() -> Tensor:
@@ -102,18 +109,21 @@ class Splits:
         Raises UserError for a file that is missing, damaged, or was made for other data.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with open_bytes(path) as file:
+                check_archive(file, max(LARGEST, BYTES_AN_IMAGE * len(dataset.labels)))
+                archive = np.load(file, allow_pickle=False)
                 names = (*TENSORS, OPTIONAL) if OPTIONAL in archive else TENSORS
-                tensors = {name: torch.from_numpy(archive[name].astype(np.int64)) for name in names}
+                tensors = {name: _whole_numbers(archive[name]) for name in names}
                 texts = {name: str(archive[name][()]) for name in TEXTS}
                 splits = cls(**tensors, **texts, seed=int(archive["seed"]))
                 stored = str(archive["sha256"][()])
         except READ_ERRORS as error:
             reason = getattr(error, "strerror", None) or "it is damaged or no splits file"
             raise UserError(f"cannot read splits {path}: {reason}; give the splits.npz of a run") from error
-        if any(tensor.dim() != 1 for tensor in splits.tensors.values()) or stored != splits.sha256:
+        if stored != splits.sha256:
             raise UserError(f"splits {path} are damaged: their SHA-256 does not match; copy the file anew from its run")
         _check_fits(splits, dataset, path)
+        _check_parts(splits, dataset, path)
         return splits
 
 
@@ -133,3 +143,26 @@ def _check_fits(splits: Splits, dataset: Dataset, path: str | Path) -> None:
     elsewhere[splits.train] = elsewhere[splits.forgotten] = False
     if not torch.equal(splits.labels[elsewhere], dataset.labels[elsewhere]):
         raise UserError(f"splits {path} were made for other labels than this data set's; give the data they belong to")
+
+
+def _check_parts(splits: Splits, dataset: Dataset, path: str | Path) -> None:
+    """What a digest does not show: anybody can make a new one."""
+    train = torch.cat([splits.forget, splits.retain]).sort().values
+    everything = torch.cat([splits.train, splits.validation, splits.unseen, splits.test, splits.forgotten])
+    problems = {
+        "indices are not in ascending order": any(
+            bool((getattr(splits, name).diff() <= 0).any()) for name in (*PARTS, OPTIONAL)
+        ),
+        "train is not forget and retain together": not torch.equal(train, splits.train),
+        "an image stands in two parts": len(everything.unique()) < len(everything),
+        "a label is no class": not bool(((splits.labels >= 0) & (splits.labels < dataset.num_classes)).all()),
+        "the test part is of no known kind": splits.final_test not in FINAL_TESTS,
+    }
+    if found := [problem for problem, there in problems.items() if there]:
+        raise UserError(f"splits {path} are damaged: {found[0]}; copy the file anew from its run")
+
+
+def _whole_numbers(array: np.ndarray) -> Tensor:
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise ValueError("no list of indices")
+    return torch.from_numpy(array.astype(np.int64))

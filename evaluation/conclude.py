@@ -24,9 +24,9 @@ from evaluation.report_record import (
     report_digest,
     request_of,
     run_of,
-    saved_weights,
     trace_of,
 )
+from evaluation.result_weights import save_result
 from evaluation.verdict import Verdict, give_verdict
 from helper_functions.distribution import from_main, on_main
 from helper_functions.files import save_tensors, whole_file, write_json
@@ -49,12 +49,10 @@ def conclude(run: Run, outcome: Unlearned | None, script: str) -> dict:
     """
     args, models, workspace = run.args, run.models, run.workspace
     judgements = judge_models(models, workspace, args)
-    main = "original" if outcome is None else "unlearned"
-    _save_weights(run, main)
     report = findings(judgements, workspace)
     report["cost"] = run.costs
     report |= run.notes
-    said = None
+    said, verdict = None, None
     if outcome is not None:
         verdict = verdict_of(judgements, args, outcome.target, workspace)
         report = {"verdict": verdict, **report}
@@ -65,10 +63,11 @@ def conclude(run: Run, outcome: Unlearned | None, script: str) -> dict:
         if outcome.held_out_auc:
             report["held_out_discriminator_auc"] = outcome.held_out_auc
         said = f"verdict  {verdict}\nchosen   {_choice(outcome)}"
+    weights = save_result(run, "original" if outcome is None else "unlearned", verdict)
     # Rank 0 alone has written the files, and may be the only one that sees them.
     report, page = from_main(lambda: _complete(run, outcome, script, report))
     _write_page(page, run.record.path(PAGE))
-    return _finish(run, models, judgements, report, said)
+    return _finish(run, models, weights, judgements, report, said)
 
 
 def judge_models(models: dict[str, nn.Module], workspace: Workspace, args: Any) -> dict[str, Judgement]:
@@ -142,14 +141,10 @@ def conclude_lesson(run: Run, critic: Critic, auc: dict[str, float]) -> dict:
     figures = {name: judgement.figures for name, judgement in judgements.items()}
     costs = {"teacher" if name == "original" else name: cost for name, cost in run.costs.items()}
     save_tensors(critic.discriminator.state_dict(), run.record.path("classifier.pt"))
-    save_tensors(models["student"].state_dict(), run.record.path("model.pt"))
+    weights = save_result(run, "student")
     report = plain({"models": figures, "cost": costs, "held_out_discriminator_auc": auc})
     said = f"pairs    a fresh discriminator's AUC on held-out pairs was {auc['before']:.3f} and is {auc['after']:.3f}"
-    return _finish(run, models, judgements, report, said)
-
-
-def _save_weights(run: Run, main: str) -> None:
-    save_tensors(run.models[main].state_dict(), run.record.path("model.pt"))
+    return _finish(run, models, weights, judgements, report, said)
 
 
 @on_main
@@ -159,9 +154,10 @@ def _write_page(page: bytes, path: Path) -> None:
 
 
 def _finish(
-    run: Run, models: dict[str, nn.Module], judgements: dict[str, Judgement], report: dict, said: str | None
-) -> dict:
-    """Write the report, print both tables, `said`, and where things lie."""
+    run: Run, models: dict[str, nn.Module], weights: str, judgements: dict[str, Judgement], report: dict,
+    said: str | None,
+) -> dict:  # fmt: skip
+    """Write the report, print both tables, `said`, and where the weights and all else lie."""
     record, figures, costs = run.record, report["models"], report["cost"]
     write_json(record.path("report.json"), report)
     show_run(record, run.workspace, models, judgements, run.args)
@@ -169,8 +165,7 @@ def _finish(
     print(f"\n{table(figures)}\n\n{cost_table({name: Cost(**cost) for name, cost in costs.items()})}\n")
     if said is not None:
         print(said)
-    for path in saved_weights(record.folder):
-        print(f"weights  {path}")
+    print(weights)
     if record.path(PAGE).is_file():
         print(f"report   {record.path(PAGE)}")
     print(f"figures  {record.path('report.json')}")

@@ -11,13 +11,14 @@ from data.split_record import PARTS, Splits
 from helper_functions.code_version import code_version
 from helper_functions.devices import describe_environment
 from helper_functions.loop import Cost
+from helper_functions.run_folder import RESULT
 from unlearning.workspace import Workspace
 
 SCHEMA_VERSION = 1
 # The report's own digest, which the page shows, and the page's digest, which therefore it cannot cover.
 DIGEST, PAGE_DIGEST = "report_sha256", "page_sha256"
 # What a run may have saved its result as: the plain `state_dict`, and the same in the format that it came in.
-WEIGHTS = ("model.pt", "infeasible.pt", "unlearned.*")
+WEIGHTS = (RESULT, "infeasible*.*", "unlearned.*")
 # What else of a run folder a report rests on.
 RECORDS = {"config.yaml": "configuration", "splits.npz": "splits", "metrics.jsonl": "figures"}
 ENVIRONMENT = ("python", "torch", "device", "cpu", "cpu_threads")

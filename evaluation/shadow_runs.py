@@ -12,6 +12,7 @@ from torch import nn
 from data.arguments import DataArgs
 from evaluation.shadows import TrainAndForget
 from helper_functions.errors import UserError
+from helper_functions.run_folder import result_weights
 from models.arguments import ModelArgs
 
 # What decides nothing about a shadow model: where things lie, and what the splits file says.
@@ -80,6 +81,6 @@ def by_script(script: ModuleType, args: Any, load: Callable[[Path], nn.Module]) 
         run = next(folder.glob("run-*/report.json")).parent
         for name in LEFT_OVERS:
             (run / name).unlink(missing_ok=True)
-        return load(run / "model.pt")
+        return load(result_weights(run))
 
     return train_and_forget

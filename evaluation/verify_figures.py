@@ -19,12 +19,13 @@ from evaluation.report_record import ENVIRONMENT, data_of, file_digest, listed_f
 from evaluation.verify_checks import ROUNDING, Check, all_near, at, exact, near, titled, tolerance_of
 from helper_functions.devices import describe_environment
 from helper_functions.errors import UserError
+from helper_functions.run_folder import INFEASIBLE, RESULT
 from unlearning.sequence import DIGITS
 from unlearning.workspace import Workspace
 
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
 # What a run may have ended with, as weights that its own model takes.
-RESULTS = ("model.pt", "infeasible.pt")
+RESULTS = (RESULT, INFEASIBLE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,12 @@ import yaml
 
 from helper_functions.distribution import on_main
 from helper_functions.errors import UserError
+from helper_functions.plain_yaml import load_plain
+from helper_functions.regular_files import open_bytes
+from helper_functions.text_files import open_text
+from helper_functions.torch_files import TorchFormat, check_torch_file
+
+LARGEST_CONFIG = 100_000
 
 
 @contextlib.contextmanager
@@ -58,44 +64,43 @@ def save_config(config: dict, path: Path) -> None:
 
 
 def load_config(path: Path) -> dict:
-    """Read a YAML configuration: a mapping of names to plain values; tags that build objects are refused.
+    """Read a YAML configuration: a mapping of names to plain values.
 
     Raises:
-        UserError: the file is missing, no YAML, no mapping, or names a key twice.
+        UserError: the file is missing, no YAML, no mapping, too large to be one, or names a key twice.
     """
     try:
-        content = yaml.load(Path(path).read_text(), Loader=_StrictLoader)
+        with open_text(path) as file:
+            text = file.read(LARGEST_CONFIG + 1)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise UserError(f"{path}: the configuration cannot be read ({reason})") from None
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError) as error:  # as PyYAML builds values
-        raise UserError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
+    if len(text) > LARGEST_CONFIG:
+        raise UserError(f"{path}: longer than {LARGEST_CONFIG} characters; name a configuration, which is short")
+    try:
+        content = load_plain(text)
+    except ValueError as error:
+        raise UserError(f"{path}: no valid YAML: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path}: a configuration is a mapping of names to values, one `name: value` a line")
     return content
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which naming a key twice is an error instead of the last one winning in silence."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 @on_main
-def save_tensors(content: object, path: Path) -> None:
+def save_tensors(content: object, path: Path, *, legacy: bool = False) -> None:
     """Write tensors and plain values so that `load_tensors` reads them back without executing anything.
+
+    Args:
+        content: tensors, plain values, and lists and dicts of them.
+        path: of the file.
+        legacy: in the format of torch before 1.6.
 
     Raises:
         OSError: the file cannot be written.
     """
     with whole_file(path) as temporary:
         try:
-            torch.save(content, temporary)
+            torch.save(content, temporary, _use_new_zipfile_serialization=not legacy)
         except RuntimeError:  # torch's word for a write that failed, without the reason
             raise OSError(errno.EIO, "cannot be written; is the disk full, or a limit on file sizes reached?") from None
 
@@ -107,28 +112,29 @@ def load_tensors(path: Path, remedy: str) -> dict:
         UserError: the file is missing, truncated, or holds anything but tensors and plain values.
     """
     try:
-        content = read_tensors(path)
+        content, _ = read_tensors(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); {remedy}") from None
-    except ValueError:
+    except (ValueError, MemoryError):  # the latter, where a damaged file claims to hold more than there is room for
         raise UserError(f"{path}: truncated, or no file of tensors that this program wrote; {remedy}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds {type(content).__name__}, not the expected fields; {remedy}")
     return content
 
 
-def read_tensors(path: Path) -> object:
-    """What torch.load makes of a file, on the CPU and with `weights_only=True`.
+def read_tensors(path: Path) -> tuple[object, TorchFormat]:
+    """What torch.load makes of a file, on the CPU and with `weights_only=True`; and how it was written.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: it cannot be opened, or is no regular file.
         MemoryError: it does not fit.
-        ValueError: it is truncated, or holds anything but tensors and plain values.
+        ValueError: it is truncated, holds anything but tensors and plain values, or unpacks to more than its size.
     """
-    with open(path, "rb") as file, warnings.catch_warnings():
+    with open_bytes(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on odd pickle protocols: the caller gets an error, or the content
+        written = check_torch_file(file)
         try:
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True), written
         except MemoryError:
             raise
         except Exception as error:  # a damaged file can fail in any of the unpickler's ways

@@ -10,6 +10,9 @@ import numpy as np
 
 from helper_functions.errors import UserError
 
+# The weights that a run ends with, and where they are not to be deployed: they overdraw the budget.
+RESULT, INFEASIBLE = "model.pt", "infeasible.pt"
+
 
 def run_quietly(script: ModuleType, flags: Sequence[object], name: str) -> tuple[Path, dict]:
     """Call a script's `main` with flags as on its command line; what it prints is dropped.
@@ -33,6 +36,12 @@ def run_quietly(script: ModuleType, flags: Sequence[object], name: str) -> tuple
         return Path(args.resume), report
     (folder,) = set(Path(args.log_dir).glob(f"{name}-*")) - before
     return folder, report
+
+
+def result_weights(folder: str | Path) -> Path:
+    """The weights that a finished run ended with, whether they keep the budget or not."""
+    infeasible = Path(folder) / INFEASIBLE
+    return infeasible if infeasible.is_file() else Path(folder) / RESULT
 
 
 def read_scalars(folder: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

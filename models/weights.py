@@ -1,48 +1,28 @@
-"""Reading weights from files that may come from anywhere, and saying in one line why they do not fit."""
+"""Weights from files that may come from anywhere put into a model, or in one line why they do not fit."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from helper_functions.errors import UserError
-from helper_functions.files import read_tensors
-
-CHECKPOINT_KEYS = ("state_dict", "model")
-WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel's and torch.compile's
+from models.weight_files import read_weight_file, shown
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read a state_dict onto the CPU; nothing in the file is executed (`weights_only=True`).
+    """Read the weights of a torch or safetensors file onto the CPU, by the model's own names.
 
-    The file holds a state_dict, or a checkpoint with one under 'state_dict' or 'model'. Prefixes that
-    DistributedDataParallel and torch.compile put before the names are taken off.
-    Raises UserError, naming the path, when the file is missing, unreadable, truncated or no checkpoint.
+    Raises UserError as `read_weight_file` does.
     """
-    content = _read(Path(path))
-    if isinstance(content, Mapping):
-        for key in CHECKPOINT_KEYS:
-            if isinstance(content.get(key), Mapping):
-                content = content[key]
-                break
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, no state_dict: save model.state_dict()")
-    if not content:
-        raise UserError(f"{path} holds an empty state_dict: save model.state_dict()")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise UserError(
-                f"{path} is no state_dict: its entry {name!r} is a {type(value).__name__}, no tensor: "
-                f"save model.state_dict(), alone or under one of the keys {', '.join(CHECKPOINT_KEYS)}"
-            )
-    return {_without_wrappers(name): value for name, value in content.items()}
+    return read_weight_file(path)[0]
 
 
 def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path, name: str | None = None) -> None:
     """Load `state_dict` strictly into `model`, in place; `source` and the model's `name` are for the error.
 
     Raises UserError in one line that names the first mismatch: another architecture, stem, number of input channels
-    or classes, or another shape. The model is left as it was.
+    or classes, another shape, or a tensor that is no number somewhere. The model is left as it was.
     """
     own = model.state_dict()
     name = name or type(model).__name__
@@ -51,7 +31,7 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], source: str |
     unexpected = [key for key in state_dict if key not in own]
     if missing or unexpected:
         counts = [
-            f"{len(keys)} {what} (first: {keys[0]})"
+            f"{len(keys)} {what} (first: {shown(keys[0])})"
             for what, keys in (("keys missing", missing), ("unexpected", unexpected))
             if keys
         ]
@@ -59,8 +39,14 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], source: str |
     for key, value in own.items():
         if key in state_dict and state_dict[key].shape != value.shape:
             raise UserError(f"{source}: {_shape_mismatch(model, own, state_dict, key, name)}")
-    # A plain dict carries no version numbers, and so lets batch norm do without its counters.
-    model.load_state_dict(dict(state_dict))
+    for key, value in own.items():
+        if key in state_dict:
+            _check_numbers(state_dict[key], value, key, source)
+    given = OrderedDict(state_dict)
+    if len(given) == len(own):
+        # MNASNet asks for its version. Without one, batch norm does without the counters that are missing.
+        given._metadata = own._metadata
+    model.load_state_dict(given)
 
 
 def infer_stem(state_dict: Mapping[str, Tensor]) -> str | None:
@@ -80,32 +66,12 @@ def head_key(model: nn.Module) -> str | None:
     return None
 
 
-def _read(path: Path) -> object:
-    """What torch.load makes of the file, every failure told in one line."""
-    if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
-        raise UserError(f"{path} {what}: name a file written by torch.save(model.state_dict(), path)")
-    try:
-        return read_tensors(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): name a file that can") from error
-    except MemoryError as error:
-        raise UserError(f"{path} does not fit into memory: use a machine with more") from error
-    except ValueError as error:
-        raise UserError(
-            f"{path} is no readable checkpoint ({error}: truncated, of another format, or pickled objects instead of "
-            "tensors): save model.state_dict() with torch.save"
-        ) from error
-
-
-def _without_wrappers(name: str) -> str:
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in WRAPPER_PREFIXES:
-            if name.startswith(prefix):
-                name, stripped = name.removeprefix(prefix), True
-    return name
+def _check_numbers(given: Tensor, own: Tensor, key: str, source: str | Path) -> None:
+    if own.is_floating_point() and not given.is_floating_point():
+        raise UserError(f"{source}: {key} is {given.dtype}, no weights: save model.state_dict() in floating point")
+    # As the model will hold it: double precision reaches further than single.
+    if not given.to(own.dtype).isfinite().all():
+        raise UserError(f"{source}: {key} holds NaN or infinity: these weights are broken, give others")
 
 
 def _shape_mismatch(

@@ -14,6 +14,7 @@ from torch import nn
 
 from helper_functions.batch_norm import no_running_stats_update
 from helper_functions.compilation import Compiled, compiled
+from helper_functions.run_folder import result_weights
 from helper_functions.spread import spread
 
 UNLEARN = "train_constrained_unlearning.py"
@@ -112,7 +113,7 @@ def trained(tmp_path_factory) -> dict[bool, dict]:
         assert [len(list(cache.rglob("*.py"))) > 1 for cache in caches] == [bool(flags)] * 2
         folders = [only(place) for place in places]
         found[bool(flags)] = {
-            "weights": [torch.load(folder / "model.pt", weights_only=True) for folder in folders],
+            "weights": [torch.load(result_weights(folder), weights_only=True) for folder in folders],
             "models": [json.loads((folder / "report.json").read_text())["models"] for folder in folders],
         }
     return found

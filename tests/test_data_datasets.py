@@ -1,6 +1,8 @@
 """The data sets that come ready-made: what is in them, and what is said when they cannot be had."""
 
+import hashlib
 import os
+import pickle
 import subprocess
 import sys
 import urllib.error
@@ -79,8 +81,6 @@ def test_cifar100_statistics_are_those_of_its_training_part(cifar100):
 
 @needs_cifar100
 def test_cifar100_superclasses_are_the_files(cifar100):
-    import pickle
-
     from torchvision.datasets import CIFAR100 as Torchvision
     from torchvision.datasets.utils import check_integrity
 
@@ -147,6 +147,62 @@ def test_a_damaged_file_is_not_opened(tmp_path, no_network):
         # A pickle that would raise something else if anyone loaded it.
         (folder / name).write_bytes(b"cos\nabort\n(tR.")
     assert "damaged" in complaint("cifar100", tmp_path)
+
+
+class Payload:
+    """Unpickled, it leaves a folder behind."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (os.mkdir, (self.path,))
+
+
+@pytest.fixture(params=["cifar10", "cifar100"])
+def cifar(request, tmp_path, monkeypatch):
+    """A small CIFAR folder and the names of its files, its own checksums in place of the real ones."""
+    import torchvision.datasets
+
+    reader = getattr(torchvision.datasets, request.param.upper())
+    names = [name for name, _ in reader.train_list + reader.test_list]
+    label_key = "labels" if request.param == "cifar10" else "fine_labels"
+    batch = {"data": np.zeros((2, 3 * 32 * 32), dtype=np.uint8), label_key: [0, 1]}
+    content = dict.fromkeys(names, batch) | {reader.meta["filename"]: {reader.meta["key"]: ["a", "b"]}}
+    folder, sums = tmp_path / reader.base_folder, {}
+    folder.mkdir()
+    for name, value in content.items():
+        (folder / name).write_bytes(pickle.dumps(value))
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    for part in ("train_list", "test_list"):
+        monkeypatch.setattr(reader, part, [[name, sums[name]] for name, _ in getattr(reader, part)])
+    monkeypatch.setattr(reader, "meta", reader.meta | {"md5": sums[reader.meta["filename"]]})
+    return request.param, folder, list(content)
+
+
+def test_no_file_of_cifar_is_unpickled_unchecked(cifar, tmp_path, no_network):
+    name, folder, files = cifar
+    assert load_dataset(name, tmp_path).classes == ("a", "b")
+    for file in files:
+        whole = (folder / file).read_bytes()
+        (folder / file).write_bytes(pickle.dumps(Payload(tmp_path / "payload")))
+        assert "damaged" in complaint(name, tmp_path)
+        (folder / file).unlink()
+        os.mkfifo(folder / file)
+        assert "damaged" in complaint(name, tmp_path)
+        (folder / file).unlink()
+        (folder / file).write_bytes(whole)
+    assert not (tmp_path / "payload").exists()
+
+
+def test_no_file_of_svhn_is_opened_unchecked(tmp_path, no_network, monkeypatch):
+    import scipy.io
+
+    monkeypatch.setattr(scipy.io, "loadmat", lambda *_, **__: pytest.fail("it was opened"))
+    for file in ("train_32x32.mat", "test_32x32.mat"):
+        (tmp_path / file).write_bytes(pickle.dumps(Payload(tmp_path / "payload")))
+    assert "damaged" in complaint("svhn", tmp_path)
+    assert not (tmp_path / "payload").exists()
 
 
 def test_a_file_in_the_way_of_the_folder(tmp_path, no_network):

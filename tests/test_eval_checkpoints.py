@@ -13,6 +13,7 @@ from evaluation.checkpoints import check_checkpoints
 from evaluation.gaps import avg_gap, noise_floor, retrained_of
 from evaluation.report import FIGURES
 from helper_functions.errors import UserError
+from helper_functions.run_folder import result_weights
 
 UNLEARN = "train_constrained_unlearning.py"
 ULIRA = {"ulira_auc", "ulira_auc_low", "ulira_auc_high", "ulira_accuracy", "ulira_tpr"}
@@ -34,7 +35,7 @@ def models(original, tmp_path_factory) -> dict[str, Path]:
 
 def flags_of(models: dict[str, Path], folder: Path) -> tuple:
     return (
-        *SMALL, "--weight_path", models["unlearned"] / "model.pt",
+        *SMALL, "--weight_path", result_weights(models["unlearned"]),
         "--original_weight_path", models["original"] / "model.pt",
         "--retrained_weight_path", models["first"] / "model.pt", models["second"] / "model.pt",
         "--shadow_config", models["unlearned"] / "config.yaml", "--shadow_dir", folder / "shadows",
@@ -55,7 +56,7 @@ class TestFigures:
     def test_models_and_figures(self, judged, models):
         _, report, _ = judged
         found = report["models"]
-        unlearned = str(models["unlearned"] / "model.pt")
+        unlearned = str(result_weights(models["unlearned"]))
         assert list(found) == ["original", unlearned, "re-initialised", "retrained", "retrained-2"]
         elsewhere = ("test_remaining", "test_adjacent", "test_remote", "forgotten")
         expected = {name for name in FIGURES if not name.startswith(elsewhere)}
@@ -83,7 +84,7 @@ class TestFigures:
         for text in (
             "retrained", "band", "AvgGap", "AvgGap (SalUn)", "ToW", "noise floor", "between 2 retrained models",
             "RMIA AUC", "U-LiRA AUC", "JS divergence", "relearn time", "linear probe", "MIA efficacy",
-            str(models["unlearned"] / "model.pt"),
+            str(result_weights(models["unlearned"])),
         ):  # fmt: skip
             assert text in done.out
 
@@ -98,7 +99,7 @@ class TestShadows:
         assert len(files) == 2 * 4, "outputs and weights of each, and nothing that only a resumed run needs"
         lost = home / "shadow-001" / "outputs.pt"
         lost.unlink()
-        weights = models["unlearned"] / "model.pt"
+        weights = result_weights(models["unlearned"])
         flags = ("--weight_path", weights, "--shadow_models", 4, "--shadow_config", models["unlearned"] / "config.yaml")
         again = fork("test.py", *SMALL, *flags, "--shadow_dir", folder / "shadows", "--output", folder / "again.json")
         assert again.status == 0 and again.out.count(": was there already") == 3 and again.out.count(": made") == 1
@@ -146,7 +147,7 @@ class TestRefusals:
         assert says.format(**places) in str(info.value) and "\n" not in str(info.value)
 
     def test_a_configuration_of_another_kind(self, models, tmp_path):
-        flags = (*SMALL, "--weight_path", models["unlearned"] / "model.pt", "--shadow_models", 4, "--shadow_config")
+        flags = (*SMALL, "--weight_path", result_weights(models["unlearned"]), "--shadow_models", 4, "--shadow_config")
         assert_refused(
             fork("test.py", *flags, models["first"] / "config.yaml"), "test.py", "config.yaml", "unknown key"
         )
@@ -163,6 +164,6 @@ class TestRefusals:
         assert_refused(done, "test.py", "--linear_probe", "no forget set")
 
     def test_a_retrained_model_of_another_forget_set(self, models):
-        flags = ("--weight_path", models["unlearned"] / "model.pt", "--forget", "random:30")
+        flags = ("--weight_path", result_weights(models["unlearned"]), "--forget", "random:30")
         done = fork("test.py", *SMALL, *flags, "--retrained_weight_path", models["first"] / "model.pt")
         assert_refused(done, "test.py", "--retrained_weight_path", "another forget set")

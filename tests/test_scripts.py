@@ -24,6 +24,7 @@ import train_contrastive
 from data.datasets import load_dataset
 from data.splits import make_splits
 from helper_functions.config import run_script
+from helper_functions.run_folder import result_weights
 
 UNLEARN = "train_constrained_unlearning.py"
 CONTRASTIVE = "train_contrastive.py"
@@ -61,8 +62,9 @@ def results_of(folder: Path) -> dict:
     return {name: value for name, value in report_of(folder).items() if name not in own}
 
 
-def weights_of(folder: Path, name: str = "model.pt") -> dict[str, torch.Tensor]:
-    return torch.load(folder / name, weights_only=True)
+def weights_of(folder: Path, name: str | None = None) -> dict[str, torch.Tensor]:
+    """The weights that a run ended with, or others in its folder."""
+    return torch.load(result_weights(folder) if name is None else folder / name, weights_only=True)
 
 
 def figures_of(folder: Path) -> list[dict[str, float]]:
@@ -157,8 +159,8 @@ class TestUnlearn:
     def test_leaves_a_complete_run_folder(self, quickstart):
         names = {path.name.split(".1")[0] for path in quickstart.folder.iterdir()}
         assert names >= {
-            "config.yaml", "environment.json", "splits.npz", "metrics.jsonl", "checkpoint.pt", "model.pt",
-            "report.json", "events.out.tfevents",
+            "config.yaml", "environment.json", "splits.npz", "metrics.jsonl", "checkpoint.pt", "report.json",
+            "events.out.tfevents", "model.pt" if quickstart.done.status == 0 else "infeasible.pt",
         }  # fmt: skip
         assert not [name for name in names if name.startswith(".")]
         assert {"python", "torch", "cpu"} <= set(json.loads((quickstart.folder / "environment.json").read_text()))
@@ -279,7 +281,7 @@ class TestUnlearn:
 
 class TestJudge:
     def test_several_weights_and_a_floor(self, original, quickstart, tmp_path):
-        weights = (original.folder / "model.pt", quickstart.folder / "model.pt")
+        weights = (original.folder / "model.pt", result_weights(quickstart.folder))
         output = tmp_path / "figures.json"
         done = run("test.py", *SMALL, "--weight_path", *weights, "--output", output, "--log_dir", tmp_path / "runs")
         assert done.status == 0 and done.err == ""
@@ -324,7 +326,7 @@ class TestResume:
         done = fork(UNLEARN, *flags)
         assert done.status == quickstart.done.status and done.err == ""
         folder = only(tmp_path)
-        for name in ("model.pt", "original.pt", "retrained.pt"):
+        for name in (None, "original.pt", "retrained.pt"):
             assert_same_weights(weights_of(folder, name), weights_of(quickstart.folder, name))
         assert figures_of(folder) == figures_of(quickstart.folder)
         assert scalars_of(folder) == recorded_scalars(folder)

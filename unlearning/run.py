@@ -16,6 +16,7 @@ from helper_functions.inference import predict
 from helper_functions.loop import Cost
 from helper_functions.metrics import summarise
 from helper_functions.record import RunRecord
+from models.weight_files import WeightFile, read_weight_file
 from optimizer.schedules import SCHEDULES
 from optimizer.training import Recipe, fit_once
 from unlearning.arguments import MethodArgs
@@ -66,6 +67,7 @@ class Run:
 
     `args` are those of the run that is resumed, where one is, with what is left of the budget; `checkpoint` is its last
     one. `notes` join the report: `copies` of forget images elsewhere, `sequence` for a request after others.
+    `weight_file` says how the original's file was written, where it came from one.
     """
 
     args: Any
@@ -75,6 +77,7 @@ class Run:
     models: dict[str, nn.Module]
     costs: dict[str, Cost]
     notes: dict[str, object]
+    weight_file: WeightFile | None = None
 
 
 Check = Callable[[Any, Workspace, nn.Module], None]
@@ -110,11 +113,13 @@ def begin(args: Any, name: str, default_forget: str | None, check: Check) -> Run
     if previous is not None:
         notes["sequence"] = follow(previous, args, workspace, models["original"])
         said, left = [*said, f"sequence {notes['sequence']}"], notes["sequence"].left_of(left)
+    # Now: by the end of the run the file may be gone.
+    weight_file = read_weight_file(args.weight_path)[1] if args.weight_path is not None else None
     record = record or RunRecord.create(args.log_dir, args.name_prefix or name, args, workspace.precision.device)
     workspace.splits.save(record.path("splits.npz"))
     print("\n".join([workspace.describe(), *said, f"run      {record.folder}"]))
     own = dataclasses.replace(args, retain_budget=left)
-    run = Run(own, workspace, record, record.load_checkpoint(), models, {}, notes)
+    run = Run(own, workspace, record, record.load_checkpoint(), models, {}, notes, weight_file)
     _train_missing(run)
     return run
 

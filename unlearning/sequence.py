@@ -13,6 +13,7 @@ from helper_functions.distribution import from_main
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
 from helper_functions.inference import predict
+from helper_functions.run_folder import RESULT
 from unlearning.examination import paired_fall
 from unlearning.methods import METHODS
 from unlearning.workspace import Workspace
@@ -62,8 +63,8 @@ class Previous:
 
     @property
     def weights(self) -> Path:
-        """Where its result lies."""
-        return self.folder / "model.pt"
+        """Where its result lies: in the form that weights from elsewhere came in, so that the next one has it, too."""
+        return next(iter(sorted(self.folder.glob("unlearned.*"))), self.folder / RESULT)
 
     @property
     def number(self) -> int:
@@ -122,7 +123,7 @@ def _read(folder: Path) -> Previous:
         raise UserError(f"{flag}: that run forgot nothing (its report has no verdict); name one that did")
     if verdict.get("feasible") is not True:
         raise UserError(f"{flag}: that run ended infeasible; go on from one that kept its budget, or run it again")
-    for name in ("model.pt", "splits.npz"):
+    for name in (RESULT, "splits.npz"):
         if not (folder / name).is_file():
             raise UserError(f"{flag}: its {name} is gone; put it back, or run it again")
     return Previous(folder, config, report)

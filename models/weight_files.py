@@ -1,0 +1,218 @@
+"""Files of weights from anywhere: what is in them, how they were written, and others written alike.
+
+A torch file (`torch.save`, today's zip archive or the legacy format) holds a state_dict, or a checkpoint with one under
+one of `CHECKPOINT_KEYS`; a safetensors file holds the names and tensors alone. Prefixes that DistributedDataParallel
+and torch.compile put before the names are taken off, and put back.
+"""
+
+import dataclasses
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from helper_functions.distribution import on_main
+from helper_functions.errors import UserError
+from helper_functions.files import read_tensors, save_tensors, whole_file
+from helper_functions.regular_files import open_bytes
+
+CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net")
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel's and torch.compile's
+# Others would have to be told how to become numbers that can be trained.
+DTYPES = (
+    torch.float16, torch.bfloat16, torch.float32, torch.float64,
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightFile:
+    """How a file of weights was written.
+
+    suffix: of its name. key: under which a checkpoint held the weights, None where nothing stood around them.
+    names: by the model's own name of each tensor, its name in the file; in the file's order. dtypes: likewise.
+    versions: torch's class versions of the modules, by the file's names, where it has them. metadata: of safetensors.
+    left_out: other entries of the checkpoint.
+    """
+
+    format: Literal["torch", "legacy torch", "safetensors"]
+    suffix: str
+    key: str | None
+    names: dict[str, str]
+    dtypes: dict[str, torch.dtype]
+    versions: dict[str, dict[str, int]] | None = None
+    metadata: dict[str, str] | None = None
+    left_out: tuple[str, ...] = ()
+
+    def is_plain(self, model: nn.Module) -> bool:
+        """Whether torch.save of the model's own state_dict gives such a file."""
+        own = {name: value.dtype for name, value in model.state_dict().items()}
+        bare = all(name == given for name, given in self.names.items())
+        return self.format == "torch" and self.key is None and bare and self.dtypes == own
+
+
+def read_weight_file(path: str | Path) -> tuple[dict[str, Tensor], WeightFile]:
+    """Weights by the model's own names, on the CPU, and how they were written; nothing in the file is executed.
+
+    Raises:
+        UserError: naming the path, when the file is missing, unreadable, truncated or no checkpoint, or holds anything
+            but dense tensors of numbers.
+    """
+    path = Path(path)
+    content, format_, metadata = _read(path)
+    key, entries = None, content
+    if isinstance(content, dict):
+        # Methods of the type: an OrderedDict's own can be replaced by what the file says.
+        inner = ((name, dict.get(content, name)) for name in CHECKPOINT_KEYS)
+        key, entries = next(((name, value) for name, value in inner if isinstance(value, dict)), (None, content))
+    if not isinstance(entries, dict):
+        raise UserError(f"{path} holds a {type(entries).__name__}, no state_dict: save model.state_dict()")
+    weights, names = {}, {}
+    for name, value in dict.items(entries):
+        own = _without_wrappers(name) if isinstance(name, str) else None
+        if own in names:
+            raise UserError(f"{path} holds {shown(own)} twice, with and without a wrapper's prefix: save one model")
+        weights[own], names[own] = _dense(name, value, path), name
+    if not weights:
+        raise UserError(f"{path} holds an empty state_dict: save model.state_dict()")
+    form = WeightFile(
+        format_, _suffix(path, format_), key, names, {name: value.dtype for name, value in weights.items()},
+        _versions(entries), metadata,
+        tuple(str(name) for name in dict.keys(content) if isinstance(name, str) and name != key) if key else (),
+    )  # fmt: skip
+    return weights, form
+
+
+@on_main
+def write_weight_file(model: nn.Module, form: WeightFile, path: Path) -> None:
+    """Write a model's weights as a file was written: format, container, names, order and dtypes.
+
+    The other entries of a checkpoint are not carried over: an optimizer's momentum and averages of the weights still
+    hold what was learned from the images that had to go, and an epoch or a score would be those of another model.
+    Half precision rounds the weights; a tensor that would overflow stays in single precision.
+    Raises OSError where it cannot be written.
+    """
+    own, cast = model.state_dict(), {}
+    for name, dtype in form.dtypes.items():
+        value = own[name]
+        # Names that share their memory go on sharing it: each is converted once.
+        place = (value.data_ptr(), value.shape, value.stride(), dtype)
+        cast.setdefault(place, _as_dtype(value, dtype))
+        own[name] = cast[place]
+    tensors = {given: own[name] for name, given in form.names.items()}
+    if form.format == "safetensors":
+        from safetensors.torch import save
+
+        # The format knows no shared memory.
+        with whole_file(path) as temporary:
+            temporary.write_bytes(save({name: value.clone() for name, value in tensors.items()}, form.metadata))
+        return
+    if form.versions is not None:
+        tensors = OrderedDict(tensors)
+        tensors._metadata = form.versions
+    content = tensors if form.key is None else {form.key: tensors}
+    save_tensors(content, path, legacy=form.format == "legacy torch")
+
+
+def _without_wrappers(name: str) -> str:
+    """A parameter's name as the model itself has it."""
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in WRAPPER_PREFIXES:
+            if name.startswith(prefix):
+                name, stripped = name.removeprefix(prefix), True
+    return name
+
+
+def shown(name: object) -> str:
+    """A name out of a file, short and in printable characters."""
+    if not isinstance(name, str):
+        return f"a {type(name).__name__}"
+    return name if name.isprintable() and len(name) <= 100 else repr(name[:100])
+
+
+def _read(path: Path) -> tuple[object, str, dict[str, str] | None]:
+    """Content, format and metadata of a file, every failure told in one line."""
+    if not path.is_file():
+        what = "is no file" if path.exists() else "does not exist"
+        raise UserError(f"{path} {what}: name a file written by torch.save(model.state_dict(), path)")
+    try:
+        if _is_safetensors(path):
+            content, metadata = _read_safetensors(path)
+            return content, "safetensors", metadata
+        return *read_tensors(path), None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): name a file that can") from error
+    except MemoryError as error:
+        raise UserError(f"{path} does not fit into memory: use a machine with more") from error
+    except ValueError as error:
+        raise UserError(
+            f"{path} is no readable checkpoint ({error}): truncated, of another format, or pickled objects instead of "
+            "tensors; save model.state_dict() with torch.save or safetensors"
+        ) from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Eight bytes of a length, then that many of JSON: no torch file has a brace there."""
+    with open_bytes(path) as file:
+        head = file.read(9)
+    return head.endswith(b"{") and len(head) == 9 and not head.startswith(b"PK")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.offset_keys()}, file.metadata()
+    except SafetensorError as error:
+        raise ValueError(f"safetensors: {shown(str(error))}") from error
+
+
+def _dense(name: object, value: object, path: Path) -> Tensor:
+    """The tensor alone, without attributes that a file can give it."""
+    remedy = f"save model.state_dict(), alone or under one of the keys {', '.join(CHECKPOINT_KEYS)}"
+    if not isinstance(name, str):
+        raise UserError(f"{path} is no state_dict: a name in it is of type {type(name).__name__}: {remedy}")
+    if not isinstance(value, Tensor):
+        kind = type(value).__name__
+        raise UserError(f"{path} is no state_dict: its entry {name[:100]!r} is a {kind}, no tensor: {remedy}")
+    value = Tensor.detach(value)
+    if value.layout is not torch.strided or value.is_meta or value.dtype not in DTYPES:
+        kind = f"{value.layout}, {value.dtype}, on {value.device}".replace("torch.", "")
+        raise UserError(f"{path}: {shown(name)} is no dense tensor of real numbers ({kind}); save it as float32")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise UserError(f"{path}: {shown(name)} claims {value.numel():,} numbers and holds fewer; save its .clone()")
+    return value
+
+
+def _suffix(path: Path, format_: str) -> str:
+    """`.safetensors`, `.pth`, `.pth.tar` and so on; of no use as the end of a name: the format's own."""
+    found = re.search(r"(\.[A-Za-z0-9_]{1,20})?\.[A-Za-z0-9_]{1,20}\Z", path.name)
+    if found is None:
+        return ".safetensors" if format_ == "safetensors" else ".pt"
+    return found[0] if found[0].endswith(".tar") else path.suffix
+
+
+def _versions(entries: dict) -> dict[str, dict[str, int]] | None:
+    """What torch calls `_metadata`, where it is what torch writes."""
+    versions = vars(entries).get("_metadata") if isinstance(entries, OrderedDict) else None
+    if not isinstance(versions, dict):
+        return None
+    for name, value in dict.items(versions):
+        if not isinstance(name, str) or not isinstance(value, dict):
+            return None
+        if any(key != "version" or type(number) is not int for key, number in dict.items(value)):
+            return None
+    return {name: dict(dict.items(value)) for name, value in dict.items(versions)}
+
+
+def _as_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
+    converted = value.detach().to("cpu", dtype).contiguous()
+    if dtype.is_floating_point and not converted.isfinite().all():
+        return value.detach().cpu().contiguous()
+    return converted
