@@ -1,14 +1,18 @@
 """Text files that list images of a data set: one index or file name a line."""
 
 import posixpath
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from data.datasets import Dataset
 from helper_functions.errors import UserError
+from helper_functions.text_files import open_text
 
 LONGEST_LINE = 4096
+# Lines that a list may have: so many for each image of the data set, and so many beside them.
+LINES_PER_IMAGE, FURTHER_LINES = 10, 1000
 
 
 def read_image_list(path: str | Path, dataset: Dataset) -> np.ndarray:
@@ -16,21 +20,19 @@ def read_image_list(path: str | Path, dataset: Dataset) -> np.ndarray:
 
     A line is an index, counted in the training part's order from 0, or, for an image folder, a file name relative to
     it; blank lines and lines that begin with # are passed over. Raises UserError naming the line for anything else,
-    and for a file that cannot be read or lists nothing.
+    for a file that cannot be read, lists nothing, or has many times more lines than the data set has images.
     """
     names = {name: index for index, name in enumerate(dataset.file_names or ())}
+    most = LINES_PER_IMAGE * dataset.num_train + FURTHER_LINES
     found: set[int] = set()
     try:
-        with open(path, encoding="utf-8-sig") as lines:
-            # Line by line and with a limit, so that a wrong path (a device, a video) ends in an error, not in memory.
-            number = 0
-            while line := lines.readline(LONGEST_LINE + 1):
-                number += 1
-                if len(line) > LONGEST_LINE:
-                    raise UserError(f"line {number} of {path} is longer than {LONGEST_LINE} characters; list one image")
-                entry = line.strip()
-                if entry and not entry.startswith("#"):
-                    found.add(_resolve(entry, names, dataset, f"line {number} of {path}"))
+        for number, line in enumerate(_lines(path), start=1):
+            if number > most:
+                many = f"{path} has more than {most} lines, and {dataset.name} {dataset.num_train} images to list"
+                raise UserError(f"{many}; list each once")
+            entry = line.strip()
+            if entry and not entry.startswith("#"):
+                found.add(_resolve(entry, names, dataset, f"line {number} of {path}"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give a file with one image a line") from error
     except UnicodeDecodeError as error:
@@ -40,6 +42,17 @@ def read_image_list(path: str | Path, dataset: Dataset) -> np.ndarray:
     return np.array(sorted(found), dtype=np.int64)
 
 
+def _lines(path: str | Path) -> Iterator[str]:
+    """Line by line and with a limit, so that a wrong path (a video) ends in an error, not in memory."""
+    with open_text(path) as file:
+        number = 0
+        while line := file.readline(LONGEST_LINE + 1):
+            number += 1
+            if len(line) > LONGEST_LINE:
+                raise UserError(f"line {number} of {path} is longer than {LONGEST_LINE} characters; list one image")
+            yield line
+
+
 def _resolve(entry: str, names: dict[str, int], dataset: Dataset, where: str) -> int:
     # A name is only looked up among those of the data set and never opened, so it cannot lead out of the folder.
     for name in (entry, posixpath.normpath(entry)):
@@ -47,11 +60,15 @@ def _resolve(entry: str, names: dict[str, int], dataset: Dataset, where: str) ->
             return names[name]
     if not (entry.isascii() and entry.isdigit()):
         expected = "an index or a file name of the data set" if names else "an index"
-        raise UserError(f"{where}: {entry!r} is no image of {dataset.name}; give {expected}")
+        raise UserError(f"{where}: {_short(entry)!r} is no image of {dataset.name}; give {expected}")
     # Longer numbers than any data set has are not worth converting.
     index = int(entry) if len(entry) < 19 else dataset.num_train
     if index >= dataset.num_train:
         last = dataset.num_train - 1
-        outside = f"{entry} is not in the training part of {dataset.name}"
+        outside = f"{_short(entry)} is not in the training part of {dataset.name}"
         raise UserError(f"{where}: {outside}; give an index from 0 to {last}")
     return index
+
+
+def _short(entry: str) -> str:
+    return entry if len(entry) <= 200 else f"{entry[:200]}…"

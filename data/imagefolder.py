@@ -1,18 +1,28 @@
 """The user's own pictures: a folder of class folders."""
 
+import contextlib
+import os
 import sys
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from helper_functions.distribution import say
 from helper_functions.errors import UserError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 DEFAULT_IMAGE_SIZE = 64
 LARGEST_IMAGE_SIZE = 4096
+# Pictures of more pixels are decoded one at a time: a few small files can hold a gigabyte of them.
+LARGE = 16_000_000
+_one_large = threading.Lock()
 
 
 def read_image_folder(
@@ -21,13 +31,14 @@ def read_image_folder(
     """Read `folder/<class>/**/*.png|jpg|jpeg` as square RGB images.
 
     Returns pixels uint8 [N, S, S, 3], labels int64 [N], class names (sorted folder names) and file names (relative to
-    the folder, with forward slashes). Raises UserError for a folder without classes or images, and for a file that
-    cannot be decoded, unless `skip_unreadable` leaves such files out and names them on standard error.
+    the folder, with forward slashes). Links to files and to class folders are followed, other links to folders are
+    not. Raises UserError for a folder without classes or images, pictures that do not fit in memory, and for a file
+    that cannot be decoded, unless `skip_unreadable` leaves such files out and names them on standard error.
     """
     if not 1 <= image_size <= LARGEST_IMAGE_SIZE:
         raise UserError(f"image size {image_size} is not between 1 and {LARGEST_IMAGE_SIZE}; try --image_size 64")
     classes, files, labels = _list_images(folder)
-    pixels = np.empty((len(files), image_size, image_size, 3), dtype=np.uint8)
+    pixels = _room(len(files), image_size)
     errors = _decode_all([folder / name for name in files], pixels)
     readable = np.array([error is None for error in errors])
     unreadable = [f"{name} ({error})" for name, error in zip(files, errors, strict=True) if error is not None]
@@ -43,16 +54,21 @@ def read_image_folder(
     return pixels, labels, tuple(classes), tuple(files)
 
 
+def _room(count: int, image_size: int) -> np.ndarray:
+    shape = (count, image_size, image_size, 3)
+    try:
+        return np.empty(shape, dtype=np.uint8)
+    except MemoryError:
+        size = f"{count} pictures of {image_size} x {image_size} pixels"
+        raise UserError(f"{size} do not fit in memory; give a smaller --image_size") from None
+
+
 def _list_images(folder: Path) -> tuple[list[str], list[str], np.ndarray]:
     files, labels = [], []
     try:
         classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
         for label, name in enumerate(classes):
-            found = sorted(
-                path.relative_to(folder).as_posix()
-                for path in (folder / name).rglob("*")
-                if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
-            )
+            found = sorted(path.relative_to(folder).as_posix() for path in _pictures(folder / name))
             files += found
             labels += [label] * len(found)
     except OSError as error:
@@ -60,6 +76,20 @@ def _list_images(folder: Path) -> tuple[list[str], list[str], np.ndarray]:
     if len(classes) < 2:
         raise UserError(f"{folder} has {len(classes)} class folders; give --data_dir a folder with at least two")
     return classes, files, np.array(labels, dtype=np.int64)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Files in a folder and those in it that are called like pictures; no FIFO or device, which would be waited for."""
+    found, folders = [], [folder]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                elif path.suffix.lower() in EXTENSIONS and not entry.name.startswith(".") and path.is_file():
+                    found.append(path)
+    return found
 
 
 def _decode_all(paths: list[Path], pixels: np.ndarray) -> list[str | None]:
@@ -74,6 +104,7 @@ def _decode_all(paths: list[Path], pixels: np.ndarray) -> list[str | None]:
         return None
 
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")  # on odd EXIF, which is passed over
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return list(pool.map(decode, paths, pixels))
 
@@ -82,9 +113,19 @@ def _decode(path: Path, size: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     with Image.open(path, formats=("PNG", "JPEG")) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-        # The centre square of the resized image alone: a thin strip of a picture would otherwise become a giant.
-        side = min(upright.size)
-        left, top = (upright.width - side) // 2, (upright.height - side) // 2
-        square = upright.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+        with _one_large if image.width * image.height > LARGE else contextlib.nullcontext():
+            upright = _rgb(ImageOps.exif_transpose(image))
+            # The centre square of the resized image alone: a thin strip of a picture would otherwise become a giant.
+            side = min(upright.size)
+            left, top = (upright.width - side) // 2, (upright.height - side) // 2
+            square = upright.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     return np.asarray(square)
+
+
+def _rgb(image: "Image.Image") -> "Image.Image":
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        # 16 bits of grey, of which a plain conversion would make white whatever is above 255.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")

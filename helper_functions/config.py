@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import re
@@ -23,6 +24,8 @@ from helper_functions.compilation import CompileMode
 from helper_functions.distribution import PATIENCE, complain, is_main, lost_rank, process_group, rank, wait_for_main
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
+from helper_functions.plain_yaml import BUILDING, refuse_aliases
+from helper_functions.printable import check_flags
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -117,10 +120,17 @@ class ScriptParser(ArgumentParser):
         argv = self._join_lists(list(sys.argv[1:] if argv is None else argv))
         path = self._take_config_file(argv)
         values = {} if path is None else self._read(path)
-        parsed = self.parse_args(argv, namespace=self._namespace(path, values))
-        if presets := self.presets(parsed):
-            parsed = self.parse_args(argv, namespace=self._namespace(path, {**presets, **values}))
-        return self.args_class(**{name: _builtin(parsed[name]) for name in self._fields})
+        refuse_aliases([*argv, values])
+        try:
+            parsed = self.parse_args(argv, namespace=self._namespace(path, values))
+            if presets := self.presets(parsed):
+                parsed = self.parse_args(argv, namespace=self._namespace(path, {**presets, **values}))
+        except UserError:
+            raise
+        except BUILDING as error:  # jsonargparse does not expect all that PyYAML raises
+            raise UserError(f"{' '.join(argv) or path}: a value that is no valid YAML ({error})") from None
+        check_flags(flags := {name: _builtin(parsed[name]) for name in self._fields})
+        return self.args_class(**flags)
 
     def _read(self, path: str) -> dict[str, object]:
         """The values of a YAML file by known names."""
@@ -184,7 +194,7 @@ def _is_list(annotation: object) -> bool:
 
 
 def _complain(prog: str, message: object) -> int:
-    complain(f"{prog}: error: {' '.join(str(message).split())}")
+    complain(f"{prog}: error: {message}")
     return 2
 
 
@@ -197,6 +207,8 @@ def run_script(get_parser: Callable[[], ScriptParser], main: Callable[[object], 
     """
     parser = get_parser()
     threading.excepthook = _leave_os_errors_to_main
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know ASCII alone
     with process_group():
         return _status(parser, main)
 

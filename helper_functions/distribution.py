@@ -16,6 +16,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
 from helper_functions.errors import UserError
+from helper_functions.printable import one_line, printable
 
 T = TypeVar("T")
 
@@ -83,7 +84,10 @@ def on_main(function: Callable[..., None]) -> Callable[..., None]:
     return there_alone
 
 
-say = on_main(print)
+@on_main
+def say(*texts: object, **options) -> None:
+    """Print on rank 0; control characters other than the end of a line are shown, not sent to the terminal."""
+    print(*(printable(str(text), keep="\n") for text in texts), **options)
 
 
 def from_main(compute: Callable[[], T]) -> T:
@@ -135,7 +139,8 @@ def wait_for_main() -> None:
 
 
 def complain(line: str) -> None:
-    """Print a line to standard error: rank 0 does; another rank where rank 0 says nothing within a few seconds."""
+    """Print one line to standard error: rank 0 does; another rank where rank 0 says nothing within a few seconds."""
+    line = one_line(line)
     if world_size() == 1:
         print(line, file=sys.stderr)
         return

@@ -14,6 +14,10 @@ import yaml
 
 from helper_functions.distribution import on_main
 from helper_functions.errors import UserError
+from helper_functions.plain_yaml import load_plain
+from helper_functions.text_files import open_text
+
+LARGEST_CONFIG = 100_000
 
 
 @contextlib.contextmanager
@@ -58,32 +62,26 @@ def save_config(config: dict, path: Path) -> None:
 
 
 def load_config(path: Path) -> dict:
-    """Read a YAML configuration: a mapping of names to plain values; tags that build objects are refused.
+    """Read a YAML configuration: a mapping of names to plain values.
 
     Raises:
-        UserError: the file is missing, no YAML, no mapping, or names a key twice.
+        UserError: the file is missing, no YAML, no mapping, too large to be one, or names a key twice.
     """
     try:
-        content = yaml.load(Path(path).read_text(), Loader=_StrictLoader)
+        with open_text(path) as file:
+            text = file.read(LARGEST_CONFIG + 1)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise UserError(f"{path}: the configuration cannot be read ({reason})") from None
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError) as error:  # as PyYAML builds values
-        raise UserError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
+    if len(text) > LARGEST_CONFIG:
+        raise UserError(f"{path}: longer than {LARGEST_CONFIG} characters; name a configuration, which is short")
+    try:
+        content = load_plain(text)
+    except ValueError as error:
+        raise UserError(f"{path}: no valid YAML: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path}: a configuration is a mapping of names to values, one `name: value` a line")
     return content
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which naming a key twice is an error instead of the last one winning in silence."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 @on_main

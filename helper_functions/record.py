@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import time
 from pathlib import Path
 
@@ -36,8 +37,9 @@ class RunRecord:
         Raises:
             UserError: the folder cannot be made.
         """
-        if Path(name).name != name:
-            raise UserError(f"--name_prefix {name}: the beginning of a folder's name, so without slashes")
+        if not re.fullmatch(r"[^/\\\0.-][^/\\\0]{0,99}", name):
+            rule = "at most 100 characters without slashes, the first of them no dot or dash"
+            raise UserError(f"--name_prefix {name}: the beginning of a folder's name, so {rule}")
         record = cls(from_main(lambda: _new_folder(log_dir, name)))
         save_config(_plain(args), record.path("config.yaml"))
         write_json(record.path("environment.json"), describe_environment(device))

@@ -15,6 +15,7 @@ from helper_functions.distribution import from_main
 from helper_functions.errors import UserError
 from helper_functions.inference import predict
 from helper_functions.metrics import summarise
+from helper_functions.printable import printable
 from helper_functions.shared_batch_norm import share_batch_norm
 from models.arguments import model_from
 
@@ -102,7 +103,7 @@ class Workspace:
         splits = self.splits
         sizes = ", ".join(f"{name} {len(getattr(splits, name)):,}" for name in PARTS)
         device, dtype = self.precision.device, str(self.precision.dtype).removeprefix("torch.")
-        forget = splits.forget_request or "nothing"
+        forget = printable(splits.forget_request) or "nothing"
         data = f"{self.dataset.name}: {sizes} ({splits.final_test})"
         return f"data     {data}\nforget   {forget}\ndevice   {device}, {dtype}"
 

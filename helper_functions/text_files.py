@@ -1,0 +1,31 @@
+"""Text files that anybody may have written: nothing is waited for, and nothing read without end."""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+# Opening a FIFO waits for who writes to it. Windows, which has none, has no such flag either.
+_AT_ONCE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+
+
+@contextlib.contextmanager
+def open_text(path: str | Path) -> Iterator[TextIO]:
+    """Inside, a regular file of UTF-8 text is open for reading; a byte order mark is passed over.
+
+    Raises:
+        OSError: it cannot be opened, or is a FIFO, which would be waited for, or a device, which may never end.
+    """
+    try:
+        handle = os.open(path, _AT_ONCE)
+    except ValueError:  # a NUL, or half of a surrogate pair
+        raise OSError(errno.EINVAL, "no file can have this name") from None
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "no regular file")
+    with open(handle, encoding="utf-8-sig") as file:
+        yield file
