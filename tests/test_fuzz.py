@@ -45,8 +45,12 @@ def test_seeds_are_well_formed(name, tmp_path):
 
 
 def wait(path: Path) -> None:
+    time.sleep(60)
+
+
+def compute(path: Path) -> None:
     while True:
-        time.sleep(0.01)
+        pass
 
 
 def hide(path: Path) -> None:
@@ -60,7 +64,8 @@ def hide(path: Path) -> None:
 BAD: dict[str, Callable[[Path], object]] = {
     "KeyError": lambda path: {}["x"],
     "RecursionError": lambda path: bad_recursion(path),
-    "TooLong": wait,
+    "TooLong in wait": wait,
+    "TooLong in compute": compute,
     "Forbidden in mkdir": lambda path: path.with_name("made").mkdir(),
     "Forbidden in hide": hide,
     "Forbidden in open": lambda path: path.write_bytes(b"overwritten"),
@@ -95,6 +100,7 @@ def refuse_silently(path: Path) -> None:
 @pytest.mark.parametrize("kind", BAD)
 def test_what_a_parser_must_not_do_is_seen(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(fuzz_guard, "SECONDS", 0.2)
+    monkeypatch.setattr(fuzz_guard, "PATIENCE", 0.2)
     guard = Guard(Target(BAD[kind], st.just(b"x"), (b"x",)), tmp_path, die=False)
     for data in (b"longer", b"x"):
         guard(data)
