@@ -2,7 +2,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test clean
+# Of requirements.txt the oldest versions that it allows: its one source.
+LOWEST := .venv-lowest
+# What takes little time and touches every library.
+LOWEST_TESTS := tests/test_config.py tests/test_data_datasets.py tests/test_data_imagefolder.py tests/test_eval_attacks.py \
+	tests/test_hostile_input.py tests/test_methods.py tests/test_models.py tests/test_optimizers.py tests/test_scripts.py \
+	tests/test_solver.py
+# pypi, or osv where PyPI's advisories cannot be reached.
+AUDIT_SERVICE ?= pypi
+
+.PHONY: demo test test-lowest audit clean
 
 # Digits with a tenth of the labels corrupted: train, forget the wrong labels, retrain for comparison, report.
 demo: $(VENV)/.installed
@@ -14,8 +23,20 @@ test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 contrastive_classifiers.ipynb
 
+# The same code with the oldest libraries that requirements.txt allows, on a Python that they have wheels for: 3.11.
+test-lowest: $(LOWEST)/.installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 4 $(LOWEST_TESTS)
+
+# Advisories about what is installed; a package that could not be looked up is a failure (docs/security.md).
+audit: $(VENV)/.installed-dev
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/python -m pip freeze > .venv-audit/installed.txt
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --vulnerability-service $(AUDIT_SERVICE) \
+		--requirement .venv-audit/installed.txt
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(LOWEST) .venv-audit
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -27,4 +48,11 @@ $(VENV)/.installed: requirements.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: requirements.txt requirements-cluster.txt requirements-dev.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(LOWEST)/.installed: requirements.txt
+	$(PYTHON) -m venv $(LOWEST)
+	sed -E 's/>=([0-9]+\.[0-9]+)$$/==\1.*/; s/>=([0-9]+\.[0-9]+\.[0-9]+)$$/==\1/' requirements.txt > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -r $(LOWEST)/lowest.txt \
+		pytest pytest-xdist hypothesis scipy
 	touch $@

@@ -35,13 +35,13 @@ def read_rows(path: Path) -> dict[str, dict]:
         UserError: a line that is no finished cell.
     """
     rows = {}
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode())
             rows[row["key"]] = row
-        except (ValueError, KeyError, TypeError):
-            if number == len(lines) and not line.endswith("\n"):
+        except (ValueError, KeyError, TypeError, RecursionError):
+            if number == len(lines) and not line.endswith(b"\n"):
                 break
             raise UserError(f"{path}: line {number} is no finished cell; name another file") from None
     return rows

@@ -17,9 +17,9 @@ from models.arguments import ModelArgs
 
 # What decides nothing about a shadow model: where things lie, and what the splits file says.
 ELSEWHERE = (
-    "log_dir", "name_prefix", "resume", "seed", "device", "log_interval", "figures", "data_dir", "splits", "forget",
-    "weight_path", "retrained_weight_path", "retrain", "untrain", "judge", "previous_run", "with_copies",
-    "request_id", "requester", "show_images",
+    "log_dir", "name_prefix", "resume", "seed", "device", "deterministic", "log_interval", "figures", "data_dir",
+    "splits", "forget", "weight_path", "retrained_weight_path", "retrain", "untrain", "judge", "previous_run",
+    "with_copies", "request_id", "requester", "show_images",
 )  # fmt: skip
 FROM_SCRATCH = (
     "forget", "weight_path", "retrained_weight_path", "retrain", "resume", "previous_run", "with_copies",
@@ -46,7 +46,8 @@ def read_method(script: ModuleType, path: str, judged: Any) -> Any:
     if not args.untrain:
         raise UserError(f"--shadow_config {path}: untrain is False there; give a run that unlearned")
     names = [field.name for part in (DataArgs, ModelArgs) for field in dataclasses.fields(part)]
-    own = {name: getattr(judged, name) for name in (*names, "device", "precision") if name not in TRAINING}
+    names += ["device", "precision", "deterministic"]
+    own = {name: getattr(judged, name) for name in names if name not in TRAINING}
     # Made from nothing but the splits that it is given.
     plain = {name: getattr(type(args)(), name) for name in FROM_SCRATCH}
     # Nobody reads a shadow's report: attacks on it would take longer than all else.

@@ -21,6 +21,7 @@ from jsonargparse.typing import PositiveInt as PositiveInt
 from jsonargparse.typing import restricted_number_type
 
 from helper_functions.compilation import CompileMode
+from helper_functions.devices import lacks_determinism
 from helper_functions.distribution import PATIENCE, complain, is_main, lost_rank, process_group, rank, wait_for_main
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
@@ -61,6 +62,8 @@ class RunArgs:
     """Send forward and backward passes of training and unlearning through torch.compile; evaluation goes without."""
     compile_mode: CompileMode = "default"
     """Of --compile: default, or reduce-overhead or max-autotune, which record CUDA graphs on a GPU."""
+    deterministic: bool = False
+    """The same bits again from the same command on the same machine and versions; an operation that cannot, ends it."""
     sync_bn: bool = False
     """With several ranks of torchrun: batch norm by the whole batch while training, in place of each rank's part."""
     data_on_device: OnDevice = "auto"
@@ -233,6 +236,8 @@ def _status(parser: ScriptParser, main: Callable[[object], dict]) -> int:
             print(f"\n{parser.prog}: interrupted; --resume goes on from the last epoch", file=sys.stderr)
         return 130
     except RuntimeError as error:
+        if refusal := lacks_determinism(error):
+            return _complain(parser.prog, refusal)
         reason = lost_rank(error)
         if reason is None:
             raise

@@ -14,13 +14,20 @@ from helper_functions.distribution import local_rank, world_size
 from helper_functions.errors import UserError
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: str = "auto", deterministic: bool = False) -> torch.device:
     """The device called `name`; `auto` takes CUDA, then MPS, then the CPU. Each of several ranks gets a CUDA device of
     its own, or shares the CPU.
+
+    `deterministic`: from here on, this process computes the same bits again on the same machine, or not at all.
 
     Raises:
         UserError: no such device on this machine, or none that ranks can share.
     """
+    if deterministic:
+        # cuBLAS reads it when it starts, which asking for devices does not make it do.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     if name == "auto":
         mps = torch.backends.mps.is_available() and world_size() == 1
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
@@ -62,6 +69,18 @@ class Precision:
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
+
+
+def lacks_determinism(error: RuntimeError) -> str | None:
+    """What an error says of an operation that `--deterministic` does not allow, None where it is about something else.
+
+    PyTorch has no exception of its own for it.
+    """
+    operation, found, _ = str(error).partition(" does not have a deterministic implementation")
+    if not found and "CUBLAS_WORKSPACE_CONFIG" not in operation:
+        return None
+    what = f"{operation} has no deterministic form" if found else "CUBLAS_WORKSPACE_CONFIG is not :4096:8 or :16:8"
+    return f"--deterministic True: {what} on this device; leave it out, or compute with --device cpu"
 
 
 def has_bf16(device: torch.device) -> bool:

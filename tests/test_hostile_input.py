@@ -20,6 +20,7 @@ import test
 import train
 import train_constrained_unlearning
 import train_contrastive
+from benchmarks.sweep import read_rows
 from data.datasets import Dataset, load_dataset
 from data.image_list import FURTHER_LINES, LINES_PER_IMAGE, read_image_list
 from data.imagefolder import read_image_folder
@@ -452,6 +453,20 @@ class TestForgetLists:
         os.mkfifo(tmp_path / "list.txt")
         for flag in ("--forget", "--validation"):
             refuse("train.py", *SMALL, flag, f"file:{tmp_path}/list.txt", says=["list.txt", "no regular file"])
+
+
+class TestRowsOfALeaderboard:
+    LINE = b'{"key": "0123"}\n'
+
+    @pytest.mark.parametrize(
+        "bad", [b"\xff\xfe", b"[" * 100_000, b"9" * 5000, b'{"key": [1]}', b"\0", "{}".encode("utf-16")]
+    )
+    def test_lines_that_are_none(self, tmp_path, bad):
+        path = tmp_path / "rows.jsonl"
+        path.write_bytes(self.LINE + bad + b"\n" + self.LINE)
+        assert "line 2 is no finished cell" in complaint(read_rows, path)
+        path.write_bytes(self.LINE + bad)
+        assert list(read_rows(path)) == ["0123"]
 
 
 def test_the_scripts_as_processes(tmp_path):

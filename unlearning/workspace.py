@@ -52,7 +52,7 @@ class Workspace:
         if args.compile_mode != "default" and not args.compile:
             raise UserError(f"--compile_mode {args.compile_mode}: nothing is compiled; give --compile beside it")
         mode = args.compile_mode if args.compile else None
-        self.precision = choose_precision(choose_device(args.device), args.precision, mode)
+        self.precision = choose_precision(choose_device(args.device, args.deterministic), args.precision, mode)
         # Before the data set, which takes longer to load.
         if weight_path is not None and not Path(weight_path).is_file():
             raise UserError(f"--weight_path {weight_path}: there is no such file")
