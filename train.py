@@ -37,7 +37,7 @@ def main(args: Args) -> dict:
     """Train, judge and save; returns what `report.json` holds."""
     record = None
     if args.resume is not None:
-        record, args = RunRecord.reopen(args.resume, Args)
+        record, args = RunRecord.reopen(args.resume, Args, args.on_nan)
     workspace = Workspace(args)
     splits, sets, precision = workspace.splits, workspace.sets, workspace.precision
     if args.retain_only and len(splits.forget) == 0:
@@ -51,7 +51,7 @@ def main(args: Args) -> dict:
     cost = fit_classifier(
         model, sets.training(indices, args.batch_size), args, precision, record,
         name=name, checkpoint=record.load_checkpoint(), log_interval=args.log_interval,
-        evaluate=workspace.validation_figures,
+        evaluate=workspace.validation_figures, on_nan=args.on_nan,
     )  # fmt: skip
     save_tensors(model.state_dict(), record.path("model.pt"))
     report = plain({"models": {name: judge(model, sets, precision).figures}, "cost": {name: cost}})

@@ -71,6 +71,7 @@ def untrain_constrained(
     method: str = "constrained",
     record: RunRecord | None = None,
     checkpoint: dict | None = None,
+    on_nan: str | None = None,
     **settings,
 ) -> Unlearned:
     """Make a model forget, in place, subject to a budget on what it keeps.
@@ -96,6 +97,7 @@ def untrain_constrained(
         method: as `--method`.
         record: a run folder to write to instead of a new one.
         checkpoint: what that record's `load_checkpoint` gave.
+        on_nan: as `--on_nan`.
         settings: further fields of `unlearning.arguments.MethodArgs`, by name; the method's own values by default.
 
     Returns:
@@ -103,6 +105,7 @@ def untrain_constrained(
 
     Raises:
         UserError: a request that cannot be met.
+        NotFinite: a loss, a gradient or a weight that is no number any more, and is not rewound.
     """
     if method not in METHODS:
         raise UserError(f"method {method!r}: one of {', '.join(METHODS)}")
@@ -110,6 +113,8 @@ def untrain_constrained(
     given = {name: value for name, value in given.items() if value is not None}
     own = CAREFUL if METHODS[method].constrained else defaults_of(method)
     args = MethodArgs(**{**own, **given, **settings})
+    if on_nan not in (None, "stop", "rewind"):
+        raise UserError(f"on_nan {on_nan!r}: stop or rewind")
     if forget_target not in ("unseen", "zero", "chance"):
         raise UserError(f"forget_target {forget_target!r}: unseen, zero or chance")
     check_method(method, args)
@@ -119,7 +124,8 @@ def untrain_constrained(
         record = RunRecord.create(log_dir, name_prefix or "untrain_constrained", args, compute.device)
     model.to(compute.device)
     loaders = {"retain": retainloader, "forget": forgetloader, "unseen": unseenloader, "validation": validloader}
-    return Unlearning(model, loaders, args, forget_target, method, compute, record, seed, log_interval).run(checkpoint)
+    run = Unlearning(model, loaders, args, forget_target, method, compute, record, seed, log_interval, on_nan)
+    return run.run(checkpoint)
 
 
 def check(args: Args, workspace: Workspace, original: nn.Module) -> None:

@@ -14,7 +14,7 @@ from helper_functions.run_folder import run_quietly
 # Where a run writes and how it computes, not what it computes (--sync_bn is for several ranks, a cell is one).
 ELSEWHERE = (
     "log_dir", "name_prefix", "resume", "device", "precision", "deterministic", "sync_bn", "data_on_device", "compile",
-    "compile_mode", "log_interval", "figures", "data_dir",
+    "compile_mode", "log_interval", "figures", "data_dir", "on_nan",
 )  # fmt: skip
 
 

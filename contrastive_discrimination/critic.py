@@ -106,6 +106,11 @@ class Critic:
         constants = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         return functional_call(self.discriminator, constants, (first, second))
 
+    def rescale(self, factor: float) -> None:
+        """Multiply the learning rate, where there is one."""
+        for group in [] if self.optimizer is None else self.optimizer.param_groups:
+            group["lr"] *= factor
+
     def state_dict(self) -> dict:
         """A copy of the discriminator's and the optimizer's state, in dicts that `torch.load` reads as weights only."""
         optimizer = {} if self.optimizer is None else self.optimizer.state_dict()

@@ -91,6 +91,10 @@ class PassForTeacher(Problem):
         seen, self._seen = self._seen, None
         state.misc |= [self.teach_critic(*seen) for _ in range(self.critic_steps)][0]
 
+    def rescale(self, factor: float) -> None:
+        """Multiply the critic's learning rate."""
+        self.critic.rescale(factor)
+
     def teach_critic(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         """Let the critic learn from standardised outputs on the same images, `[B, D]` each."""
         pairs = [paired(self._noisy(student), self._noisy(teacher))]
@@ -142,6 +146,10 @@ class CriticSteps:
             state = self.problem.compute_cmp_state(**batch)
         self.problem.commit(state)
         return state.misc
+
+    def rescale(self, factor: float) -> None:
+        """Multiply the critic's learning rate."""
+        self.problem.rescale(factor)
 
     def figures(self) -> dict[str, float]:
         """Nothing beside an epoch's means."""

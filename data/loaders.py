@@ -90,6 +90,11 @@ class TensorLoader:
             part = slice(number * self.batch_size, (number + 1) * self.batch_size)
             yield self.assemble(indices[part], None if plan is None else plan[part])
 
+    def images_of(self, epoch: int, number: int) -> Tensor:
+        """Which images are in batch `number` of a pass, int64 [B] on the CPU."""
+        indices, _ = self.draw_pass(epoch)
+        return indices[number * self.batch_size : (number + 1) * self.batch_size].cpu()
+
     def draw_pass(self, epoch: int) -> Drawn:
         """All draws of one pass: indices int64 [n] where the images are, and the augmentation's plan on the device.
 

@@ -39,6 +39,14 @@ class CyclingLoader:
     def __next__(self) -> Batch:
         return self.take()
 
+    def images_of(self, state: dict[str, int], number: int) -> torch.Tensor:
+        """Which images are in the batch that comes `number` batches after a state of a stream over a TensorLoader."""
+        loader, size = self.loader, self.loader.num_images
+        first = state["position"] + number * loader.batch_size
+        last = first + loader.batch_size
+        passes = [loader.draw_pass(state["epoch"] + i)[0].cpu() for i in range(first // size, (last - 1) // size + 1)]
+        return torch.cat(passes)[first % size :][: loader.batch_size]
+
     def state_dict(self) -> dict[str, int]:
         """`epoch`, the pass, and `position` in it: images for a TensorLoader, batches for anything else."""
         return {"epoch": self._source.epoch, "position": self._source.position}
@@ -138,6 +146,16 @@ class PairedLoader:
             self.leader.epoch = self.epoch + 1
             return self.leader.batches(self.epoch, self.position)
         return islice(iter(self.leader), self.position, None)
+
+    def images_of(self, state: dict[str, Any], number: int) -> dict[str, torch.Tensor]:
+        """Which images are in batch `number` of an epoch that begins in a state, by name; of loaders that can tell."""
+        leader, beside = self.names
+        found = {}
+        if isinstance(self.leader, TensorLoader):
+            found[leader] = self.leader.images_of(state["epoch"], state["position"] + number)
+        if isinstance(self.follower.loader, TensorLoader):
+            found[beside] = self.follower.images_of(state["beside"], number)
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """`epoch`, `position` (batches given in it) and the state of the stream beside the leading loader, `beside`."""

@@ -4,12 +4,8 @@ import argparse
 import dataclasses
 import io
 import json
-import os
 import re
-import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Literal, NoReturn, get_origin
 
@@ -21,12 +17,13 @@ from jsonargparse.typing import PositiveInt as PositiveInt
 from jsonargparse.typing import restricted_number_type
 
 from helper_functions.compilation import CompileMode
-from helper_functions.devices import lacks_determinism
-from helper_functions.distribution import PATIENCE, complain, is_main, lost_rank, process_group, rank, wait_for_main
+from helper_functions.distribution import process_group
 from helper_functions.errors import UserError
+from helper_functions.exit_status import status_of
 from helper_functions.files import load_config
 from helper_functions.plain_yaml import BUILDING, refuse_aliases
 from helper_functions.printable import check_flags
+from helper_functions.signals import listening
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -52,6 +49,10 @@ class RunArgs:
     """Beginning of the run folder's name; the script's name by default."""
     resume: str | None = None
     """A run folder to go on with: its configuration is used again, and it ends as if it had never stopped."""
+    on_nan: Literal["stop", "rewind"] | None = None
+    """When a loss, a gradient or a constraint is no number: stop with exit status 1, or rewind to the last good state
+    and go on with half the learning rate, five times at most. Constrained unlearning rewinds by default, all else
+    stops; beside --resume it takes the place of the run's own."""
     seed: Seed = 0
     """Seed of the splits, the initial weights and the order of the images."""
     device: str = "auto"
@@ -196,72 +197,21 @@ def _is_list(annotation: object) -> bool:
     return any(get_origin(option) is list for option in options)
 
 
-def _complain(prog: str, message: object) -> int:
-    complain(f"{prog}: error: {message}")
-    return 2
-
-
-def run_script(get_parser: Callable[[], ScriptParser], main: Callable[[object], dict]) -> int:
+def run_script(
+    get_parser: Callable[[], ScriptParser], main: Callable[[object], dict], *, goes_on: bool = False
+) -> int:
     """Parse the command line, run `main`, and give the exit status.
 
-    0 is done, 2 a request that cannot be carried out (one line says why), 3 a result outside the stated budget
-    (`main`'s dict says `{"verdict": {"feasible": False}}`) or a report that does not hold (`{"holds": False}`), 130 an
-    interruption, 141 a reader of the output who left. Of one among several ranks, 1 says that another no longer
-    answers.
+    0 is done, 1 a failure while running (figures that are no numbers; of one among several ranks, another that no
+    longer answers), 2 a request that cannot be carried out, 3 a result outside the stated budget (`main`'s dict says
+    `{"verdict": {"feasible": False}}`) or a report that does not hold (`{"holds": False}`), 130 and 143 an interruption
+    by SIGINT and SIGTERM, 141 a reader of the output who left. Of 1, 2, 130 and 143 one line says why.
+
+    Args:
+        goes_on: that the same command goes on where it was.
     """
     parser = get_parser()
-    threading.excepthook = _leave_os_errors_to_main
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know ASCII alone
-    with process_group():
-        return _status(parser, main)
-
-
-def _status(parser: ScriptParser, main: Callable[[object], dict]) -> int:
-    try:
-        result = main(parser.parse())
-        sys.stdout.flush()
-        wait_for_main()
-    except UserError as error:
-        return _complain(parser.prog, error)
-    except BrokenPipeError:
-        _drop_output()
-        return 128 + signal.SIGPIPE
-    except OSError as error:
-        _drop_output()
-        where = f"{error.filename}: " if error.filename else ""
-        return _complain(parser.prog, f"{where}{error.strerror or error}; nothing that stood there before has changed")
-    except KeyboardInterrupt:
-        if is_main():
-            print(f"\n{parser.prog}: interrupted; --resume goes on from the last epoch", file=sys.stderr)
-        return 130
-    except RuntimeError as error:
-        if refusal := lacks_determinism(error):
-            return _complain(parser.prog, refusal)
-        reason = lost_rank(error)
-        if reason is None:
-            raise
-        print(
-            f"{parser.prog}: error: rank {rank()} lost another rank ({reason}); --resume goes on from the last epoch",
-            file=sys.stderr,
-        )
-        # torchrun names the rank that it saw end first.
-        time.sleep(PATIENCE)
-        return 1
-    good = (result.get("verdict") or {}).get("feasible", True) and result.get("holds", True)
-    # One rank says it: torchrun ends the others as soon as one has left with anything but 0.
-    return 0 if good or not is_main() else 3
-
-
-def _drop_output() -> None:
-    """Send what standard output still holds to nowhere if it cannot be written: Python would complain at exit."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _leave_os_errors_to_main(hook: threading.ExceptHookArgs) -> None:
-    """TensorBoard's thread hands a failed write on to whoever writes next, and need not print it, too."""
-    if not issubclass(hook.exc_type, OSError):
-        threading.__excepthook__(hook)
+    with listening(), process_group():
+        return status_of(parser.prog, lambda: main(parser.parse()), parser.args_class, goes_on)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from helper_functions.text_files import open_text
 from helper_functions.torch_files import TorchFormat, check_torch_file
 
 LARGEST_CONFIG = 100_000
+
+# `.NAME.` and what mkstemp adds.
+UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")
 
 
 @contextlib.contextmanager
@@ -45,6 +49,13 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `whole_file` leaves in a folder when its process is killed; for who is alone there."""
+    for path in Path(folder).glob(".*"):
+        if UNFINISHED.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 @on_main

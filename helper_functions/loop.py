@@ -1,5 +1,6 @@
 """The one loop: it draws batches, takes steps and hands figures on, and knows no method."""
 
+import contextlib
 import resource
 import sys
 import time
@@ -7,10 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from helper_functions.distribution import agree, is_main
+from helper_functions.distribution import from_main, is_main, wait_for_main
+from helper_functions.faults import WEIGHTS, Fault, all_finite
+from helper_functions.passes import RunningPass
+from helper_functions.signals import Stops, held_back
 
 Step = Callable[[dict], dict[str, Tensor]]
 
@@ -66,6 +70,12 @@ class Phase:
     tensors by name, the same names at each step; they stay on the device until the next transfer.
     `on_interval(means, step)` hears the means since the last transfer, `on_epoch(means, epoch) -> stop` those of
     the epoch, and ends the phase by returning True.
+
+    `on_pass()` is told when a pass is entered. `on_fault(fault) -> again` hears of a figure that is no number, and at
+    the end of a pass of a weight of `model` that is none; by returning True it has the pass begun again from where it
+    was entered. `on_stop(place, epoch)` saves everything when a signal ends the run in the middle of the epoch of
+    this number, from 0; a phase that is given `start_epoch` and `place` goes on from there. Without it, a signal is
+    raised wherever it comes.
     """
 
     name: str
@@ -74,9 +84,14 @@ class Phase:
     step: Step
     on_interval: Callable[[dict[str, float], int], None] = lambda means, step: None
     on_epoch: Callable[[dict[str, float], int], bool | None] = lambda means, epoch: None
+    on_pass: Callable[[], None] = lambda: None
+    on_fault: Callable[[Fault], bool] = lambda fault: False
+    on_stop: Callable[[dict, int], None] | None = None
     log_interval: int = 50
     shown: tuple[str, ...] = ("loss",)
     start_epoch: int = 0
+    place: dict | None = None
+    model: nn.Module | None = None
     device: torch.device = torch.device("cpu")
     cost: Cost = field(default_factory=Cost)
 
@@ -102,66 +117,89 @@ class NamedLoader:
         if "epoch" in state:
             self.loader.epoch = int(state["epoch"])
 
-
-class _Means:
-    """Running sums of named 0-d tensors, kept on their device, read in one transfer."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.interval: Tensor | None = None
-        self.count = 0
-        self.totals: list[float] = []
-        self.total_count = 0
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        stacked = torch.stack([value.detach().float().reshape(()) for value in values.values()])
-        self.names = list(values)
-        self.interval = stacked if self.interval is None else self.interval.add_(stacked)
-        self.count += 1
-
-    def transfer(self) -> dict[str, float]:
-        """Means since the last call; the one transfer from the device (and wait for it) in an interval."""
-        sums = agree(self.interval).tolist()
-        self.totals = [a + b for a, b in zip(self.totals or [0.0] * len(sums), sums, strict=True)]
-        means = {name: value / self.count for name, value in zip(self.names, sums, strict=True)}
-        self.total_count += self.count
-        self.interval, self.count = None, 0
-        return means
-
-    def epoch(self) -> dict[str, float]:
-        return {name: value / self.total_count for name, value in zip(self.names, self.totals, strict=True)}
+    def images_of(self, state: dict[str, int], number: int) -> dict[str, Tensor]:
+        """Numbers of the images in a batch of the pass that begins in a state, where the loader can tell."""
+        if not hasattr(self.loader, "images_of"):
+            return {}
+        return {self.name: self.loader.images_of(state["epoch"], number)}
 
 
 def run_phase(phase: Phase) -> None:
-    """Run a phase to its end, or until a listener stops it."""
-    for epoch in range(phase.start_epoch, phase.num_epochs):
-        means = _run_epoch(phase, epoch)
-        if phase.on_epoch(means, epoch + 1):
-            break
+    """Run a phase to its end, or until a listener stops it.
+
+    Raises:
+        Stopped: a signal has come; `on_stop` was told where the phase was left, unless its figures are spoiled.
+    """
+    held = contextlib.nullcontext() if phase.on_stop is None else held_back()
+    with held:
+        stops, epoch, place = Stops(), phase.start_epoch, phase.place
+        while epoch < phase.num_epochs:
+            running = RunningPass(phase.batches, phase.device, place)
+            phase.on_pass()
+            while not _run_pass(phase, running, epoch, stops):
+                pass
+            epoch, place = epoch + 1, None
+            if phase.on_epoch(running.means.of_pass(), epoch):
+                break
 
 
-def _run_epoch(phase: Phase, epoch: int) -> dict[str, float]:
-    means, total = _Means(), len(phase.batches)
-    began = time.perf_counter()
+def _run_pass(phase: Phase, running: RunningPass, epoch: int, stops: Stops) -> bool:
+    """Take a pass to its end; False where it has to be begun again."""
+    total = len(phase.batches)
+    clock = _Clock(phase)
     title = f"{phase.name} {epoch + 1}/{phase.num_epochs}"
     shows = is_main() and sys.stderr.isatty()
-    with tqdm(total=total, desc=title, unit="step", leave=False, disable=not shows) as bar:
-        interval_began, interval_images = began, 0
-        for number, batch in enumerate(phase.batches, start=1):
-            means.add(phase.step({name: _to(phase.device, *pair) for name, pair in batch.items()}))
-            images = sum(len(labels) for _, labels in batch.values())
-            phase.cost.gradient_steps += 1
-            phase.cost.images += images
-            interval_images += images
-            if number % phase.log_interval == 0 or number == total:
-                figures = means.transfer()
-                now = time.perf_counter()
-                figures["images_per_second"] = interval_images / (now - interval_began)
+    _stop_if_asked(phase, running, epoch, stops, last=True)
+    with tqdm(total=total, initial=running.done, desc=title, unit="step", leave=False, disable=not shows) as bar:
+        for batch in running:
+            running.means.add(phase.step({name: _to(phase.device, *pair) for name, pair in batch.items()}))
+            clock.count(sum(len(labels) for _, labels in batch.values()))
+            if running.done % phase.log_interval == 0 or running.done == total:
+                figures, spoiled = running.means.transfer()
+                figures["images_per_second"] = clock.images_per_second()
                 phase.on_interval(figures, phase.cost.gradient_steps)
-                bar.update(number - bar.n)
+                if spoiled is not None and phase.on_fault(_fault(phase, running, epoch, *spoiled)):
+                    return False
+                bar.update(running.done - bar.n)
                 bar.set_postfix_str(_postfix(figures, phase.shown), refresh=False)
-                interval_began, interval_images = now, 0
-    return means.epoch()
+            _stop_if_asked(phase, running, epoch, stops, last=running.done == total)
+    return all_finite(phase.model) or not phase.on_fault(_fault(phase, running, epoch))
+
+
+class _Clock:
+    """Counts steps and images of a phase, and how fast the images of an interval were."""
+
+    def __init__(self, phase: Phase) -> None:
+        self.cost, self.images, self.began = phase.cost, 0, time.perf_counter()
+
+    def count(self, images: int) -> None:
+        self.cost.gradient_steps += 1
+        self.cost.images += images
+        self.images += images
+
+    def images_per_second(self) -> float:
+        """Since the last call."""
+        now = time.perf_counter()
+        rate = self.images / (now - self.began)
+        self.images, self.began = 0, now
+        return rate
+
+
+def _fault(phase: Phase, running: RunningPass, epoch: int, ago: int = 0, figure: str = WEIGHTS) -> Fault:
+    batch = running.done - ago
+    step, images = phase.cost.gradient_steps - ago, running.images(batch - 1)
+    return Fault(figure, phase.name, epoch + 1, batch, len(phase.batches), step, images)
+
+
+def _stop_if_asked(phase: Phase, running: RunningPass, epoch: int, stops: Stops, last: bool) -> None:
+    if phase.on_stop is None or stops.asked(last) is None:
+        return
+    # What is spoiled is not saved: the run that goes on comes to it again.
+    sound = from_main(lambda: running.means.sound() and all_finite(phase.model))
+    if sound:
+        phase.on_stop(running.place(), epoch)
+        wait_for_main()
+    stops.stop(phase.cost.gradient_steps if sound else None)
 
 
 def _to(device: torch.device, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

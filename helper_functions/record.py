@@ -1,11 +1,13 @@
 """The record of a run: its folder, its figures line by line, TensorBoard as a view of them."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import re
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import torch
@@ -14,18 +16,24 @@ from helper_functions.config import ScriptParser
 from helper_functions.devices import describe_environment
 from helper_functions.distribution import from_main, on_main
 from helper_functions.errors import UserError
-from helper_functions.files import load_config, load_tensors, save_config, save_tensors, write_json
+from helper_functions.files import load_config, load_tensors, remove_unfinished, save_config, save_tensors, write_json
+from helper_functions.run_lock import RunLock
+from helper_functions.signals import run_under_way
+
+STAMP = "%Y%m%d-%H%M%S"
 
 
 class RunRecord:
     """A run folder: `config.yaml`, `environment.json`, `metrics.jsonl`, TensorBoard events, `checkpoint.pt`.
 
     TensorBoard is opened at the first figure, since importing it takes longer than a small run. Of several ranks,
-    rank 0 alone reads and writes; the others are told what it read.
+    rank 0 alone reads and writes; the others are told what it read. `step` is that of the last checkpoint.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self.step: int | None = None
+        self._lock: RunLock | None = None
         self._writer = None
         self._columns = None
         self._widths = []
@@ -41,18 +49,38 @@ class RunRecord:
             rule = "at most 100 characters without slashes, the first of them no dot or dash"
             raise UserError(f"--name_prefix {name}: the beginning of a folder's name, so {rule}")
         record = cls(from_main(lambda: _new_folder(log_dir, name)))
+        record._take(type(args), f"--log_dir {log_dir}")
         save_config(_plain(args), record.path("config.yaml"))
         write_json(record.path("environment.json"), describe_environment(device))
         return record
 
     @classmethod
-    def reopen(cls, folder: str, args_class: type) -> tuple["RunRecord", object]:
+    def reopen(cls, folder: str, args_class: type, on_nan: str | None = None) -> tuple["RunRecord", object]:
         """The record and the arguments of an earlier run, to go on with it.
 
+        Args:
+            folder: the run's.
+            args_class: of its script's arguments.
+            on_nan: takes the place of the run's own --on_nan.
+
         Raises:
-            UserError: no run folder, one of another script, or one whose arguments no longer make sense.
+            UserError: no run folder, one of another script, one whose arguments no longer make sense, or one that
+                another process is at work in.
         """
-        return cls(Path(folder)), from_main(lambda: _read_arguments(folder, args_class))
+        args = from_main(lambda: _read_arguments(folder, args_class))
+        record = cls(Path(folder))
+        record._take(args_class, f"--resume {folder}")
+        return record, args if on_nan is None else dataclasses.replace(args, on_nan=on_nan)
+
+    def _take(self, args_class: type, what: str) -> None:
+        """Have the folder for this process alone, and be the run that it is about."""
+
+        def take() -> None:
+            self._lock = RunLock(self.folder, what)
+            remove_unfinished(self.folder)
+
+        from_main(take)
+        run_under_way.begin(self.folder, args_class)
 
     def path(self, name: str) -> Path:
         """Where the run keeps a file of this name."""
@@ -105,13 +133,21 @@ class RunRecord:
             self._writer.flush()
         lengths = {path.name: path.stat().st_size for path in self._figures()}
         save_tensors({**content, "lengths": lengths}, self.path("checkpoint.pt"))
+        self._is_at(content["step"])
+
+    def _is_at(self, step: int | None) -> None:
+        self.step = step
+        if run_under_way.folder == self.folder:
+            run_under_way.step = step
 
     def load_checkpoint(self) -> dict | None:
         """The last checkpoint, or None where the run had not come that far; later figures are taken back.
 
         TensorBoard's `purge_step` would not do: the steps of each model that a run trains begin at 0.
         """
-        return from_main(self._load_checkpoint)
+        content = from_main(self._load_checkpoint)
+        self._is_at(None if content is None else content["step"])
+        return content
 
     def _load_checkpoint(self) -> dict | None:
         content, lengths = None, {}
@@ -135,28 +171,51 @@ class RunRecord:
 
     @on_main
     def close(self) -> None:
-        """Write out what TensorBoard still holds."""
+        """Write out what TensorBoard still holds, and leave the folder to others."""
         if self._writer is not None:
             # Closing alone would hide that the last figures could not be written.
             self._writer.flush()
             self._writer.close()
+        if self._lock is not None:
+            self._lock.release()
 
 
 def _new_folder(log_dir: str, name: str) -> Path:
     parent = Path(log_dir)
-    stamp = time.strftime("%Y%m%d-%H%M%S")
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
-            folder = parent / f"{name}-{stamp}{suffix}"
+        while True:
+            folder = parent / f"{name}-{_next_stamp(parent, name)}"
             try:
                 folder.mkdir()
-                break
-            except FileExistsError:
+                return folder
+            except FileExistsError:  # another process was quicker
                 continue
     except OSError as error:
         raise UserError(f"--log_dir {log_dir}: no folder can be made there ({error.strerror})") from None
-    return folder
+
+
+def _next_stamp(parent: Path, name: str) -> str:
+    """The time, or where folders of this name are as late, because the clock was put back or the second is the same,
+    what follows the latest of them: names sort as the runs began.
+    """
+    now = time.strftime(STAMP)
+    pattern = re.compile(rf"{re.escape(name)}-(\d{{8}}-\d{{6}})(-[2-9])?")
+    names = [match.groups(default="-1") for match in map(pattern.fullmatch, os.listdir(parent)) if match]
+    found = [(stamp, number) for stamp, number in names if stamp < now or _is_time(stamp)]
+    latest, number = max(found, default=("", ""))
+    if latest < now:
+        return now
+    if number < "-9":
+        return f"{latest}-{int(number[1]) + 1}"
+    return (datetime.strptime(latest, STAMP) + timedelta(seconds=1)).strftime(STAMP)
+
+
+def _is_time(stamp: str) -> bool:
+    with contextlib.suppress(ValueError):
+        datetime.strptime(stamp, STAMP)
+        return True
+    return False
 
 
 def _read_arguments(folder: str, args_class: type) -> object:

@@ -23,6 +23,9 @@ class Problem(cooper.ConstrainedMinimizationProblem):
     def keep_history(self) -> None:
         """Take what has been learned beside the weights for good, together with the present weights."""
 
+    def rescale(self, factor: float) -> None:
+        """Multiply the learning rates of what learns beside the weights."""
+
     def forget_history(self) -> None:
         """Drop running statistics, which belong to weights that a run has gone back from."""
 

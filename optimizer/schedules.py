@@ -100,6 +100,13 @@ def get_schedule(
     return LambdaLR(optimizer, factor)
 
 
+def rescale_schedule(schedule: LRScheduler, factor: float) -> None:
+    """Multiply the learning rates of a schedule, now and to its end."""
+    schedule.base_lrs = [rate * factor for rate in schedule.base_lrs]
+    for group in schedule.optimizer.param_groups:
+        group["lr"] *= factor
+
+
 def _between(start: float, end: float, fraction: float) -> float:
     """Half a cosine from `start` to `end`."""
     return end + (start - end) / 2 * (1 + math.cos(math.pi * fraction))

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from helper_functions.config import HalfOpenUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from helper_functions.devices import Precision
 from helper_functions.distribution import from_main
-from helper_functions.errors import UserError
 from helper_functions.files import load_tensors, save_tensors, write_json
+from helper_functions.generators import generator_states, restore_generators
 from helper_functions.loop import Cost, NamedLoader, Phase, run_phase
 from helper_functions.record import RunRecord
+from optimizer.nan_guard import NanGuard
 from optimizer.optimizers import OPTIMIZERS, get_optimizer
 from optimizer.problems import EmpiricalRisk, Problem
-from optimizer.schedules import SCHEDULES, get_schedule
+from optimizer.schedules import SCHEDULES, get_schedule, rescale_schedule
 from optimizer.solver import Solver
 
 
@@ -92,6 +93,11 @@ class GradientSteps:
         self.schedule.step()
         return figures
 
+    def rescale(self, factor: float) -> None:
+        """Multiply all learning rates."""
+        rescale_schedule(self.schedule, factor)
+        self.solver.cmp.rescale(factor)
+
     def figures(self) -> dict[str, float]:
         """What the record shows beside an epoch's means."""
         return {"train/learning_rate": self.schedule.get_last_lr()[0]}
@@ -128,8 +134,10 @@ def fit(
     log_interval: int = 50,
     shown: tuple[str, ...] = ("train/loss", "train/top1"),
     columns: tuple[str, ...] | None = None,
+    on_nan: str | None = None,
+    rate_flag: str = "--learning_rate",
 ) -> Cost:
-    """Pass over a loader `num_epochs` times, with a checkpoint after each epoch.
+    """Pass over a loader `num_epochs` times, with a checkpoint after each epoch, and where a signal stops it.
 
     Args:
         steps: `GradientSteps`, or what has the same methods.
@@ -138,45 +146,56 @@ def fit(
         evaluate: figures of the model after an epoch, by their names in the record.
         shown: figures beside the progress bar.
         columns: figures in the table of epochs; all of them by default.
+        on_nan: `stop`, by default, or `rewind`.
+        rate_flag: the learning rate's name on the command line, for errors.
 
     Raises:
-        UserError: the loss is no longer finite.
+        NotFinite: a figure, or a weight, is no number any more.
+        Stopped: a signal has come.
     """
-    cost, start_epoch = Cost(), 0
+    cost, start_epoch, place = Cost(), 0, None
+    guard = NanGuard(on_nan or "stop", {"model": model, "steps": steps}, steps.rescale, record, rate_flag)
     if checkpoint is not None and checkpoint["name"] == name:
         model.load_state_dict(checkpoint["model"])
         steps.load_state_dict(checkpoint)
-        cost, start_epoch = Cost(**checkpoint["cost"]), checkpoint["epoch"]
-        torch.set_rng_state(checkpoint["rng"])
+        guard.load_state_dict(checkpoint["guard"])
+        cost, start_epoch, place = Cost(**checkpoint["cost"]), checkpoint["epoch"], checkpoint["place"]
+        restore_generators(checkpoint["generators"])
     if hasattr(loader, "epoch"):
         loader.epoch = start_epoch
     watch = cost.stopwatch()
 
+    def save(place: dict | None, epoch: int) -> None:
+        watch.lap(precision.device)
+        record.save_checkpoint(
+            {
+                "name": name,
+                "epoch": epoch,
+                "place": place,
+                "step": cost.gradient_steps,
+                "model": model.state_dict(),
+                "cost": dataclasses.asdict(cost),
+                "generators": generator_states(),
+                "guard": guard.state_dict(),
+                **steps.state_dict(),
+            }
+        )
+
     def on_epoch(means: dict[str, float], epoch: int) -> None:
-        if means["train/loss"] != means["train/loss"]:
-            raise UserError(f"{name}: the loss is no number after epoch {epoch}; lower --learning_rate")
         watch.lap(precision.device)
         figures = {**means, **evaluate(model), **steps.figures()}
         record.scalars({f"{name}/{key}": value for key, value in figures.items()}, cost.gradient_steps)
         row = figures if columns is None else {key: figures[key] for key in columns}
         record.print_row(name, epoch, num_epochs, {**row, "seconds": cost.seconds})
-        record.save_checkpoint(
-            {
-                "name": name,
-                "epoch": epoch,
-                "step": cost.gradient_steps,
-                "model": model.state_dict(),
-                "cost": dataclasses.asdict(cost),
-                "rng": torch.get_rng_state(),
-                **steps.state_dict(),
-            }
-        )
+        watch.skip()
+        save(None, epoch)
         watch.skip()
 
     run_phase(
         Phase(
-            name, num_epochs, NamedLoader("train", loader), steps, on_epoch=on_epoch, log_interval=log_interval,
-            shown=shown, start_epoch=start_epoch, device=precision.device, cost=cost,
+            name, num_epochs, NamedLoader("train", loader), steps, on_epoch=on_epoch, on_pass=guard.keep,
+            on_fault=guard.hear, on_stop=save, log_interval=log_interval, shown=shown, start_epoch=start_epoch,
+            place=place, model=model, device=precision.device, cost=cost,
         )  # fmt: skip
     )
     return cost
@@ -200,7 +219,7 @@ def fit_once(
     if (found := from_main(finished)) is not None:
         model.load_state_dict(found[0])
         return found[1]
-    cost = fit_classifier(model, loader, recipe, precision, record, **options)
+    cost = fit_classifier(model, loader, recipe, precision, record, rate_flag="--train_learning_rate", **options)
     save_tensors(model.state_dict(), weights)
     write_json(cost_file, dataclasses.asdict(cost))
     return cost

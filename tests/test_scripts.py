@@ -340,7 +340,8 @@ class TestResume:
     def test_train_goes_on_after_an_interruption(self, original, tmp_path):
         flags = ("--config_file", original.folder / "config.yaml", "--log_dir", tmp_path)
         done = fork("train.py", *flags, before=partial(signal_at, 15, "SIGINT"))
-        assert done.status == 130 and done.err == "\ntrain.py: interrupted; --resume goes on from the last epoch\n"
+        again = f"python train.py --resume {only(tmp_path)}"
+        assert done.status == 130 and done.err == f"train.py: stopped at step 15; go on with: {again}\n"
         assert fork("train.py", "--resume", only(tmp_path)).status == 0
         assert_same_weights(weights_of(only(tmp_path)), weights_of(original.folder))
         assert figures_of(only(tmp_path)) == figures_of(original.folder)

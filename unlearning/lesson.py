@@ -12,7 +12,7 @@ from contrastive_discrimination.held_out import FOLDS
 from contrastive_discrimination.teaching import CriticSteps, PassForTeacher, Scale, told_apart
 from data.views import evaluation_view
 from helper_functions.config import PositiveFloat
-from helper_functions.devices import seeded
+from helper_functions.devices import seed_everything, seeded
 from helper_functions.errors import UserError
 from helper_functions.files import load_tensors
 from helper_functions.inference import predict
@@ -130,10 +130,13 @@ class Lesson:
         else:
             steps = GradientSteps(problem, self.student, args, len(loader), args.max_grad_norm)
         run.models["student"] = self.student
+        # Whether the teacher was trained just now or read again must not show in what is drawn from here on.
+        seed_everything(args.seed)
         run.costs["student"] = fit(
             steps, self.student, loader, args.num_epochs, self.precision, run.record, name="student",
             checkpoint=run.checkpoint, evaluate=lambda model: {**self.figures(), "discriminator/auc": self.auc()},
             log_interval=args.log_interval, shown=("train/loss", "classifier/accuracy"), columns=COLUMNS,
+            on_nan=args.on_nan,
         )  # fmt: skip
         problem.close()
         return {"before": before, "after": self.auc()}

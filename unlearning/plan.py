@@ -43,17 +43,19 @@ class Pass:
         loss: of one batch of each of its streams, or of what `answers` made of it.
         answers: turns the batches of a step, by their streams' names, into what the loss takes: draws, and answers of
             other models. Once a step and without gradient, where SAM takes the loss twice.
-        begin: called before each time that the pass begins.
+        begin: called before each time that the pass begins; what it gives, plain values, is `found` until the next
+            time, and in a run that goes on in the middle of the pass.
     """
 
     name: str
     batches: Iterable[dict]
     loss: Loss
     answers: Callable[[dict], dict] = lambda batch: batch
-    begin: Callable[[], None] = lambda: None
+    begin: Callable[[], dict[str, float]] = dict
 
     def __post_init__(self) -> None:
         self.problem = WeightedSum(self.loss)
+        self.found: dict[str, float] = {}
 
 
 @dataclasses.dataclass

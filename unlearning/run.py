@@ -10,6 +10,7 @@ from torch import nn
 from data.copies import find_copies, tell_copies
 from data.views import fixed_sample
 from helper_functions.config import NonNegativeFloat, PositiveFloat, PositiveInt
+from helper_functions.devices import seed_everything
 from helper_functions.distribution import from_main
 from helper_functions.errors import UserError
 from helper_functions.inference import predict
@@ -98,7 +99,7 @@ def begin(args: Any, name: str, default_forget: str | None, check: Check) -> Run
     """
     record = None
     if args.resume is not None:
-        record, args = RunRecord.reopen(args.resume, type(args))
+        record, args = RunRecord.reopen(args.resume, type(args), args.on_nan)
     if args.retrain and args.retrained_weight_path:
         raise UserError("--retrain and --retrained_weight_path are two ways to a retrained model; give one")
     workspace, previous = _open(args, default_forget)
@@ -143,7 +144,7 @@ def _train_missing(run: Run) -> None:
         run.costs[name] = fit_once(
             run.models[name], workspace.sets.training(parts[name], args.train_batch_size), args.recipe(),
             workspace.precision, run.record, name=name, checkpoint=run.checkpoint, log_interval=args.log_interval,
-            evaluate=workspace.validation_figures,
+            evaluate=workspace.validation_figures, on_nan=args.on_nan,
         )  # fmt: skip
 
 
@@ -170,8 +171,10 @@ def forget(run: Run, method: str) -> Unlearned:
     model = run.models["unlearned"] = copy.deepcopy(run.models["original"])
     settings, target = settings_from(args), workspace.target(args.forget_target)
     loaders = workspace.loaders(args.batch_size, args.retain_batch_size, augment=METHODS[method].augmented)
+    seed_everything(args.seed)  # whether the original was trained just now or read again must not show
     outcome = Unlearning(
-        model, loaders, settings, target, method, workspace.precision, run.record, args.seed, args.log_interval
+        model, loaders, settings, target, method, workspace.precision, run.record, args.seed, args.log_interval,
+        args.on_nan,
     ).run(run.checkpoint)
     run.costs["unlearned"] = outcome.cost
     return outcome

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from optimizer.schedules import rescale_schedule
 from optimizer.solver import Solver
 
 MOST_DOUBLINGS = 6
@@ -83,9 +84,7 @@ class Safeguard:
 
     def _rescale(self, factor: float) -> None:
         self.scale *= factor
-        self.schedule.base_lrs = [rate * factor for rate in self.schedule.base_lrs]
-        for group in self.solver.primal.param_groups:
-            group["lr"] *= factor
+        rescale_schedule(self.schedule, factor)
 
     @torch.no_grad()
     def _weigh_more(self) -> None:

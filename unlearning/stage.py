@@ -9,8 +9,10 @@ from torch import nn
 
 from data.streams import PairedLoader
 from helper_functions.distribution import say
+from helper_functions.faults import WEIGHTS, Fault
 from helper_functions.loop import Cost, Phase, run_phase
 from helper_functions.record import RunRecord
+from optimizer.nan_guard import MOST_REWINDS, stopped_by
 from optimizer.problems import Problem
 from optimizer.schedules import get_schedule
 from optimizer.solver import Solver, grow_penalty
@@ -61,6 +63,8 @@ class Stage:
         start_distance: the original's distance from the target.
         on_epoch: told the figures of each epoch; returns whether to stop.
         log_interval: steps between two transfers.
+        on_stop: told the place in an epoch that a signal ends, and the epochs before; saves everything.
+        on_nan: `stop`, or `rewind` by the safeguard.
     """
 
     def __init__(
@@ -75,6 +79,8 @@ class Stage:
         start_distance: float,
         on_epoch: Callable[[Findings, int], bool],
         log_interval: int,
+        on_stop: Callable[[dict, int], None] | None = None,
+        on_nan: str = "rewind",
     ) -> None:
         self.stage, self.model, self.loader, self.args = stage, model, loader, args
         self.record, self.cost, self.log_interval = record, cost, log_interval
@@ -87,7 +93,8 @@ class Stage:
         self.schedule = get_schedule(args.schedule, self.solver.primal, stage.num_epochs * len(loader))
         limit = math.inf if stage.aim is None else RUNAWAY * max(1.0, args.retain_budget)
         self.safeguard = Safeguard(model, self.solver, self.schedule, limit)
-        self.start_epoch = 0
+        self.on_stop, self.rewinds = on_stop, on_nan == "rewind"
+        self.start_epoch, self.place = 0, None
 
     @property
     def went_back(self) -> bool:
@@ -100,8 +107,9 @@ class Stage:
         self.stage.problem.streams.prepare(self.model)
         phase = Phase(
             self.stage.name, self.stage.num_epochs, self.loader, self._step, self._on_interval, self._on_epoch,
-            log_interval=self.log_interval, shown=("constraint/violation", "constraint/multiplier", "forget/reached"),
-            start_epoch=self.start_epoch, device=self.stage.problem.streams.precision.device, cost=self.cost,
+            on_fault=self._on_fault, on_stop=self.on_stop, log_interval=self.log_interval,
+            shown=("constraint/violation", "constraint/multiplier", "forget/reached"), start_epoch=self.start_epoch,
+            place=self.place, model=self.model, device=self.stage.problem.streams.precision.device, cost=self.cost,
         )  # fmt: skip
         run_phase(phase)
 
@@ -115,7 +123,18 @@ class Stage:
         self.record.scalars({**figures, "learning_rate": self.schedule.get_last_lr()[0]}, step)
         # One value that is no number spoils all later ones, whichever figure shows it first.
         sound = all(math.isfinite(value) for value in figures.values())
-        self._watch(figures["constraint/violation"] if sound else math.nan, step)
+        if sound or self.rewinds:
+            self._watch(figures["constraint/violation"] if sound else math.nan, step)
+
+    def _on_fault(self, fault: Fault) -> bool:
+        """The safeguard has gone back when it heard the figures, and the pass goes on."""
+        if self.rewinds and fault.figure == WEIGHTS:
+            self._watch(math.nan, fault.step)
+        spoiled = sum(math.isnan(event["violation"]) for event in self.safeguard.events)
+        if not self.rewinds or spoiled > MOST_REWINDS:
+            rewinds = MOST_REWINDS if self.rewinds else 0
+            raise stopped_by(fault, self.record, "lower --learning_rate", rewinds, may_rewind=not self.rewinds)
+        return False
 
     def _watch(self, violation: float, step: int) -> bool:
         went_back = self.safeguard.watch(violation, step)
@@ -128,6 +147,10 @@ class Stage:
     def _on_epoch(self, means: dict[str, float], epoch: int) -> bool:
         findings = self.examine()
         figures = findings.figures
+        if not (self.rewinds or math.isfinite(figures["retain/loss"])):
+            batches = len(self.loader)
+            fault = Fault("retain/loss", self.stage.name, epoch, batches, batches, self.cost.gradient_steps, {})
+            raise stopped_by(fault, self.record, "lower --learning_rate")
         if self.stage.aim is not None:
             self._adapt(figures)
         stop = self.report(findings, epoch)
@@ -161,10 +184,10 @@ class Stage:
             "loader": self.loader.state_dict(),
         }
 
-    def load_state_dict(self, state: dict, epoch: int) -> None:
-        """Inverse of `state_dict`; goes on after `epoch`."""
+    def load_state_dict(self, state: dict, epoch: int, place: dict | None = None) -> None:
+        """Inverse of `state_dict`; goes on after `epoch`, at a place in the next one."""
         self.solver.load_full_state(state["solver"])
         self.schedule.load_state_dict(state["schedule"])
         self.safeguard.load_state_dict(state["safeguard"])
         self.loader.load_state_dict(state["loader"])
-        self.start_epoch = epoch
+        self.start_epoch, self.place = epoch, place

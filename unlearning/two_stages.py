@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from models.reinitialise import reinitialised
 from unlearning.case import Case
 from unlearning.constrained import ForgetSubjectToRetain, RetainSubjectToForget
@@ -44,7 +46,7 @@ class TwoStages:
 
         Args:
             course: the run's `Unlearning`.
-            state: what this procedure gave to `close_epoch` last.
+            state: what this procedure gave to `close_epoch` or `save` last.
         """
         self.original |= course.original
         if state is not None:
@@ -82,6 +84,7 @@ class TwoStages:
             settings, case.model, self.loader, case.args, course.record, course.cost, examine,
             self.original["forget/distance"],
             lambda findings, epoch: self._on_epoch(course, stage, number, findings, epoch), course.log_interval,
+            lambda place, epoch: course.save(self._state(stage, number, epoch, place=place)), course.on_nan,
         )  # fmt: skip
         if state is not None:
             if state["stopped"]:
@@ -89,24 +92,36 @@ class TwoStages:
                 # The next stage goes on with what the target had learned.
                 self.target.load_state_dict(state["solver"]["problem"]["target"])
                 return
-            stage.load_state_dict(state, state["epoch"])
-        self.target.refresh(case.examination.losses(case.model, "unseen"))
+            stage.load_state_dict(state, state["epoch"], state["place"])
+            # In the middle of an epoch the weights are no longer those that the losses were taken with.
+            self._refresh(state["unseen_losses"].to(case.precision.device))
+        else:
+            self._refresh(case.examination.losses(case.model, "unseen"))
         stage.run()
         self.events += stage.safeguard.events
 
     def _on_epoch(self, course, stage: Stage, number: int, findings: Findings, epoch: int) -> bool:
         # The losses in hand are those of weights that the safeguard has gone back from.
         losses = self.case.examination.losses
-        self.target.refresh(losses(self.case.model, "unseen") if stage.went_back else findings.losses["unseen"])
+        self._refresh(losses(self.case.model, "unseen") if stage.went_back else findings.losses["unseen"])
         stop = number == 0 and self._stop(course.epochs)
         if number == 0:
             # The price of the budget as it was learned: doublings belong to halved steps, and add up in a sequence.
             doubled = 2 ** len(stage.safeguard.events)
             self.multiplier = next((m.weight.item() / doubled for m in stage.stage.problem.multipliers()), None)
-        own = {"stage": number, "epoch": epoch, "stopped": stop, "events": self.events, "multiplier": self.multiplier}
-        own |= stage.state_dict()
+        own = self._state(stage, number, epoch, stopped=stop)
         course.close_epoch(stage.stage.name, epoch, stage.stage.num_epochs, findings, own)
         return stop
+
+    def _refresh(self, unseen_losses: Tensor) -> None:
+        self.unseen_losses = unseen_losses
+        self.target.refresh(unseen_losses)
+
+    def _state(self, stage: Stage, number: int, epoch: int, place: dict | None = None, stopped: bool = False) -> dict:
+        """What a resumed run needs of the stage of this number after `epoch`, and at a place in the next one."""
+        own = {"stage": number, "epoch": epoch, "place": place, "stopped": stopped}
+        own |= {"events": self.events, "multiplier": self.multiplier}
+        return {**own, "unseen_losses": self.unseen_losses, **stage.state_dict()}
 
     def _stop(self, epochs: list[dict[str, float]]) -> bool:
         asked = self.case.args.stop_criterion

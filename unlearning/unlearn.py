@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Iterable
 
-import torch
 from torch import nn
 
 from helper_functions.devices import Precision
 from helper_functions.distribution import from_main
+from helper_functions.generators import generator_states, restore_generators
 from helper_functions.loop import Cost
 from helper_functions.record import RunRecord
 from unlearning.arguments import MethodArgs
@@ -58,6 +58,7 @@ class Unlearning:
         record: the run's record.
         seed: of the fixed retain sample, and of what the method draws.
         log_interval: steps between two transfers.
+        on_nan: `stop` or `rewind`; None is as --on_nan tells.
     """
 
     def __init__(
@@ -71,11 +72,13 @@ class Unlearning:
         record: RunRecord,
         seed: int = 0,
         log_interval: int = 50,
+        on_nan: str | None = None,
     ) -> None:
         check_method(method, args)
         self.model, self.args, self.precision, self.record = model, args, precision, record
         self.method, self.log_interval = METHODS[method], log_interval
         self.name = method
+        self.on_nan = on_nan or ("rewind" if self.method.constrained else "stop")
         self.cost = Cost()
         self.watch = self.cost.stopwatch()
         rise = RETAIN_LOSSES[own_retain_loss(args.retain_loss, target)]
@@ -91,7 +94,12 @@ class Unlearning:
         self.epochs: list[dict[str, float]] = []
 
     def run(self, checkpoint: dict | None = None) -> Unlearned:
-        """All of the method's epochs, then the rewind; a checkpoint of an earlier run is gone on with."""
+        """All of the method's epochs, then the rewind; a checkpoint of an earlier run is gone on with.
+
+        Raises:
+            NotFinite: a figure, or a weight, is no number any more.
+            Stopped: a signal has come; within an epoch, everything was saved.
+        """
         state = checkpoint if checkpoint is not None and checkpoint["name"] == "unlearning" else None
         if state is not None:
             self._restore(state)
@@ -129,7 +137,7 @@ class Unlearning:
         return findings
 
     def close_epoch(self, name: str, epoch: int, num_epochs: int, findings: Findings, procedure: dict) -> None:
-        """Write down what an epoch gave, and everything that a resumed run needs; its time does not count.
+        """Write down what an epoch gave, and everything that a resumed run needs; the time that takes does not count.
 
         Args:
             name: of the stage, in the table.
@@ -144,25 +152,35 @@ class Unlearning:
         self.record.histograms({f"{name}/losses": findings.losses[name] for name in ("forget", "unseen")}, step)
         row = {column: figures[column] for column in COLUMNS if column in figures}
         self.record.print_row(name, epoch, num_epochs, {**row, "seconds": self.cost.seconds})
+        self.watch.skip()
+        self.save(procedure)
+        self.watch.skip()
+
+    def save(self, procedure: dict) -> None:
+        """Write down everything that a resumed run needs, at the end of an epoch or in the middle of one.
+
+        Args:
+            procedure: the procedure's own state.
+        """
+        self.watch.lap(self.precision.device)
         self.record.save_checkpoint(
             {
                 "name": "unlearning",
-                "step": step,
+                "step": self.cost.gradient_steps,
                 "model": self.model.state_dict(),
                 "epochs": self.epochs,
                 "choice": self.choice.state_dict(),
                 "cost": dataclasses.asdict(self.cost),
-                "rng": torch.get_rng_state(),
+                "generators": generator_states(),
                 "case": self.case.state_dict(),
                 "procedure": procedure,
             }
         )
-        self.watch.skip()
 
     def _restore(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
         self.epochs = state["epochs"]
         self.choice.load_state_dict(state["choice"])
         vars(self.cost).update(state["cost"])
-        torch.set_rng_state(state["rng"])
+        restore_generators(state["generators"])
         self.case.load_state_dict(state["case"])

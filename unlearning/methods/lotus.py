@@ -37,18 +37,16 @@ def plan(case: Case) -> Plan:
     """
     original, examination = case.original(), case.examination
     unseen = examination.unseen_top1
-    temperature = 1.0
 
-    def begin() -> None:
-        nonlocal temperature
+    def begin() -> dict[str, float]:
         logits, labels = predict(case.model, examination.views["forget"], case.precision)
         forget = 100 * (logits.argmax(1) == labels).float().mean().item()
-        temperature = temperature_of(forget, unseen, case.args.tempering)
+        return {"temperature": temperature_of(forget, unseen, case.args.tempering)}
 
     def answers(batch: dict) -> dict:
         forget, retain = batch["forget"][0], batch["retain"][0]
         return {
-            "forget": (forget, tempered(original(forget), temperature, case.generator)),
+            "forget": (forget, tempered(original(forget), part.found["temperature"], case.generator)),
             "retain": (retain, tempered(original(retain), 0, case.generator)),
         }
 

@@ -1,0 +1,103 @@
+"""What becomes of a script: its exit status, and the one line that says why."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from helper_functions.devices import lacks_determinism
+from helper_functions.distribution import PATIENCE, complain, is_main, lost_rank, rank, wait_for_main
+from helper_functions.errors import NotFinite, UserError
+from helper_functions.signals import Stopped, run_under_way
+
+
+def status_of(script: str, work: Callable[[], dict], args_class: type, goes_on: bool) -> int:
+    """The exit status of a script's work, as `run_script` tells.
+
+    Args:
+        script: its name.
+        work: gives what it also writes.
+        args_class: of its arguments, by which the run under way is known for its own.
+        goes_on: that the same command goes on where it was.
+    """
+    threading.excepthook = _leave_os_errors_to_main
+    try:
+        result = work()
+        sys.stdout.flush()
+        wait_for_main()
+    except UserError as error:
+        return _complain(script, error)
+    except BrokenPipeError:
+        _drop_output()
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        _drop_output()
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(script, f"{where}{error.strerror or error}; nothing that stood there before has changed")
+    except KeyboardInterrupt as error:
+        stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+        _drop_output()
+        if is_main():
+            print(f"{script}: {_where(script, stopped, args_class, goes_on)}", file=sys.stderr)
+        return 128 + stopped.number
+    except NotFinite as error:
+        complain(f"{script}: error: {error}{_second_try(script, error, args_class)}")
+        return 1
+    except RuntimeError as error:
+        if refusal := lacks_determinism(error):
+            return _complain(script, refusal)
+        reason = lost_rank(error)
+        if reason is None:
+            raise
+        line = f"rank {rank()} lost another rank ({reason}); --resume goes on from the last checkpoint"
+        print(f"{script}: error: {line}", file=sys.stderr)
+        # torchrun names the rank that it saw end first.
+        time.sleep(PATIENCE)
+        return 1
+    good = (result.get("verdict") or {}).get("feasible", True) and result.get("holds", True)
+    # One rank says it: torchrun ends the others as soon as one has left with anything but 0.
+    return 0 if good or not is_main() else 3
+
+
+def _complain(script: str, message: object) -> int:
+    complain(f"{script}: error: {message}")
+    return 2
+
+
+def _where(script: str, stopped: Stopped, args_class: type, goes_on: bool) -> str:
+    """Where it was stopped, and how to go on."""
+    run = run_under_way
+    if goes_on:
+        return "stopped; the same command goes on where it was"
+    if run.args_class is not args_class:
+        return "stopped; there is nothing to go on with, start it again"
+    if stopped.step is not None:
+        where = f"stopped at step {stopped.step}"
+    elif run.step is not None:
+        where = f"stopped; the last checkpoint is of step {run.step}"
+    else:
+        where = "stopped before its first checkpoint"
+    return f"{where}; go on with: {run.resume_command(script)}"
+
+
+def _second_try(script: str, error: NotFinite, args_class: type) -> str:
+    run = run_under_way
+    if not error.may_rewind or run.args_class is not args_class or run.step is None:
+        return ""
+    return f", or go on from there at half of it: {run.resume_command(script)} --on_nan rewind"
+
+
+def _drop_output() -> None:
+    """Send what standard output still holds to nowhere if it cannot be written: Python would complain at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _leave_os_errors_to_main(hook: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread hands a failed write on to whoever writes next, and need not print it, too."""
+    if not issubclass(hook.exc_type, OSError):
+        threading.__excepthook__(hook)
