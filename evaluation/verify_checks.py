@@ -58,27 +58,35 @@ def all_near(what: str, reported: Any, found: Any, tolerance: float) -> Check:
     return Check(what, counted, f"{len(different)} other" if different else counted, not different)
 
 
-def tolerance_of(figure: str, images: dict[str, int], value: Any) -> float:
-    """How far a figure may lie from the reported one on other hardware or versions.
+def tolerance_of(figure: str, images: dict[str, int], told: Any = None) -> float | None:
+    """How far a figure may lie from the reported one on other hardware or versions; None: it says nothing there.
 
-    Percentages by two images of their part (five in attacks) and at least 0.05 points; an AUC by two images and at
-    least 0.005, by 0.02 where the attack itself was trained or reads other models; losses by 0.005 and one per cent.
+    Accuracies by two images of their part and at least 0.05 points; an attack's other percentages by five images; an
+    AUC by two images, a quarter of its 95 % interval and at least 0.005, at least 0.02 where the attack itself was
+    trained or reads other models; losses by 0.005 and one per cent. True positives at few false ones hang on single
+    images.
 
     Args:
         figure: its name, or the name of something else that is no accuracy, loss or attack.
         images: how many each part has.
-        value: the reported figure.
+        told: the figures of the model as they were reported.
     """
     forget = max(images.get("forget", 0), 1)
     part = figure.split("_")[0]
     if "_auc" in figure:
-        return max(LEAST_AUC if part == "mia" else LEARNED_AUC, ACCURACY_IMAGES / forget)
-    if figure.endswith(("_tpr", "_accuracy", "_efficacy")):
+        name = figure.removesuffix("_low").removesuffix("_high")
+        ends = [at(told, f"{name}{end}") for end in ("_low", "_high")]
+        width = abs(ends[1] - ends[0]) if all(isinstance(end, float) for end in ends) else 0.0
+        return max(LEAST_AUC if part == "mia" else LEARNED_AUC, ACCURACY_IMAGES / forget, width / 4)
+    if figure.endswith("_tpr"):
+        return None
+    if figure.endswith(("_accuracy", "_efficacy")):
         return max(LEAST_POINTS, 100 * ATTACK_IMAGES / forget)
     if "_top" in figure:
         return max(LEAST_POINTS, 100 * ACCURACY_IMAGES / max(images.get(part, 0), 1))
     if figure.endswith("_loss"):
-        return 0.005 + 0.01 * (abs(value) if isinstance(value, int | float) else 0)
+        value = at(told, figure)
+        return 0.005 + 0.01 * (abs(value) if isinstance(value, float) else 0)
     return OTHER
 
 

@@ -112,7 +112,7 @@ def check_figures(run: Recorded) -> list[Check]:
     same, images = _same_place(run), data_of(run.workspace)["images"]
     for name, figures in told.items() if isinstance(told, dict) else ():
         checks += _figures(name, figures, at(found, "models", name), images, same)
-    tolerance = ROUNDING if same else tolerance_of("forget_top1", images, None)
+    tolerance = ROUNDING if same else tolerance_of("forget_top1", images)
     histograms = all_near("loss histograms", run.report.get("loss_histograms"), found["loss_histograms"], tolerance)
     complete = isinstance(told, dict) and set(told) == set(models)
     checks.append(histograms if complete else _unmade(histograms))
@@ -174,9 +174,13 @@ def _figures(name: str, told: Any, found: dict | None, images: dict[str, int], s
         return [Check(f"{name}: every figure", "", "not at hand", None)]
     checks = []
     for figure in {**(told if isinstance(told, dict) else {}), **found}:
-        tolerance = ROUNDING if same else tolerance_of(figure, images, at(told, figure))
-        check = near(f"{name}: {titled(figure)}", at(told, figure), found.get(figure), tolerance)
-        checks.append(check if figure in found else _unmade(check))
+        tolerance = ROUNDING if same else tolerance_of(figure, images, told)
+        check = near(f"{name}: {titled(figure)}", at(told, figure), found.get(figure), tolerance or 0)
+        if figure not in found:
+            check = _unmade(check)
+        elif tolerance is None and not check.holds:
+            check = dataclasses.replace(check, holds=None)
+        checks.append(check)
     return checks
 
 
@@ -189,7 +193,7 @@ def _verdict(run: Recorded, judgements: dict[str, Judgement], same: bool) -> lis
     if "original" not in judgements:
         return [*checks, Check("verdict", "", "not at hand", None)]
     found = plain(verdict_of(judgements, run.within_what_was_left, target, run.workspace))
-    tolerance = ROUNDING if same else tolerance_of("retain_top1", data_of(run.workspace)["images"], None)
+    tolerance = ROUNDING if same else tolerance_of("retain_top1", data_of(run.workspace)["images"])
     for name, value in found.items():
         compare = exact if isinstance(value, bool) else functools.partial(near, tolerance=tolerance)
         checks.append(compare(f"verdict: {name.replace('_', ' ')}", at(run.report, "verdict", name), value))
