@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import importlib
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -51,11 +52,13 @@ def joined(address: str | None, workers: int, gpus_per_run: float) -> Iterator[N
     Raises:
         UserError: there is no such cluster, or no machine of it has that share of a GPU.
     """
+    handler = signal.getsignal(signal.SIGTERM)
     if address is None:
         ray.init("local", num_cpus=workers, include_dashboard=False, **QUIET)
     else:
         _join(address)
     try:
+        signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
         if gpus_per_run > max(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]):
             raise UserError(f"--gpus_per_run {gpus_per_run:g}: no machine of the cluster has a GPU; leave it out")
         yield

@@ -21,6 +21,7 @@ from benchmarks.trained_models import Training, train_originals
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
+from helper_functions.run_lock import RunLock
 
 PRESETS = Path("configs/leaderboard")
 # Where and how a sweep is run, not what it finds.
@@ -85,11 +86,24 @@ def main(args: Args) -> dict:
 
 
 def run_missing(args: Args, rows: dict[str, dict], results: Path, run_all: RunAll) -> list[str]:
-    """Train the models and run the cells that are not among the rows yet, which gain them; says which failed."""
-    flags, failed = data_flags(args.train_config), []
+    """Train the models and run the cells that are not among the rows yet, which gain them; says which failed.
+
+    Raises:
+        UserError: an unknown method, models that cannot be trained, or another process at work on the same results.
+    """
+    flags = data_flags(args.train_config)
     for kind in {forget.partition(":")[0] for forget in args.forget}:
         for method in args.methods:  # a name that does not exist is an error before any work
             method_flags(args.tuned, kind, method)
+    results.parent.mkdir(parents=True, exist_ok=True)
+    with RunLock(results.parent, f"--output {args.output}"):
+        rows |= read_rows(results)  # another process may just have come to its end
+        cells = _cells(args, flags, run_all)
+        return _run_cells([cell for cell in cells if cell.key not in rows], rows, results, run_all)
+
+
+def _cells(args: Args, flags: dict, run_all: RunAll) -> list[Cell]:
+    """All cells; the models that they need are trained now where they are missing."""
     places = [{"forget": forget, "seed": seed, **_training(args)} for forget in args.forget for seed in args.seeds]
     train_originals(places, run_all)
     cells = []
@@ -97,7 +111,11 @@ def run_missing(args: Args, rows: dict[str, dict], results: Path, run_all: RunAl
         if error is not None:
             raise error
         cells += [_cell(args, flags, method, place, models) for method in args.methods]
-    missing = {cell.key: dataclasses.asdict(cell) for cell in cells if cell.key not in rows}
+    return cells
+
+
+def _run_cells(cells: list[Cell], rows: dict[str, dict], results: Path, run_all: RunAll) -> list[str]:
+    failed, missing = [], {cell.key: dataclasses.asdict(cell) for cell in cells}
     for cell, row, error in run_all(run_cell, missing.values(), title="cells"):
         where = f"{cell['method']:20s} {cell['forget']:20s} seed {cell['seed']}"
         if error is not None:
@@ -152,4 +170,4 @@ def _deciding(args: Args) -> dict:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(get_parser, main))
+    sys.exit(run_script(get_parser, main, goes_on=True))

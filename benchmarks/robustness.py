@@ -152,4 +152,4 @@ def _mean(values: list[float]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(get_parser, main))
+    sys.exit(run_script(get_parser, main, goes_on=True))

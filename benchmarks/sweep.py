@@ -1,18 +1,23 @@
 """Cells of a sweep: each runs a script's main once and leaves a line; finished ones are not run again."""
 
+import contextlib
 import fcntl
 import hashlib
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from helper_functions.errors import UserError
+from helper_functions.errors import NotFinite, UserError
+from helper_functions.signals import Stopped, listening
 
 
 def key_of(cell: dict) -> str:
@@ -61,7 +66,8 @@ def append_row(path: Path, row: dict) -> None:
 def run_all(work: Callable[[dict], dict], cells: Iterable[dict], workers: int, title: str) -> Iterable[tuple]:
     """Run cells, in this process or in several of one thread each; yields `(cell, result, error)` as they finish.
 
-    A cell that cannot be run leaves its UserError in place of a result, and the others go on.
+    A cell that cannot be run leaves its error in place of a result, and the others go on. When the caller stops, so do
+    the processes, and what they have done of their cells is kept.
 
     Args:
         work: takes a cell; importable by its name, since other processes call it.
@@ -74,10 +80,48 @@ def run_all(work: Callable[[dict], dict], cells: Iterable[dict], workers: int, t
         for cell in progress(cells, len(cells), title):
             yield cell, *outcome(lambda cell=cell: work(cell))
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=one_thread) as pool:
-        futures = {pool.submit(work, cell): cell for cell in cells}
-        for future in progress(as_completed(futures), len(cells), title):
-            yield futures[future], *outcome(future.result)
+    before = set(active_children())
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=serve) as pool:
+        try:
+            with _without_interrupts():
+                futures = {pool.submit(stoppable, work, cell): cell for cell in cells}
+            for future in progress(as_completed(futures), len(cells), title):
+                yield futures[future], *outcome(future.result)
+        except BaseException:  # whoever asked for them will ask no more
+            for child in set(active_children()) - before:
+                child.terminate()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Inside, a Ctrl-C has to wait, and for processes that begin there, for ever: the one that began them ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def serve() -> None:
+    """Be a process of a sweep: of one thread, and not to outlive the process that started it."""
+    one_thread()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)
+
+
+def stoppable(work: Callable[[dict], dict], cell: dict) -> dict:
+    """Run a cell in a process of a sweep; SIGTERM ends the process as soon as everything of the cell is saved."""
+    with listening():
+        try:
+            return work(cell)
+        except Stopped as stopped:
+            os._exit(128 + stopped.number)  # a further cell may be waiting
 
 
 def progress(finished: Iterable, total: int, title: str) -> Iterable:
@@ -85,11 +129,11 @@ def progress(finished: Iterable, total: int, title: str) -> Iterable:
     return tqdm(finished, total=total, desc=title, disable=not sys.stderr.isatty())
 
 
-def outcome(result: Callable[[], object]) -> tuple[object, UserError | None]:
-    """What a call gives, or the UserError that it raises."""
+def outcome(result: Callable[[], object]) -> tuple[object, UserError | NotFinite | None]:
+    """What a call gives, or the error that it raises where that is about this cell alone."""
     try:
         return result(), None
-    except UserError as error:
+    except (UserError, NotFinite) as error:
         return None, error
 
 

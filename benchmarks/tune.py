@@ -160,4 +160,4 @@ def write_best(args: Args, method: str, forget: str, winner: dict, trials: int) 
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(get_parser, main))
+    sys.exit(run_script(get_parser, main, goes_on=True))

@@ -22,8 +22,8 @@ class RunLock:
     """The lock of a folder, on `run.lock` in it, which holds the process's id.
 
     By `flock`, so that it ends with the process however that ends; over NFS, Linux makes a lock of the whole file of
-    it, which other machines see. A process that has it already shares it. It is given back by `release`, or when
-    nobody refers to it any more.
+    it, which other machines see. A process that has it already shares it. It is given back by `release`, at the end of
+    a `with` block, or when nobody refers to it any more.
 
     Args:
         folder: that exists.
@@ -43,6 +43,12 @@ class RunLock:
             _held[place] = self
         else:
             self.release = self._shared.release
+
+    def __enter__(self) -> "RunLock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 def _take(path: Path, what: str) -> TextIO:

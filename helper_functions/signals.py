@@ -60,7 +60,8 @@ class _Mailbox:
     def receive(self, number: int, frame: FrameType | None) -> None:
         """The handler; a further signal does what it does by default, which is to end the process at once."""
         for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+            if signal.getsignal(each) == self.receive:
+                signal.signal(each, signal.SIG_DFL)
         self.heard = number
         if not self.holders:
             self.raise_heard()

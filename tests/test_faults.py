@@ -1,4 +1,4 @@
-"""Signals, at any moment: the step is finished and saved, and the run that goes on ends bit for bit alike."""
+"""Signals at any moment: the step is finished, everything is saved, the run that goes on ends bit for bit alike."""
 
 import itertools
 import signal

@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import pytest
@@ -16,8 +20,9 @@ from benchmarks.sweep import append_row, command_line, key_of, read_rows, run_al
 from benchmarks.trained_models import Training, model_key
 from data.datasets import load_dataset
 from data.split_record import Splits
-from helper_functions.errors import UserError
+from helper_functions.errors import NotFinite, UserError
 from helper_functions.files import load_config
+from helper_functions.signals import Stopped, listening
 
 TINY = "dataset: digits\nmodel: resnet8\nwidth: 4\nnum_epochs: 1\nbatch_size: 64\n"
 
@@ -70,6 +75,68 @@ class TestRows:
 
 
 CELLS = [{"number": number} for number in (1, 2, 3)]
+
+
+def ask_to_stop(cell: dict) -> None:
+    """The first cell asks the sweep to stop; the others save when they are, and would go on for ever."""
+    folder, number = Path(cell["folder"]), cell["number"]
+    (folder / f"{number}.began").touch()
+    if number == 0:
+        while not (folder / "1.began").exists():
+            time.sleep(0.01)
+        os.kill(os.getppid(), signal.SIGTERM)
+    try:
+        while True:
+            time.sleep(0.01)
+    except Stopped:
+        (folder / f"{number}.saved").touch()
+        raise
+
+
+class TestStopping:
+    def test_processes_save_what_they_are_at_and_end(self, tmp_path):
+        cells = [{"number": number, "folder": str(tmp_path)} for number in range(6)]
+        others = set(active_children())
+        with pytest.raises(Stopped) as stopped, listening():
+            list(run_all(ask_to_stop, cells, 2, "cells"))
+        assert stopped.value.number == signal.SIGTERM and set(active_children()) <= others
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["0.began", "0.saved", "1.began", "1.saved"]
+
+    def test_processes_end_with_the_one_that_began_them(self, tmp_path):
+        cells = [{"number": number, "folder": str(tmp_path)} for number in range(1, 4)]
+        sweep = get_context("spawn").Process(target=sweep_over, args=(cells,))
+        sweep.start()
+        began = [tmp_path / f"{number}.began" for number in (1, 2)]
+        while not all(path.exists() for path in began):
+            time.sleep(0.01)
+        children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()
+        sweep.kill()
+        sweep.join()
+        while any(is_running(int(child)) for child in children):
+            time.sleep(0.01)
+
+    def test_a_run_that_ends_in_no_numbers_does_not_stop_the_others(self):
+        found = {cell["number"]: (result, error) for cell, result, error in run_all(spoil, CELLS, 2, "cells")}
+        assert {number: result for number, (result, _) in found.items()} == {1: 1, 2: None, 3: 3}
+        assert isinstance(found[2][1], NotFinite)
+
+
+def sweep_over(cells: list[dict]) -> None:
+    list(run_all(ask_to_stop, cells, 2, "cells"))
+
+
+def is_running(process: int) -> bool:
+    """Neither gone nor a zombie that nobody has waited for."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def spoil(cell: dict) -> int:
+    if cell["number"] == 2:
+        raise NotFinite("the loss is no number")
+    return cell["number"]
 
 
 class TestTrainedModels:
