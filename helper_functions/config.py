@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import io
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from helper_functions.distribution import PATIENCE, complain, is_main, lost_rank
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
 from helper_functions.plain_yaml import BUILDING, refuse_aliases
-from helper_functions.printable import check_flags
+from helper_functions.printable import check_flags, escape_unknown
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -210,8 +209,7 @@ def run_script(get_parser: Callable[[], ScriptParser], main: Callable[[object], 
     """
     parser = get_parser()
     threading.excepthook = _leave_os_errors_to_main
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know ASCII alone
+    escape_unknown(sys.stdout)
     with process_group():
         return _status(parser, main)
 
