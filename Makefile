@@ -23,7 +23,7 @@ test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 contrastive_classifiers.ipynb
 
-# The same code with the oldest libraries that requirements.txt allows, on a Python that they have wheels for: 3.11.
+# The same code with the oldest libraries that requirements.txt allows, on a Python that they have wheels for: 3.11, 3.12.
 test-lowest: $(LOWEST)/.installed
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 4 $(LOWEST_TESTS)
 

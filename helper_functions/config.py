@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import io
 import json
 import re
 import sys
@@ -22,7 +21,7 @@ from helper_functions.errors import UserError
 from helper_functions.exit_status import status_of
 from helper_functions.files import load_config
 from helper_functions.plain_yaml import BUILDING, refuse_aliases
-from helper_functions.printable import check_flags
+from helper_functions.printable import check_flags, escape_unknown
 from helper_functions.signals import listening
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -211,7 +210,6 @@ def run_script(
         goes_on: that the same command goes on where it was.
     """
     parser = get_parser()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know ASCII alone
+    escape_unknown(sys.stdout)
     with listening(), process_group():
         return status_of(parser.prog, lambda: main(parser.parse()), parser.args_class, goes_on)

@@ -1,6 +1,9 @@
 """Text from elsewhere, such as file names, made harmless where it is printed, and refused where it makes no sense."""
 
+import contextlib
+import io
 import re
+from typing import TextIO
 
 from helper_functions.errors import UserError
 
@@ -37,6 +40,13 @@ def check_flags(values: dict[str, object]) -> None:
             if isinstance(text, str) and (found := _REFUSED.search(text)):
                 what = f"{printable(text[:80])!r} holds the character {_escape(found[0])}"
                 raise UserError(f"--{name}: {what}; give text without control characters, in UTF-8")
+
+
+def escape_unknown(stream: TextIO) -> None:
+    """Have a stream show what its encoding has no bytes for as escapes: a terminal may know ASCII alone."""
+    if isinstance(stream, io.TextIOWrapper):
+        with contextlib.suppress(OSError):  # the file beneath was exchanged for a pipe
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _escape(character: str) -> str:
