@@ -61,7 +61,7 @@ def _time_of(report: dict) -> str:
 
 def _verdict(report: dict) -> str:
     headline, kind = words.headline(report)
-    mark = {"good": "✓ ", "bad": "✗ ", "none": ""}[kind]
+    mark = {"good": "✓ ", "bad": "✗ ", "open": ""}[kind]
     said = "\n".join(paragraph(sentence) for sentence in words.verdict_sentences(report))
     title = f'<h2 id="verdict">{mark}{text(headline)}</h2>'
     return f'<section class="verdict {kind}" aria-labelledby="verdict">\n{title}\n{said}\n</section>'

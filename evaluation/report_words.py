@@ -115,16 +115,18 @@ PLACES = {
 
 
 def headline(report: dict) -> tuple[str, str]:
-    """The verdict in a few words, and its kind: `good`, `bad`, or `none` where nothing was to be forgotten."""
+    """The verdict in a few words, and its kind: `good`, `bad`, or `open` where it says nothing of forgetting."""
     verdict = report.get("verdict")
     if verdict is None:
-        return "Nothing was forgotten in this run", "none"
+        return "Nothing was forgotten in this run", "open"
     forgotten = "forgotten" if verdict["forgotten"] else "NOT forgotten"
     if not verdict["feasible"]:
         joined = "but" if verdict["forgotten"] else "and"
         return f"Infeasible: {forgotten}, {joined} the accuracy budget was NOT kept", "bad"
     if not verdict["forgotten"]:
         return "NOT forgotten; the accuracy budget was kept", "bad"
+    if _met_before(report):
+        return "Counts as forgotten, but so did the original; the accuracy budget was kept", "open"
     return "Forgotten, and the accuracy budget was kept", "good"
 
 
@@ -135,17 +137,23 @@ def verdict_sentences(report: dict) -> list[str]:
         return ["The original model was trained and judged; there is no unlearned model."]
     before, after = (report["models"][name] for name in ("original", "unlearned"))
     sentences = [_budget_sentence(report, before, after), _forgotten_sentence(report, before, after)]
-    finite = before["forget_loss"] is not None
-    if verdict["forgotten"] and finite and is_forgotten(report["forget"]["target"], before, report["data"]["classes"]):
+    if verdict["forgotten"] and _met_before(report):
         sentences.append(
-            "By this rule the original counts as forgotten, too: accuracy alone shows nothing here, losses and attacks "
-            "may."
+            "The original met this rule before anything was done: it shows nothing here. What tells the model before "
+            "from the one after, if anything does, are losses and attacks below."
         )
-    if report["forget"]["chosen_epoch"] is None and not verdict["feasible"]:
-        sentences.append("No state within the budget was found: what was saved is the best of those that were not.")
+    if report["forget"]["chosen_epoch"] is None:
+        sentences.append("No state was found that kept the budget while the run looked: what was saved came nearest.")
     if not (verdict["feasible"] and verdict["forgotten"]):
         sentences.append("By this run, the request is not fulfilled.")
     return sentences
+
+
+def _met_before(report: dict) -> bool:
+    """Whether the original itself counts as forgotten."""
+    before = report["models"]["original"]
+    finite = before["forget_loss"] is not None
+    return finite and is_forgotten(report["forget"]["target"], before, report["data"]["classes"])
 
 
 def _budget_sentence(report: dict, before: dict, after: dict) -> str:
