@@ -28,6 +28,7 @@ from data.datasets import Dataset
 from data.forget import parse_forget, select_forget
 from data.image_list import read_image_list
 from data.imagefolder import read_image_folder
+from data.partition import Partition
 from data.split_record import Splits
 from data.splits import make_splits
 from helper_functions.files import load_tensors
@@ -101,11 +102,12 @@ def _toy() -> Dataset:
 
 def forget_request() -> Target:
     """A text in the grammar of --forget, and the images that it names."""
-    dataset, train_part = _toy(), np.arange(40)
+    dataset, nothing = _toy(), np.empty(0, dtype=np.int64)
+    partition = Partition(np.arange(40), np.arange(40, 50), np.arange(50, 60), "official test", nothing)
 
     def read(path: Path) -> object:
         request = parse_forget(os.fsdecode(path.read_bytes()))
-        return select_forget(request, dataset, train_part, 0)
+        return select_forget(request, dataset, partition, 0)
 
     kinds = st.sampled_from(("random:", "class:", "superclass:", "mislabelled:", "file:", "class:apple,", ""))
     cases = st.tuples(kinds, st.lists(TEXTS, max_size=3).map(",".join)).map("".join).map(encoded)

@@ -22,7 +22,6 @@ from helper_functions.exit_status import status_of
 from helper_functions.files import load_config
 from helper_functions.plain_yaml import BUILDING, refuse_aliases
 from helper_functions.printable import check_flags, escape_unknown
-from helper_functions.signals import listening
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -211,5 +210,5 @@ def run_script(
     """
     parser = get_parser()
     escape_unknown(sys.stdout)
-    with listening(), process_group():
+    with process_group():
         return status_of(parser.prog, lambda: main(parser.parse()), parser.args_class, goes_on)

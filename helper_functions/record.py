@@ -154,7 +154,7 @@ class RunRecord:
         if self.path("checkpoint.pt").exists():
             remedy = "start a new run without --resume"
             content = load_tensors(self.path("checkpoint.pt"), remedy)
-            if "lengths" not in content:
+            if not {"lengths", "step"} <= content.keys():
                 raise UserError(f"{self.path('checkpoint.pt')}: no checkpoint of this version; {remedy}")
             lengths = content["lengths"]
         for path in self._figures():

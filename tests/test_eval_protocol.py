@@ -271,7 +271,7 @@ class TestReaders:
             read.update(indices.tolist())
             return assemble(loader, indices, plan)
 
-        def stop(run, outcome):
+        def stop(run, outcome, script):
             splits = run.workspace.splits
             seen = {part: set(getattr(splits, part).tolist()) for part in PARTS}
             assert read.isdisjoint(seen["test"]) and len(seen["test"])

@@ -386,6 +386,7 @@ class TestFisherNoise:
         asked = []
 
         def spy(model, batches, sample):
+            batches = list(batches)
             asked.append((sum(len(labels) for _, labels in batches), sample))
             return diagonal_fisher(model, batches, sample)
 
