@@ -1,8 +1,35 @@
-"""Cases of fuzzing, for hypothesis: odd texts, and good bytes with a few places changed."""
+"""A target of fuzzing, and the cases that it is given: odd texts, and good bytes with a few places changed."""
 
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
 from hypothesis import strategies as st
 
+from data.datasets import Dataset
+
 Cases = st.SearchStrategy[bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A parser and what it is given.
+
+    Args:
+        read: parses the file that holds a case.
+        cases: hypothesis's way to make them.
+        seeds: well-formed ones, from which atheris starts.
+        file: where the case lies in its folder.
+        prepare: puts there what else is needed.
+    """
+
+    read: Callable[[Path], object]
+    cases: Cases
+    seeds: tuple[bytes, ...]
+    file: str = "case"
+    prepare: Callable[[Path], None] = lambda folder: None
+
 
 # What is odd in YAML, in numbers, in paths, or on a terminal.
 ODD = (
@@ -49,3 +76,13 @@ def mutated(seeds: tuple[bytes, ...], odd: tuple[str, ...] = ()) -> Cases:
         return data
 
     return st.tuples(st.sampled_from(seeds), st.lists(edit, max_size=4)).map(apply)
+
+
+def toy() -> Dataset:
+    """Sixty pictures of four classes, of which ten are an official test part."""
+    labels = torch.arange(60) % 4
+    images = torch.arange(240).to(torch.uint8).reshape(60, 1, 2, 2)
+    return Dataset(
+        "toy", images, labels, ("apple", "pear", "0", "cat, sleeping"), 50, (0.5,), (0.5,),
+        {"fruit": ("apple", "pear")}, tuple(f"c{i % 4}/{i}.png" for i in range(60)),
+    )  # fmt: skip

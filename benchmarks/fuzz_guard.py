@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from os import O_APPEND, O_CREAT, O_RDWR, O_TRUNC, O_WRONLY
 from pathlib import Path
 
-from benchmarks.fuzz_targets import Target
+from benchmarks.fuzz_cases import Target
 from helper_functions.errors import UserError
 from helper_functions.printable import one_line, printable
 

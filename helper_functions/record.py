@@ -154,9 +154,9 @@ class RunRecord:
         if self.path("checkpoint.pt").exists():
             remedy = "start a new run without --resume"
             content = load_tensors(self.path("checkpoint.pt"), remedy)
-            if not {"lengths", "step"} <= content.keys():
+            lengths = content.get("lengths")
+            if "step" not in content or not _are_lengths(lengths):
                 raise UserError(f"{self.path('checkpoint.pt')}: no checkpoint of this version; {remedy}")
-            lengths = content["lengths"]
         for path in self._figures():
             if path.name in lengths:
                 # A crash of the machine may have left less than the checkpoint, which alone was synced to the disk.
@@ -178,6 +178,10 @@ class RunRecord:
             self._writer.close()
         if self._lock is not None:
             self._lock.release()
+
+
+def _are_lengths(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(length, int) and length >= 0 for length in value.values())
 
 
 def _new_folder(log_dir: str, name: str) -> Path:

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import strategies as st
 
 from benchmarks import fuzz, fuzz_guard
+from benchmarks.fuzz_cases import Target
 from benchmarks.fuzz_engines import by_hypothesis
 from benchmarks.fuzz_guard import Guard, Tally
-from benchmarks.fuzz_targets import TARGETS, Target
+from benchmarks.fuzz_targets import TARGETS
 from helper_functions.errors import UserError
 
 CASES = {"configuration": 60, "command line": 60, "picture": 80}  # of slower ones

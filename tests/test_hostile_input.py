@@ -29,6 +29,7 @@ from helper_functions.distribution import complain, say
 from helper_functions.errors import UserError
 from helper_functions.files import LARGEST_CONFIG, load_config
 from helper_functions.printable import printable
+from helper_functions.record import RunRecord
 from unlearning.workspace import Workspace
 
 SCRIPTS = {
@@ -467,6 +468,16 @@ class TestRowsOfALeaderboard:
         assert "line 2 is no finished cell" in complaint(read_rows, path)
         path.write_bytes(self.LINE + bad)
         assert list(read_rows(path)) == ["0123"]
+
+
+@pytest.mark.parametrize(
+    "lengths", [3, [1], {"metrics.jsonl": "x"}, {"metrics.jsonl": -1}, {"metrics.jsonl": [1]}, None]
+)
+def test_a_checkpoint_that_would_cut_the_record_anywhere(tmp_path, lengths):
+    (tmp_path / "metrics.jsonl").write_text("earlier")
+    torch.save({"lengths": lengths, "step": 1}, tmp_path / "checkpoint.pt")
+    assert "no checkpoint of this version" in complaint(RunRecord(tmp_path).load_checkpoint)
+    assert (tmp_path / "metrics.jsonl").read_text() == "earlier"
 
 
 def test_the_scripts_as_processes(tmp_path):
