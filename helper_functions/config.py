@@ -20,7 +20,6 @@ from helper_functions.distribution import process_group
 from helper_functions.errors import UserError
 from helper_functions.exit_status import status_of
 from helper_functions.files import load_config
-from helper_functions.signals import listening
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -199,5 +198,5 @@ def run_script(
         goes_on: that the same command goes on where it was.
     """
     parser = get_parser()
-    with listening(), process_group():
+    with process_group():
         return status_of(parser.prog, lambda: main(parser.parse()), parser.args_class, goes_on)

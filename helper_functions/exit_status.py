@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from helper_functions.distribution import PATIENCE, complain, is_main, lost_rank, rank, wait_for_main
 from helper_functions.errors import NotFinite, UserError
-from helper_functions.signals import Stopped, run_under_way
+from helper_functions.signals import Stopped, listening, run_under_way
 
 
 def status_of(script: str, work: Callable[[], dict], args_class: type, goes_on: bool) -> int:
@@ -23,9 +23,10 @@ def status_of(script: str, work: Callable[[], dict], args_class: type, goes_on: 
     """
     threading.excepthook = _leave_os_errors_to_main
     try:
-        result = work()
-        sys.stdout.flush()
-        wait_for_main()
+        with listening():
+            result = work()
+            sys.stdout.flush()
+            wait_for_main()
     except UserError as error:
         return _complain(script, error)
     except BrokenPipeError:

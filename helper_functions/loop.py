@@ -137,7 +137,7 @@ def run_phase(phase: Phase) -> None:
             running = RunningPass(phase.batches, phase.device, place)
             phase.on_pass()
             while not _run_pass(phase, running, epoch, stops):
-                pass
+                running.begin_again()
             epoch, place = epoch + 1, None
             if phase.on_epoch(running.means.of_pass(), epoch):
                 break

@@ -73,7 +73,7 @@ class RunningPass:
     """
 
     def __init__(self, batches: Iterable[dict], device: torch.device, place: dict | None = None) -> None:
-        self.batches, self.means, self.done = batches, Means(), 0
+        self.batches, self.means = batches, Means()
         # A pass that is new is not gone to: it is where its batches stand.
         self._device, self._is_fresh, self._is_entered = device, place is None, False
         self._start = place or {
@@ -83,11 +83,11 @@ class RunningPass:
             "generators": {},
             "means": self.means.state_dict(),
         }
+        self.done: int = self._start["done"]
 
     def __iter__(self) -> Iterator[dict]:
         """The batches that are left; each time from where the pass was entered first."""
         start = self._start
-        self.done = start["done"]
         self.means.load_state_dict(start["means"], self._device)
         if not self._is_fresh:
             if hasattr(self.batches, "load_state_dict"):
@@ -102,6 +102,10 @@ class RunningPass:
         for batch in batches:
             self.done += 1
             yield batch
+
+    def begin_again(self) -> None:
+        """Back to where the pass was entered."""
+        self.done, self._is_entered = self._start["done"], False
 
     def place(self) -> dict:
         """What it takes to go on from here; between two batches, the next of which has not been drawn."""

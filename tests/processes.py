@@ -119,6 +119,36 @@ def signal_at(number: int, name: str = "SIGKILL") -> None:
     Solver.step = counted
 
 
+class Holder:
+    """Another process, which holds the lock of a folder until it is told to end, or killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pipe, its_own = multiprocessing.Pipe()
+        self.process = _server().Process(target=_hold, args=(folder, its_own))
+        self.process.start()
+        self.pipe.recv()
+
+    def end(self) -> None:
+        """Have it end as a script does."""
+        self.pipe.send(None)
+        self.process.join(TIMEOUT)
+
+    def __enter__(self) -> "Holder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def _hold(folder: Path, pipe) -> None:
+    from helper_functions.run_lock import RunLock
+
+    with RunLock(folder, "test"):
+        pipe.send(None)
+        pipe.recv()
+
+
 def limit_file_size(size: int) -> None:
     """No file of this process grows beyond so many bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

@@ -160,6 +160,19 @@ class TestResume:
         assert_same_figures(only(tmp_path), trained[0].folder, 1e-3)
         assert_close(weights_of(only(tmp_path)), weights_of(trained[0].folder), atol=1e-3, rtol=1e-3)
 
+    @pytest.mark.parametrize("asked", ["both", "one"])
+    def test_ranks_stop_at_the_same_step_whichever_of_them_is_asked(self, asked, trained, tmp_path):
+        before = partial(signal_at, 7, "SIGTERM") if asked == "both" else stop_rank_1
+        first, second = fork_ranks("train.py", *TRAIN, "--sync_bn", "--log_dir", tmp_path, before=before)
+        folder = only(tmp_path)
+        # The third of five steps, since what one rank has heard the other learns a step later.
+        again = f"go on with: python train.py --resume {folder}"
+        assert (first.status, first.err) == (143, f"train.py: stopped at step 8; {again}\n")
+        assert (second.status, second.err) == (143, "")
+        assert fork("train.py", "--resume", folder).status == 0
+        assert_same_figures(folder, trained[0].folder, 1e-3)
+        assert_close(weights_of(folder), weights_of(trained[0].folder), atol=1e-3, rtol=1e-3)
+
     def test_two_ranks_go_on_after_one_process(self, tmp_path):
         """From a checkpoint of unlearning, with both of the models that were trained before it."""
         flags = (
@@ -223,6 +236,12 @@ class TestRefusals:
         monkeypatch.setenv("LOCAL_RANK", "2")
         with pytest.raises(UserError, match="this machine has 2 of them; start as many ranks"):
             choose_device("auto")
+
+
+def stop_rank_1() -> None:
+    """Rank 1 alone gets a signal."""
+    if os.environ["RANK"] == "1":
+        signal_at(7, "SIGTERM")
 
 
 def lose_the_data() -> None:

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_faults import interrupt
 
 from benchmarks import leaderboard, tune
 from benchmarks.cells import data_flags
 from benchmarks.search_spaces import SPACES, rounded, start, within
+from benchmarks.sweep import read_rows
 from benchmarks.trained_models import Training
 from data.image_sets import ImageSets
+from helper_functions.config import run_script
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
 from unlearning.methods import METHODS
@@ -92,6 +95,24 @@ class TestLeaderboard:
             key: whole[key] for key in ("key", "figures", "verdict")
         }
 
+    def test_one_that_was_stopped_goes_on_within_the_epoch(self, folder, monkeypatch, capsys):
+        def board(output: str) -> tuple[int, dict]:
+            flags = [*self.flags(folder, "gradient_ascent"), "--output", folder / output]
+            monkeypatch.setattr("sys.argv", ["leaderboard.py", *map(str, flags)])
+            status = run_script(leaderboard.get_parser, leaderboard.main, goes_on=True)
+            return status, [without_seconds(row) for row in read_rows(folder / output / "results.jsonl").values()]
+
+        expected = board("whole")
+        assert expected[0] == 0
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            interrupt(patch, at=3)
+            assert board("cut") == (143, [])
+        assert capsys.readouterr().err == "benchmarks.leaderboard: stopped; the same command goes on where it was\n"
+        (begun,) = (folder / "runs" / "cells").glob("gradient_ascent-*/checkpoint.pt")
+        assert torch.load(begun)["procedure"]["pass"]["place"]["done"] == 1
+        assert board("cut") == expected and not begun.exists()
+
     def test_a_method_that_does_not_exist_is_refused_before_any_work(self, folder, tmp_path):
         done = run("leaderboard", *self.flags(folder, "scrubber")[:-6], "--output", tmp_path, "--log_dir", tmp_path)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--methods scrubber" in done.stderr
@@ -111,6 +132,11 @@ class TestLeaderboard:
         path = f"configs/leaderboard/{preset}.yaml"
         args = leaderboard.get_parser().parse(["--config_file", path, "--workers", "7", "--log_dir", "elsewhere"])
         assert leaderboard.command(args) == f"python -m benchmarks.leaderboard --config_file {path}"
+
+
+def without_seconds(row: dict) -> dict:
+    costs = {name: {**row[name], "seconds": 0, "peak_memory_bytes": 0} for name in ("cost", "retrained_cost")}
+    return {**row, **costs}
 
 
 def interrupted(*args, **kwargs):
