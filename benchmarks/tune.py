@@ -23,7 +23,7 @@ from benchmarks.search_spaces import SPACES, rounded, start, within
 from benchmarks.sweep import append_row, command_line, key_of, read_rows
 from benchmarks.trained_models import Training, train_originals
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
-from helper_functions.errors import UserError
+from helper_functions.errors import NotFinite, UserError
 from helper_functions.files import whole_file
 from helper_functions.run_folder import run_quietly
 
@@ -32,6 +32,8 @@ from helper_functions.run_folder import run_quietly
 VALIDATION_WEIGHT = 0.01
 # What a trial beyond the budget counts at least; larger than any objective within it.
 OVER_BUDGET = 200.0
+# Points beyond it that a trial counts whose figures are no numbers.
+FAR_OVER_BUDGET = 100.0
 
 
 @dataclasses.dataclass
@@ -119,7 +121,11 @@ def run_trial(original: str, flags: dict, key: str) -> dict:
     """Unlearn once with these flags; gives the objective as `value`, and what it was made of."""
     with tempfile.TemporaryDirectory() as folder:
         own = {"weight_path": f"{original}/model.pt", "judge": "validation", "figures": False, "log_dir": folder}
-        _, report = run_quietly(script, command_line({**flags, **own}), key)
+        try:
+            _, report = run_quietly(script, command_line({**flags, **own}), key)
+        except NotFinite:  # worse than any that comes to its end
+            figures = {"figures": {}, "seconds": None, "gradient_steps": None}
+            return {"value": OVER_BUDGET + FAR_OVER_BUDGET, "feasible": False, "slack": None, **figures}
     figures, verdict, cost = report["models"]["unlearned"], report["verdict"], report["cost"]["unlearned"]
     names = ("retain_top1", "forget_top1", "unseen_top1", "validation_top1")
     return {
@@ -142,7 +148,7 @@ def objective(figures: dict, verdict: dict, kind: str) -> float:
     """
     if not verdict["feasible"]:
         overdrawn = -verdict["slack"]
-        return OVER_BUDGET + (overdrawn if math.isfinite(overdrawn) else 100.0)
+        return OVER_BUDGET + (overdrawn if math.isfinite(overdrawn) else FAR_OVER_BUDGET)
     unseen = figures["unseen_top1"] if kind in ("random", "file") else 0.0
     return abs(figures["forget_top1"] - unseen) + VALIDATION_WEIGHT * (100 - figures["validation_top1"])
 

@@ -136,7 +136,7 @@ class TestMethods:
             return {**figures, "gradient/norm": figures["gradient/norm"] * (math.nan if too_long else 1)}
 
         monkeypatch.setattr(Solver, "step", diverge)
-        check_stopped_again_and_again(method, tmp_path, at=3, schedule="constant", on_nan="rewind")
+        check_stopped_again_and_again(method, tmp_path, at=5, schedule="constant", on_nan="rewind")
         lines = figures_of(tmp_path / "whole")
         assert [value for line in lines for name, value in line.items() if "rewound" in name] == [0.5, 0.25]
 
