@@ -81,11 +81,11 @@ def ask_to_stop(cell: dict) -> None:
     """The first cell asks the sweep to stop; the others save when they are, and would go on for ever."""
     folder, number = Path(cell["folder"]), cell["number"]
     (folder / f"{number}.began").touch()
-    if number == 0:
-        while not (folder / "1.began").exists():
-            time.sleep(0.01)
-        os.kill(os.getppid(), signal.SIGTERM)
     try:
+        if number == 0:
+            while not (folder / "1.began").exists():
+                time.sleep(0.01)
+            os.kill(os.getppid(), signal.SIGTERM)
         while True:
             time.sleep(0.01)
     except Stopped:
