@@ -111,7 +111,7 @@ def untrain_constrained(
         raise UserError(f"method {method!r}: one of {', '.join(METHODS)}")
     given = {"num_epochs": num_epochs, "learning_rate": learning_rate}
     given = {name: value for name, value in given.items() if value is not None}
-    own = CAREFUL if METHODS[method].constrained else defaults_of(method)
+    own = {**defaults_of(method), **(CAREFUL if METHODS[method].constrained else {})}
     args = MethodArgs(**{**own, **given, **settings})
     if on_nan not in (None, "stop", "rewind"):
         raise UserError(f"on_nan {on_nan!r}: stop or rewind")

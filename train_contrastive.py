@@ -16,9 +16,9 @@ from torch import nn
 from data.arguments import DataArgs
 from evaluation.conclude import conclude, conclude_lesson
 from evaluation.report_arguments import ReportArgs, check_report
-from helper_functions.config import RunArgs, ScriptParser, run_script
+from helper_functions.config import PositiveInt, RunArgs, ScriptParser, run_script
 from models.arguments import ModelArgs
-from unlearning.arguments import UnlearnArgs
+from unlearning.arguments import BATCH_SIZE, UnlearnArgs
 from unlearning.lesson import Lesson, LessonArgs, check_lesson
 from unlearning.run import OriginalArgs, begin, check_forgetting, forget
 from unlearning.workspace import Workspace
@@ -30,6 +30,8 @@ class Args(RunArgs, DataArgs, ModelArgs, UnlearnArgs, OriginalArgs, LessonArgs, 
 
     mode: Literal["train", "untrain", "untrain_contrastive"] = "train"
     """Train a student on a teacher; or make it forget, by an adversary or by a regression on group means."""
+    batch_size: PositiveInt = BATCH_SIZE
+    """Training images, or forget images, in one gradient step."""
 
 
 def get_parser() -> ScriptParser:

@@ -4,7 +4,7 @@ import dataclasses
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from unlearning.arguments import MethodArgs
+from unlearning.arguments import BATCH_SIZE, MethodArgs
 from unlearning.methods import defaults_of
 
 
@@ -123,7 +123,7 @@ def within(space: Space, most_retain_epochs: int) -> Space:
 def start(space: Space) -> dict[str, object]:
     """The method's own defaults, moved into the bounds where they lie outside: the first trial of every search."""
     fields = {field.name: field.default for field in dataclasses.fields(MethodArgs)}
-    own = {**fields, **defaults_of(space.fixed["method"])}
+    own = {**fields, "batch_size": BATCH_SIZE, **defaults_of(space.fixed["method"])}
     return {name: _nearest(own[name], distribution) for name, distribution in space.searched.items()}
 
 

@@ -49,9 +49,9 @@ def whole(rows: Tensor) -> Tensor:
 
 def stacked(values: Tensor) -> Tensor:
     """Tensors of one shape from all ranks, `[ranks, ...]`, without gradient."""
-    found = values.new_empty(dist.get_world_size() * values.numel())
-    dist.all_gather_into_tensor(found, values.flatten())
-    return found.view(-1, *values.shape)
+    found = values.new_empty(dist.get_world_size(), *values.shape)
+    dist.all_gather(list(found.unbind()), values.contiguous())
+    return found
 
 
 class _Whole(torch.autograd.Function):

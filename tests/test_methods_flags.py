@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from method_cases import (
     CLASSES,
     ONE_SHOT,
@@ -23,7 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from helper_functions.config import run_script
 from helper_functions.errors import UserError
 from train_constrained_unlearning import get_parser, main, untrain_constrained
-from unlearning.arguments import MethodArgs, PublishedArgs
+from unlearning.arguments import MethodArgs, PublishedArgs, UnlearnArgs, batch_sizes
 from unlearning.methods import METHODS, check_method, defaults_of
 from unlearning.workspace import Workspace
 
@@ -101,11 +103,27 @@ class TestDefaults:
     def test_a_value_that_is_ours_by_default_can_be_asked_for(self):
         assert get_parser().parse(["--method", "scrub", "--temperature", "1", "--bn", "frozen"]).bn == "frozen"
 
-    @pytest.mark.parametrize(("flags", "sizes"), [([], (32, 128)), (["--retain_batch_size", "50"], (32, 50))])
-    def test_both_batch_sizes_reach_the_loaders(self, flags, sizes, tmp_path):
-        args = get_parser().parse(["--dataset", "digits", "--data_dir", str(tmp_path), "--method", "scrub", *flags])
-        loaders = Workspace(args, None, "random:0.1").loaders(args.batch_size, args.retain_batch_size)
+    @pytest.mark.parametrize(
+        ("flags", "sizes"),
+        [
+            (["--method", "scrub"], (32, 128)),
+            (["--method", "scrub", "--retain_batch_size", "50"], (32, 50)),
+            (["--batch_size", "20"], (20, 20)),
+            ([], (17, 32)),  # of the 129 images that are a tenth
+            (["--retain_batch_size", "50"], (17, 50)),
+            (["--forget", "random:5"], (5, 32)),
+        ],
+    )
+    def test_batch_sizes_reach_the_loaders(self, flags, sizes, tmp_path):
+        args = get_parser().parse(["--dataset", "digits", "--data_dir", str(tmp_path), *flags])
+        workspace = Workspace(args, None, "random:0.1")
+        loaders = workspace.loaders(*batch_sizes(args, len(workspace.splits.forget)))
         assert (loaders["forget"].batch_size, loaders["retain"].batch_size) == sizes
+
+    @given(st.integers(57, 10**6))
+    def test_a_pass_over_a_set_of_any_size_has_several_steps(self, images):
+        forget, retain = batch_sizes(UnlearnArgs(), images)
+        assert -(-images // forget) >= 7 and 8 <= forget <= 128 and retain >= 32
 
 
 class TestOwnLoaders:

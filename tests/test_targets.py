@@ -10,7 +10,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from unlearning.targets import ChanceTarget, UnseenTarget, ZeroTarget, log_probability_of_others, weighted_quantiles
+from unlearning.targets import (
+    ChanceTarget,
+    UnseenTarget,
+    ZeroTarget,
+    log_odds,
+    log_probability_of_others,
+    weighted_quantiles,
+)
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(12, 5, dtype=torch.float64, generator=GENERATOR) * 2
@@ -127,8 +134,22 @@ class TestObjectives:
             objective, _ = target.objective(certain, torch.tensor([0, 1]))
             gradient = slope(target, certain, torch.tensor([0, 1]))
             assert objective.isfinite() and gradient.isfinite().all()
-            # The cross-entropy of a certain image is flat; the two that look at log(1 - p) still push it fully.
-            assert target.name == "unseen" or gradient.abs().max().item() == pytest.approx(1 / 2)
+            # The cross-entropy of a certain image is flat; what looks at log(1 - p) still pushes it fully.
+            assert gradient.abs().max().item() == pytest.approx(1 / 2)
+
+
+class TestLogOdds:
+    @settings(deadline=None, max_examples=60)
+    @given(st.floats(1e-3, 50.0))
+    def test_is_the_logit_of_one_minus_p(self, loss):
+        p = math.exp(-loss)
+        found = log_odds(torch.tensor(loss, dtype=torch.float64)).item()
+        assert found == pytest.approx(math.log((1 - p) / p), rel=1e-9)
+
+    def test_is_finite_in_float32_for_any_loss(self):
+        found = log_odds(torch.tensor([0.0, 1e-30, 1e-3, 100.0, 1e4]))
+        assert found[0] == found[1] == found[2] and (found[2:].diff() > 0).all()
+        assert found[0].item() == pytest.approx(math.log(math.expm1(1e-3)), rel=1e-5) and found[-1] == 1e4
 
 
 class TestZeroDistance:
@@ -223,21 +244,39 @@ class TestUnseenDistance:
 
 
 class TestUnseenObjective:
-    def test_is_half_the_mean_squared_shortfall_of_ranks_up_to_a_nat(self):
-        """Ranked 0.1, 0.4, 3 against 0.2, 1, 2: short of 0.1, 0.6 and nothing, whatever the order."""
+    def test_is_half_the_mean_squared_shortfall_of_ranked_log_odds_up_to_one(self):
+        """Ranked 0.2, 0.4, 3 against 0.3, 0.6, 2, as log(e^L - 1): the third has arrived, whatever the order."""
+        odds = np.log(np.expm1([[0.2, 0.4, 3.0], [0.3, 0.6, 2.0]]))
+        short = odds[1, :2] - odds[0, :2]
+        assert (short < 1).all()
         for order in ([0, 1, 2], [2, 0, 1]):
-            logits, labels = logits_of(np.array([0.1, 0.4, 3.0])[order])
-            objective, reached = unseen([2.0, 0.2, 1.0]).objective(logits, labels)
-            assert objective.item() == pytest.approx((0.1**2 + 0.6**2) / 6)
+            logits, labels = logits_of(np.array([0.2, 0.4, 3.0])[order])
+            objective, reached = unseen([2.0, 0.3, 0.6]).objective(logits, labels)
+            assert objective.item() == pytest.approx((short**2).sum() / 6)
             assert reached.item() == pytest.approx(1 / 3)
 
-    def test_beyond_a_nat_it_grows_in_proportion(self):
+    def test_beyond_one_it_grows_in_proportion(self):
         """A few quantiles far away must not rule the gradient (Huber 1964)."""
-        values = []
-        for goal in (3.0, 4.0, 5.0):
+        here = math.log(math.expm1(0.5))
+        for short in (1.0, 2.0, 5.0):
+            goal = math.log1p(math.exp(here + short))
             logits, labels = logits_of([0.5])
-            values.append(unseen([goal]).objective(logits, labels)[0].item())
-        assert values[2] - values[1] == pytest.approx(values[1] - values[0]) and values[0] == pytest.approx(2.5 - 0.5)
+            assert unseen([goal]).objective(logits, labels)[0].item() == pytest.approx(short - 0.5)
+
+    @settings(deadline=None)
+    @given(st.floats(1e-5, 6.0))
+    def test_images_that_are_known_well_are_pushed_as_hard_as_others(self, loss):
+        """Of two classes the log-odds are the difference of the logits, whose slope is 1 at any probability."""
+        logits, labels = logits_of([loss])
+        pushed = slope(unseen([10.0]), logits, labels)
+        torch.testing.assert_close(pushed, torch.tensor([[1.0, -1.0]], dtype=torch.float64))
+
+    def test_ranks_are_those_of_losses(self):
+        """Whichever of the two is compared: the matching, and what has arrived, are the same."""
+        ranked = LOSSES.sort().values * torch.tensor([0.5, 1.5], dtype=torch.float64).repeat(6)
+        _, reached = unseen(ranked).objective(LOGITS, LABELS)
+        goals = ranked.sort().values
+        assert reached.item() == pytest.approx((LOSSES.sort().values >= goals).double().mean().item())
 
     def test_equal_means_are_no_loophole(self):
         """Half of the images far up and half of them back at zero have the unseen losses' mean, and not their law."""
@@ -256,8 +295,9 @@ class TestUnseenObjective:
         logits, labels = logits_of([1.0, 1.0])
         target = unseen([0.5])
         assert target.objective(logits, labels)[0] == 0
-        target.refresh(torch.tensor([2.0]).double())
-        assert target.objective(logits, labels)[0].item() == pytest.approx(0.5)
+        target.refresh(torch.tensor([1.5]).double())
+        short = math.log(math.expm1(1.5)) - math.log(math.expm1(1.0))
+        assert target.objective(logits, labels)[0].item() == pytest.approx(short**2 / 2)
 
     def test_no_gradient_flows_into_the_goals(self):
         reference = torch.tensor([2.0]).double().requires_grad_()

@@ -1,6 +1,7 @@
 """How to forget, as flags."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from contrastive_discrimination.arguments import ContrastiveArgs
@@ -17,6 +18,12 @@ from optimizer.schedules import SCHEDULES
 from optimizer.solver import SOLVERS
 from unlearning.stopping import STOP_CRITERIA
 
+BATCH_SIZE = 128
+# Gradient steps that a pass over a small forget set has: ten passes of one step each would move next to nothing.
+STEPS_A_PASS = 8
+# Fewer forget images show little of how losses are distributed, and fewer retain images little of a fall.
+FEWEST_FORGOTTEN, FEWEST_RETAINED = 8, 32
+
 
 @dataclasses.dataclass
 class UnlearnArgs(ContrastiveArgs):
@@ -26,10 +33,10 @@ class UnlearnArgs(ContrastiveArgs):
     """Passes over the forget set while forgetting; over the training set where a student learns."""
     finetune_num_epochs: NonNegativeInt = 0
     """Passes over the forget set of constrained fine-tuning afterwards."""
-    batch_size: PositiveInt = 128
-    """Forget images in one gradient step; training images where a student learns."""
+    batch_size: PositiveInt | None = None
+    """Forget images in one gradient step; an eighth of the forget set by default, from 8 to 128."""
     retain_batch_size: PositiveInt | None = None
-    """Retain images beside each forget batch; as many as --batch_size by default."""
+    """Retain images beside each forget batch; as many by default, and 32 where fewer follow from the forget set."""
     retain_budget: NonNegativeFloat = 1.0
     """Accuracy points on the retain set that forgetting may cost."""
     forget_target: Literal["auto", "unseen", "zero", "chance"] = "auto"
@@ -128,3 +135,11 @@ class PublishedArgs:
 @dataclasses.dataclass
 class MethodArgs(UnlearnArgs, PublishedArgs):
     """All flags that a method can follow."""
+
+
+def batch_sizes(args: UnlearnArgs, forget_images: int) -> tuple[int, int]:
+    """Forget images and retain images in one gradient step, as asked for or as they fit the forget set."""
+    if args.batch_size is not None:
+        return args.batch_size, args.retain_batch_size or args.batch_size
+    forget = min(BATCH_SIZE, max(FEWEST_FORGOTTEN, math.ceil(forget_images / STEPS_A_PASS)))
+    return forget, args.retain_batch_size or max(FEWEST_RETAINED, forget)

@@ -20,7 +20,7 @@ from helper_functions.record import RunRecord
 from models.weight_files import WeightFile, read_weight_file
 from optimizer.schedules import SCHEDULES
 from optimizer.training import Recipe, fit_once
-from unlearning.arguments import MethodArgs
+from unlearning.arguments import MethodArgs, batch_sizes
 from unlearning.examination import RETAIN_SAMPLE
 from unlearning.methods import METHODS, check_images, check_method
 from unlearning.sequence import Previous, SequenceArgs, check_previous, follow
@@ -170,7 +170,8 @@ def forget(run: Run, method: str) -> Unlearned:
     args, workspace = run.args, run.workspace
     model = run.models["unlearned"] = copy.deepcopy(run.models["original"])
     settings, target = settings_from(args), workspace.target(args.forget_target)
-    loaders = workspace.loaders(args.batch_size, args.retain_batch_size, augment=METHODS[method].augmented)
+    sizes = batch_sizes(settings, len(workspace.splits.forget))
+    loaders = workspace.loaders(*sizes, augment=METHODS[method].augmented)
     seed_everything(args.seed)  # whether the original was trained just now or read again must not show
     outcome = Unlearning(
         model, loaders, settings, target, method, workspace.precision, run.record, args.seed, args.log_interval,

@@ -17,13 +17,11 @@ from optimizer.problems import Problem
 from optimizer.schedules import get_schedule
 from optimizer.solver import Solver, grow_penalty
 from optimizer.training import build_optimizer
-from unlearning.arguments import UnlearnArgs
+from unlearning.arguments import BATCH_SIZE, UnlearnArgs
 from unlearning.examination import Findings
 from unlearning.safeguard import Safeguard
 
 PENALTY_GROWTH = 2.0
-# Forget images for which `dual_learning_rate` is the multiplier's step.
-DUAL_BATCH = 128
 # Strict violation, in points or budgets, whichever is more, from which on a stage counts as running away.
 RUNAWAY = 2.0
 # Budgets from which on the end of an epoch counts as far outside: noise of that size is the step's, not the trade's.
@@ -87,8 +85,8 @@ class Stage:
         self.examine, self.start_distance, self.report = examine, start_distance, on_epoch
         # The multiplier's pace is one for each image, so that batch size does not change the trade; a user's loader
         # brings its own batch size.
-        batch_size = getattr(loader.leader, "batch_size", None) or args.batch_size
-        dual_rate = args.dual_learning_rate * batch_size / DUAL_BATCH
+        batch_size = getattr(loader.leader, "batch_size", None) or args.batch_size or BATCH_SIZE
+        dual_rate = args.dual_learning_rate * batch_size / BATCH_SIZE
         self.solver = Solver(stage.problem, build_optimizer(model, args), model, dual_rate, args.max_grad_norm)
         self.schedule = get_schedule(args.schedule, self.solver.primal, stage.num_epochs * len(loader))
         limit = math.inf if stage.aim is None else RUNAWAY * max(1.0, args.retain_budget)

@@ -129,7 +129,7 @@ class Workspace:
         """The forget target called `name`, or the one that fits the forget set for `auto`."""
         return TARGETS[parse_forget(self.splits.forget_request).kind] if name == "auto" else name
 
-    def loaders(self, batch_size: int, retain_batch_size: int | None = None, *, augment: bool = False) -> dict:
+    def loaders(self, batch_size: int, retain_batch_size: int, *, augment: bool = False) -> dict:
         """Loaders for unlearning by name; forget and retain shuffled, augmented where it is asked for.
 
         Constrained methods ask for none: the budget is on images as they are. Measured on augmented ones, the fall is
@@ -137,7 +137,7 @@ class Workspace:
         """
         splits, sets = self.splits, self.sets
         return {
-            "retain": sets.training(splits.retain, retain_batch_size or batch_size, augment=augment, stream=1),
+            "retain": sets.training(splits.retain, retain_batch_size, augment=augment, stream=1),
             "forget": sets.training(splits.forget, batch_size, augment=augment, stream=2),
             "unseen": sets.evaluation(splits.unseen),
             "validation": sets.evaluation(splits.validation),

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from unlearning.arguments import MethodArgs, PublishedArgs, UnlearnArgs
+from unlearning.arguments import BATCH_SIZE, MethodArgs, PublishedArgs, UnlearnArgs
 from unlearning.case import Case
 from unlearning.plan import Plan
 from unlearning.planned import Planned
@@ -17,7 +17,10 @@ STEPPING = (
     "schedule", "use_sam", "adaptive_sam", "rho", "max_grad_norm", "bn",
 )  # fmt: skip
 # Published code trains on with batch norm in training mode, weight decay, and gradients as they are.
-PUBLISHED = {"bn": "train", "weight_decay": 5e-4, "max_grad_norm": None, "schedule": "constant", "num_epochs": 5}
+PUBLISHED = {
+    "batch_size": BATCH_SIZE, "bn": "train", "weight_decay": 5e-4, "max_grad_norm": None, "schedule": "constant",
+    "num_epochs": 5,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +44,13 @@ class Method:
     discriminates: bool = False
 
 
-def constrained(build_target: Callable[[Case], Target], *, discriminates: bool = False) -> Method:
-    """One of ours: the constrained problem with a forget target of its own."""
+def constrained(
+    build_target: Callable[[Case], Target], *, discriminates: bool = False, **defaults: object
+) -> Method:
+    """One of ours: the constrained problem with a forget target of its own, and its own flags of `defaults`."""
     fields = {field.name for field in dataclasses.fields(UnlearnArgs)}
     return Method(
-        lambda case: TwoStages(case, build_target), {}, frozenset(fields),
+        lambda case: TwoStages(case, build_target), defaults, frozenset(fields),
         constrained=True, augmented=False, discriminates=discriminates,
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import build_discriminator
 from contrastive_discrimination.games import AdversarialGame
 from helper_functions.devices import seeded
+from unlearning.arguments import BATCH_SIZE
 from unlearning.case import Case
 from unlearning.contrastive import DiscriminatorTarget, Parts
 from unlearning.methods.method import constrained
@@ -24,4 +25,4 @@ def target(case: Case) -> DiscriminatorTarget:
     return parts.target(game, critic)
 
 
-METHOD = constrained(target, discriminates=True)
+METHOD = constrained(target, discriminates=True, batch_size=BATCH_SIZE)
