@@ -1,4 +1,4 @@
-"""docs/deletion.md followed to the letter, as processes: somebody's pictures and weights, two requests, one report each."""
+"""docs/deletion.md followed to the letter, as processes: somebody's pictures and weights, and two requests."""
 
 import json
 import os

@@ -7,7 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+from data.loaders import TensorLoader
 from data.streams import CyclingLoader, PairedLoader
 from helper_functions.devices import Precision
 from helper_functions.files import load_tensors, save_tensors
@@ -19,7 +21,7 @@ from unlearning.arguments import UnlearnArgs
 from unlearning.constrained import ForgetSubjectToRetain
 from unlearning.examination import Findings
 from unlearning.safeguard import MOST_DOUBLINGS, Safeguard
-from unlearning.stage import FAR_OUTSIDE, RUNAWAY, Stage, StageSettings
+from unlearning.stage import FAR_OUTSIDE, RUNAWAY, Stage, StageSettings, _dual_rate
 from unlearning.streams import RETAIN_LOSSES, Original, TwoStreams
 from unlearning.targets import ChanceTarget
 
@@ -266,13 +268,39 @@ class TestStage:
         assert same(weights(self.model), self.measured[0])
         assert not same(self.measured[1], self.measured[2])
 
+    FALL = 1.1 * FAR_OUTSIDE
+    FAR = {"constraint_fall": FALL, "constraint_fall_bound": FALL, "constraint_feasible": 0.0}
+
     def test_an_epoch_far_over_budget_halves_the_step_and_goes_on(self):
-        fall = 1.1 * FAR_OUTSIDE
-        assert fall - 0.5 < RUNAWAY
-        far = {"constraint_fall": fall, "constraint_fall_bound": fall, "constraint_feasible": 0.0}
-        guard = self.run([figures_of(**far), figures_of(**far)])
-        assert guard.scale == 0.25 and guard.events == [] and same(weights(self.model), self.measured[1])
+        assert self.FALL - 0.5 < RUNAWAY
+        guard = self.run([figures_of(**self.FAR), figures_of(), figures_of(**self.FAR)])
+        assert guard.scale == 0.25 and guard.events == [] and same(weights(self.model), self.measured[2])
         assert self.record.rows[-1][1]["learning_rate"] == pytest.approx(0.005)
+
+    def test_the_second_in_a_row_goes_back_and_weighs_the_constraint_more(self):
+        """Or ever shorter steps would leave the weights where they are, far outside."""
+        far = figures_of(**self.FAR)
+        guard = self.run([figures_of(), far, far], solver="lagrangian")
+        assert len(guard.events) == 1 and guard.scale == 0.25
+        assert same(weights(self.model), self.measured[0])
+        (multiplier,) = self.problem.multipliers()
+        assert multiplier.weight.item() >= 2
+        # Then it has two again.
+        assert len(self.run([figures_of(), far, far, far]).events) == 1
+        assert len(self.run([figures_of(), far, far, far, far]).events) == 2
+
+    @pytest.mark.parametrize(("batch_size", "expected"), [(None, 0.03 * 4 / 128), (2, 0.03 * 4 / 128)])
+    def test_the_multipliers_pace_with_a_users_loader_is_that_of_its_batches(self, batch_size, expected):
+        loader = DataLoader(TensorDataset(*FORGET[0]), batch_size=4)
+        args = UnlearnArgs(batch_size=batch_size)
+        assert _dual_rate(args, PairedLoader(loader, CyclingLoader(RETAIN))) == pytest.approx(expected)
+
+    @pytest.mark.parametrize(("batch_size", "expected"), [(None, 0.03), (8, 0.03 * 8 / 128)])
+    def test_the_multipliers_pace_on_images(self, batch_size, expected):
+        images, labels = torch.zeros(40, 1, 2, 2, dtype=torch.uint8), torch.zeros(40, dtype=torch.int64)
+        loader = TensorLoader(images, labels, torch.arange(40), 8, mean=(0.5,), std=(0.2,))
+        args = UnlearnArgs(batch_size=batch_size)
+        assert _dual_rate(args, PairedLoader(loader, CyclingLoader(RETAIN))) == pytest.approx(expected)
 
     def test_first_epoch_lost_goes_back_to_the_original(self):
         self.run([figures_of(**LOST)])

@@ -52,7 +52,8 @@ class UnlearnArgs(ContrastiveArgs):
     learning_rate: PositiveFloat = 0.01
     """Of the weights; a run that leaves its budget halves it, one that hardly moves doubles it."""
     dual_learning_rate: PositiveFloat = 0.03
-    """Of the multiplier, as a share of it, for each point of violation and 128 forget images."""
+    """Of the multiplier, as a share of it, for each point of violation and 128 forget images, or each step where no
+    --batch_size is given."""
     multiplier: NonNegativeFloat = 10.0
     """First value of the multiplier: a warm start, which lets the forget loss pull only as the budget allows."""
     penalty_coefficient: PositiveFloat | None = None

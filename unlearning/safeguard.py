@@ -16,9 +16,9 @@ class Safeguard:
 
     When the violation runs away, or is no longer a number, the weights and the optimizer go back to the last good
     state, the primal step is halved and the multiplier (or penalty coefficient) is raised. An epoch that ends far
-    outside of the budget halves the step, too; one that leaves most of the budget unspent and is far from its target
-    doubles it, up to just below a step that proved too long. So the outcome depends little on the learning rate that
-    was asked for.
+    outside of the budget halves the step, too, and a second one in a row goes back; one that leaves most of the budget
+    unspent and is far from its target doubles it, up to just below a step that proved too long. So the outcome depends
+    little on the learning rate that was asked for.
 
     Args:
         model: whose weights are guarded.
@@ -41,7 +41,7 @@ class Safeguard:
 
     def keep(self) -> None:
         """Take the present weights and multipliers for good."""
-        self.holds_original = False
+        self.holds_original = self.strayed = False
         self.solver.cmp.keep_history()
         self._multipliers = self._current_multipliers()
         self._weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -50,6 +50,23 @@ class Safeguard:
         """Act on the mean smoothed violation since the last transfer; True where the run went back."""
         if violation <= self.limit:  # a NaN is not
             return False
+        self._go_back(violation, step)
+        return True
+
+    def stray(self, violation: float, step: int) -> bool:
+        """Act on an epoch that ended far outside of the budget: halve the step, and go back from the second in a row.
+
+        Shorter and shorter steps alone would leave the weights where they are. True where the run went back.
+        """
+        if not self.strayed:
+            self.strayed = True
+            self.slow()
+            return False
+        self._go_back(violation, step)
+        return True
+
+    def _go_back(self, violation: float, step: int) -> None:
+        self.strayed = False
         self.model.load_state_dict(self._weights)
         # Momentum points to where the run went wrong.
         primal = getattr(self.solver.primal, "base_optimizer", self.solver.primal)
@@ -60,7 +77,6 @@ class Safeguard:
         self.slow()
         self._weigh_more()
         self.events.append({"step": step, "violation": violation, "scale": self.scale})
-        return True
 
     def slow(self) -> None:
         """Halve the primal step, and double it no more."""
@@ -104,6 +120,7 @@ class Safeguard:
             "ceiling": self.ceiling,
             "events": self.events,
             "holds_original": self.holds_original,
+            "strayed": self.strayed,
             "weights": self._weights,
             "multipliers": self._multipliers,
         }
@@ -112,4 +129,5 @@ class Safeguard:
         """Inverse of `state_dict`; the learning rates come back with the schedule's own state."""
         self.scale, self.ceiling = state["scale"], state["ceiling"]
         self.events, self._weights = list(state["events"]), state["weights"]
-        self._multipliers, self.holds_original = state["multipliers"], state["holds_original"]
+        self._multipliers = state["multipliers"]
+        self.holds_original, self.strayed = state["holds_original"], state["strayed"]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from data.loaders import TensorLoader
 from data.streams import PairedLoader
 from helper_functions.distribution import say
 from helper_functions.faults import WEIGHTS, Fault
@@ -83,11 +84,8 @@ class Stage:
         self.stage, self.model, self.loader, self.args = stage, model, loader, args
         self.record, self.cost, self.log_interval = record, cost, log_interval
         self.examine, self.start_distance, self.report = examine, start_distance, on_epoch
-        # The multiplier's pace is one for each image, so that batch size does not change the trade; a user's loader
-        # brings its own batch size.
-        batch_size = getattr(loader.leader, "batch_size", None) or args.batch_size or BATCH_SIZE
-        dual_rate = args.dual_learning_rate * batch_size / BATCH_SIZE
-        self.solver = Solver(stage.problem, build_optimizer(model, args), model, dual_rate, args.max_grad_norm)
+        primal, dual_rate = build_optimizer(model, args), _dual_rate(args, loader)
+        self.solver = Solver(stage.problem, primal, model, dual_rate, args.max_grad_norm)
         self.schedule = get_schedule(args.schedule, self.solver.primal, stage.num_epochs * len(loader))
         limit = math.inf if stage.aim is None else RUNAWAY * max(1.0, args.retain_budget)
         self.safeguard = Safeguard(model, self.solver, self.schedule, limit)
@@ -137,10 +135,13 @@ class Stage:
     def _watch(self, violation: float, step: int) -> bool:
         went_back = self.safeguard.watch(violation, step)
         if went_back:
-            scale = self.safeguard.scale
-            self.record.scalars({"constraint/safeguard": scale}, step)
-            say(f"  step {step}: {violation:.1f} points over; back to the last good state, step size x {scale:g}")
+            self._say_so(violation, step)
         return went_back
+
+    def _say_so(self, violation: float, step: int) -> None:
+        scale = self.safeguard.scale
+        self.record.scalars({"constraint/safeguard": scale}, step)
+        say(f"  step {step}: {violation:.1f} points over; back to the last good state, step size x {scale:g}")
 
     def _on_epoch(self, means: dict[str, float], epoch: int) -> bool:
         findings = self.examine()
@@ -163,9 +164,11 @@ class Stage:
         if not figures["constraint/feasible"]:
             violation = figures["constraint/fall"] - self.stage.aim
             sound = math.isfinite(figures["retain/loss"])
-            went_back = self._watch(violation if sound else math.nan, self.cost.gradient_steps)
-            if not went_back and figures["constraint/fall"] > FAR_OUTSIDE * self.args.retain_budget:
-                self.safeguard.slow()
+            step = self.cost.gradient_steps
+            went_back = self._watch(violation if sound else math.nan, step)
+            far_outside = figures["constraint/fall"] > FAR_OUTSIDE * self.args.retain_budget
+            if not went_back and far_outside and self.safeguard.stray(violation, step):
+                self._say_so(violation, step)
             return
         self.safeguard.keep()
         far = figures["forget/distance"] > FAR * self.start_distance
@@ -189,3 +192,13 @@ class Stage:
         self.safeguard.load_state_dict(state["safeguard"])
         self.loader.load_state_dict(state["loader"])
         self.start_epoch, self.place = epoch, place
+
+
+def _dual_rate(args: UnlearnArgs, loader: PairedLoader) -> float:
+    """The multiplier's step: in proportion to a batch that was asked for, so that its size does not change the trade.
+
+    Where the batch follows from a small forget set, the pass has fewer images and as many steps, whose pace stays.
+    """
+    own = getattr(loader.leader, "batch_size", None) or BATCH_SIZE
+    foreign = not isinstance(loader.leader, TensorLoader)
+    return args.dual_learning_rate * (own / BATCH_SIZE if args.batch_size or foreign else 1.0)
