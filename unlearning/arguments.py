@@ -49,7 +49,7 @@ class UnlearnArgs(ContrastiveArgs):
     original for target unseen, else labels."""
     solver: Literal[*SOLVERS] = "lagrangian"
     """Quadratic penalty, Lagrangian, or both."""
-    learning_rate: PositiveFloat = 0.01
+    learning_rate: PositiveFloat = 0.003
     """Of the weights; a run that leaves its budget halves it, one that hardly moves doubles it."""
     dual_learning_rate: PositiveFloat = 0.03
     """Of the multiplier, as a share of it, for each point of violation and 128 forget images, or each step where no

@@ -26,4 +26,4 @@ def target(case: Case) -> DiscriminatorTarget:
     return parts.target(game, critic)
 
 
-METHOD = constrained(target, discriminates=True, batch_size=BATCH_SIZE)
+METHOD = constrained(target, discriminates=True, batch_size=BATCH_SIZE, learning_rate=0.01)
