@@ -36,7 +36,8 @@ def status_of(script: str, work: Callable[[], dict], args_class: type, goes_on: 
     except OSError as error:
         _drop_output()
         where = f"{error.filename}: " if error.filename else ""
-        return _complain(script, f"{where}{error.strerror or error}; nothing that stood there before has changed")
+        line = f"{where}{error.strerror or error}; nothing that stood there before has changed"
+        return _complain(script, line + _once_mended(script, args_class))
     except KeyboardInterrupt as error:
         stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
         _drop_output()
@@ -81,6 +82,13 @@ def _where(script: str, stopped: Stopped, args_class: type, goes_on: bool) -> st
     else:
         where = "stopped before its first checkpoint"
     return f"{where}; go on with: {run.resume_command(script)}"
+
+
+def _once_mended(script: str, args_class: type) -> str:
+    run = run_under_way
+    if run.args_class is not args_class or run.step is None:
+        return ""
+    return f"; once that is mended, go on from step {run.step} with: {run.resume_command(script)}"
 
 
 def _second_try(script: str, error: NotFinite, args_class: type) -> str:
