@@ -17,7 +17,8 @@ def _no_image() -> np.ndarray:
 class Partition:
     """What does not depend on the forget set; sorted int64 arrays.
 
-    final_test: as of `Splits`. forgotten: what earlier requests of a sequence forgot.
+    final_test: as of `Splits`. forgotten: what earlier requests of a sequence forgot. deleted: how many images they
+    forgot that are gone.
     """
 
     train: np.ndarray
@@ -25,6 +26,7 @@ class Partition:
     test: np.ndarray
     final_test: str
     forgotten: np.ndarray = field(default_factory=_no_image)
+    deleted: int = 0
 
 
 def copy_groups(images: Tensor) -> np.ndarray:

@@ -17,12 +17,14 @@ from helper_functions.archives import check_archive
 from helper_functions.distribution import on_main
 from helper_functions.errors import UserError
 from helper_functions.files import whole_file
+from helper_functions.printable import printable
 from helper_functions.regular_files import open_bytes
 
 PARTS = ("train", "validation", "unseen", "forget", "retain", "test")
 TENSORS = (*PARTS, "labels")
 # Stands in digest and archive only where it holds an image: other files are as they were before there was such a part.
 OPTIONAL = "forgotten"
+NAMES = "file_names"
 TEXTS = ("forget_request", "dataset", "final_test")
 FINAL_TESTS = ("official test", "stratified", "half of official test", "half of the never-seen")
 # What NumPy and zipfile raise for files that are damaged, cut short or something else altogether.
@@ -47,7 +49,8 @@ class Splits:
     train = forget + retain and held-out = validation + unseen, both disjoint; test images serve final figures and
     attacks alone. labels: int64 [N], the true ones with corrupted ones replaced. forget_request: as it was written,
     empty for none. final_test: where the test images come from, one of `FINAL_TESTS`. forgotten: what earlier requests
-    of a sequence forgot; in no other part.
+    of a sequence forgot; in no other part. file_names: of an image folder, so that pictures can be deleted from it once
+    they are forgotten. deleted: how many of those have been.
     """
 
     train: Tensor
@@ -62,6 +65,8 @@ class Splits:
     seed: int
     final_test: str
     forgotten: Tensor = field(default_factory=_nothing)
+    file_names: tuple[str, ...] | None = None
+    deleted: int = 0
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -71,13 +76,22 @@ class Splits:
 
     @cached_property
     def sha256(self) -> str:
-        """Hexadecimal digest of the data set's name, the index tensors and the labels; equal on all platforms."""
+        """Hexadecimal digest of the data set's name, the index tensors, the labels, and of an image folder's file
+        names and deleted pictures; equal on all platforms."""
         digest = hashlib.sha256(self.dataset.encode())
         for name, tensor in self.tensors.items():
             values = tensor.numpy().astype("<i8")
             digest.update(f"|{name}:{len(values)}|".encode())
             digest.update(values.tobytes())
+        if self.file_names is not None:
+            digest.update(f"|deleted:{self.deleted}|file_names:{len(self.file_names)}|".encode())
+            digest.update(_bytes_of(self.file_names))
         return digest.hexdigest()
+
+    @property
+    def num_forgotten(self) -> int:
+        """Images that earlier requests forgot, whether they are still there or deleted."""
+        return len(self.forgotten) + self.deleted
 
     def following(self) -> "Splits":
         """What the next request of a sequence starts from: what was retained is all that is left to forget from.
@@ -98,15 +112,18 @@ class Splits:
         """Write a compressed NumPy archive; the file appears whole or not at all. Raises OSError if it cannot."""
         arrays = {name: tensor.numpy() for name, tensor in self.tensors.items()}
         fields = {name: np.array(getattr(self, name)) for name in (*TEXTS, "sha256")}
+        if self.file_names is not None:
+            arrays |= {NAMES: np.frombuffer(_bytes_of(self.file_names), np.uint8), "deleted": np.array(self.deleted)}
         # Through an open file: NumPy would add its own ending to a temporary name.
         with whole_file(Path(path)) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays, **fields, seed=np.array(self.seed, dtype=np.int64))
 
     @classmethod
-    def load(cls, path: str | Path, dataset: Dataset) -> "Splits":
+    def load(cls, path: str | Path, dataset: Dataset, *, forget_may_lack: bool = False) -> "Splits":
         """Read what `save` wrote, for this data set.
 
-        Raises UserError for a file that is missing, damaged, or was made for other data.
+        Of an image folder, pictures that were forgotten before may have been deleted since; those of the forget set,
+        too, where `forget_may_lack`. Raises UserError for a file that is missing, damaged, or was made for other data.
         """
         try:
             with open_bytes(path) as file:
@@ -115,16 +132,74 @@ class Splits:
                 names = (*TENSORS, OPTIONAL) if OPTIONAL in archive else TENSORS
                 tensors = {name: _whole_numbers(archive[name]) for name in names}
                 texts = {name: str(archive[name][()]) for name in TEXTS}
-                splits = cls(**tensors, **texts, seed=int(archive["seed"]))
+                splits = cls(**tensors, **texts, **_names_in(archive), seed=int(archive["seed"]))
                 stored = str(archive["sha256"][()])
         except READ_ERRORS as error:
             reason = getattr(error, "strerror", None) or "it is damaged or no splits file"
             raise UserError(f"cannot read splits {path}: {reason}; give the splits.npz of a run") from error
         if stored != splits.sha256:
             raise UserError(f"splits {path} are damaged: their SHA-256 does not match; copy the file anew from its run")
+        if splits.file_names is not None and splits.dataset == dataset.name:
+            splits = _at_hand(splits, dataset, path, forget_may_lack)
         _check_fits(splits, dataset, path)
         _check_parts(splits, dataset, path)
         return splits
+
+
+def _bytes_of(file_names: tuple[str, ...]) -> bytes:
+    """No file name has a NUL in it."""
+    return "\0".join(file_names).encode("utf-8", "surrogateescape")
+
+
+def _names_in(archive: np.lib.npyio.NpzFile) -> dict[str, object]:
+    """File names and the number of deleted pictures, where an archive has them."""
+    if NAMES not in archive:
+        return {}
+    stored, deleted = archive[NAMES], int(archive["deleted"])
+    if stored.dtype != np.uint8 or stored.ndim != 1 or deleted < 0:
+        raise ValueError("no file names")
+    return {"file_names": tuple(stored.tobytes().decode("utf-8", "surrogateescape").split("\0")), "deleted": deleted}
+
+
+def _at_hand(splits: Splits, dataset: Dataset, path: str | Path, forget_may_lack: bool) -> Splits:
+    """The same splits of the pictures that are in the folder now."""
+    before, now = splits.file_names, dataset.file_names or ()
+    if before == now:
+        return splits
+    places = {name: index for index, name in enumerate(now)}
+    if new := sorted(places.keys() - set(before)):
+        raise UserError(
+            f"splits {path} do not know {printable(new[0])}{_and_more(new)}: take it out of the folder, or begin anew "
+            "with the weights as --weight_path"
+        )
+    if len(before) != len(splits.labels) or len(set(before)) < len(before):
+        raise UserError(f"splits {path} are damaged: the file names do not fit; copy the file anew from its run")
+    moved = torch.tensor([places.get(name, -1) for name in before])
+    may_lack = torch.zeros(len(before), dtype=torch.bool)
+    for name in ("forgotten", "forget") if forget_may_lack else ("forgotten",):
+        may_lack[_inside(getattr(splits, name), len(before))] = True
+    gone = moved < 0
+    if lost := torch.nonzero(gone & ~may_lack).flatten().tolist():
+        missing = [before[index] for index in lost]
+        raise UserError(
+            f"splits {path}: {printable(missing[0])}{_and_more(missing)} is gone from the folder, and they need it; "
+            "put it back, or begin anew with the weights as --weight_path"
+        )
+    labels = dataset.labels.clone()
+    labels[moved[~gone]] = splits.labels[~gone]
+    parts = {name: moved[_inside(getattr(splits, name), len(before))] for name in (*PARTS, OPTIONAL)}
+    parts = {name: part[part >= 0].sort().values for name, part in parts.items()}
+    deleted = splits.deleted + int(gone.sum())
+    return replace(splits, **parts, labels=labels, file_names=now, deleted=deleted)
+
+
+def _inside(indices: Tensor, count: int) -> Tensor:
+    """Of a part's indices those that there are; another check names the others, where no picture is gone."""
+    return indices[(indices >= 0) & (indices < count)]
+
+
+def _and_more(names: list[str]) -> str:
+    return f" and {len(names) - 1:,} more" if len(names) > 1 else ""
 
 
 def _check_fits(splits: Splits, dataset: Dataset, path: str | Path) -> None:

@@ -72,7 +72,8 @@ def _from_previous(
         raise UserError(f"{forget} corrupts labels before training, but these weights were trained with {before}")
     held_out = np.sort(torch.cat([previous.validation, previous.unseen]).numpy())
     partition = Partition(
-        previous.train.numpy(), held_out, previous.test.numpy(), previous.final_test, previous.forgotten.numpy()
+        previous.train.numpy(), held_out, previous.test.numpy(), previous.final_test, previous.forgotten.numpy(),
+        previous.deleted,
     )
     forget_set = _select(request, dataset, partition, seed, with_copies)
     if same and np.array_equal(forget_set, previous.forget.numpy()):
@@ -175,4 +176,6 @@ def _assemble(
         seed=seed,
         final_test=partition.final_test,
         forgotten=torch.from_numpy(partition.forgotten.astype(np.int64)),
+        file_names=dataset.file_names,
+        deleted=partition.deleted,
     )

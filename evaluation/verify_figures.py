@@ -156,7 +156,7 @@ def _records(run: Recorded) -> list[Check]:
         *checks,
         exact("data set and its parts", report.get("data"), data_of(workspace)),
         exact("copies of forget images elsewhere", report.get("copies"), find_copies(workspace.dataset, splits)),
-        exact("images of earlier requests", at(report, "sequence", "forgotten_images") or 0, len(splits.forgotten)),
+        exact("images of earlier requests", at(report, "sequence", "forgotten_images") or 0, splits.num_forgotten),
         all_near("trace", report.get("trace"), trace_of(run.folder / "metrics.jsonl"), 0),
     ]
 

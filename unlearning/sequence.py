@@ -231,6 +231,6 @@ def follow(previous: Previous, args: Any, workspace: Workspace, model: nn.Module
     spent = from_main(lambda: math.ceil(spent * 10**DIGITS) / 10**DIGITS)
     carried = previous.multiplier if previous.config.get("solver") == args.solver else None
     return Sequence(
-        args.previous_run, previous.number + 1, spent, len(workspace.splits.forgotten),
+        args.previous_run, previous.number + 1, spent, workspace.splits.num_forgotten,
         carried if carried == args.multiplier else None,
     )  # fmt: skip

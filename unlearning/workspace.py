@@ -74,7 +74,7 @@ class Workspace:
         beside = Path(weight_path).with_name("splits.npz") if weight_path is not None else None
         listed = args.validation.startswith("file:") and not following
         path = args.splits or (beside if beside is not None and beside.is_file() and not listed else None)
-        previous = Splits.load(path, self.dataset) if path is not None else None
+        previous = Splits.load(path, self.dataset, forget_may_lack=following) if path is not None else None
         if following:
             previous = previous.following()
         forget = args.forget
