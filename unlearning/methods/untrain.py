@@ -21,7 +21,7 @@ def target(case: Case) -> DiscriminatorTarget:
 
     with seeded(case.seed, parts.forget.device):
         game = AdversarialGame(critic(), parts.reference("unseen"), args.discriminator_steps, parts.generator)
-        game.warm_up(parts.forget, case.examination.forget_labels, args.batch_size)
+        game.warm_up(parts.forget, case.examination.forget_labels, args.batch_size or BATCH_SIZE)
     return parts.target(game, critic)
 
 
