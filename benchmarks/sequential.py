@@ -28,8 +28,9 @@ from helper_functions.inference import predict
 from helper_functions.run_folder import run_quietly
 from unlearning.workspace import Workspace
 
-# What the requests ask for: random training images, which retraining without them pays up to 1.4 points for; or wrong labels, found out lot by lot. Until it is reported, a
-# wrong label is retained, and forgetting the first lots corrects some others: that costs accuracy on given labels.
+# What the requests ask for: random training images, without which retraining itself falls by up to 1.4 points; or wrong
+# labels, found out lot by lot. Until it is reported, a wrong label is retained, and forgetting the first lots corrects
+# some others: that costs accuracy on given labels.
 SETTINGS = {
     "random": {"forget": "", "forget_target": "unseen", "retain_budget": 2.0},
     "mislabelled": {"forget": "mislabelled:0.1", "forget_target": "chance", "retain_budget": 3.0},
