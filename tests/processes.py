@@ -98,6 +98,8 @@ def _become(script: str, flags: list[str], files: tuple[str, str], before: Calla
     for stream, file in zip((1, 2), files, strict=True):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
     os.chdir(REPOSITORY)
+    # As in a terminal: what runs in the background of a shell ignores it, and so would this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     sys.argv = [script, *flags]
     if before is not None:

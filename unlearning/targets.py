@@ -45,6 +45,11 @@ def log_probability_of_others(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.masked_fill(classes, -math.inf).logsumexp(1) - logits.logsumexp(1)
 
 
+def given_classes(logits: Tensor, labels: Tensor) -> Tensor:
+    """Bool `[B, K]`, each image's label alone; unlike `one_hot`, without a look at the labels that waits for the device."""
+    return labels[:, None] == torch.arange(logits.shape[1], device=logits.device)
+
+
 def log_odds(losses: Tensor) -> Tensor:
     """Log-odds against a label, log((1 − p) / p), of losses −log p; of those below `LOWEST_LOSS`, that one's."""
     losses = losses.clamp(min=LOWEST_LOSS)
@@ -117,7 +122,7 @@ class ChanceTarget(Target):
 
     def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         losses = F.cross_entropy(logits, labels, reduction="none").detach()
-        own = F.one_hot(labels, logits.shape[1]).bool()
+        own = given_classes(logits, labels)
         pending = losses < self.bound
         pushed = -log_probability_of_others(logits, own) * pending
         return pushed.mean(), 1 - pending.float().mean()
@@ -142,7 +147,7 @@ class ZeroTarget(Target):
         self.bound = bound
 
     def _forgotten(self, logits: Tensor, labels: Tensor) -> Tensor:
-        own = F.one_hot(labels, logits.shape[1]).bool()
+        own = given_classes(logits, labels)
         if len(self.classes):
             own[:, self.classes.to(labels.device)] = True
         return own
@@ -196,7 +201,7 @@ class UnseenTarget(Target):
 
         Squared up to one unit, linear beyond: the few images whose quantile is far away would else rule the gradient.
         """
-        own = F.one_hot(labels, logits.shape[1]).bool()
+        own = given_classes(logits, labels)
         odds = log_probability_of_others(logits, own) + F.cross_entropy(logits, labels, reduction="none")
         goals = log_odds(self._goals(odds.detach(), self.losses, self.weights))
         shortfall = (goals - odds).relu()
