@@ -46,7 +46,7 @@ def log_probability_of_others(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def given_classes(logits: Tensor, labels: Tensor) -> Tensor:
-    """Bool `[B, K]`, each image's label alone; unlike `one_hot`, without a look at the labels that waits for the device."""
+    """Bool `[B, K]`, each image's label alone; unlike `one_hot`, it does not wait for the device to look at them."""
     return labels[:, None] == torch.arange(logits.shape[1], device=logits.device)
 
 
