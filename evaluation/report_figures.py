@@ -133,7 +133,8 @@ def attack_panel(models: dict[str, dict], names: dict[str, str]) -> str | None:
     plot = Plot((0, 1, False), (0, 1))
     plot.path([(0.5, 0), (0.5, 1)], "budget")
     plot.ticks({0: "0", 0.25: "0.25", 0.5: "0.5", 0.75: "0.75", 1: "1"}, {}, "AUC: 0.5 is a coin's toss")
-    told, seen, height = [], "", 1 / (len(rows) + len({attack for attack, *_ in rows}))
+    # One more than there are: the last row keeps clear of the axis.
+    told, seen, height = [], "", 1 / (len(rows) + len({attack for attack, *_ in rows}) + 1)
     level = 1.0
     for attack, model, figures in rows:
         if attack != seen:
