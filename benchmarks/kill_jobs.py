@@ -16,6 +16,8 @@ ELSEWHERE = {
     "seconds", "peak_memory_bytes", "images_per_second", "log_dir", "weight_path", "retrained_weight_path",
     "environment",
 }  # fmt: skip
+# What a report says of one run alone: when, where, in which files.
+OF_ONE_RUN = ("created", "run", "files", "report_sha256", "page_sha256")
 TRAIN_CONFIG = "dataset: digits\nmodel: resnet8\nwidth: 4\nnum_epochs: 1\nbatch_size: 64\n"
 
 
@@ -63,7 +65,8 @@ class Job:
     def outcome(self, folder: Path) -> dict:
         """Everything that must not depend on kills: tensors by file and name, figures and report as they are."""
         (run,) = (path.parent for path in folder.glob("*/report.json"))
-        found = {"report": _decided(json.loads((run / "report.json").read_text()))}
+        report = json.loads((run / "report.json").read_text())
+        found = {"report": _decided({name: value for name, value in report.items() if name not in OF_ONE_RUN})}
         found["figures"] = [_decided(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()]
         for path in sorted(run.glob("*.pt")):
             if path.name not in ("checkpoint.pt", "rewound.pt"):
