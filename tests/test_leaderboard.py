@@ -118,6 +118,13 @@ class TestLeaderboard:
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--methods scrubber" in done.stderr
         assert not list(tmp_path.iterdir())
 
+    def test_a_place_that_nothing_can_be_written_to_is_named_before_any_work(self, folder, tmp_path):
+        (tmp_path / "file").touch()
+        place = ("--output", tmp_path / "file" / "out", "--log_dir", tmp_path / "runs")
+        done = run("leaderboard", *self.flags(folder, "ssd")[:-6], *place)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(tmp_path / "file") in done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
     def test_the_command_on_the_page_is_the_one_that_was_given(self, folder):
         argv = [*map(str, self.flags(folder, "constrained", "ssd"))]
         args = leaderboard.get_parser().parse(argv)
