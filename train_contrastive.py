@@ -18,7 +18,7 @@ from evaluation.conclude import conclude, conclude_lesson
 from evaluation.report_arguments import ReportArgs, check_report
 from helper_functions.config import PositiveFloat, PositiveInt, RunArgs, ScriptParser, run_script
 from models.arguments import ModelArgs
-from unlearning.arguments import BATCH_SIZE, UnlearnArgs
+from unlearning.arguments import DISCRIMINATING, UnlearnArgs
 from unlearning.lesson import Lesson, LessonArgs, check_lesson
 from unlearning.run import OriginalArgs, begin, check_forgetting, forget
 from unlearning.workspace import Workspace
@@ -30,9 +30,9 @@ class Args(RunArgs, DataArgs, ModelArgs, UnlearnArgs, OriginalArgs, LessonArgs, 
 
     mode: Literal["train", "untrain", "untrain_contrastive"] = "train"
     """Train a student on a teacher; or make it forget, by an adversary or by a regression on group means."""
-    batch_size: PositiveInt = BATCH_SIZE
+    batch_size: PositiveInt = DISCRIMINATING["batch_size"]
     """Training images, or forget images, in one gradient step."""
-    learning_rate: PositiveFloat = 0.01
+    learning_rate: PositiveFloat = DISCRIMINATING["learning_rate"]
     """Of the weights; a run that leaves its budget halves it, one that hardly moves doubles it."""
 
 

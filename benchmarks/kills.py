@@ -1,7 +1,7 @@
 """Kill the scripts at random moments, let them go on, and compare with runs that nobody killed, bit for bit.
 
     python -m benchmarks.kills --times 50
-    nice -n 19 python -m benchmarks.kills --times 50 --log_dir /tmp/kills
+    nice -n 19 python -m benchmarks.kills --times 50
 
 A moment is drawn uniformly from the processor time that the uninterrupted run takes, imports included, so that it does
 not depend on what else the machine does. Every third run is killed a second time. Needs Linux's /proc.

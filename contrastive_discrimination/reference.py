@@ -4,10 +4,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from contrastive_discrimination.pairs import ClassMates, other_classes, set_apart
 from helper_functions.errors import UserError
+from helper_functions.metrics import class_mask
 
 OutputName = Literal["logits", "features", "losses"]
 Match = Literal["given", "none"]
@@ -37,7 +37,7 @@ class View:
 
     def to_go(self, labels: Tensor) -> Tensor:
         """The classes that have to go from images of these labels: bool `[B, K]`."""
-        classes = F.one_hot(labels, self.num_classes).bool()
+        classes = class_mask(labels, self.num_classes)
         if len(self.forgotten):
             classes[:, self.forgotten] = True
         return classes

@@ -77,7 +77,7 @@ def select_forget(request: ForgetRequest, dataset: Dataset, partition: Partition
     """
     forget = np.unique(SELECTORS[request.kind](request, dataset, partition, seed))
     if len(forget) == 0:
-        before = ": earlier requests may have forgotten it" if len(partition.forgotten) + partition.deleted else ""
+        before = ": earlier requests may have forgotten it" if partition.num_forgotten else ""
         raise UserError(f"the forget set {describe(request)} is empty{before}; ask for more")
     if len(forget) == len(partition.train):
         raise UserError(f"the forget set {describe(request)} is the whole training set; ask for less, or train anew")
@@ -92,7 +92,7 @@ def describe(request: ForgetRequest) -> str:
 
 
 def _random(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
-    train, before = partition.train, len(partition.forgotten) + partition.deleted
+    train, before = partition.train, partition.num_forgotten
     count = round(request.fraction * len(train)) if request.count is None else request.count
     if count >= len(train):
         raise UserError(f"{describe(request)} is {count} of {len(train)} training images; leave some to be retained")

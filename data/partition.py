@@ -28,6 +28,11 @@ class Partition:
     forgotten: np.ndarray = field(default_factory=_no_image)
     deleted: int = 0
 
+    @property
+    def num_forgotten(self) -> int:
+        """As of `Splits`."""
+        return len(self.forgotten) + self.deleted
+
 
 def copy_groups(images: Tensor) -> np.ndarray:
     """int64 [N]: for each image uint8 [N, C, H, W], the index of the first that equals it bit by bit."""

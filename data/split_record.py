@@ -139,7 +139,8 @@ class Splits:
             raise UserError(f"cannot read splits {path}: {reason}; give the splits.npz of a run") from error
         if stored != splits.sha256:
             raise UserError(f"splits {path} are damaged: their SHA-256 does not match; copy the file anew from its run")
-        if splits.file_names is not None and splits.dataset == dataset.name:
+        _check_source(splits, dataset, path)
+        if splits.file_names is not None:
             splits = _at_hand(splits, dataset, path, forget_may_lack)
         _check_fits(splits, dataset, path)
         _check_parts(splits, dataset, path)
@@ -172,12 +173,10 @@ def _at_hand(splits: Splits, dataset: Dataset, path: str | Path, forget_may_lack
             f"splits {path} do not know {printable(new[0])}{_and_more(new)}: take it out of the folder, or begin anew "
             "with the weights as --weight_path"
         )
-    if len(before) != len(splits.labels) or len(set(before)) < len(before):
-        raise UserError(f"splits {path} are damaged: the file names do not fit; copy the file anew from its run")
     moved = torch.tensor([places.get(name, -1) for name in before])
     may_lack = torch.zeros(len(before), dtype=torch.bool)
     for name in ("forgotten", "forget") if forget_may_lack else ("forgotten",):
-        may_lack[_inside(getattr(splits, name), len(before))] = True
+        may_lack[getattr(splits, name)] = True
     gone = moved < 0
     if lost := torch.nonzero(gone & ~may_lack).flatten().tolist():
         missing = [before[index] for index in lost]
@@ -187,32 +186,34 @@ def _at_hand(splits: Splits, dataset: Dataset, path: str | Path, forget_may_lack
         )
     labels = dataset.labels.clone()
     labels[moved[~gone]] = splits.labels[~gone]
-    parts = {name: moved[_inside(getattr(splits, name), len(before))] for name in (*PARTS, OPTIONAL)}
+    parts = {name: moved[getattr(splits, name)] for name in (*PARTS, OPTIONAL)}
     parts = {name: part[part >= 0].sort().values for name, part in parts.items()}
     deleted = splits.deleted + int(gone.sum())
     return replace(splits, **parts, labels=labels, file_names=now, deleted=deleted)
-
-
-def _inside(indices: Tensor, count: int) -> Tensor:
-    """Of a part's indices those that there are; another check names the others, where no picture is gone."""
-    return indices[(indices >= 0) & (indices < count)]
 
 
 def _and_more(names: list[str]) -> str:
     return f" and {len(names) - 1:,} more" if len(names) > 1 else ""
 
 
-def _check_fits(splits: Splits, dataset: Dataset, path: str | Path) -> None:
+def _check_source(splits: Splits, dataset: Dataset, path: str | Path) -> None:
+    """Whose they are, and that they speak of no image that they have no label for."""
     if splits.dataset != dataset.name:
         belongs = f"{splits.dataset}, not to {dataset.name}"
         raise UserError(f"splits {path} belong to {belongs}; pass --dataset {splits.dataset}")
+    for name in (*PARTS, OPTIONAL):
+        part = getattr(splits, name)
+        if len(part) and not 0 <= int(part.min()) <= int(part.max()) < len(splits.labels):
+            raise UserError(f"splits {path} are damaged: {name} has an index outside the data set; make them anew")
+    names = splits.file_names
+    if names is not None and not len(set(names)) == len(names) == len(splits.labels):
+        raise UserError(f"splits {path} are damaged: the file names do not fit; copy the file anew from its run")
+
+
+def _check_fits(splits: Splits, dataset: Dataset, path: str | Path) -> None:
     if len(splits.labels) != len(dataset.labels):
         sizes = f"{len(splits.labels)} images, the data set has {len(dataset.labels)}"
         raise UserError(f"splits {path} were made for {sizes}; give the data they were made for")
-    for name in (*PARTS, OPTIONAL):
-        part = getattr(splits, name)
-        if len(part) and not 0 <= int(part.min()) <= int(part.max()) < len(dataset.labels):
-            raise UserError(f"splits {path} are damaged: {name} has an index outside the data set; make them anew")
     # Labels are corrupted in what was trained on alone, so a difference elsewhere is another folder of the same size.
     elsewhere = torch.ones(len(dataset.labels), dtype=torch.bool)
     elsewhere[splits.train] = elsewhere[splits.forgotten] = False

@@ -3,13 +3,13 @@
 import math
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import build_discriminator
 from contrastive_discrimination.held_out import FOLDS, Auc, held_out_auc
 from contrastive_discrimination.pairs import Pairs, set_apart
 from evaluation.intervals import RESAMPLES
+from helper_functions.metrics import class_mask
 
 # Less likely classes count as this likely: what is left of their log-probabilities is rounding and scale.
 LOWEST_PROBABILITY = 1e-6
@@ -53,7 +53,7 @@ def discriminator_auc(
 
 def _alone(logits: Tensor, labels: Tensor) -> Pairs:
     """Pairs of an output with itself, float32 `[B, K]` each."""
-    own = F.one_hot(labels, logits.shape[1]).bool()
+    own = class_mask(labels, logits.shape[1])
     # In float64 the order in which classes are summed is rounded away, and the order of the classes with it.
     outputs = set_apart(logits.double(), own, lowest=math.log(LOWEST_PROBABILITY)).float()
     # Each output is seen alone. A class mate beside it adds noise and says nothing of this image: on CIFAR-100, the

@@ -1,8 +1,16 @@
-"""Accuracies and norms: pure functions of tensors, without a model."""
+"""Accuracies, norms and masks: pure functions of tensors, without a model."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def class_mask(labels: Tensor, num_classes: int) -> Tensor:
+    """Bool `[N, K]`, true at each label `[N]` alone.
+
+    Unlike `one_hot`, it does not look at the labels' values, which waits for the device.
+    """
+    return labels[:, None] == torch.arange(num_classes, device=labels.device)
 
 
 def target_ranks(output: Tensor, target: Tensor) -> Tensor:

@@ -109,13 +109,18 @@ def _become(script: str, flags: list[str], files: tuple[str, str], before: Calla
 
 def signal_at(number: int, name: str = "SIGKILL") -> None:
     """Have this process get a signal at its gradient step of this number, before it is taken."""
+    at_step(number, functools.partial(signal.raise_signal, signal.Signals[name]))
+
+
+def at_step(number: int, befalls: Callable[[], object]) -> None:
+    """Have something befall this process at its gradient step of this number, before it is taken."""
     from optimizer.solver import Solver
 
     numbers, step = itertools.count(1), Solver.step
 
     def counted(solver: Solver, batch: dict) -> dict:
         if next(numbers) == number:
-            signal.raise_signal(signal.Signals[name])
+            befalls()
         return step(solver, batch)
 
     Solver.step = counted

@@ -1,7 +1,6 @@
 """A disk that is full in the middle of a run, a folder that nobody may write to, a clock that goes backwards."""
 
 import codecs
-import itertools
 import os
 import shutil
 import time
@@ -10,24 +9,12 @@ from pathlib import Path
 
 import pytest
 from conftest import SMALL
-from processes import assert_refused, become_nobody, contents, fork, limit_file_size, only
+from processes import assert_refused, at_step, become_nobody, contents, fork, limit_file_size, only
 from test_scripts import UNLEARN, assert_same_weights, figures_of, results_of, weights_of
 
+# A full disk: no file becomes longer, and the next checkpoint would be.
+FULL = partial(limit_file_size, 2_000)
 FLAGS = (*SMALL, "--forget", "random:40", "--num_epochs", 3, "--figures", "False")
-
-
-def fill_up_at(number: int) -> None:
-    """From this process's gradient step of this number on, no file becomes longer than it would be at its start."""
-    from optimizer.solver import Solver
-
-    numbers, step = itertools.count(1), Solver.step
-
-    def counted(solver, batch):
-        if next(numbers) == number:
-            limit_file_size(2_000)
-        return step(solver, batch)
-
-    Solver.step = counted
 
 
 def lose_rights() -> None:
@@ -36,22 +23,11 @@ def lose_rights() -> None:
     become_nobody()
 
 
-def turn_back_at(number: int) -> None:
-    """At this process's gradient step of this number the clock goes back by a day, and it stays behind."""
-    from optimizer.solver import Solver
-
-    numbers, step, own = itertools.count(1), Solver.step, (time.time, time.strftime, time.localtime)
-
-    def behind(*_: object) -> time.struct_time:
-        return own[2](own[0]() - 86_400)
-
-    def counted(solver, batch):
-        if next(numbers) == number:
-            time.time = lambda: own[0]() - 86_400
-            time.strftime = lambda form, *when: own[1](form, *(when or (behind(),)))
-        return step(solver, batch)
-
-    Solver.step = counted
+def turn_back_the_clock() -> None:
+    """By a day, and it stays behind."""
+    now, form, parts = time.time, time.strftime, time.localtime
+    time.time = lambda: now() - 86_400
+    time.strftime = lambda pattern, *when: form(pattern, *(when or (parts(now() - 86_400),)))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +50,7 @@ def assert_goes_on(folder: Path, whole: Path) -> None:
 class TestFullDisk:
     def test_goes_on_to_the_same_end_once_there_is_room(self, original, whole, tmp_path):
         flags = (*FLAGS, "--weight_path", original.folder / "model.pt", "--log_dir", tmp_path)
-        done = fork(UNLEARN, *flags, before=partial(fill_up_at, 10))  # of eight steps an epoch
+        done = fork(UNLEARN, *flags, before=partial(at_step, 10, FULL))  # of eight steps an epoch
         folder = only(tmp_path)
         assert_refused(done, UNLEARN, "File too large", f"python {UNLEARN} --resume {folder}")
         assert not (folder / "report.json").exists() and (folder / "checkpoint.pt").exists()
@@ -82,7 +58,7 @@ class TestFullDisk:
 
     def test_before_the_first_checkpoint_there_is_nothing_to_go_on_from(self, original, tmp_path):
         flags = (*FLAGS, "--weight_path", original.folder / "model.pt", "--log_dir", tmp_path)
-        done = fork(UNLEARN, *flags, before=partial(fill_up_at, 1))
+        done = fork(UNLEARN, *flags, before=partial(at_step, 1, FULL))
         assert_refused(done, UNLEARN, "File too large")
         assert "--resume" not in done.err and not (only(tmp_path) / "checkpoint.pt").exists()
 
@@ -102,7 +78,7 @@ class TestReadOnlyFolder:
 class TestClock:
     def test_one_that_goes_back_changes_no_result(self, original, whole, tmp_path):
         flags = (*FLAGS, "--weight_path", original.folder / "model.pt", "--log_dir", tmp_path)
-        done = fork(UNLEARN, *flags, before=partial(turn_back_at, 10))
+        done = fork(UNLEARN, *flags, before=partial(at_step, 10, turn_back_the_clock))
         assert done.status in (0, 3) and done.err == ""
         assert_same_weights(weights_of(only(tmp_path)), weights_of(whole))
         assert figures_of(only(tmp_path)) == figures_of(whole)

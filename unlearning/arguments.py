@@ -23,6 +23,8 @@ BATCH_SIZE = 128
 STEPS_A_PASS = 8
 # Fewer forget images show little of how losses are distributed, and fewer retain images little of a fall.
 FEWEST_FORGOTTEN, FEWEST_RETAINED = 8, 32
+# Where a discriminator tells the groups of a batch apart.
+DISCRIMINATING = {"batch_size": BATCH_SIZE, "learning_rate": 0.01}
 
 
 @dataclasses.dataclass

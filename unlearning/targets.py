@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from helper_functions.metrics import class_mask
+
 # Nats. How sure a model is beyond 99.9 % is told apart by log-odds alone, and following unseen images that far costs
 # more accuracy than there is to hide.
 LOWEST_LOSS = 1e-3
@@ -43,11 +45,6 @@ def log_probability_of_others(logits: Tensor, classes: Tensor) -> Tensor:
         `[B]`.
     """
     return logits.masked_fill(classes, -math.inf).logsumexp(1) - logits.logsumexp(1)
-
-
-def given_classes(logits: Tensor, labels: Tensor) -> Tensor:
-    """Bool `[B, K]`, each image's label alone; unlike `one_hot`, it does not wait for the device to look at them."""
-    return labels[:, None] == torch.arange(logits.shape[1], device=logits.device)
 
 
 def log_odds(losses: Tensor) -> Tensor:
@@ -122,7 +119,7 @@ class ChanceTarget(Target):
 
     def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         losses = F.cross_entropy(logits, labels, reduction="none").detach()
-        own = given_classes(logits, labels)
+        own = class_mask(labels, logits.shape[1])
         pending = losses < self.bound
         pushed = -log_probability_of_others(logits, own) * pending
         return pushed.mean(), 1 - pending.float().mean()
@@ -147,7 +144,7 @@ class ZeroTarget(Target):
         self.bound = bound
 
     def _forgotten(self, logits: Tensor, labels: Tensor) -> Tensor:
-        own = given_classes(logits, labels)
+        own = class_mask(labels, logits.shape[1])
         if len(self.classes):
             own[:, self.classes.to(labels.device)] = True
         return own
@@ -201,7 +198,7 @@ class UnseenTarget(Target):
 
         Squared up to one unit, linear beyond: the few images whose quantile is far away would else rule the gradient.
         """
-        own = given_classes(logits, labels)
+        own = class_mask(labels, logits.shape[1])
         odds = log_probability_of_others(logits, own) + F.cross_entropy(logits, labels, reduction="none")
         goals = log_odds(self._goals(odds.detach(), self.losses, self.weights))
         shortfall = (goals - odds).relu()

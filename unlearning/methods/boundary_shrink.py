@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from helper_functions.metrics import class_mask
 from unlearning.case import Case
 from unlearning.methods.finetune import cross_entropy
 from unlearning.methods.method import published
@@ -23,7 +24,7 @@ def nearest_wrong_labels(logits_of, inputs: Tensor, labels: Tensor, step: float)
     (gradient,) = torch.autograd.grad(F.cross_entropy(logits_of(inputs), labels), [inputs])
     with torch.no_grad():
         logits = logits_of(inputs + step * gradient.sign())
-    own = F.one_hot(labels, logits.shape[1]).bool()
+    own = class_mask(labels, logits.shape[1])
     return logits.masked_fill(own, -torch.inf).argmax(1)
 
 

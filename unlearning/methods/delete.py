@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from helper_functions.metrics import class_mask
 from unlearning.case import Case
 from unlearning.methods.method import published
 from unlearning.plan import Pass, Plan
@@ -11,7 +12,7 @@ from unlearning.plan import Pass, Plan
 
 def without_own(logits: Tensor, labels: Tensor) -> Tensor:
     """Probabilities `[B, K]` of the softmax with the label's own class left out."""
-    own = F.one_hot(labels, logits.shape[1]).bool()
+    own = class_mask(labels, logits.shape[1])
     return logits.masked_fill(own, -torch.inf).softmax(1)
 
 

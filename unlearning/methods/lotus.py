@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from helper_functions.inference import predict
+from helper_functions.metrics import class_mask
 from unlearning.case import Case
 from unlearning.methods.method import published
 from unlearning.plan import Pass, Plan
@@ -22,7 +23,7 @@ def tempered(logits: Tensor, temperature: float, generator: torch.Generator) -> 
     exponential.clamp_(min=torch.finfo(logits.dtype).tiny)
     noisy = logits.log_softmax(1) - exponential.log()
     if temperature == 0:
-        return F.one_hot(noisy.argmax(1), logits.shape[1]).float()
+        return class_mask(noisy.argmax(1), logits.shape[1]).float()
     return (noisy / temperature).softmax(1)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from unlearning.arguments import BATCH_SIZE, MethodArgs, PublishedArgs, UnlearnArgs
+from unlearning.arguments import BATCH_SIZE, DISCRIMINATING, MethodArgs, PublishedArgs, UnlearnArgs
 from unlearning.case import Case
 from unlearning.plan import Plan
 from unlearning.planned import Planned
@@ -44,13 +44,11 @@ class Method:
     discriminates: bool = False
 
 
-def constrained(
-    build_target: Callable[[Case], Target], *, discriminates: bool = False, **defaults: object
-) -> Method:
-    """One of ours: the constrained problem with a forget target of its own, and its own flags of `defaults`."""
+def constrained(build_target: Callable[[Case], Target], *, discriminates: bool = False) -> Method:
+    """One of ours: the constrained problem with a forget target of its own."""
     fields = {field.name for field in dataclasses.fields(UnlearnArgs)}
     return Method(
-        lambda case: TwoStages(case, build_target), defaults, frozenset(fields),
+        lambda case: TwoStages(case, build_target), DISCRIMINATING if discriminates else {}, frozenset(fields),
         constrained=True, augmented=False, discriminates=discriminates,
     )  # fmt: skip
 

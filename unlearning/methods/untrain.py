@@ -4,7 +4,7 @@ from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import build_discriminator
 from contrastive_discrimination.games import AdversarialGame
 from helper_functions.devices import seeded
-from unlearning.arguments import BATCH_SIZE
+from unlearning.arguments import batch_sizes
 from unlearning.case import Case
 from unlearning.contrastive import DiscriminatorTarget, Parts
 from unlearning.methods.method import constrained
@@ -21,8 +21,8 @@ def target(case: Case) -> DiscriminatorTarget:
 
     with seeded(case.seed, parts.forget.device):
         game = AdversarialGame(critic(), parts.reference("unseen"), args.discriminator_steps, parts.generator)
-        game.warm_up(parts.forget, case.examination.forget_labels, args.batch_size or BATCH_SIZE)
+        game.warm_up(parts.forget, case.examination.forget_labels, batch_sizes(args, case.examination.forget_images)[0])
     return parts.target(game, critic)
 
 
-METHOD = constrained(target, discriminates=True, batch_size=BATCH_SIZE, learning_rate=0.01)
+METHOD = constrained(target, discriminates=True)

@@ -6,7 +6,6 @@ from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import StatisticsRegression
 from contrastive_discrimination.games import BatchAveragedGame
 from contrastive_discrimination.statistics import output_statistics
-from unlearning.arguments import BATCH_SIZE
 from unlearning.case import Case
 from unlearning.contrastive import DiscriminatorTarget, Parts
 from unlearning.methods.method import constrained
@@ -26,4 +25,4 @@ def target(case: Case) -> DiscriminatorTarget:
     return parts.target(game, critic)
 
 
-METHOD = constrained(target, discriminates=True, batch_size=BATCH_SIZE, learning_rate=0.01)
+METHOD = constrained(target, discriminates=True)
