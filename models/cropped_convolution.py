@@ -1,8 +1,9 @@
-"""Convolutions that leave out the part of their kernel which meets padding alone.
+"""Convolutions that leave out their products with padding where the images are small.
 
-A network made for large images ends in maps of one pixel where the images are small: torchvision's ResNet-18 at
+A network made for large images ends in maps of few pixels where the images are small: torchvision's ResNet-18 at
 32 x 32 pixels has 1 x 1 maps in its last stage, where eight of the nine taps of each 3 x 3 kernel read nothing but
-zeros. Half of the network's weights stand there.
+zeros, and 2 x 2 maps in the stage before, where five of nine products have a zero in them. Three quarters of the
+network's weights stand there.
 """
 
 import functools
@@ -12,8 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+# Along one axis: pixels of the input, taps of the kernel, stride, padding, dilation.
+Axis = tuple[int, int, int, int, int]
+# Times that the matrix of a product may be larger than the kernel it is made of.
+MOST_COPIES = 2
+
+
 class CroppedConv2d(nn.Conv2d):
-    """`nn.Conv2d`, the same function with the same parameters, without the products with padding.
+    """`nn.Conv2d`, the same function with the same parameters, without products with padding where that is faster.
 
     Input [B, in_channels, H, W], output [B, out_channels, H', W'], as `nn.Conv2d` has them. Taps that are left out
     get the gradient that they have there: zero.
@@ -22,8 +29,11 @@ class CroppedConv2d(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             return super()._conv_forward(input, weight, bias)
-        settings = zip(input.shape[-2:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
-        (top, bottom, above), (left, right, beside) = (reached(*setting) for setting in settings)
+        axes = (input.shape[-2:], self.kernel_size, self.stride, self.padding, self.dilation)
+        vertical, horizontal = zip(*axes, strict=True)
+        if self._may_be_a_product(input) and (taps := taps_between_pixels(vertical, horizontal)):
+            return _product(input, weight, bias, taps, (_outputs(*vertical), _outputs(*horizontal)))
+        (top, bottom, above), (left, right, beside) = (reached(*axis) for axis in (vertical, horizontal))
         if (bottom - top, right - left) == self.kernel_size:
             return super()._conv_forward(input, weight, bias)
         if weight.is_contiguous(memory_format=torch.channels_last):
@@ -32,6 +42,58 @@ class CroppedConv2d(nn.Conv2d):
         else:
             weight = weight[:, :, top:bottom, left:right]
         return F.conv2d(input, weight, bias, self.stride, (above, beside), self.dilation, self.groups)
+
+    def _may_be_a_product(self, input: Tensor) -> bool:
+        return input.dim() == 4 and self.groups == 1 and input.device.type == "cpu"
+
+
+def _product(
+    input: Tensor, weight: Tensor, bias: Tensor | None, taps: tuple[int, ...], outputs: tuple[int, int]
+) -> Tensor:
+    """The convolution as one product of matrices: every pixel of the input with every pixel of the output."""
+    if torch.is_autocast_enabled("cpu"):  # before the taps are repeated: there are more of them then
+        weight = weight.to(torch.get_autocast_dtype("cpu"))
+    images, filters, pixels = len(input), len(weight), outputs[0] * outputs[1]
+    index = torch.tensor(taps)
+    if weight.is_contiguous(memory_format=torch.channels_last):
+        # In the order of memory: nothing is copied, and the gradient comes back in it.
+        rows = input.permute(0, 2, 3, 1).flatten(1)
+        matrix = weight.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, index).view(filters * pixels, -1)
+        memory_format = torch.channels_last
+    else:
+        rows = input.flatten(1)
+        matrix = weight.flatten(2).index_select(2, index).unflatten(2, (pixels, -1)).transpose(1, 2)
+        matrix = matrix.reshape(filters * pixels, -1)
+        memory_format = torch.contiguous_format
+    if bias is not None:
+        bias = bias.repeat_interleave(pixels)
+    return F.linear(rows, matrix, bias).view(images, filters, *outputs).contiguous(memory_format=memory_format)
+
+
+@functools.cache
+def taps_between_pixels(vertical: Axis, horizontal: Axis) -> tuple[int, ...]:
+    """The tap of the kernel by which each pixel of the input enters each pixel of the output, inputs varying faster.
+
+    Empty where some do not enter all, and where the matrix would be much larger than the kernel that it is made of.
+    """
+    rows, columns = _taps_along(*vertical), _taps_along(*horizontal)
+    width = horizontal[1]
+    taps = [
+        row[above] * width + column[left]
+        for row in rows for column in columns for above in range(vertical[0]) for left in range(horizontal[0])
+        if row[above] is not None and column[left] is not None
+    ]  # fmt: skip
+    pairs = len(rows) * vertical[0] * len(columns) * horizontal[0]
+    return tuple(taps) if len(taps) == pairs <= MOST_COPIES * vertical[1] * width else ()
+
+
+def _taps_along(size: int, kernel: int, stride: int, padding: int, dilation: int) -> list[list[int | None]]:
+    """Along one axis, for each pixel of the output the tap that reads each pixel of the input."""
+    reads = [
+        {output * stride - padding + tap * dilation: tap for tap in range(kernel)}
+        for output in range(_outputs(size, kernel, stride, padding, dilation))
+    ]  # fmt: skip
+    return [[tap_at.get(pixel) for pixel in range(size)] for tap_at in reads]
 
 
 @functools.cache

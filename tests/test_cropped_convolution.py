@@ -1,4 +1,4 @@
-"""Convolutions without the products with padding: the same function, the same gradients, fewer operations."""
+"""Convolutions without products with padding: the same function, the same gradients, fewer operations."""
 
 import pytest
 import torch
@@ -56,9 +56,38 @@ def test_gives_the_outputs_and_gradients_of_torchs_own(image, kernel, stride, pa
 @pytest.mark.parametrize("settings", [{"padding_mode": "circular"}, {"padding": "same"}, {"padding": 0}])
 def test_leaves_other_paddings_alone(settings):
     plain, cropped = pair(**{"in_channels": 2, "out_channels": 3, "kernel_size": 3, "padding": 1} | settings)
-    inputs = torch.randn(2, 2, 3, 3, dtype=torch.float64)
+    inputs = torch.randn(2, 2, 4, 4, dtype=torch.float64)
     for theirs, ours in zip(results(plain, inputs), results(cropped, inputs), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (0, 2, 2, 2)], ids=["a single image", "no image"])
+def test_takes_what_torchs_own_takes(shape):
+    plain, cropped = pair(in_channels=2, out_channels=3, kernel_size=3, padding=1)
+    inputs = torch.randn(shape, dtype=torch.float64)
+    torch.testing.assert_close(cropped(inputs), plain(inputs), rtol=1e-10, atol=1e-10)
+
+
+def test_autocast_gives_its_type_and_gradients_that_of_the_parameters():
+    plain, cropped = (layer.float() for layer in pair(in_channels=2, out_channels=3, kernel_size=3, padding=1))
+    inputs = torch.randn(64, 2, 2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs, ours = plain(inputs), cropped(inputs)
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02)
+    for outputs in (theirs, ours):
+        outputs.float().square().sum().backward()
+    assert cropped.weight.grad.dtype == torch.float32
+    torch.testing.assert_close(cropped.weight.grad, plain.weight.grad, rtol=0.02, atol=0.5)
+
+
+def test_learns_after_an_evaluation():
+    """Nothing that was made in inference mode may be met by a gradient."""
+    _, cropped = pair(in_channels=2, out_channels=3, kernel_size=3, padding=1)
+    inputs = torch.randn(2, 2, 2, 2, dtype=torch.float64)
+    with torch.inference_mode():
+        cropped(inputs)
+    assert all(result.isfinite().all() for result in results(cropped, inputs))
 
 
 def operations(model: nn.Module, inputs: torch.Tensor) -> int:
@@ -67,7 +96,7 @@ def operations(model: nn.Module, inputs: torch.Tensor) -> int:
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize(("stride", "size", "taps"), [(1, 1, 1), (2, 2, 4), (1, 2, 9)])
+@pytest.mark.parametrize(("stride", "size", "taps"), [(1, 1, 1), (2, 2, 4), (1, 2, 4), (1, 3, 9)])
 def test_counts_the_products_that_are_left(stride, size, taps):
     plain, cropped = pair(in_channels=2, out_channels=4, kernel_size=3, stride=stride, padding=1)
     inputs = torch.randn(1, 2, size, size, dtype=torch.float64)
