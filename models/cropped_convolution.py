@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 # Along one axis: pixels of the input, taps of the kernel, stride, padding, dilation.
 Axis = tuple[int, int, int, int, int]
 # Times that the matrix of a product may be larger than the kernel it is made of.
