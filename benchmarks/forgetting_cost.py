@@ -11,7 +11,6 @@ from benchmarks.utilisation import clock, flops_of
 from data.datasets import Dataset
 from data.loaders import TensorLoader
 from data.random_streams import random_state
-from data.views import EVALUATION_BATCH
 from helper_functions.devices import Precision, seed_everything
 from models import get_model
 from optimizer.training import Recipe, fit_classifier
@@ -104,8 +103,8 @@ class Forgetting:
         loaders = {
             "forget": self._loader(learned[: setting.forget], BATCH_SIZE, shuffle=True),
             "retain": self._loader(learned[setting.forget :], BATCH_SIZE, shuffle=True),
-            "unseen": self._loader(held_out[:HELD_OUT], EVALUATION_BATCH),
-            "validation": self._loader(held_out[HELD_OUT : 2 * HELD_OUT], EVALUATION_BATCH),
+            "unseen": self._loader(held_out[:HELD_OUT], BATCH_SIZE),
+            "validation": self._loader(held_out[HELD_OUT : 2 * HELD_OUT], BATCH_SIZE),
         }
         model = self._model(setting)
         weights, flops = self.original(setting.but(forget=0, images=LEARNED))

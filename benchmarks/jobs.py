@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from benchmarks import plain
 from benchmarks.bench import Bench, Measure, Ours, forever
-from data.views import EVALUATION_BATCH
 from helper_functions.inference import predict
 from helper_functions.metrics import calculate_accuracy
 from optimizer.problems import EmpiricalRisk
@@ -80,7 +79,7 @@ def contrastive(bench: Bench) -> Pair:
 def evaluation(bench: Bench) -> Pair:
     """Loss and accuracy of images that are not augmented."""
     model, test = bench.model(), bench.indices("test")
-    wanted = min(EVALUATION_BATCHES * bench.steps * bench.batch_size, len(test))
+    wanted, whole = min(EVALUATION_BATCHES * bench.steps * bench.batch_size, len(test)), bench.sets.evaluation(test)
 
     def run(images: int) -> int:
         batches = map(bench.formatted, bench.sets.evaluation(test[:images]))
@@ -89,9 +88,9 @@ def evaluation(bench: Bench) -> Pair:
         return images
 
     # Whole batches, as nearly all of a real evaluation are.
-    ours = bench.ours(run, max(wanted // EVALUATION_BATCH, 1) * EVALUATION_BATCH, warm_up=EVALUATION_BATCH)
+    ours = bench.ours(run, max(wanted // whole.batch_size, 1) * whole.batch_size, warm_up=whole.batch_size)
     step = plain.evaluation_step(bench.plain_model())
-    return ours, bench.plain(step, bench.sets.evaluation(test), factor=EVALUATION_BATCHES)
+    return ours, bench.plain(step, whole, factor=EVALUATION_BATCHES)
 
 
 def loading(bench: Bench) -> Pair:

@@ -7,7 +7,7 @@ from data.augmentation import Augmentation
 from data.datasets import Dataset
 from data.loaders import TensorLoader
 from data.split_record import Splits
-from data.views import EVALUATION_BATCH
+from data.views import evaluation_batch
 from helper_functions.config import OnDevice
 
 
@@ -66,7 +66,7 @@ class ImageSets:
             self.images,
             self.true_labels if true_labels else self.given_labels,
             indices,
-            EVALUATION_BATCH,
+            evaluation_batch(tuple(self.images.shape[2:]), self.device),
             mean=self.dataset.mean,
             std=self.dataset.std,
             device=self.device,

@@ -8,7 +8,15 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Subse
 
 from data.loaders import Batch, TensorLoader
 
-EVALUATION_BATCH = 1000
+# Images of a batch that nothing is learned from, and the most pixels that it has on a CPU, whose caches hold no more.
+EVALUATION_BATCH, MOST_PIXELS = 1000, 2**19
+
+
+def evaluation_batch(image_size: tuple[int, int], device: torch.device) -> int:
+    """How many images are evaluated at once, by their height and width."""
+    if device.type != "cpu":
+        return EVALUATION_BATCH
+    return max(1, min(EVALUATION_BATCH, MOST_PIXELS // (image_size[0] * image_size[1])))
 
 
 def _sample(size: int, limit: int, seed: int) -> np.ndarray:
@@ -30,7 +38,8 @@ def evaluation_view(loader: Iterable, limit: int | None = None, seed: int = 0) -
     pass is kept in memory, with a limit its first batches, so that each pass sees the same.
     """
     if isinstance(loader, TensorLoader):
-        return loader.without_chance(fixed_sample(loader.indices, limit, seed), EVALUATION_BATCH)
+        batch_size = evaluation_batch(loader.image_size, loader.device)
+        return loader.without_chance(fixed_sample(loader.indices, limit, seed), batch_size)
     if isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler | SequentialSampler):
         dataset = loader.dataset
         if limit is not None and len(dataset) > limit:

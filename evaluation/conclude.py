@@ -27,7 +27,7 @@ from evaluation.report_record import (
     trace_of,
 )
 from evaluation.result_weights import save_result
-from evaluation.verdict import Verdict, give_verdict
+from evaluation.verdict import Verdict, give_verdict, next_try
 from helper_functions.distribution import from_main, on_main
 from helper_functions.files import save_tensors, whole_file, write_json
 from helper_functions.loop import Cost
@@ -63,6 +63,8 @@ def conclude(run: Run, outcome: Unlearned | None, script: str) -> dict:
         if outcome.held_out_auc:
             report["held_out_discriminator_auc"] = outcome.held_out_auc
         said = f"verdict  {verdict}\nchosen   {_choice(outcome)}"
+        if advice := next_try(verdict, args.num_epochs if outcome.epochs else 0):
+            said += f"\nnext     {advice}"
     weights = save_result(run, "original" if outcome is None else "unlearned", verdict)
     # Rank 0 alone has written the files, and may be the only one that sees them.
     report, page = from_main(lambda: _complete(run, outcome, script, report))

@@ -33,6 +33,16 @@ class Verdict:
         return f"{state}: retain accuracy {change:+.1f} points of the {allowed}; {forgotten}"
 
 
+def next_try(verdict: Verdict, epochs: int) -> str | None:
+    """Which flags may do better than a run of so many epochs; None where there is nothing left to wish for."""
+    if not verdict.feasible:
+        return "a larger --retain_budget or a lower --learning_rate may get there; retraining does"
+    if verdict.forgotten:
+        return None
+    longer = f"--num_epochs {2 * epochs} or " if epochs else ""
+    return f"{longer}a larger --retain_budget may get there; retraining does"
+
+
 def is_forgotten(target: str, figures: dict[str, float], num_classes: int) -> bool:
     """Whether the forget set counts as forgotten, by the target that was steered to.
 

@@ -1,6 +1,7 @@
 """Was it forgotten? Attacks against independent AUCs, verdicts, gaps, and that a run in progress sees no test image."""
 
 import math
+import re
 import types
 import warnings
 from collections import Counter
@@ -25,7 +26,7 @@ from evaluation.figures import draw_images, draw_losses
 from evaluation.gaps import avg_gap
 from evaluation.judge import judge
 from evaluation.report import cost_table, plain, table
-from evaluation.verdict import Verdict, give_verdict, is_forgotten
+from evaluation.verdict import Verdict, give_verdict, is_forgotten, next_try
 from helper_functions.devices import Precision
 from helper_functions.errors import UserError
 from helper_functions.loop import Cost
@@ -159,6 +160,15 @@ class TestVerdict:
         figures = self.figures(**changes)
         assert is_forgotten(target, figures, 10) == forgotten
         assert give_verdict(self.figures(), figures, 1.0, target, 10).forgotten == forgotten
+
+    @pytest.mark.parametrize(
+        ("feasible", "forgotten", "epochs", "flags"),
+        [(True, True, 10, set()), (True, False, 10, {"--num_epochs 20", "--retain_budget"}),
+         (True, False, 0, {"--retain_budget"}), (False, True, 10, {"--retain_budget", "--learning_rate"})],
+    )  # fmt: skip
+    def test_what_was_not_reached_comes_with_flags_to_try(self, feasible, forgotten, epochs, flags):
+        advice = next_try(Verdict(feasible, forgotten, 1.0, 0.5), epochs) or ""
+        assert set(re.findall(r"--\w+(?: \d+)?", advice)) == flags
 
     def test_says_it_in_words(self):
         assert str(Verdict(True, True, 1.0, 0.6)) == (

@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from data.augmentation import Augmentation
 from data.loaders import TensorLoader
-from data.views import evaluation_view
+from data.views import EVALUATION_BATCH, evaluation_batch, evaluation_view
 
 IMAGES = torch.arange(100, dtype=torch.uint8).view(-1, 1, 1, 1).expand(100, 1, 6, 6).contiguous()
 LABELS = torch.arange(100)
@@ -90,3 +90,12 @@ class TestOtherLoaders:
 
     def test_a_sample_of_an_ordered_loader_is_spread_over_it(self):
         assert max(shown(evaluation_view(self.loader(False, size=1000), 100))) > 500
+
+
+@pytest.mark.parametrize(
+    ("image_size", "device", "images"),
+    [((8, 8), "cpu", 1000), ((32, 32), "cpu", 512), ((64, 64), "cpu", 128), ((1024, 1024), "cpu", 1),
+     ((224, 224), "cuda", EVALUATION_BATCH)],
+)  # fmt: skip
+def test_a_batch_is_as_large_as_the_caches_of_a_cpu_allow(image_size, device, images):
+    assert evaluation_batch(image_size, torch.device(device)) == images

@@ -7,7 +7,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from optimizer.schedules import rescale_schedule
 from optimizer.solver import Solver
 
-MOST_DOUBLINGS = 6
+# Times as long as it was asked for.
+LONGEST = 64.0
+# Epochs that ask for a step which proved too long before it is tried again: the multiplier that it ran away with has
+# been raised since.
+PATIENCE = 3
 
 
 class Safeguard:
@@ -17,8 +21,8 @@ class Safeguard:
     When the violation runs away, or is no longer a number, the weights and the optimizer go back to the last good
     state, the primal step is halved and the multiplier (or penalty coefficient) is raised. An epoch that ends far
     outside of the budget halves the step, too, and a second one in a row goes back; one that leaves most of the budget
-    unspent and is far from its target doubles it, up to just below a step that proved too long. So the outcome depends
-    little on the learning rate that was asked for.
+    unspent and is far from its target doubles it; to a step that proved too long only when `PATIENCE` epochs since
+    have asked for it. So the outcome depends little on the learning rate that was asked for.
 
     Args:
         model: whose weights are guarded.
@@ -33,7 +37,8 @@ class Safeguard:
         self.schedule = schedule
         self.limit = limit
         self.scale = 1.0
-        self.ceiling = 2.0**MOST_DOUBLINGS
+        self.ceiling = LONGEST
+        self.refused = 0
         self.events: list[dict[str, float]] = []
         self._first_multipliers = self._current_multipliers()
         self.keep()
@@ -50,11 +55,12 @@ class Safeguard:
         """Act on the mean smoothed violation since the last transfer; True where the run went back."""
         if violation <= self.limit:  # a NaN is not
             return False
+        self.slow()
         self._go_back(violation, step)
         return True
 
     def stray(self, violation: float, step: int) -> bool:
-        """Act on an epoch that ended far outside of the budget: halve the step, and go back from the second in a row.
+        """Act on an epoch that ended far outside of the budget: halve the step, or go back from the second in a row.
 
         Shorter and shorter steps alone would leave the weights where they are. True where the run went back.
         """
@@ -74,22 +80,27 @@ class Safeguard:
             for value in state.values():
                 if isinstance(value, torch.Tensor):  # Adam's step count, too: its bias correction begins anew
                     value.zero_()
-        self.slow()
         self._weigh_more()
         self.events.append({"step": step, "violation": violation, "scale": self.scale})
 
     def slow(self) -> None:
-        """Halve the primal step, and double it no more."""
-        self.ceiling = self.scale / 2
+        """Halve the primal step; `hurry` has to be patient before it is as long again."""
+        self.ceiling, self.refused = self.scale / 2, 0
         self._rescale(0.5)
 
     def hurry(self) -> bool:
-        """Double the primal step where no longer step has run away yet; True where it was doubled.
+        """Double the primal step where none so long has run away yet, or not lately; True where it was doubled.
 
         Multipliers come back to their first values: they fell for want of steps, not for want of a constraint.
         """
-        if self.scale * 2 > self.ceiling:
+        if self.scale * 2 > LONGEST:
             return False
+        if self.scale * 2 > self.ceiling:
+            self.refused += 1
+            if self.refused < PATIENCE:
+                return False
+            self.ceiling *= 2
+        self.refused = 0
         self._rescale(2.0)
         for multiplier, first in zip(self.solver.cmp.multipliers(), self._first_multipliers, strict=True):
             multiplier.weight.data.clamp_(min=first)
@@ -118,6 +129,7 @@ class Safeguard:
         return {
             "scale": self.scale,
             "ceiling": self.ceiling,
+            "refused": self.refused,
             "events": self.events,
             "holds_original": self.holds_original,
             "strayed": self.strayed,
@@ -127,7 +139,7 @@ class Safeguard:
 
     def load_state_dict(self, state: dict) -> None:
         """Inverse of `state_dict`; the learning rates come back with the schedule's own state."""
-        self.scale, self.ceiling = state["scale"], state["ceiling"]
+        self.scale, self.ceiling, self.refused = state["scale"], state["ceiling"], state["refused"]
         self.events, self._weights = list(state["events"]), state["weights"]
         self._multipliers = state["multipliers"]
         self.holds_original, self.strayed = state["holds_original"], state["strayed"]
