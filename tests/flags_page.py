@@ -18,6 +18,7 @@ import train  # noqa: E402
 import train_constrained_unlearning as unlearning  # noqa: E402
 import train_contrastive as contrastive  # noqa: E402
 from benchmarks import (  # noqa: E402
+    deletion,
     growth,
     leaderboard,
     robustness,
@@ -44,6 +45,7 @@ SCRIPTS = {
     "python -m benchmarks.tune": tune,
     "python -m benchmarks.robustness": robustness,
     "python -m benchmarks.sequential": sequential,
+    "python -m benchmarks.deletion": deletion,
     "python -m benchmarks.throughput": throughput,
     "python -m benchmarks.growth": growth,
     "python -m benchmarks.theory_figure": theory_figure,
