@@ -7,6 +7,7 @@ from pathlib import Path
 
 import train
 import train_constrained_unlearning as script
+from benchmarks.further_figures import add_further
 from benchmarks.sweep import command_line, key_of
 from benchmarks.trained_models import ELSEWHERE, model_key
 from data.arguments import DataArgs
@@ -39,6 +40,7 @@ class Cell:
         retrained: run folders of the retrained models.
         log_dir: where the run is made.
         log_interval: steps between two points of the traces.
+        further: what `benchmarks.further_figures` is asked for.
     """
 
     method: str
@@ -49,13 +51,16 @@ class Cell:
     retrained: tuple[str, ...]
     log_dir: str
     log_interval: int
+    further: dict = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def key(self) -> str:
         """Changes with everything that its figures depend on, and with nothing else."""
         flags = {name: value for name, value in self.flags.items() if name not in ELSEWHERE}
         models = [model_key(load_config(Path(folder) / "config.yaml")) for folder in (self.original, *self.retrained)]
-        return key_of({"method": self.method, "forget": self.forget, "flags": flags, "models": models})
+        # A row that asks for nothing further keeps the key that it had before there was any.
+        further = {"further": self.further} if self.further else {}
+        return key_of({"method": self.method, "forget": self.forget, "flags": flags, "models": models, **further})
 
 
 def data_flags(train_config: str) -> dict:
@@ -92,9 +97,11 @@ def run_cell(cell: dict) -> dict:
     argv += ["--resume", str(begun[0])] if begun else []
     folder, report = run_quietly(script, argv, f"{cell.method}-{cell.key}")
     row = _row(cell, folder, report)
+    if cell.further:
+        add_further(row, folder, cell.further, cell.original, cell.retrained, cell.flags)
     for name in WEIGHTS:
         (folder / name).unlink(missing_ok=True)
-    return row
+    return short(row)
 
 
 def _row(cell: Cell, folder: Path, report: dict) -> dict:
@@ -117,7 +124,7 @@ def _row(cell: Cell, folder: Path, report: dict) -> dict:
         "trace": _trace(folder / "metrics.jsonl"),
         "environment": json.loads((folder / "environment.json").read_text()),
     }
-    return short(row)
+    return row
 
 
 def short(value: object) -> object:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 import train
-from benchmarks.sweep import command_line
+from benchmarks.sweep import command_line, key_of
 from data.datasets import load_dataset
 from data.random_streams import random_state
 from data.split_record import Splits
@@ -32,6 +32,8 @@ from helper_functions.run_folder import run_quietly
 SCRIPT = Path(__file__).parent.parent / "train_constrained_unlearning.py"
 # How the model was trained elsewhere.
 NORMALISATION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+# Flags of the requests and of where things lie; with all others, folder and models are other ones.
+ASKED = ("log_dir", "output", "num_epochs", "retain_budget", "seeds")
 FIGURES = ("retain_top1", "forget_top1", "unseen_top1", "test_top1")
 
 
@@ -76,7 +78,8 @@ def get_parser() -> ScriptParser:
 
 def main(args: Args) -> dict:
     """Make the folder, train, answer the requests, print a line for each; returns what was measured."""
-    folder = Path(args.log_dir) / f"{args.classes}x{args.pictures}-{args.image_size}-{args.seed}"
+    made_of = {name: value for name, value in dataclasses.asdict(args).items() if name not in ASKED}
+    folder = Path(args.log_dir) / key_of(made_of)
     make_pictures(args, folder / "photos")
     place = {"dataset": "imagefolder", "data_dir": folder / "photos", "image_size": args.image_size, **NORMALISATION}
     place |= {"model": "resnet18", "precision": args.precision}

@@ -14,10 +14,12 @@ from pathlib import Path
 
 from benchmarks.cells import Cell, data_flags, method_flags, run_cell
 from benchmarks.engines import EngineArgs, RunAll, engine_of
+from benchmarks.further_figures import FurtherArgs, asked_of
 from benchmarks.leaderboard_pages import write_pages
 from benchmarks.memorisation import resolve
 from benchmarks.sweep import append_row, command_line, read_rows
 from benchmarks.trained_models import Training, train_originals
+from evaluation.checkpoints import check_shadow_models
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
@@ -29,7 +31,7 @@ ELSEWHERE = ("log_dir", "pages_only", *(field.name for field in dataclasses.fiel
 
 
 @dataclasses.dataclass
-class Args(EngineArgs):
+class Args(EngineArgs, FurtherArgs):
     """Flags of benchmarks/leaderboard.py."""
 
     methods: list[str] = dataclasses.field(default_factory=lambda: ["constrained", "scrub", "finetune"])
@@ -95,6 +97,7 @@ def run_missing(args: Args, rows: dict[str, dict], results: Path, run_all: RunAl
     for kind in {forget.partition(":")[0] for forget in args.forget}:
         for method in args.methods:  # a name that does not exist is an error before any work
             method_flags(args.tuned, kind, method)
+    check_shadow_models(args.shadow_models)
     results.parent.mkdir(parents=True, exist_ok=True)
     with RunLock(results.parent, f"--output {args.output}"):
         rows |= read_rows(results)  # another process may just have come to its end
@@ -148,7 +151,7 @@ def _cell(args: Args, flags: dict, method: str, place: dict, models: dict) -> Ce
     asked = {"forget": models["forget"], "seed": place["seed"], "retain_budget": args.retain_budget}
     return Cell(
         method, place["forget"], place["seed"], {**flags, **own, **asked}, models["original"], models["retrained"],
-        f"{args.log_dir}/cells", args.log_interval,
+        f"{args.log_dir}/cells", args.log_interval, asked_of(args),
     )  # fmt: skip
 
 

@@ -133,8 +133,10 @@ def _accuracies(top5: bool) -> list[Column]:
 def _further() -> list[Column]:
     """Columns that a reader may add."""
     percent = ("forget_true_top1", "unseen_top1", "validation_top1", "test_remaining_top1", "test_adjacent_top1",
-               "test_remote_top1", "mia_accuracy", "mia_tpr", "rmia_tpr", "linear_probe_top1")  # fmt: skip
-    others = ("forget_loss", "rmia_auc", "discriminator_auc", "js_divergence", "activation_distance", "relearn_steps")
+               "test_remote_top1", "mia_accuracy", "mia_tpr", "rmia_tpr", "ulira_tpr", "ulira_accuracy",
+               "linear_probe_top1")  # fmt: skip
+    others = ("forget_loss", "rmia_auc", "ulira_auc", "discriminator_auc", "js_divergence", "activation_distance",
+              "relearn_steps")  # fmt: skip
     gap = Column("avg_gap_salun", "AvgGap, efficacy", "AvgGap with MIA efficacy in the place of the attack's AUC",
                  lambda entry: entry.avg_gap_salun, chosen=False)  # fmt: skip
     return [

@@ -65,8 +65,7 @@ def check_checkpoints(args: CheckpointArgs) -> None:
             raise UserError(f"--{flag} {path}: there is no such file")
     if args.relearn and args.original_weight_path is None:
         raise UserError("--relearn True: give --original_weight_path, whose forget accuracy is what is returned to")
-    if args.shadow_models % 2 or 0 < args.shadow_models < FEWEST:
-        raise UserError(f"--shadow_models {args.shadow_models}: give 0, or an even number of at least {FEWEST}")
+    check_shadow_models(args.shadow_models)
     if args.shadow_models and world_size() > 1:
         raise UserError(f"--shadow_models {args.shadow_models}: one process makes them; leave torchrun out")
     if args.shadow_models and args.shadow_config is None:
@@ -75,6 +74,16 @@ def check_checkpoints(args: CheckpointArgs) -> None:
         )
     if args.shadow_config is not None and not args.shadow_models:
         raise UserError(f"--shadow_config {args.shadow_config}: say how many by --shadow_models")
+
+
+def check_shadow_models(count: int) -> None:
+    """Refuse a number of shadow models of which no half can learn each target.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    if count % 2 or 0 < count < FEWEST:
+        raise UserError(f"--shadow_models {count}: give 0, or an even number of at least {FEWEST}")
 
 
 def check_forget_set(args: CheckpointArgs, sets: ImageSets) -> None:

@@ -70,6 +70,41 @@ class TestLeaderboard:
         assert after[:2] == lines and [json.loads(line)["method"] for line in after[2:]] == ["delete"]
         assert again.stdout.count("points left") == 1
 
+    def test_what_costs_more_than_a_pass_is_measured_where_it_is_asked_for(self, folder):
+        place, out = folder / "runs" / "models", folder / "further"
+        asked = ["--relearn", "--linear_probe", "--shadow_models", 4, "--output", out]
+        done = run("leaderboard", *self.flags(folder, "finetune"), *asked)
+        assert done.returncode == 0, done.stderr
+        (row,) = (json.loads(line) for line in (out / "results.jsonl").read_text().splitlines())
+        names = {"relearn_steps", "linear_probe_top1", "ulira_auc", "ulira_accuracy"}
+        for figures in (row["figures"], row["original"], *row["retrained"]):
+            assert names <= set(figures)
+        assert row["original"]["relearn_steps"] == 0 and len(row["retrained"]) == 2
+        assert len(list((folder / "runs" / "shadows").glob("*/shadow-*/outputs.pt"))) == 4
+        assert not list((folder / "runs" / "cells").rglob("*.pt")) and place.is_dir()
+        header = (out / "leaderboard.csv").read_text().splitlines()[0].split(",")
+        assert names | {"gap.relearn_steps", "gap.linear_probe_top1"} <= set(header)
+        # The same figures by hand, of a model that is still there.
+        (original,) = place.glob("original-*")
+        retrained = min(place.glob("retrained-*"), key=lambda run: load_config(run / "config.yaml")["seed"])
+        by_hand = folder / "by_hand.json"
+        flags = ["--weight_path", retrained / "model.pt", "--original_weight_path", original / "model.pt", "--relearn"]
+        flags += ["--linear_probe", "--output", by_hand, "--splits", retrained / "splits.npz"]
+        script = subprocess.run(
+            [sys.executable, "test.py", "--dataset", "digits", "--model", "resnet8", "--width", "4", *map(str, flags)],
+            cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert script.returncode == 0, script.stderr
+        found = json.loads(by_hand.read_text())["models"][str(retrained / "model.pt")]
+        for name in ("relearn_steps", "linear_probe_top1"):
+            assert row["retrained"][0][name] == pytest.approx(found[name], rel=1e-5)
+
+    def test_a_number_of_shadow_models_that_is_odd_is_refused_before_any_work(self, folder, tmp_path):
+        flags = self.flags(folder, "ssd")[:-6]
+        done = run("leaderboard", *flags, "--output", tmp_path, "--log_dir", tmp_path, "--shadow_models", 5)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--shadow_models 5" in done.stderr
+        assert not list(tmp_path.iterdir())
+
     def test_a_cell_that_was_stopped_goes_on_with_its_run(self, folder):
         models = {"forget": "class:3", "original": "", "retrained": ()}
         place = {"forget": "class:3", "seed": 1}
