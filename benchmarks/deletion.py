@@ -32,7 +32,8 @@ from helper_functions.run_folder import run_quietly
 SCRIPT = Path(__file__).parent.parent / "train_constrained_unlearning.py"
 # How the model was trained elsewhere.
 NORMALISATION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-# Flags of the requests and of where things lie; with all others, folder and models are other ones.
+# Where things lie; and with any flag but these and the requests' own, folder and models are other ones.
+PLACES = ("data_dir", "log_dir", "output")
 ASKED = ("log_dir", "output", "num_epochs", "retain_budget", "seeds")
 FIGURES = ("retain_top1", "forget_top1", "unseen_top1", "test_top1")
 
@@ -100,7 +101,8 @@ def main(args: Args) -> dict:
     print(f"training again without them, {args.train_num_epochs} passes: {cost:.0f} s")
     device = choose_device()
     result = {
-        "settings": dataclasses.asdict(args), "requests": requests, "retraining_seconds": cost,
+        "settings": {name: value for name, value in dataclasses.asdict(args).items() if name not in PLACES},
+        "requests": requests, "retraining_seconds": cost,
         "precision": str(choose_precision(device, args.precision).dtype), "environment": describe_environment(device),
     }  # fmt: skip
     if args.output is not None:

@@ -160,5 +160,6 @@ def _conclude(checks: list[Check]) -> dict:
     left = f", {counts[None]} could not be made" if counts[None] else ""
     holds = not counts[False]
     print(f"\n{passed}{left}; {STATED}")
-    print("the report HOLDS" if holds else f"the report does NOT hold: {counts[False]} checks differ")
+    differ = "1 check differs" if counts[False] == 1 else f"{counts[False]} checks differ"
+    print("the report HOLDS" if holds else f"the report does NOT hold: {differ}")
     return {"holds": holds, "checks": [dataclasses.asdict(check) for check in checks]}
