@@ -43,11 +43,11 @@ class Args:
     """Flags of benchmarks.deletion."""
 
     data_dir: str = "data/cifar100"
-    """Folder of the data set that pictures are taken from."""
+    """Folder of the data set that pictures are taken from, called as it is."""
     log_dir: str = "runs/deletion"
     """Where the folder, the models and the runs are kept."""
     output: str | None = None
-    """JSON file for what is measured; nothing is written by default."""
+    """JSON file for what is measured, replaced where there is one; nothing is written by default."""
     classes: PositiveInt = 10
     """Of the data set, spread over its list."""
     pictures: PositiveInt = 2000
@@ -78,7 +78,13 @@ def get_parser() -> ScriptParser:
 
 
 def main(args: Args) -> dict:
-    """Make the folder, train, answer the requests, print a line for each; returns what was measured."""
+    """Make the folder, train, answer the requests, print a line for each; returns what was measured.
+
+    Raises:
+        UserError: too few pictures, nowhere to write, or a request that cannot be answered.
+    """
+    if args.output is not None and not Path(args.output).parent.is_dir():
+        raise UserError(f"--output {args.output}: there is no such folder; make it first")
     made_of = {name: value for name, value in dataclasses.asdict(args).items() if name not in ASKED}
     folder = Path(args.log_dir) / key_of(made_of)
     make_pictures(args, folder / "photos")

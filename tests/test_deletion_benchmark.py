@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from processes import REPOSITORY
 from sklearn.datasets import load_digits
@@ -43,9 +44,14 @@ def test_a_folder_is_made_and_each_seeds_request_answered(tmp_path):
     assert result["retraining_seconds"] > 0 and "training again without them, 8 passes" in done.stdout
 
 
-def test_more_pictures_than_there_are_are_refused_before_anything_is_made(tmp_path):
-    done = run(log_dir=tmp_path / "made", classes=3, pictures=900)
-    assert done.returncode == 2 and "--pictures 900: digits has no 3 classes of 300 pictures" in done.stderr
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [({"pictures": 900}, "--pictures 900: digits has no 3 classes of 300 pictures"),
+     ({"output": "absent/deletion.json"}, "--output absent/deletion.json: there is no such folder")],
+)  # fmt: skip
+def test_what_cannot_be_done_is_refused_before_anything_is_made(tmp_path, flags, said):
+    done = run(log_dir=tmp_path / "made", classes=3, **flags)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "made").exists()
 
 
