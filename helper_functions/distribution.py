@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import os
 import sys
 import time
@@ -60,6 +61,9 @@ def process_group() -> Iterator[None]:
     if dist.is_initialized() or not all(name in os.environ for name in VARIABLES):
         yield
         return
+    # First imported inside of a process group, as by an optimizer, it would keep hold of it for good: threads of the
+    # group would outlive it, and may abort the process where they meet the end of the interpreter.
+    importlib.import_module("torch._dynamo")
     store, number, size = next(rendezvous("env://", timeout=TIMEOUT))
     # Without a backend's name there is one for each kind of device that torch has been built for and finds.
     dist.init_process_group(store=store, rank=number, world_size=size, timeout=TIMEOUT)

@@ -151,6 +151,16 @@ class TestScripts:
         assert_same_figures(spread, alone, 5e-3)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed on Linux alone")
+def test_no_thread_outlives_the_process_group(tmp_path):
+    """One that does may meet the end of the interpreter, and abort a run that had come to its end."""
+    done = run(*TORCHRUN, "tests/threads_worker.py", *TRAIN, "--log_dir", tmp_path)
+    assert done.status == 0, done.err
+    assert sorted(line for line in done.err.splitlines() if "has left" in line) == [
+        "rank 0 has left []", "rank 1 has left []",
+    ]  # fmt: skip
+
+
 class TestResume:
     def test_one_process_goes_on_after_two_ranks(self, trained, tmp_path):
         done = fork_ranks("train.py", *TRAIN, "--sync_bn", "--log_dir", tmp_path, before=partial(signal_at, 8))
