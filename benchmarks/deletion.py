@@ -18,20 +18,19 @@ from typing import Literal
 import torch
 from PIL import Image
 
-import train
 from benchmarks.sweep import command_line, key_of
+from benchmarks.trained_models import Training
 from data.datasets import load_dataset
 from data.random_streams import random_state
 from data.split_record import Splits
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.devices import choose_device, choose_precision, describe_environment
 from helper_functions.errors import UserError
-from helper_functions.files import load_tensors, save_tensors, whole_file, write_json
-from helper_functions.run_folder import run_quietly
+from helper_functions.files import load_tensors, save_config, save_tensors, whole_file, write_json
 
 SCRIPT = Path(__file__).parent.parent / "train_constrained_unlearning.py"
 # How the model was trained elsewhere.
-NORMALISATION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+NORMALISATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 # Where things lie; and with any flag but these and the requests' own, folder and models are other ones.
 PLACES = ("data_dir", "log_dir", "output")
 ASKED = ("log_dir", "output", "num_epochs", "retain_budget", "seeds")
@@ -88,13 +87,14 @@ def main(args: Args) -> dict:
     made_of = {name: value for name, value in dataclasses.asdict(args).items() if name not in ASKED}
     folder = Path(args.log_dir) / key_of(made_of)
     make_pictures(args, folder / "photos")
-    place = {"dataset": "imagefolder", "data_dir": folder / "photos", "image_size": args.image_size, **NORMALISATION}
+    place = {"dataset": "imagefolder", "data_dir": f"{folder}/photos", "image_size": args.image_size, **NORMALISATION}
     place |= {"model": "resnet18", "precision": args.precision}
-    original, _ = trained("original", folder, args, place)
+    training = training_of(args, folder, place)
+    original = training.original("", args.seed)
     write_lists(args, folder, original / "splits.npz")
     withdrawn = {"forget": f"file:{folder}/withdrawn.txt"}
-    again = {**place, **withdrawn, "splits": original / "splits.npz", "retain_only": True}
-    _, retrained = trained("retrained", folder, args, again)
+    again = {"seed": args.seed, "splits": original / "splits.npz", **withdrawn, "retain_only": True}
+    retrained = json.loads((training.run("retrained", again) / "report.json").read_text())
     weights = load_tensors(original / "model.pt", "train it again")
     save_tensors({"state_dict": {f"module.{name}": value for name, value in weights.items()}}, folder / "theirs.pth")
     asked = {**place, **withdrawn, "validation": f"file:{folder}/held_out.txt", "weight_path": folder / "theirs.pth"}
@@ -154,12 +154,11 @@ def write_lists(args: Args, folder: Path, splits: Path) -> None:
             temporary.write_text("".join(f"{drawn.file_names[image]}\n" for image in images.sort().values.tolist()))
 
 
-def trained(name: str, folder: Path, args: Args, flags: dict) -> tuple[Path, dict]:
-    """A run folder of train.py and its report; the finished one that lies there, or one that is made now."""
-    for report in sorted((folder / "models").glob(f"{name}-*/report.json")):
-        return report.parent, json.loads(report.read_text())
-    flags = {**flags, "num_epochs": args.train_num_epochs, "batch_size": args.train_batch_size, "seed": args.seed}
-    return run_quietly(train, command_line({**flags, "log_dir": folder / "models", "figures": False}), name)
+def training_of(args: Args, folder: Path, place: dict) -> Training:
+    """How the model and the retrained one are trained: `train.yaml` in the folder, and `models` for their runs."""
+    recipe = {"num_epochs": args.train_num_epochs, "batch_size": args.train_batch_size}
+    save_config({**place, **recipe}, folder / "train.yaml")
+    return Training(str(folder / "train.yaml"), str(folder / "models"))
 
 
 def answer(flags: dict) -> dict:
