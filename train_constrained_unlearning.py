@@ -85,7 +85,7 @@ def untrain_constrained(
         forgetloader: what must go, likewise.
         unseenloader: what the model never saw, of the forget set's classes.
         validloader: what the model never saw, for choosing the epoch.
-        num_epochs: passes over the forget set, 10 by default; other methods have their own.
+        num_epochs: passes over the forget set, 10 by default; published methods have their own.
         learning_rate: of the weights, 0.001 by default; other methods have their own.
         log_dir: where the run folder is made.
         device: as `--device`.

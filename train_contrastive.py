@@ -16,7 +16,7 @@ from torch import nn
 from data.arguments import DataArgs
 from evaluation.conclude import conclude, conclude_lesson
 from evaluation.report_arguments import ReportArgs, check_report
-from helper_functions.config import PositiveFloat, PositiveInt, RunArgs, ScriptParser, run_script
+from helper_functions.config import PositiveInt, RunArgs, ScriptParser, run_script
 from models.arguments import ModelArgs
 from unlearning.arguments import DISCRIMINATING, UnlearnArgs
 from unlearning.lesson import Lesson, LessonArgs, check_lesson
@@ -32,8 +32,6 @@ class Args(RunArgs, DataArgs, ModelArgs, UnlearnArgs, OriginalArgs, LessonArgs, 
     """Train a student on a teacher; or make it forget, by an adversary or by a regression on group means."""
     batch_size: PositiveInt = DISCRIMINATING["batch_size"]
     """Training images, or forget images, in one gradient step."""
-    learning_rate: PositiveFloat = DISCRIMINATING["learning_rate"]
-    """Of the weights; a run that leaves its budget halves it, one that hardly moves doubles it."""
 
 
 def get_parser() -> ScriptParser:

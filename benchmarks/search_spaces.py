@@ -4,7 +4,7 @@ import dataclasses
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from unlearning.arguments import BATCH_SIZE, MethodArgs
+from unlearning.arguments import MethodArgs
 from unlearning.methods import defaults_of
 
 
@@ -21,6 +21,8 @@ SCRUB = {
     "divergence_weight": _log(1e-3, 1.0),
 }  # fmt: skip
 FORGET_BATCH = CategoricalDistribution((32, 64, 128))
+# None: as large as it follows from the forget set.
+OWN_BATCH = CategoricalDistribution((None, 32, 64, 128))
 RELABELLED = {"learning_rate": _log(1e-4, 1e-1), "num_epochs": EPOCHS}
 LAST_LAYERS = {"learning_rate": _log(1e-3, 1e-1), "num_epochs": EPOCHS, "last_layers": IntDistribution(1, 8)}
 
@@ -40,7 +42,7 @@ def _space(method: str, searched: dict[str, BaseDistribution], **fixed: object) 
 SPACES: dict[str, Space] = {
     "constrained": _space(
         "constrained",
-        {"learning_rate": _log(3e-3, 1e-1), "num_epochs": IntDistribution(4, 20), "batch_size": FORGET_BATCH},
+        {"learning_rate": _log(3e-3, 1e-1), "num_epochs": IntDistribution(4, 20), "batch_size": OWN_BATCH},
     ),
     # Their own criterion ends at an AUC of 0.55; the epoch that is nearest to unseen images often comes later.
     "untrain": _space(
@@ -123,13 +125,13 @@ def within(space: Space, most_retain_epochs: int) -> Space:
 def start(space: Space) -> dict[str, object]:
     """The method's own defaults, moved into the bounds where they lie outside: the first trial of every search."""
     fields = {field.name: field.default for field in dataclasses.fields(MethodArgs)}
-    own = {**fields, "batch_size": BATCH_SIZE, **defaults_of(space.fixed["method"])}
+    own = {**fields, **defaults_of(space.fixed["method"])}
     return {name: _nearest(own[name], distribution) for name, distribution in space.searched.items()}
 
 
 def _nearest(value: object, distribution: BaseDistribution) -> object:
     if isinstance(distribution, CategoricalDistribution):
-        return min(distribution.choices, key=lambda choice: abs(choice - value))
+        return value if value in distribution.choices else min(distribution.choices, key=lambda choice: abs(choice - value))
     return min(max(value, distribution.low), distribution.high)
 
 

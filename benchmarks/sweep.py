@@ -26,10 +26,11 @@ def key_of(cell: dict) -> str:
 
 
 def command_line(flags: dict) -> list[str]:
-    """Flags as on a command line; a list's values follow its name."""
+    """Flags as on a command line; a list's values follow its name, and None is null."""
     argv = []
     for name, value in flags.items():
-        argv += [f"--{name}", *(map(str, value) if isinstance(value, list | tuple) else [str(value)])]
+        words = map(str, value) if isinstance(value, list | tuple) else ["null" if value is None else str(value)]
+        argv += [f"--{name}", *words]
     return argv
 
 

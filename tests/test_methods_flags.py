@@ -123,7 +123,7 @@ class TestDefaults:
     @given(st.integers(57, 10**6))
     def test_a_pass_over_a_set_of_any_size_has_several_steps(self, images):
         forget, retain = batch_sizes(UnlearnArgs(), images)
-        assert -(-images // forget) >= 7 and 8 <= forget <= 128 and retain >= 32
+        assert -(-images // forget) >= 7 and 8 <= forget <= 256 and retain >= 32
 
 
 class TestOwnLoaders:

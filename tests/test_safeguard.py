@@ -301,11 +301,13 @@ class TestStage:
         args = UnlearnArgs(batch_size=batch_size)
         assert _dual_rate(args, PairedLoader(loader, CyclingLoader(RETAIN))) == pytest.approx(expected)
 
-    @pytest.mark.parametrize(("batch_size", "expected"), [(None, 0.03), (8, 0.03 * 8 / 128)])
-    def test_the_multipliers_pace_on_images(self, batch_size, expected):
-        images, labels = torch.zeros(40, 1, 2, 2, dtype=torch.uint8), torch.zeros(40, dtype=torch.int64)
-        loader = TensorLoader(images, labels, torch.arange(40), 8, mean=(0.5,), std=(0.2,))
-        args = UnlearnArgs(batch_size=batch_size)
+    @pytest.mark.parametrize(
+        ("asked", "size", "expected"), [(None, 8, 0.03), (None, 256, 0.06), (8, 8, 0.03 * 8 / 128), (256, 256, 0.06)]
+    )
+    def test_the_multipliers_pace_on_images(self, asked, size, expected):
+        images, labels = torch.zeros(300, 1, 2, 2, dtype=torch.uint8), torch.zeros(300, dtype=torch.int64)
+        loader = TensorLoader(images, labels, torch.arange(300), size, mean=(0.5,), std=(0.2,))
+        args = UnlearnArgs(batch_size=asked)
         assert _dual_rate(args, PairedLoader(loader, CyclingLoader(RETAIN))) == pytest.approx(expected)
 
     def test_first_epoch_lost_goes_back_to_the_original(self):

@@ -253,8 +253,8 @@ class TestCells:
         assert len({cell.key, *(other.key for other in others)}) == 4
 
     def test_flags_are_what_a_command_line_takes(self):
-        assert command_line({"mean": [0.5, 0.25], "rewind": True, "method": "ssd"}) == [
-            "--mean", "0.5", "0.25", "--rewind", "True", "--method", "ssd",
+        assert command_line({"mean": [0.5, 0.25], "rewind": True, "method": "ssd", "batch_size": None}) == [
+            "--mean", "0.5", "0.25", "--rewind", "True", "--method", "ssd", "--batch_size", "null",
         ]  # fmt: skip
 
 

@@ -195,10 +195,11 @@ class Stage:
 
 
 def _dual_rate(args: UnlearnArgs, loader: PairedLoader) -> float:
-    """The multiplier's step: in proportion to a batch that was asked for, so that its size does not change the trade.
+    """The multiplier's step: in proportion to the batch, so that its size does not change the trade.
 
-    Where the batch follows from a small forget set, the pass has fewer images and as many steps, whose pace stays.
+    Where a smaller batch follows from a small forget set, the pass has fewer images and as many steps, whose pace stays.
     """
     own = getattr(loader.leader, "batch_size", None) or BATCH_SIZE
     foreign = not isinstance(loader.leader, TensorLoader)
-    return args.dual_learning_rate * (own / BATCH_SIZE if args.batch_size or foreign else 1.0)
+    share = own / BATCH_SIZE
+    return args.dual_learning_rate * (share if args.batch_size or foreign else max(1.0, share))
