@@ -131,7 +131,8 @@ def start(space: Space) -> dict[str, object]:
 
 def _nearest(value: object, distribution: BaseDistribution) -> object:
     if isinstance(distribution, CategoricalDistribution):
-        return value if value in distribution.choices else min(distribution.choices, key=lambda choice: abs(choice - value))
+        choices = distribution.choices
+        return value if value in choices else min(choices, key=lambda choice: abs(choice - value))
     return min(max(value, distribution.low), distribution.high)
 
 

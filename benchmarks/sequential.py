@@ -4,8 +4,9 @@
     python -m benchmarks.sequential --summary True
 
 Each request is a run of train_constrained_unlearning.py that goes on from the one before (--previous_run), within one
-budget for all. After each, accuracy is measured by the first original on what is still retained, and on the images of
-every request so far. A finished chain is a line of --output; it is not run again.
+budget for all; one that finds nothing left of it is refused, and ends the chain. After each, accuracy is measured by
+the first original on what is still retained, and on the images of every request so far. A finished chain is a line of
+--output; it is not run again.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from benchmarks.sweep import append_row, command_line, key_of, read_rows, run_al
 from benchmarks.trained_models import Training
 from data.random_streams import random_state
 from helper_functions.config import PositiveInt, ScriptParser, run_script
+from helper_functions.errors import UserError
 from helper_functions.inference import predict
 from helper_functions.run_folder import run_quietly
 from unlearning.workspace import Workspace
@@ -104,7 +106,13 @@ def run_chain(chain: dict) -> dict:
     del row["log_dir"]
     for number, lot in enumerate(lots, start=1):
         file = _write(Path(chain["log_dir"]) / f"{name}-{number}.txt", lot)
-        folder, report = run_quietly(script, command_line({**flags, "forget": file}), f"{name}-{number}")
+        try:
+            folder, report = run_quietly(script, command_line({**flags, "forget": file}), f"{name}-{number}")
+        except UserError as refusal:
+            if number == 1:
+                raise
+            row["refused"] = str(refusal)
+            break
         row["requests_run"].append(_account(report) | ruler(folder, lots[:number]))
         flags = {key: value for key, value in flags.items() if key != "weight_path"} | {"previous_run": folder}
     flags = {key: value for key, value in flags.items() if key != "previous_run"}
@@ -173,7 +181,10 @@ class _Ruler:
 
 
 def summary(rows: list[dict]) -> str:
-    """Markdown: the original, each request, all at once, the retrained model; means over seeds, the largest fall."""
+    """Markdown: the original, each request, all at once, the retrained model; means over seeds, the largest fall.
+
+    Below it, the requests that were refused. `n`: chains that came so far.
+    """
     lines = [
         "| requests | n | after | fall of retain | largest | forgotten so far | its loss | held-out | its loss | test "
         "| steps | seconds |",
@@ -183,12 +194,18 @@ def summary(rows: list[dict]) -> str:
         chains = [row for row in rows if row["setting"] == setting]
         if not chains:
             continue
-        last = max(len(row["requests_run"]) for row in chains)
+        done = [row["requests_run"] for row in chains]
         steps: dict[str, list[dict]] = {"nothing": [row["original"] for row in chains]}
-        steps |= {f"request {n + 1}": [row["requests_run"][n] for row in chains] for n in range(last)}
+        for number in range(max(map(len, done))):
+            steps[f"request {number + 1}"] = [requests[number] for requests in done if len(requests) > number]
         steps |= {"all at once": [row["at_once"] for row in chains], "retraining": [row["retrained"] for row in chains]}
         lines += [_line(setting, name, found) for name, found in steps.items()]
+    lines += [_refusal(row) for row in rows if "refused" in row]
     return "\n".join(lines)
+
+
+def _refusal(row: dict) -> str:
+    return f"{row['setting']}, seed {row['seed']}, request {len(row['requests_run']) + 1} was refused: {row['refused']}"
 
 
 def _line(setting: str, name: str, found: list[dict]) -> str:

@@ -197,7 +197,7 @@ class Stage:
 def _dual_rate(args: UnlearnArgs, loader: PairedLoader) -> float:
     """The multiplier's step: in proportion to the batch, so that its size does not change the trade.
 
-    Where a smaller batch follows from a small forget set, the pass has fewer images and as many steps, whose pace stays.
+    Where a smaller one follows from a small forget set, the pass has fewer images and as many steps, whose pace stays.
     """
     own = getattr(loader.leader, "batch_size", None) or BATCH_SIZE
     foreign = not isinstance(loader.leader, TensorLoader)
