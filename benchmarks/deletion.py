@@ -26,7 +26,7 @@ from data.split_record import Splits
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.devices import choose_device, choose_precision, describe_environment
 from helper_functions.errors import UserError
-from helper_functions.files import load_tensors, save_config, save_tensors, whole_file, write_json
+from helper_functions.files import check_folder_of, load_tensors, save_config, save_tensors, whole_file, write_json
 
 SCRIPT = Path(__file__).parent.parent / "train_constrained_unlearning.py"
 # How the model was trained elsewhere.
@@ -82,8 +82,7 @@ def main(args: Args) -> dict:
     Raises:
         UserError: too few pictures, nowhere to write, or a request that cannot be answered.
     """
-    if args.output is not None and not Path(args.output).parent.is_dir():
-        raise UserError(f"--output {args.output}: there is no such folder; make it first")
+    check_folder_of("output", args.output)
     made_of = {name: value for name, value in dataclasses.asdict(args).items() if name not in ASKED}
     folder = Path(args.log_dir) / key_of(made_of)
     make_pictures(args, folder / "photos")

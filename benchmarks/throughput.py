@@ -14,7 +14,6 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import PIL
@@ -28,7 +27,7 @@ from data.splits import Splits, make_splits
 from helper_functions.config import PositiveInt, ScriptParser, run_script
 from helper_functions.devices import choose_device, choose_precision, describe_environment
 from helper_functions.errors import UserError
-from helper_functions.files import write_json
+from helper_functions.files import check_new_file, write_json
 from models.classifiers import STEMS
 
 GIB = 2**30
@@ -131,17 +130,9 @@ def check_batch_sizes(sizes: list[int], splits: Splits) -> None:
         raise UserError(f"--batch_sizes {max(sizes)}: the {name} set has {most} images; give at most as many")
 
 
-def check_output(path: str | None) -> None:
-    """Refuse what cannot be written, before any work."""
-    if path is not None and Path(path).exists():
-        raise UserError(f"--output {path}: it exists and is not overwritten; name a new file")
-    if path is not None and not Path(path).parent.is_dir():
-        raise UserError(f"--output {path}: there is no such folder; make it first")
-
-
 def main(args: Args) -> dict:
     """Measure every job; returns what the JSON file holds."""
-    check_output(args.output)
+    check_new_file("output", args.output)
     device = choose_device(args.device)
     precision = choose_precision(device, args.precision)
     pairs, steps = args.pairs or (2 if args.quick else 5), args.steps or (1 if args.quick else 10)

@@ -15,6 +15,7 @@ from helper_functions.config import NonNegativeInt
 from helper_functions.devices import Precision
 from helper_functions.distribution import world_size
 from helper_functions.errors import UserError
+from helper_functions.files import check_new_file
 from models.reinitialise import reinitialised
 from unlearning.workspace import Workspace
 
@@ -53,10 +54,7 @@ def check_checkpoints(args: CheckpointArgs) -> None:
     """
     if not args.weight_path:
         raise UserError("--weight_path: name at least one file of weights")
-    if args.output is not None and Path(args.output).exists():
-        raise UserError(f"--output {args.output}: there is such a file already; name another")
-    if args.output is not None and not Path(args.output).parent.is_dir():
-        raise UserError(f"--output {args.output}: there is no such folder; make it first")
+    check_new_file("output", args.output)
     named = [("weight_path", path) for path in args.weight_path]
     named += [("retrained_weight_path", path) for path in args.retrained_weight_path]
     named += [("original_weight_path", args.original_weight_path), ("shadow_config", args.shadow_config)]

@@ -51,6 +51,27 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_folder_of(flag: str, path: str | None) -> None:
+    """Refuse a file that could not be written for want of its folder.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    if path is not None and not Path(path).parent.is_dir():
+        raise UserError(f"--{flag} {path}: there is no such folder; make it first")
+
+
+def check_new_file(flag: str, path: str | None) -> None:
+    """Refuse a file that is there already, or could not be written.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    if path is not None and Path(path).exists():
+        raise UserError(f"--{flag} {path}: it exists and is not overwritten; name a new file")
+    check_folder_of(flag, path)
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove what `whole_file` leaves in a folder when its process is killed; for who is alone there."""
     for path in Path(folder).glob(".*"):
