@@ -137,11 +137,11 @@ def short(value: object) -> object:
 
 
 def _trace(path: Path) -> dict | None:
-    """Violation and multiplier over the steps of a constrained method, thinned out."""
+    """Violation and multiplier over the steps of a constrained method, thinned out; the last step is always there."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     points = [line for line in lines if "constraint/violation" in line]
     if not points:
         return None
-    points = points[:: -(-len(points) // TRACE_POINTS)]
+    points = [*points[: -1 : -(-len(points) // TRACE_POINTS)], points[-1]]
     names = {"step": "step", "violation": "constraint/violation", "multiplier": "constraint/multiplier"}
     return {name: [point.get(key) for point in points] for name, key in names.items()}
