@@ -156,15 +156,16 @@ def _cell(args: Args, flags: dict, method: str, place: dict, models: dict) -> Ce
 
 
 def command(args: Args) -> str:
-    """The shortest command line that gives these pages: by one of the presets where they are its own."""
-    asked = _deciding(args)
+    """The shortest command line that gives these pages: a preset and what differs from it, or flags alone."""
+    starts = [[]]
     for path in sorted(PRESETS.glob("*.yaml")):
-        flags = ["--config_file", str(path)]
-        if set(load_config(path)) <= set(vars(args)) and _deciding(get_parser().parse(flags)) == asked:
-            return shlex.join(["python", "-m", "benchmarks.leaderboard", *flags])
-    default = _deciding(Args())
-    values = {name: value for name, value in asked.items() if value != default[name]}
-    return shlex.join(["python", "-m", "benchmarks.leaderboard", *command_line(values)])
+        if set(load_config(path)) <= set(vars(args)):
+            starts.append(["--config_file", str(path)])
+    asked, found = _deciding(args), []
+    for start in starts:
+        own = _deciding(get_parser().parse(start))
+        found.append([*start, *command_line({name: value for name, value in asked.items() if value != own[name]})])
+    return shlex.join(["python", "-m", "benchmarks.leaderboard", *min(found, key=len)])
 
 
 def _deciding(args: Args) -> dict:

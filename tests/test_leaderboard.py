@@ -175,6 +175,11 @@ class TestLeaderboard:
         args = leaderboard.get_parser().parse(["--config_file", path, "--workers", "7", "--log_dir", "elsewhere"])
         assert leaderboard.command(args) == f"python -m benchmarks.leaderboard --config_file {path}"
 
+    def test_part_of_a_preset_is_called_by_what_differs(self):
+        flags = "--config_file configs/leaderboard/cifar100_cpu.yaml --forget random:0.1"
+        args = leaderboard.get_parser().parse([*flags.split(), "--workers", "2"])
+        assert leaderboard.command(args) == f"python -m benchmarks.leaderboard {flags}"
+
 
 def without_seconds(row: dict) -> dict:
     costs = {name: {**row[name], "seconds": 0, "peak_memory_bytes": 0} for name in ("cost", "retrained_cost")}
