@@ -22,7 +22,7 @@ SCRUB = {
 }  # fmt: skip
 FORGET_BATCH = CategoricalDistribution((32, 64, 128))
 # None: as large as it follows from the forget set.
-OWN_BATCH = CategoricalDistribution((None, 32, 64, 128))
+OWN_BATCH = CategoricalDistribution((None, *FORGET_BATCH.choices))
 RELABELLED = {"learning_rate": _log(1e-4, 1e-1), "num_epochs": EPOCHS}
 LAST_LAYERS = {"learning_rate": _log(1e-3, 1e-1), "num_epochs": EPOCHS, "last_layers": IntDistribution(1, 8)}
 

@@ -1,6 +1,7 @@
 """The benchmark of requests in a row: one that is refused ends its chain, and table and figure show it."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,11 +12,19 @@ from helper_functions.errors import UserError
 REFUSAL = "--retain_budget 2: nothing is left"
 
 
+def begun(folder: Path, requests: int, training: int) -> dict:
+    """A chain of requests for four digits each, on originals of so many epochs."""
+    (folder / "train.yaml").write_text(f"dataset: digits\nmodel: resnet8\nwidth: 4\nnum_epochs: {training}\n")
+    return {
+        "setting": "random", "seed": 0, "requests": requests, "images": 4, "num_epochs": 1,
+        "config_file_of_runs": str(folder / "train.yaml"), "log_dir": str(folder),
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory) -> dict:
     """Three requests for four digits each, of which the second is refused."""
-    folder = tmp_path_factory.mktemp("chain")
-    (folder / "train.yaml").write_text("dataset: digits\nmodel: resnet8\nwidth: 4\nnum_epochs: 3\n")
+    asked = begun(tmp_path_factory.mktemp("chain"), requests=3, training=3)
     real = sequential.run_quietly
 
     def run(script, argv, name):
@@ -25,10 +34,7 @@ def chain(tmp_path_factory) -> dict:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequential, "run_quietly", run)
-        return sequential.run_chain({
-            "setting": "random", "seed": 0, "requests": 3, "images": 4, "num_epochs": 1,
-            "config_file_of_runs": str(folder / "train.yaml"), "log_dir": str(folder),
-        })  # fmt: skip
+        return sequential.run_chain(asked)
 
 
 def test_a_refused_request_ends_the_chain_and_all_at_once_is_still_measured(chain):
@@ -50,14 +56,11 @@ def test_means_are_over_the_chains_that_came_so_far(chain, tmp_path):
 
 
 def test_a_first_request_that_is_refused_is_an_error(tmp_path, monkeypatch):
-    (tmp_path / "train.yaml").write_text("dataset: digits\nmodel: resnet8\nwidth: 4\nnum_epochs: 1\n")
+    asked = begun(tmp_path, requests=2, training=1)
 
     def refuse(script, argv, name):
         raise UserError(REFUSAL)
 
     monkeypatch.setattr(sequential, "run_quietly", refuse)
     with pytest.raises(UserError, match="nothing is left"):
-        sequential.run_chain({
-            "setting": "random", "seed": 0, "requests": 2, "images": 4, "num_epochs": 1,
-            "config_file_of_runs": str(tmp_path / "train.yaml"), "log_dir": str(tmp_path),
-        })  # fmt: skip
+        sequential.run_chain(asked)
