@@ -9,6 +9,7 @@ import train
 from benchmarks.engines import RunAll
 from benchmarks.sweep import command_line, key_of
 from helper_functions.errors import UserError
+from helper_functions.files import load_config
 from helper_functions.run_folder import run_quietly
 
 # Where a run writes and how it computes, not what it computes (--sync_bn is for several ranks, a cell is one).
@@ -63,6 +64,8 @@ class Training:
         if further:
             # A random forget set is drawn from the run's seed, so that this one takes it over as it is.
             asked = {"splits": self.retrained(forget, seed) / "splits.npz"}
+            if load_config(Path(self.config_file)).get("forget") != forget:  # another one of the configuration's own
+                asked["forget"] = None
         return self.run("retrained", {"seed": seed + further, "retain_only": True, **asked})
 
     def run(self, name: str, flags: dict) -> Path:

@@ -161,6 +161,15 @@ class TestTrainedModels:
         weights = [torch.load(folder / "model.pt")["conv1.weight"] for folder in (first, second)]
         assert not torch.equal(*weights)
 
+    @pytest.mark.parametrize("forget", ["class:3", "random:0.1", "mislabelled:0.1"])
+    def test_a_forget_set_of_the_configuration_is_not_that_of_a_further_retrained_model(self, tmp_path, forget):
+        (tmp_path / "train.yaml").write_text(TINY + "forget: random:0.2\n")
+        training, dataset = Training(str(tmp_path / "train.yaml"), str(tmp_path / "models")), load_dataset("digits", "")
+        first, second = (
+            Splits.load(training.retrained(forget, 0, further) / "splits.npz", dataset) for further in (0, 1)
+        )
+        assert torch.equal(first.forget, second.forget) and torch.equal(first.labels, second.labels)
+
     def test_a_training_that_was_stopped_is_gone_on_with(self, training, tmp_path, monkeypatch):
         own = dataclasses.replace(training, log_dir=str(tmp_path))
         with monkeypatch.context() as patch:
