@@ -54,29 +54,6 @@ def log_odds(losses: Tensor) -> Tensor:
     return losses + torch.log(-torch.expm1(-losses))
 
 
-def log_odds_against(logits: Tensor, labels: Tensor) -> Tensor:
-    """log((1 − p) / p) of each row's label, computed without cancellation.
-
-    Args:
-        logits: `[B, K]`.
-        labels: `[B]`.
-
-    Returns:
-        `[B]`.
-    """
-    own = class_mask(labels, logits.shape[1])
-    return log_probability_of_others(logits, own) + F.cross_entropy(logits, labels, reduction="none")
-
-
-def pushed_up(odds: Tensor, goals: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Mean Huber loss of the shortfall of log-odds `[B]` from their goals, and the share without one, both 0-d.
-
-    Squared up to one unit, linear beyond: the few images whose goal is far away would else rule the gradient.
-    """
-    shortfall = (goals - odds).relu()
-    return F.huber_loss(shortfall, torch.zeros_like(shortfall)), (shortfall == 0).float().mean()
-
-
 class Target:
     """What all targets can do; a target that neither moves nor learns has no more than an objective and a distance.
 
@@ -127,8 +104,8 @@ class Target:
 class ChanceTarget(Target):
     """A loss of at least `margin` · log K on the given label.
 
-    Every image short of it is pushed alike, in log-odds. −log(1 − p_y), whose gradient vanishes with p_y, would leave
-    labels that are believed a little, and those are most of them where few images are known by heart.
+    The objective −log(1 − p_y) falls as −L_f does, but its gradient is largest where the label is believed most, and
+    vanishes where it is not; an image whose loss has reached the bound is no longer in it.
 
     Args:
         num_classes: K.
@@ -139,10 +116,13 @@ class ChanceTarget(Target):
 
     def __init__(self, num_classes: int, margin: float) -> None:
         self.bound = margin * math.log(num_classes)
-        self.odds = log_odds(torch.tensor(self.bound, dtype=torch.float64)).item()
 
     def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return pushed_up(log_odds_against(logits, labels), self.odds)
+        losses = F.cross_entropy(logits, labels, reduction="none").detach()
+        own = class_mask(labels, logits.shape[1])
+        pending = losses < self.bound
+        pushed = -log_probability_of_others(logits, own) * pending
+        return pushed.mean(), 1 - pending.float().mean()
 
     def distance(self, logits: Tensor, labels: Tensor, reference_losses: Tensor, reference_weights: Tensor) -> float:
         """Share of forget images whose loss is below the bound, in [0, 1]."""
@@ -214,9 +194,15 @@ class UnseenTarget(Target):
         return goals
 
     def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean Huber loss of the ranked log-odds' shortfall, and the share of images without one, both 0-d."""
-        odds = log_odds_against(logits, labels)
-        return pushed_up(odds, log_odds(self._goals(odds.detach(), self.losses, self.weights)))
+        """Mean Huber loss of the ranked log-odds' shortfall, and the share of images without one, both 0-d.
+
+        Squared up to one unit, linear beyond: the few images whose quantile is far away would else rule the gradient.
+        """
+        own = class_mask(labels, logits.shape[1])
+        odds = log_probability_of_others(logits, own) + F.cross_entropy(logits, labels, reduction="none")
+        goals = log_odds(self._goals(odds.detach(), self.losses, self.weights))
+        shortfall = (goals - odds).relu()
+        return F.huber_loss(shortfall, torch.zeros_like(shortfall)), (shortfall == 0).float().mean()
 
     def distance(self, logits: Tensor, labels: Tensor, reference_losses: Tensor, reference_weights: Tensor) -> float:
         """Wasserstein-2 distance, in nats, from the losses of a reference sample; too high counts like too low."""
