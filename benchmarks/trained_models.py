@@ -62,9 +62,10 @@ class Training:
         """The run folder of a retrained model on the original's splits, trained from seed + `further`."""
         asked = {"splits": self.original(forget, seed) / "splits.npz", "forget": forget}
         if further:
-            # A random forget set is drawn from the run's seed, so that this one takes it over as it is.
+            # A random forget set is drawn from the run's seed, so that this one takes that of the splits as it is. No
+            # other is asked for, not even by the configuration; where that names this very set, it is in the key.
             asked = {"splits": self.retrained(forget, seed) / "splits.npz"}
-            if load_config(Path(self.config_file)).get("forget") != forget:  # another one of the configuration's own
+            if load_config(Path(self.config_file)).get("forget") != forget:
                 asked["forget"] = None
         return self.run("retrained", {"seed": seed + further, "retain_only": True, **asked})
 
