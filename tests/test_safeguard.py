@@ -325,6 +325,14 @@ class TestStage:
         assert guard.scale > 1
         assert self.run([figures_of(forget_distance=0.1)] * 2).scale == 1
 
+    @settings(deadline=None, max_examples=20)
+    @given(st.lists(st.floats(0, 1.2), min_size=1, max_size=4))
+    def test_hurries_in_the_epochs_that_end_above_the_straight_line(self, distances):
+        """From the original's distance, which is 1 here, to half of it after the last epoch."""
+        behind = sum(distance > 1 - 0.5 * epoch / len(distances) for epoch, distance in enumerate(distances, start=1))
+        guard = self.run([figures_of(forget_distance=distance) for distance in distances])
+        assert guard.scale == 2.0**behind
+
     def test_a_number_that_is_none_sends_it_back(self):
         def spoil(model, epoch):
             if epoch == 1:
