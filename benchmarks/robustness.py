@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import train_constrained_unlearning as script
+from benchmarks.cells import short
 from benchmarks.sweep import append_row, command_line, key_of, read_rows, run_all
 from helper_functions.config import PositiveFloat, PositiveInt, ScriptParser, run_script
 from helper_functions.run_folder import run_quietly
@@ -96,14 +97,9 @@ def _run(asked: dict) -> dict:
     folder, key = _folder(args, cell["forget"], cell["seed"]), key_of(cell)
     weights = {"weight_path": folder / "original.pt", "retrained_weight_path": folder / "retrained.pt"}
     _, report = _main(args, f"cell-{key}", **cell, **weights)
-    return {
-        "key": key,
-        **cell,
-        "verdict": report["verdict"],
-        "models": report["models"],
-        "safeguard": len(report["forget"]["safeguard"]),
-        "seconds": report["cost"]["unlearned"]["seconds"],
-    }
+    figures = {"verdict": report["verdict"], "models": report["models"]}
+    figures |= {"safeguard": len(report["forget"]["safeguard"]), "seconds": report["cost"]["unlearned"]["seconds"]}
+    return {"key": key, **cell, **short(figures)}
 
 
 def summary(rows: list[dict]) -> str:
