@@ -20,9 +20,10 @@ class Safeguard:
 
     When the violation runs away, or is no longer a number, the weights and the optimizer go back to the last good
     state, the primal step is halved and the multiplier (or penalty coefficient) is raised. An epoch that ends far
-    outside of the budget halves the step, too, and a second one in a row goes back; one that leaves most of the budget
-    unspent and is behind its pace doubles it; to a step that proved too long only when `PATIENCE` epochs since have
-    asked for it. So the outcome depends little on the learning rate that was asked for.
+    outside of the budget halves the step, too, and a second one in a row goes back; one that leaves most of the
+    budget unspent, is far from its target and has not lowered the retain loss either doubles it; to a step that
+    proved too long only when `PATIENCE` epochs since have asked for it. So the outcome depends little on the
+    learning rate that was asked for.
 
     Args:
         model: whose weights are guarded.

@@ -27,8 +27,10 @@ PENALTY_GROWTH = 2.0
 RUNAWAY = 2.0
 # Budgets from which on the end of an epoch counts as far outside: noise of that size is the step's, not the trade's.
 FAR_OUTSIDE = 1.5
-# Share of the original's distance from the target that a stage has to cover, in equal parts by its epochs.
-PACE = 0.5
+# Share of the original's distance from the target that counts as a long way.
+FAR = 0.5
+# Nats of retain loss that a point of accuracy is worth at least.
+NATS_A_POINT = 0.01
 
 
 @dataclasses.dataclass
@@ -151,12 +153,12 @@ class Stage:
             fault = Fault("retain/loss", self.stage.name, epoch, batches, batches, self.cost.gradient_steps, {})
             raise stopped_by(fault, self.record, "lower --learning_rate")
         if self.stage.aim is not None:
-            self._adapt(figures, epoch)
+            self._adapt(figures)
         stop = self.report(findings, epoch)
         self.stage.problem.streams.prepare(self.model)
         return stop
 
-    def _adapt(self, figures: dict[str, float], epoch: int) -> None:
+    def _adapt(self, figures: dict[str, float]) -> None:
         """Penalty, margin, step size and the last good state from what was measured."""
         for constraint in self.stage.problem.constraints():
             grow_penalty(constraint, figures["constraint/fall_bound"] - self.args.retain_budget, PENALTY_GROWTH)
@@ -171,9 +173,11 @@ class Stage:
                 self._say_so(violation, step)
             return
         self.safeguard.keep()
-        behind = figures["forget/distance"] > (1 - PACE * epoch / self.stage.num_epochs) * self.start_distance
-        # With accuracy left to spend and less of the way made than it should have, it is the step that holds it up.
-        if behind and figures["constraint/fall"] < self.stage.aim / 2:
+        far = figures["forget/distance"] > FAR * self.start_distance
+        # With accuracy left to spend and a long way to go, it is the step that holds the run up; unless the weights did
+        # move, towards lower retain loss: then the multiplier is too large still, and falls by itself.
+        fell = figures["retain/rise"] < -NATS_A_POINT * self.stage.aim
+        if far and not fell and figures["constraint/fall"] < self.stage.aim / 2:
             self.safeguard.hurry()
 
     def state_dict(self) -> dict:
