@@ -52,7 +52,7 @@ class Args(EngineArgs, FurtherArgs):
     retain_budget: NonNegativeFloat = 2.0
     """Accuracy points on the retain set that forgetting may cost."""
     log_interval: PositiveInt = 10
-    """Steps between two points of the traces, and between two looks of the safeguard."""
+    """Steps between two points of the traces."""
     title: str = "Leaderboard"
     """Of the pages."""
     output: str = "runs/leaderboard"

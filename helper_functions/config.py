@@ -69,7 +69,7 @@ class RunArgs:
     """Whether the images stay on the device; no leaves them in host memory, from where batches follow through pinned
     memory; auto keeps them where they take at most half of what is free."""
     log_interval: PositiveInt = 50
-    """Steps between two transfers of the running figures from the device; the safeguard looks at them then."""
+    """Steps between two transfers of the running figures from the device."""
     figures: bool = True
     """Draw the model's graph and pictures for TensorBoard and the run folder at the end; sweeps do without."""
 

@@ -149,8 +149,8 @@ class TestScriptsRewind:
         done = fork(UNLEARN, *flags, "--learning_rate", 1e-7, before=partial(spoil, "constraint", 5))
         assert done.status in (0, 3) and done.err == ""
         (event,) = json.loads((only(tmp_path) / "report.json").read_text())["forget"]["safeguard"]
-        # A step that moves nothing was doubled after the first epoch, of four steps, and is halved here.
-        assert event["step"] == 6 and event["scale"] == 2 / 2
+        # A step that moves nothing was doubled after the first epoch, of four steps, and is halved after the second.
+        assert event["step"] == 8 and event["scale"] == 2 / 2
         assert all(value.isfinite().all() for value in weights_of(only(tmp_path)).values() if value.is_floating_point())
 
     def test_an_original_that_is_trained_first(self, tmp_path):

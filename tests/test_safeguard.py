@@ -1,5 +1,6 @@
 """The safeguard's way back and its way forward, and what a stage does with an epoch's figures."""
 
+import itertools
 import math
 
 import pytest
@@ -21,7 +22,7 @@ from unlearning.arguments import UnlearnArgs
 from unlearning.constrained import ForgetSubjectToRetain
 from unlearning.examination import Findings
 from unlearning.safeguard import LONGEST, PATIENCE, Safeguard
-from unlearning.stage import FAR_OUTSIDE, RUNAWAY, Stage, StageSettings, _dual_rate
+from unlearning.stage import FAR_OUTSIDE, PACE, RUNAWAY, Stage, StageSettings, _dual_rate
 from unlearning.streams import RETAIN_LOSSES, Original, TwoStreams
 from unlearning.targets import ChanceTarget
 
@@ -233,7 +234,10 @@ LOST = {"constraint_fall": 60.0, "constraint_fall_bound": 61.0, "constraint_feas
 
 
 class TestStage:
-    def run(self, epochs, solver="augmented_lagrangian", spoil=None, aim=0.5, **options):
+    def run(
+        self, epochs, solver="augmented_lagrangian", spoil=None, aim=0.5, forget=FORGET, log_interval=50, disturb=None,
+        **options,
+    ):
         """Run a stage whose examination finds these figures; keeps the weights that they were measured on."""
         model, record = network(), SpyRecord()
         options = {"schedule": "constant", "learning_rate": 0.01, "retain_budget": 1.0} | options
@@ -252,11 +256,13 @@ class TestStage:
 
         problem = problem_of(model, solver)
         self.start = weights(model)
-        loader = PairedLoader(FORGET, CyclingLoader(RETAIN))
+        loader = PairedLoader(forget, CyclingLoader(RETAIN))
         self.stage = Stage(
             StageSettings("forget", problem, len(epochs), aim), model, loader, args, record, Cost(), examine, 1.0,
-            report, 50,
+            report, log_interval,
         )  # fmt: skip
+        if disturb is not None:
+            disturb(self.stage.solver)
         self.stage.run()
         self.model, self.record, self.problem = model, record, problem
         return self.stage.safeguard
@@ -355,16 +361,54 @@ class TestStage:
         guard = self.run([figures_of(**LOST)] * 2, aim=None)
         assert guard.events == [] and same(weights(self.model), self.measured[-1])
 
-    def test_a_runaway_between_epochs_is_caught_at_the_next_transfer(self):
-        self.run([figures_of()])
-        stage = self.stage
-        before = weights(self.model)
-        stage.safeguard.keep()
-        nn.init.constant_(self.model[0].weight, 7.0)
-        interval = {"constraint/violation": 0.1, "images_per_second": 1.0}
-        stage._on_interval(interval, 5)
-        assert stage.safeguard.events == []
-        stage._on_interval(interval | {"forget/objective": math.nan}, 6)
-        assert [event["step"] for event in stage.safeguard.events] == [6] and same(weights(self.model), before)
-        stage._on_interval(interval | {"constraint/violation": 90.0}, 7)
-        assert [event["step"] for event in stage.safeguard.events] == [6, 7]
+    LONG = FORGET * (PACE + 7)
+
+    @staticmethod
+    def showing(figure, value, steps):
+        """What has a solver's steps of these numbers show this value."""
+
+        def disturb(solver):
+            own, numbers = solver.step, itertools.count(1)
+            solver.step = lambda batch: own(batch) | ({figure: torch.tensor(value)} if next(numbers) in steps else {})
+
+        return disturb
+
+    @pytest.mark.parametrize(("figure", "value"), [("constraint/violation", 5000.0), ("forget/objective", math.nan)])
+    @pytest.mark.parametrize(("at", "caught"), [(3, PACE), (PACE, PACE), (2 * PACE + 3, len(LONG))])
+    def test_a_runaway_within_an_epoch_is_caught_at_the_next_look(self, figure, value, at, caught):
+        """Each so many steps, and at the epoch's end before the weights are measured."""
+        disturb = self.showing(figure, value, {at})
+        guard = self.run([figures_of()], forget=self.LONG, disturb=disturb)
+        assert [event["step"] for event in guard.events] == [caught]
+        assert same(self.measured[0], self.start) == (caught == len(self.LONG))
+
+    def test_a_mean_is_judged_and_not_a_step(self):
+        disturb = self.showing("constraint/violation", RUNAWAY * PACE / 10, range(20, 27))
+        assert self.run([figures_of()], forget=self.LONG, disturb=disturb).events == []
+
+    @pytest.mark.parametrize("schedule", ["constant", "cosine"])
+    @pytest.mark.parametrize(("learning_rate", "value"), [(1e-3, 0.0), (1e-3, 10 * RUNAWAY), (1e30, 0.0)])
+    def test_the_pace_of_the_logs_changes_nothing(self, learning_rate, value, schedule):
+        """Neither without a runaway, nor with one, nor with weights that are no numbers."""
+
+        def outcome(log_interval):
+            guard = self.run(
+                [figures_of()], forget=self.LONG, log_interval=log_interval, learning_rate=learning_rate,
+                schedule=schedule, disturb=self.showing("constraint/violation", value, range(20, 30)),
+            )  # fmt: skip
+            events = [(event["step"], event["scale"], str(event["violation"])) for event in guard.events]
+            return weights(self.model), dual_values(guard), events
+
+        alike = [outcome(log_interval) for log_interval in (1, 7, PACE, 10_000)]
+        for now, dual, events in alike[1:]:
+            assert same(now, alike[0][0]) and dual == alike[0][1] and events == alike[0][2]
+        assert bool(alike[0][2]) == (learning_rate > 1 or value > 0)
+
+    def test_a_look_goes_on_where_a_stopped_run_left_it(self):
+        self.run([figures_of()], forget=self.LONG)
+        left = self.stage
+        left.heard.add({name: torch.tensor(7.0) for name in left.heard.names})
+        self.run([figures_of()], forget=self.LONG)
+        self.stage.load_state_dict(left.state_dict(), 0)
+        figures, spoiled = self.stage.heard.transfer()
+        assert set(figures.values()) == {7.0} and spoiled is None

@@ -53,7 +53,7 @@ class Safeguard:
         self._weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def watch(self, violation: float, step: int) -> bool:
-        """Act on the mean smoothed violation since the last transfer; True where the run went back."""
+        """Act on the mean smoothed violation since the last look; True where the run went back."""
         if violation <= self.limit:  # a NaN is not
             return False
         self.slow()

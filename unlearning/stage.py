@@ -12,6 +12,7 @@ from data.streams import PairedLoader
 from helper_functions.distribution import say
 from helper_functions.faults import WEIGHTS, Fault
 from helper_functions.loop import Cost, Phase, run_phase
+from helper_functions.passes import Means
 from helper_functions.record import RunRecord
 from optimizer.nan_guard import MOST_REWINDS, stopped_by
 from optimizer.problems import Problem
@@ -23,6 +24,9 @@ from unlearning.examination import Findings
 from unlearning.safeguard import Safeguard
 
 PENALTY_GROWTH = 2.0
+# Steps between two looks of the safeguard, besides that at the end of an epoch: the mean of fewer takes noise for a
+# runaway. It is not the pace of the logs: how often a run is written down does not change what it does.
+PACE = 50
 # Strict violation, in points or budgets, whichever is more, from which on a stage counts as running away.
 RUNAWAY = 2.0
 # Budgets from which on the end of an epoch counts as far outside: noise of that size is the step's, not the trade's.
@@ -91,6 +95,7 @@ class Stage:
         self.schedule = get_schedule(args.schedule, self.solver.primal, stage.num_epochs * len(loader))
         limit = math.inf if stage.aim is None else RUNAWAY * max(1.0, args.retain_budget)
         self.safeguard = Safeguard(model, self.solver, self.schedule, limit)
+        self.heard = Means()
         self.on_stop, self.rewinds = on_stop, on_nan == "rewind"
         self.start_epoch, self.place = 0, None
 
@@ -114,18 +119,17 @@ class Stage:
     def _step(self, batch: dict) -> dict[str, torch.Tensor]:
         figures = self.solver.step(batch)
         self.schedule.step()
+        self.heard.add(figures)
+        if len(self.heard.rows) == PACE:
+            self._look(self.cost.gradient_steps + 1)
         return figures
 
     def _on_interval(self, figures: dict[str, float], step: int) -> None:
         figures["constraint/step_scale"] = self.safeguard.scale
         self.record.scalars({**figures, "learning_rate": self.schedule.get_last_lr()[0]}, step)
-        # One value that is no number spoils all later ones, whichever figure shows it first.
-        sound = all(math.isfinite(value) for value in figures.values())
-        if sound or self.rewinds:
-            self._watch(figures["constraint/violation"] if sound else math.nan, step)
 
     def _on_fault(self, fault: Fault) -> bool:
-        """The safeguard has gone back when it heard the figures, and the pass goes on."""
+        """The safeguard goes back when it looks, or now, and the pass goes on."""
         if self.rewinds and fault.figure == WEIGHTS:
             self._watch(math.nan, fault.step)
         spoiled = sum(math.isnan(event["violation"]) for event in self.safeguard.events)
@@ -134,9 +138,17 @@ class Stage:
             raise stopped_by(fault, self.record, "lower --learning_rate", rewinds, may_rewind=not self.rewinds)
         return False
 
+    def _look(self, step: int) -> None:
+        """Judge the mean violation since the last look."""
+        figures, spoiled = self.heard.transfer()
+        # One value that is no number spoils all later ones, whichever figure shows it first.
+        if spoiled is None or self.rewinds:
+            self._watch(math.nan if spoiled else figures["constraint/violation"], step)
+
     def _watch(self, violation: float, step: int) -> bool:
         went_back = self.safeguard.watch(violation, step)
         if went_back:
+            self.heard = Means()
             self._say_so(violation, step)
         return went_back
 
@@ -146,6 +158,8 @@ class Stage:
         say(f"  step {step}: {violation:.1f} points over; back to the last good state, step size x {scale:g}")
 
     def _on_epoch(self, means: dict[str, float], epoch: int) -> bool:
+        if self.heard.rows:
+            self._look(self.cost.gradient_steps)
         findings = self.examine()
         figures = findings.figures
         if not (self.rewinds or math.isfinite(figures["retain/loss"])):
@@ -187,6 +201,7 @@ class Stage:
             "schedule": self.schedule.state_dict(),
             "safeguard": self.safeguard.state_dict(),
             "loader": self.loader.state_dict(),
+            "heard": self.heard.state_dict(),
         }
 
     def load_state_dict(self, state: dict, epoch: int, place: dict | None = None) -> None:
@@ -195,6 +210,7 @@ class Stage:
         self.schedule.load_state_dict(state["schedule"])
         self.safeguard.load_state_dict(state["safeguard"])
         self.loader.load_state_dict(state["loader"])
+        self.heard.load_state_dict(state["heard"], self.stage.problem.streams.precision.device)
         self.start_epoch, self.place = epoch, place
 
 
