@@ -1,6 +1,7 @@
 """Judge checkpoints: accuracy and loss on every part, attacks, distances to retrained models; test images are touched.
 
-    python test.py --weight_path runs/unlearning-20260101-120000/model.pt --model resnet8
+    python test.py --weight_path runs/unlearning-20260101-120000/model.pt
+    python test.py --weight_path downloaded.pth --model resnet50 --data_dir photos --dataset imagefolder
     python test.py --weight_path unlearned.pt --retrained_weight_path a.pt b.pt c.pt --splits runs/NAME/splits.npz
     python test.py --weight_path unlearned.pt --original_weight_path original.pt --relearn --linear_probe
     python test.py --weight_path runs/NAME/model.pt --shadow_models 16 --shadow_config runs/NAME/config.yaml
@@ -34,6 +35,7 @@ from evaluation.verify import verify_run
 from helper_functions.config import RunArgs, ScriptParser, run_script
 from helper_functions.files import write_json
 from models.arguments import ModelArgs
+from unlearning.known_weights import described
 from unlearning.workspace import Workspace
 
 # Whose reports can be verified.
@@ -54,7 +56,9 @@ class Args(RunArgs, DataArgs, ModelArgs, CheckpointArgs):
 
 def get_parser() -> ScriptParser:
     """The command line of this script."""
-    return ScriptParser(Args, "test.py", __doc__)
+    return ScriptParser(
+        Args, "test.py", __doc__, presets=lambda asked: described(next(iter(asked.weight_path), None), asked)
+    )
 
 
 def attack_by_shadows(args: Args, method: object, workspace: Workspace, judgements: dict[str, Judgement]) -> None:

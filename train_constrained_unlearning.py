@@ -24,6 +24,7 @@ from helper_functions.errors import UserError
 from helper_functions.record import RunRecord
 from models.arguments import ModelArgs
 from unlearning.arguments import MethodArgs
+from unlearning.known_weights import described
 from unlearning.methods import METHODS, check_method, defaults_of
 from unlearning.run import OriginalArgs, begin, check_forgetting, forget
 from unlearning.sequence import SequenceArgs, taken_over
@@ -48,7 +49,9 @@ def get_parser() -> ScriptParser:
     """The command line of this script."""
     return ScriptParser(
         Args, "train_constrained_unlearning.py", __doc__,
-        presets=lambda asked: {**defaults_of(asked.method), **taken_over(asked)},
+        presets=lambda asked: {
+            **defaults_of(asked.method), **described(asked.weight_path, asked), **taken_over(asked),
+        },
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from evaluation.report_arguments import ReportArgs, check_report
 from helper_functions.config import PositiveInt, RunArgs, ScriptParser, run_script
 from models.arguments import ModelArgs
 from unlearning.arguments import DISCRIMINATING, UnlearnArgs
+from unlearning.known_weights import described
 from unlearning.lesson import Lesson, LessonArgs, check_lesson
 from unlearning.run import OriginalArgs, begin, check_forgetting, forget
 from unlearning.workspace import Workspace
@@ -36,7 +37,9 @@ class Args(RunArgs, DataArgs, ModelArgs, UnlearnArgs, OriginalArgs, LessonArgs, 
 
 def get_parser() -> ScriptParser:
     """The command line of this script."""
-    return ScriptParser(Args, "train_contrastive.py", __doc__)
+    return ScriptParser(
+        Args, "train_contrastive.py", __doc__, presets=lambda asked: described(asked.weight_path, asked)
+    )
 
 
 def check(args: Args, workspace: Workspace, teacher: nn.Module) -> None:

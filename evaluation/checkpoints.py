@@ -27,7 +27,8 @@ class CheckpointArgs:
     """Which checkpoints, and what beside figures of one pass."""
 
     weight_path: list[str] = dataclasses.field(default_factory=list)
-    """One or several files of weights."""
+    """One or several files of weights; where the first is a run's, it brings that run's data and model along, unless
+    flags name others."""
     original_weight_path: str | None = None
     """Weights of the original, which are judged, too; --relearn needs them."""
     retrained_weight_path: list[str] = dataclasses.field(default_factory=list)

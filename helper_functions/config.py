@@ -126,7 +126,8 @@ class ScriptParser(ArgumentParser):
         try:
             parsed = self.parse_args(argv, namespace=self._namespace(path, values))
             if presets := self.presets(parsed):
-                parsed = self.parse_args(argv, namespace=self._namespace(path, {**presets, **values}))
+                source = path or "config.yaml of the earlier run"
+                parsed = self.parse_args(argv, namespace=self._namespace(source, {**presets, **values}))
         except UserError:
             raise
         except BUILDING as error:  # jsonargparse does not expect all that PyYAML raises

@@ -33,7 +33,8 @@ class OriginalArgs:
     """Where the original, and the retrained model, come from."""
 
     weight_path: str | None = None
-    """Weights of the original; without them it is trained first."""
+    """Weights of the original; without them it is trained first. Those of a run bring its data and its model along,
+    where no flag names others."""
     train_num_epochs: PositiveInt = 30
     """Passes over the training set when the original, or the retrained model, is trained here."""
     train_batch_size: PositiveInt = 128
