@@ -65,7 +65,7 @@ def dataset_from(args: DataArgs) -> Dataset:
     Raises:
         UserError: it cannot be loaded, or --mean and --std do not fit its channels.
     """
-    name = _name(args)
+    name = dataset_name(args)
     data_dir = args.data_dir or f"data/{name}"
     with first_on_machine() if name in DOWNLOADED else contextlib.nullcontext():
         dataset = load_dataset(name, data_dir, image_size=args.image_size, skip_unreadable=args.skip_unreadable)
@@ -78,7 +78,12 @@ def dataset_from(args: DataArgs) -> Dataset:
     return dataset
 
 
-def _name(args: DataArgs) -> str:
+def dataset_name(args: DataArgs) -> str:
+    """What `dataset` says, or the folder of `data_dir`.
+
+    Raises:
+        UserError: neither says it.
+    """
     if args.dataset != "auto":
         return args.dataset
     if args.data_dir is None:

@@ -1,6 +1,7 @@
 """Who learns from which image, as index tensors that are saved with a run."""
 
 import hashlib
+import io
 import struct
 import zipfile
 import zlib
@@ -36,6 +37,8 @@ READ_ERRORS = (
 # belong to another one, or twice what this one's take.
 LARGEST = 2**26
 BYTES_AN_IMAGE = 8 * 2 * len(TENSORS)
+# Bytes of the entry that names the data set.
+LONGEST_NAME = 4096
 
 
 def _nothing() -> Tensor:
@@ -145,6 +148,18 @@ class Splits:
         _check_fits(splits, dataset, path)
         _check_parts(splits, dataset, path)
         return splits
+
+
+def dataset_of(path: str | Path) -> str | None:
+    """Name of the data set that a splits.npz was made for, which nothing else is read of; None where it cannot be."""
+    try:
+        with open_bytes(path) as file, zipfile.ZipFile(file) as archive:
+            entry = archive.getinfo("dataset.npy")
+            if entry.file_size > LONGEST_NAME:
+                return None
+            return str(np.lib.format.read_array(io.BytesIO(archive.read(entry)), allow_pickle=False)[()])
+    except (*READ_ERRORS, UserError):
+        return None
 
 
 def _bytes_of(file_names: tuple[str, ...]) -> bytes:

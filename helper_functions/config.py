@@ -126,8 +126,8 @@ class ScriptParser(ArgumentParser):
         try:
             parsed = self.parse_args(argv, namespace=self._namespace(path, values))
             if presets := self.presets(parsed):
-                source = path or "config.yaml of the earlier run"
-                parsed = self.parse_args(argv, namespace=self._namespace(source, {**presets, **values}))
+                self._namespace("config.yaml of the earlier run", presets)  # by itself, for its own errors
+                parsed = self.parse_args(argv, namespace=self._namespace(path, {**presets, **values}))
         except UserError:
             raise
         except BUILDING as error:  # jsonargparse does not expect all that PyYAML raises

@@ -25,7 +25,7 @@ class Means:
         self.rows.append(torch.stack([value.detach().float().reshape(()) for value in values.values()]))
 
     def transfer(self) -> tuple[dict[str, float], tuple[int, str] | None]:
-        """Means since the last call; the one transfer from the device (and wait for it) in an interval.
+        """Means since the last call, by one transfer from the device (and wait for it).
 
         With them comes the first figure that was no number, if any: how many steps ago, and its name.
         """

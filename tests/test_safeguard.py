@@ -7,14 +7,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method_cases import QuietRecord
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from data.loaders import TensorLoader
 from data.streams import CyclingLoader, PairedLoader
 from helper_functions.devices import Precision
+from helper_functions.errors import NotFinite
 from helper_functions.files import load_tensors, save_tensors
 from helper_functions.loop import Cost
+from optimizer.nan_guard import MOST_REWINDS
 from optimizer.sam import SAM
 from optimizer.schedules import get_schedule
 from optimizer.solver import SOLVERS, Solver
@@ -236,10 +239,10 @@ LOST = {"constraint_fall": 60.0, "constraint_fall_bound": 61.0, "constraint_feas
 class TestStage:
     def run(
         self, epochs, solver="augmented_lagrangian", spoil=None, aim=0.5, forget=FORGET, log_interval=50, disturb=None,
-        **options,
+        on_nan="rewind", record=None, **options,
     ):
         """Run a stage whose examination finds these figures; keeps the weights that they were measured on."""
-        model, record = network(), SpyRecord()
+        model, record = network(), record or SpyRecord()
         options = {"schedule": "constant", "learning_rate": 0.01, "retain_budget": 1.0} | options
         args = UnlearnArgs(num_epochs=len(epochs), solver=solver, **options)
         self.measured, self.coefficients, findings = [], [], iter(epochs)
@@ -259,7 +262,7 @@ class TestStage:
         loader = PairedLoader(forget, CyclingLoader(RETAIN))
         self.stage = Stage(
             StageSettings("forget", problem, len(epochs), aim), model, loader, args, record, Cost(), examine, 1.0,
-            report, log_interval,
+            report, log_interval, on_nan=on_nan,
         )  # fmt: skip
         if disturb is not None:
             disturb(self.stage.solver)
@@ -403,6 +406,21 @@ class TestStage:
         for now, dual, events in alike[1:]:
             assert same(now, alike[0][0]) and dual == alike[0][1] and events == alike[0][2]
         assert bool(alike[0][2]) == (learning_rate > 1 or value > 0)
+
+    @pytest.mark.parametrize("log_interval", [1, PACE, 10_000])
+    def test_where_going_back_is_of_no_use_it_ends(self, log_interval, tmp_path):
+        flags = {"record": QuietRecord(tmp_path), "log_interval": log_interval, "learning_rate": 1e30}
+        with pytest.raises(NotFinite):
+            self.run([figures_of()], forget=FORGET * 10 * PACE, **flags)
+        looks = [PACE * number for number in range(1, MOST_REWINDS + 2)]
+        assert [event["step"] for event in self.stage.safeguard.events] == looks
+
+    @pytest.mark.parametrize("log_interval", [7, 10_000])
+    def test_who_asks_to_stop_is_not_sent_back_before(self, log_interval, tmp_path):
+        flags = {"record": QuietRecord(tmp_path), "log_interval": log_interval, "learning_rate": 1e30}
+        with pytest.raises(NotFinite):
+            self.run([figures_of()], forget=self.LONG, on_nan="stop", **flags)
+        assert self.stage.safeguard.events == []
 
     def test_a_look_goes_on_where_a_stopped_run_left_it(self):
         self.run([figures_of()], forget=self.LONG)

@@ -3,6 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from data.arguments import dataset_name
+from data.split_record import dataset_of
+from helper_functions.distribution import from_main
+from helper_functions.errors import UserError
 from helper_functions.files import load_config
 
 MODEL = ("model", "stem", "width")
@@ -15,20 +19,36 @@ def described(weight_path: str | None, asked: Any) -> dict[str, object]:
 
     Args:
         weight_path: file of weights, if any.
-        asked: what was given of `dataset`, which leaves the data to the flags where it is another one than the run's,
-            and of `data_dir`, which says where they are now.
+        asked: `dataset` and `data_dir` as they were given. Where they name another data set than the run's, the model
+            alone is taken over; where its data have moved, all but their place.
 
     Raises:
         UserError: the run's config.yaml cannot be read.
     """
     folder = Path(weight_path).parent if weight_path is not None else None
+    return {} if folder is None else from_main(lambda: _described(folder, asked))
+
+
+def _described(folder: Path, asked: Any) -> dict[str, object]:
+    path, dataset = folder / "config.yaml", dataset_of(folder / "splits.npz")
     # Other programs call their files config.yaml, too.
-    if folder is None or not ((folder / "splits.npz").is_file() and (folder / "config.yaml").is_file()):
+    if dataset is None or not path.is_file():
         return {}
-    config = load_config(folder / "config.yaml")
+    config = load_config(path)
     if not config.keys() >= {*MODEL, *PLACE, *TREATMENT}:
         return {}
-    names = MODEL
-    if asked.dataset in ("auto", config["dataset"]):
-        names += TREATMENT + (PLACE if asked.data_dir is None else ())
-    return {name: config[name] for name in names if config[name] is not None}
+    names, found = MODEL, {}
+    if _named(asked) in (None, dataset):
+        names += TREATMENT if asked.data_dir is not None else (*PLACE, *TREATMENT)
+        found = {"dataset": dataset} if asked.data_dir is not None else {}
+    return found | {name: config[name] for name in names if config[name] is not None}
+
+
+def _named(asked: Any) -> str | None:
+    """The data set that the flags name, or that the folder is known by; None where they leave it open."""
+    if asked.dataset == "auto" and asked.data_dir is None:
+        return None
+    try:
+        return dataset_name(asked)
+    except UserError:
+        return None

@@ -24,8 +24,8 @@ from unlearning.examination import Findings
 from unlearning.safeguard import Safeguard
 
 PENALTY_GROWTH = 2.0
-# Steps between two looks of the safeguard, besides that at the end of an epoch: the mean of fewer takes noise for a
-# runaway. It is not the pace of the logs: how often a run is written down does not change what it does.
+# Steps between two looks of the safeguard, besides that at the end of each epoch. Not the pace of the logs: how often a
+# run is written down does not change what it does.
 PACE = 50
 # Strict violation, in points or budgets, whichever is more, from which on a stage counts as running away.
 RUNAWAY = 2.0
@@ -100,6 +100,10 @@ class Stage:
         self.start_epoch, self.place = 0, None
 
     @property
+    def _spoiled_often(self) -> bool:
+        return sum(math.isnan(event["violation"]) for event in self.safeguard.events) > MOST_REWINDS
+
+    @property
     def went_back(self) -> bool:
         """Whether the safeguard has gone back at this very step."""
         events = self.safeguard.events
@@ -132,8 +136,7 @@ class Stage:
         """The safeguard goes back when it looks, or now, and the pass goes on."""
         if self.rewinds and fault.figure == WEIGHTS:
             self._watch(math.nan, fault.step)
-        spoiled = sum(math.isnan(event["violation"]) for event in self.safeguard.events)
-        if not self.rewinds or spoiled > MOST_REWINDS:
+        if not self.rewinds or self._spoiled_often:
             rewinds = MOST_REWINDS if self.rewinds else 0
             raise stopped_by(fault, self.record, "lower --learning_rate", rewinds, may_rewind=not self.rewinds)
         return False
@@ -141,9 +144,12 @@ class Stage:
     def _look(self, step: int) -> None:
         """Judge the mean violation since the last look."""
         figures, spoiled = self.heard.transfer()
-        # One value that is no number spoils all later ones, whichever figure shows it first.
-        if spoiled is None or self.rewinds:
-            self._watch(math.nan if spoiled else figures["constraint/violation"], step)
+        if spoiled is None:
+            self._watch(figures["constraint/violation"], step)
+        # One value that is no number spoils all later ones, whichever figure shows it first. Where going back is of no
+        # use, the loop hears of it and ends the run.
+        elif self.rewinds and not self._spoiled_often:
+            self._watch(math.nan, step)
 
     def _watch(self, violation: float, step: int) -> bool:
         went_back = self.safeguard.watch(violation, step)
@@ -210,7 +216,8 @@ class Stage:
         self.schedule.load_state_dict(state["schedule"])
         self.safeguard.load_state_dict(state["safeguard"])
         self.loader.load_state_dict(state["loader"])
-        self.heard.load_state_dict(state["heard"], self.stage.problem.streams.precision.device)
+        if "heard" in state:  # a checkpoint of before the safeguard had its own pace has none
+            self.heard.load_state_dict(state["heard"], self.stage.problem.streams.precision.device)
         self.start_epoch, self.place = epoch, place
 
 
