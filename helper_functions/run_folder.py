@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from helper_functions.errors import UserError
+from helper_functions.signals import run_under_way
 
 # The weights that a run ends with, and where they are not to be deployed: they overdraw the budget.
 RESULT, INFEASIBLE = "model.pt", "infeasible.pt"
@@ -29,13 +30,9 @@ def run_quietly(script: ModuleType, flags: Sequence[object], name: str) -> tuple
         UserError: a request that cannot be met.
     """
     args = script.get_parser().parse([*map(str, flags), "--name_prefix", name])
-    before = set(Path(args.log_dir).glob("*"))
     with contextlib.redirect_stdout(io.StringIO()):
         report = script.main(args)
-    if args.resume is not None:
-        return Path(args.resume), report
-    (folder,) = set(Path(args.log_dir).glob(f"{name}-*")) - before
-    return folder, report
+    return run_under_way.folder, report
 
 
 def result_weights(folder: str | Path) -> Path:

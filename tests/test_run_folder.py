@@ -30,6 +30,17 @@ def test_a_second_run_has_a_folder_of_its_own(tmp_path):
     assert first != second
 
 
+def test_a_folder_that_another_process_made_meanwhile_is_not_its_own(tmp_path):
+    def main(args):
+        record = RunRecord.create(args.log_dir, args.name_prefix, args, train.Workspace(args).precision.device)
+        (tmp_path / "same-of-another-process").mkdir()
+        return {"folder": record.folder}
+
+    script = types.SimpleNamespace(get_parser=train.get_parser, main=main)
+    folder, report = run_quietly(script, ["--log_dir", tmp_path], "same")
+    assert folder == report["folder"]
+
+
 def test_scalars_are_read_as_they_were_written(tmp_path):
     record = RunRecord(tmp_path)
     for step in range(12_000, 0, -1):
