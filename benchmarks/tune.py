@@ -47,7 +47,7 @@ class Args(EngineArgs):
     trials: PositiveInt = 30
     """For each method and forget set; the first has the method's own defaults."""
     seed: Seed = 100
-    """Of splits, original and search; none that the leaderboard reports."""
+    """Of splits, original and search; best none that the leaderboard reports."""
     most_retain_epochs: PositiveInt = 10
     """No method gets more passes over the retain set."""
     train_config: str = "configs/digits/train.yaml"

@@ -1,5 +1,6 @@
 """The leaderboard and its tuning as programs: what they run, write, take from earlier runs and never look at."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -10,10 +11,11 @@ import pytest
 import torch
 from test_faults import interrupt
 
+import train_constrained_unlearning as script
 from benchmarks import leaderboard, tune
-from benchmarks.cells import data_flags
+from benchmarks.cells import data_flags, method_flags
 from benchmarks.search_spaces import SPACES, rounded, start, within
-from benchmarks.sweep import read_rows
+from benchmarks.sweep import command_line, read_rows
 from benchmarks.trained_models import Training
 from data.image_sets import ImageSets
 from helper_functions.config import run_script
@@ -174,6 +176,14 @@ class TestLeaderboard:
         path = f"configs/leaderboard/{preset}.yaml"
         args = leaderboard.get_parser().parse(["--config_file", path, "--workers", "7", "--log_dir", "elsewhere"])
         assert leaderboard.command(args) == f"python -m benchmarks.leaderboard --config_file {path}"
+
+    @pytest.mark.parametrize("preset", ["digits", "cifar100_cpu", "cifar100_gpu"])
+    def test_every_row_of_a_preset_has_flags_for_every_forget_set(self, preset):
+        args = leaderboard.get_parser().parse(["--config_file", f"configs/leaderboard/{preset}.yaml"])
+        for forget, row in itertools.product(args.forget, args.methods):
+            flags = method_flags(args.tuned, forget.partition(":")[0], row)
+            assert flags["method"] in METHODS
+            script.get_parser().parse(command_line(flags))
 
     def test_part_of_a_preset_is_called_by_what_differs(self):
         flags = "--config_file configs/leaderboard/cifar100_cpu.yaml --forget random:0.1"
