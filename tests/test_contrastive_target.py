@@ -360,7 +360,7 @@ class TestRun:
             model, **digits.loaders(WRONG, RIGHT, digits.given), num_epochs=3, learning_rate=0.01, device="cpu",
             precision="fp32", record=QuietRecord(tmp_path), method=method, log_interval=1, **options,
         )  # fmt: skip
-        assert outcome.events[0]["step"] == 3
+        assert outcome.events[0]["step"] == 4  # the end of the first pass, where it looks
         assert len(outcome.events) == 1 and outcome.chosen is not None
 
 
