@@ -1,7 +1,6 @@
 """Who learns from which image, as index tensors that are saved with a run."""
 
 import hashlib
-import io
 import struct
 import zipfile
 import zlib
@@ -157,8 +156,8 @@ def dataset_of(path: str | Path) -> str | None:
             entry = archive.getinfo("dataset.npy")
             if entry.file_size > LONGEST_NAME:
                 return None
-            return str(np.lib.format.read_array(io.BytesIO(archive.read(entry)), allow_pickle=False)[()])
-    except (*READ_ERRORS, UserError):
+            return str(np.lib.format.read_array(archive.open(entry), allow_pickle=False)[()])
+    except READ_ERRORS:
         return None
 
 

@@ -126,8 +126,9 @@ class ScriptParser(ArgumentParser):
         try:
             parsed = self.parse_args(argv, namespace=self._namespace(path, values))
             if presets := self.presets(parsed):
-                self._namespace("config.yaml of the earlier run", presets)  # by itself, for its own errors
-                parsed = self.parse_args(argv, namespace=self._namespace(path, {**presets, **values}))
+                # The file's own values have just been checked: what is wrong now came with an earlier run.
+                merged = self._namespace("config.yaml of the earlier run", {**presets, **values})
+                parsed = self.parse_args(argv, namespace=merged)
         except UserError:
             raise
         except BUILDING as error:  # jsonargparse does not expect all that PyYAML raises

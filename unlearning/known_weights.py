@@ -12,6 +12,7 @@ from helper_functions.files import load_config
 MODEL = ("model", "stem", "width")
 PLACE = ("dataset", "data_dir")
 TREATMENT = ("image_size", "skip_unreadable", "mean", "std")
+DESCRIBING = (*PLACE, *MODEL, *TREATMENT)
 
 
 def described(weight_path: str | None, asked: Any) -> dict[str, object]:
@@ -25,8 +26,9 @@ def described(weight_path: str | None, asked: Any) -> dict[str, object]:
     Raises:
         UserError: the run's config.yaml cannot be read.
     """
-    folder = Path(weight_path).parent if weight_path is not None else None
-    return {} if folder is None else from_main(lambda: _described(folder, asked))
+    if weight_path is None:
+        return {}
+    return from_main(lambda: _described(Path(weight_path).parent, asked))
 
 
 def _described(folder: Path, asked: Any) -> dict[str, object]:
@@ -35,12 +37,15 @@ def _described(folder: Path, asked: Any) -> dict[str, object]:
     if dataset is None or not path.is_file():
         return {}
     config = load_config(path)
-    if not config.keys() >= {*MODEL, *PLACE, *TREATMENT}:
+    if not config.keys() >= set(DESCRIBING):
         return {}
     names, found = MODEL, {}
     if _named(asked) in (None, dataset):
-        names += TREATMENT if asked.data_dir is not None else (*PLACE, *TREATMENT)
-        found = {"dataset": dataset} if asked.data_dir is not None else {}
+        names += TREATMENT
+        if asked.data_dir is None:
+            names += PLACE
+        else:
+            found["dataset"] = dataset
     return found | {name: config[name] for name in names if config[name] is not None}
 
 

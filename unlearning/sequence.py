@@ -15,14 +15,15 @@ from helper_functions.files import load_config
 from helper_functions.inference import predict
 from helper_functions.run_folder import RESULT
 from unlearning.examination import paired_fall
+from unlearning.known_weights import DESCRIBING, MODEL
 from unlearning.methods import METHODS
 from unlearning.workspace import Workspace
 
 # Flags that a later request cannot change: data, their parts, and the model.
-SAME = ("dataset", "model", "stem", "width", "image_size", "mean", "std", "validation", "test")
+SAME = ("dataset", *MODEL, "image_size", "mean", "std", "validation", "test")
 # Flags that it takes over as well, unless they are given.
 TAKEN_OVER = (
-    *SAME, "data_dir", "skip_unreadable", "augmentation", "cutout", "seed", "retain_budget", "train_num_epochs",
+    *DESCRIBING, "validation", "test", "augmentation", "cutout", "seed", "retain_budget", "train_num_epochs",
     "train_batch_size", "train_learning_rate", "train_weight_decay", "train_schedule",
 )  # fmt: skip
 # Digits of points to which spending is rounded, upwards.
