@@ -117,13 +117,23 @@ class TestDefaults:
     def test_batch_sizes_reach_the_loaders(self, flags, sizes, tmp_path):
         args = get_parser().parse(["--dataset", "digits", "--data_dir", str(tmp_path), *flags])
         workspace = Workspace(args, None, "random:0.1")
-        loaders = workspace.loaders(*batch_sizes(args, len(workspace.splits.forget)))
+        loaders = workspace.loaders(*batch_sizes(args, len(workspace.splits.forget), workspace.dataset.num_classes))
         assert (loaders["forget"].batch_size, loaders["retain"].batch_size) == sizes
 
-    @given(st.integers(57, 10**6))
-    def test_a_pass_over_a_set_of_any_size_has_several_steps(self, images):
-        forget, retain = batch_sizes(UnlearnArgs(), images)
+    @given(st.integers(57, 10**6), st.integers(2, 1000))
+    def test_a_pass_over_a_set_of_any_size_has_several_steps(self, images, num_classes):
+        forget, retain = batch_sizes(UnlearnArgs(), images, num_classes)
         assert -(-images // forget) >= 7 and 8 <= forget <= 256 and retain >= 32
+
+    @pytest.mark.parametrize(
+        ("images", "num_classes", "sizes"),
+        [(450, 100, (57, 256)), (450, 20, (57, 60)), (4500, 100, (256, 256)), (450, 10, (57, 57)), (57, 40, (8, 120))],
+    )
+    def test_small_forget_sets_have_every_class_beside_them(self, images, num_classes, sizes):
+        """A class that a step does not show is not held against the pull of forget images of one kind."""
+        assert batch_sizes(UnlearnArgs(), images, num_classes) == sizes
+        assert batch_sizes(UnlearnArgs(retain_batch_size=40), images, num_classes) == (sizes[0], 40)
+        assert batch_sizes(UnlearnArgs(batch_size=16), images, num_classes) == (16, 16)
 
 
 class TestOwnLoaders:

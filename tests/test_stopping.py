@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from helper_functions.devices import Precision
 from helper_functions.record import RunRecord
 from unlearning.arguments import MethodArgs
-from unlearning.choice import DISTANCE_TOLERANCE, is_better
+from unlearning.choice import is_better
 from unlearning.examination import Examination, Findings, matching_weights, paired_fall
 from unlearning.stopping import STOP_CRITERIA
 from unlearning.streams import RETAIN_LOSSES
-from unlearning.targets import ChanceTarget
+from unlearning.targets import ChanceTarget, Target, ZeroTarget
 from unlearning.unlearn import Unlearning
 
 CPU = Precision(torch.device("cpu"), torch.float32)
@@ -96,10 +96,17 @@ def epoch_of(feasible=1.0, bound=0.5, distance=0.3, validation=90.0, own=0.3) ->
     }  # fmt: skip
 
 
-def chosen_of(epochs) -> int:
+TOLERANCE = Target.tolerance
+
+
+def beats(candidate, incumbent) -> bool:
+    return is_better(candidate, incumbent, (TOLERANCE, TOLERANCE))
+
+
+def chosen_of(epochs, tolerance=TOLERANCE) -> int:
     best = 0
     for number in range(1, len(epochs)):
-        if is_better(epochs[number], epochs[best]):
+        if is_better(epochs[number], epochs[best], (tolerance, tolerance)):
             best = number
     return best
 
@@ -120,28 +127,28 @@ EPOCHS = st.lists(
 class TestIsBetter:
     def test_feasible_beats_infeasible_however_well_that_forgot(self):
         far, forgotten = epoch_of(distance=0.9, validation=50), epoch_of(feasible=0, distance=0.0, validation=99)
-        assert is_better(far, forgotten) and not is_better(forgotten, far)
+        assert beats(far, forgotten) and not beats(forgotten, far)
 
     def test_of_two_infeasible_the_smaller_fall(self):
         mild, bad = epoch_of(feasible=0, bound=3.0, distance=0.9), epoch_of(feasible=0, bound=9.0, distance=0.0)
-        assert is_better(mild, bad) and not is_better(bad, mild)
+        assert beats(mild, bad) and not beats(bad, mild)
 
     def test_of_two_feasible_the_nearer(self):
         near, far = epoch_of(distance=0.1, validation=80), epoch_of(distance=0.5, validation=99)
-        assert is_better(near, far) and not is_better(far, near)
+        assert beats(near, far) and not beats(far, near)
 
     def test_equally_near_are_told_apart_by_validation(self):
         better, worse = epoch_of(distance=0.108, validation=91), epoch_of(distance=0.105, validation=90)
-        assert is_better(better, worse) and not is_better(worse, better)
+        assert beats(better, worse) and not beats(worse, better)
 
     def test_equally_near_a_discriminators_target_are_told_apart_by_their_own(self):
         """Own distances count in steps of the tolerance, too, and before validation accuracy."""
         near, far = epoch_of(distance=0.0, own=0.2, validation=80), epoch_of(distance=0.01, own=0.4, validation=99)
-        assert is_better(near, far) and not is_better(far, near)
+        assert beats(near, far) and not beats(far, near)
         nearer = epoch_of(distance=0.05, own=9.0)
-        assert is_better(nearer, epoch_of(distance=0.1, own=0.0)) and not is_better(epoch_of(distance=0.1), nearer)
+        assert beats(nearer, epoch_of(distance=0.1, own=0.0)) and not beats(epoch_of(distance=0.1), nearer)
         better = epoch_of(distance=0.0, own=0.21, validation=81)
-        assert is_better(better, near) and not is_better(near, better)
+        assert beats(better, near) and not beats(near, better)
 
     @settings(deadline=None)
     @given(EPOCHS)
@@ -154,7 +161,7 @@ class TestIsBetter:
     @settings(deadline=None)
     @given(EPOCHS)
     def test_more_than_the_tolerance_apart_the_nearest_wins(self, epochs):
-        step = 1.5 * DISTANCE_TOLERANCE
+        step = 1.5 * TOLERANCE
         epochs = [epoch | {"forget/distance": step * round(epoch["forget/distance"] / step)} for epoch in epochs]
         feasible = [epoch for epoch in epochs if epoch["constraint/feasible"]]
         if feasible:
@@ -165,8 +172,13 @@ class TestIsBetter:
             assert chosen["validation/top1"] == max(epoch["validation/top1"] for epoch in equals)
 
     def test_many_small_steps_away_are_no_draw(self):
-        epochs = [epoch_of(distance=0.75 * DISTANCE_TOLERANCE * number) for number in range(10)]
-        assert epochs[chosen_of(epochs)]["forget/distance"] <= DISTANCE_TOLERANCE
+        epochs = [epoch_of(distance=0.75 * TOLERANCE * number) for number in range(10)]
+        assert epochs[chosen_of(epochs)]["forget/distance"] <= TOLERANCE
+
+    def test_an_image_of_a_class_that_is_still_named_is_no_noise(self):
+        """One of a hundred images is, where the distance is a share of images below a bound or a sum of losses."""
+        epochs = [epoch_of(distance=0.01, own=0.01, validation=91), epoch_of(distance=0.0, own=0.0, validation=90)]
+        assert chosen_of(epochs) == 0 and chosen_of(epochs, ZeroTarget.tolerance) == 1
 
 
 class QuietRecord(RunRecord):

@@ -25,6 +25,9 @@ LARGEST_BATCH = 256
 STEPS_A_PASS = 8
 # Fewer forget images show little of how losses are distributed, and fewer retain images little of a fall.
 FEWEST_FORGOTTEN, FEWEST_RETAINED = 8, 32
+# Retain images of each class in a step, on average, beside a small forget set: a class that a step does not show has
+# nothing to hold it against forget images that all pull the same way.
+RETAINED_A_CLASS = 3
 # Where a discriminator tells the groups of a batch apart.
 DISCRIMINATING = {"batch_size": BATCH_SIZE}
 
@@ -40,7 +43,8 @@ class UnlearnArgs(ContrastiveArgs):
     batch_size: PositiveInt | None = None
     """Forget images in one gradient step; an eighth of the forget set by default, from 8 to 256."""
     retain_batch_size: PositiveInt | None = None
-    """Retain images beside each forget batch; as many by default, and 32 where fewer follow from the forget set."""
+    """Retain images beside each forget batch; as many by default, and beside small ones at least 32, or 3 for each
+    class, up to 256."""
     retain_budget: NonNegativeFloat = 1.0
     """Accuracy points on the retain set that forgetting may cost."""
     forget_target: Literal["auto", "unseen", "zero", "chance"] = "auto"
@@ -142,9 +146,10 @@ class MethodArgs(UnlearnArgs, PublishedArgs):
     """All flags that a method can follow."""
 
 
-def batch_sizes(args: UnlearnArgs, forget_images: int) -> tuple[int, int]:
+def batch_sizes(args: UnlearnArgs, forget_images: int, num_classes: int) -> tuple[int, int]:
     """Forget images and retain images in one gradient step, as asked for or as they fit the forget set."""
     if args.batch_size is not None:
         return args.batch_size, args.retain_batch_size or args.batch_size
     forget = min(LARGEST_BATCH, max(FEWEST_FORGOTTEN, math.ceil(forget_images / STEPS_A_PASS)))
-    return forget, args.retain_batch_size or max(FEWEST_RETAINED, forget)
+    fewest = max(FEWEST_RETAINED, min(LARGEST_BATCH, RETAINED_A_CLASS * num_classes))
+    return forget, args.retain_batch_size or max(fewest, forget)

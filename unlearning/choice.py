@@ -8,30 +8,27 @@ from helper_functions.distribution import from_main, on_main
 from helper_functions.files import load_tensors, save_tensors
 from helper_functions.record import RunRecord
 
-# Epochs whose distances to the target differ by less than this are told apart by validation accuracy.
-DISTANCE_TOLERANCE = 0.02
-
 Epochs = list[dict[str, float]]
 Weights = dict[str, Tensor]
 
 
-def is_better(candidate: dict[str, float], incumbent: dict[str, float]) -> bool:
+def is_better(candidate: dict[str, float], incumbent: dict[str, float], tolerances: tuple[float, float]) -> bool:
     """Whether an epoch is the better one to rewind to.
 
     Feasible beats infeasible; of two infeasible ones the smaller fall wins; of two feasible ones the nearer to the
-    target (a discriminator's first, then the forget set's own), where they are equally near (within 0.02) the one with
-    the higher accuracy on validation images.
+    target (a discriminator's first, then the forget set's own), where they are equally near (within the targets'
+    tolerances, of the run's own and of the forget set's) the one with the higher accuracy on validation images.
     """
-    return _rank(candidate) <= _rank(incumbent)
+    return _rank(candidate, tolerances) <= _rank(incumbent, tolerances)
 
 
-def _rank(epoch: dict[str, float]) -> tuple[float, ...]:
+def _rank(epoch: dict[str, float], tolerances: tuple[float, float]) -> tuple[float, ...]:
     """The lower, the better; distances in steps of the tolerance, so that many small ones cannot add up."""
     if not epoch["constraint/feasible"]:
         return (1, epoch["constraint/fall_bound"])
-    distances = [epoch[name] for name in ("forget/distance", "forget/own_distance")]
-    distances = [value // DISTANCE_TOLERANCE if math.isfinite(value) else math.inf for value in distances]
-    return (0, *distances, -epoch["validation/top1"])
+    distances = zip((epoch["forget/distance"], epoch["forget/own_distance"]), tolerances, strict=True)
+    steps = [value // tolerance if math.isfinite(value) else math.inf for value, tolerance in distances]
+    return (0, *steps, -epoch["validation/top1"])
 
 
 def _copy(model: nn.Module) -> Weights:
@@ -39,14 +36,19 @@ def _copy(model: nn.Module) -> Weights:
 
 
 class WithinBudget:
-    """Ours: of the epochs that kept the budget, the one nearest its target."""
+    """Ours: of the epochs that kept the budget, the one nearest its target.
 
-    def __init__(self) -> None:
+    Args:
+        tolerances: of the run's target and of the forget set's own.
+    """
+
+    def __init__(self, tolerances: tuple[float, float]) -> None:
+        self.tolerances = tolerances
         self.chosen, self.weights = 0, {}
 
     def consider(self, epochs: Epochs, model: nn.Module) -> None:
         """Take note of the last of the epochs, at whose end the model stands."""
-        if not self.weights or is_better(epochs[-1], epochs[self.chosen]):
+        if not self.weights or is_better(epochs[-1], epochs[self.chosen], self.tolerances):
             self.chosen, self.weights = len(epochs) - 1, _copy(model)
 
     def settle(self, epochs: Epochs) -> tuple[int, Weights]:

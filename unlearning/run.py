@@ -171,7 +171,7 @@ def forget(run: Run, method: str) -> Unlearned:
     args, workspace = run.args, run.workspace
     model = run.models["unlearned"] = copy.deepcopy(run.models["original"])
     settings, target = settings_from(args), workspace.target(args.forget_target)
-    sizes = batch_sizes(settings, len(workspace.splits.forget))
+    sizes = batch_sizes(settings, len(workspace.splits.forget), workspace.dataset.num_classes)
     loaders = workspace.loaders(*sizes, augment=METHODS[method].augmented)
     seed_everything(args.seed)  # whether the original was trained just now or read again must not show
     outcome = Unlearning(

@@ -1,5 +1,7 @@
 """Keep a run inside its budget whatever its step size: go back, step shorter, weigh the constraint more."""
 
+import math
+
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -10,7 +12,8 @@ from optimizer.solver import Solver
 # Times as long as it was asked for.
 LONGEST = 64.0
 # Epochs that ask for a step which proved too long before it is tried again: the multiplier that it ran away with has
-# been raised since.
+# been raised since. Also epochs far outside that come no nearer before the run goes back: repairing what forgetting broke
+# costs less than forgetting anew.
 PATIENCE = 3
 
 
@@ -20,10 +23,11 @@ class Safeguard:
 
     When the violation runs away, or is no longer a number, the weights and the optimizer go back to the last good
     state, the primal step is halved and the multiplier (or penalty coefficient) is raised. An epoch that ends far
-    outside of the budget halves the step, too, and a second one in a row goes back; one that leaves most of the
-    budget unspent, is far from its target and has not lowered the retain loss either doubles it; to a step that
-    proved too long only when `PATIENCE` epochs since have asked for it. So the outcome depends little on the
-    learning rate that was asked for.
+    outside of the budget halves the step, too; of those after it, the third that has come no nearer goes back. One that
+    leaves most of the budget unspent, is far from its target and has not lowered the retain loss either doubles the
+    step; to one that proved too long only when `PATIENCE` epochs since have asked for it. One that leaves most of the
+    budget unspent and has lowered the retain loss halves the multipliers. So the outcome depends little on the learning
+    rate and the multiplier that were asked for.
 
     Args:
         model: whose weights are guarded.
@@ -47,7 +51,8 @@ class Safeguard:
 
     def keep(self) -> None:
         """Take the present weights and multipliers for good."""
-        self.holds_original = self.strayed = False
+        self.holds_original = False
+        self._return()
         self.solver.cmp.keep_history()
         self._multipliers = self._current_multipliers()
         self._weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -61,19 +66,28 @@ class Safeguard:
         return True
 
     def stray(self, violation: float, step: int) -> bool:
-        """Act on an epoch that ended far outside of the budget: halve the step, or go back from the second in a row.
+        """Act on an epoch that ended far outside of the budget: halve the step at the first, and go back where
+        `PATIENCE` of those after it came no nearer than the nearest.
 
         Shorter and shorter steps alone would leave the weights where they are. True where the run went back.
         """
-        if not self.strayed:
-            self.strayed = True
+        if self.nearest == math.inf:
             self.slow()
+        if violation < self.nearest:
+            self.nearest, self.astray = violation, 0
+            return False
+        self.astray += 1
+        if self.astray < PATIENCE:
             return False
         self._go_back(violation, step)
         return True
 
+    def _return(self) -> None:
+        """Count anew: the weights are good ones again."""
+        self.nearest, self.astray = math.inf, 0
+
     def _go_back(self, violation: float, step: int) -> None:
-        self.strayed = False
+        self._return()
         self.model.load_state_dict(self._weights)
         # Momentum points to where the run went wrong.
         primal = getattr(self.solver.primal, "base_optimizer", self.solver.primal)
@@ -107,6 +121,12 @@ class Safeguard:
             multiplier.weight.data.clamp_(min=first)
         return True
 
+    def ease(self) -> None:
+        """Halve the multipliers, down to 1: below that their own steps are plain ones, and 0 is within reach."""
+        for multiplier in self.solver.cmp.multipliers():
+            weight = multiplier.weight.data
+            weight.copy_(torch.minimum(weight, (weight / 2).clamp(min=1)))
+
     def _current_multipliers(self) -> list[torch.Tensor]:
         return [multiplier.weight.detach().clone() for multiplier in self.solver.cmp.multipliers()]
 
@@ -133,7 +153,8 @@ class Safeguard:
             "refused": self.refused,
             "events": self.events,
             "holds_original": self.holds_original,
-            "strayed": self.strayed,
+            "nearest": self.nearest,
+            "astray": self.astray,
             "weights": self._weights,
             "multipliers": self._multipliers,
         }
@@ -143,4 +164,6 @@ class Safeguard:
         self.scale, self.ceiling, self.refused = state["scale"], state["ceiling"], state["refused"]
         self.events, self._weights = list(state["events"]), state["weights"]
         self._multipliers = state["multipliers"]
-        self.holds_original, self.strayed = state["holds_original"], state["strayed"]
+        self.holds_original = state["holds_original"]
+        # A checkpoint of before the safeguard was patient has neither.
+        self.nearest, self.astray = state.get("nearest", math.inf), state.get("astray", 0)

@@ -179,10 +179,10 @@ class Stage:
         return stop
 
     def _adapt(self, figures: dict[str, float]) -> None:
-        """Penalty, margin, step size and the last good state from what was measured."""
+        """Penalty, smoothed fall, margin, step size, multiplier and the last good state from what was measured."""
         for constraint in self.stage.problem.constraints():
             grow_penalty(constraint, figures["constraint/fall_bound"] - self.args.retain_budget, PENALTY_GROWTH)
-        self.stage.problem.refit_margin(figures["constraint/fall"], figures["retain/rise"])
+        self.stage.problem.take_measure(figures["constraint/fall"], figures["retain/rise"])
         if not figures["constraint/feasible"]:
             violation = figures["constraint/fall"] - self.stage.aim
             sound = math.isfinite(figures["retain/loss"])
@@ -193,11 +193,14 @@ class Stage:
                 self._say_so(violation, step)
             return
         self.safeguard.keep()
-        far = figures["forget/distance"] > FAR * self.start_distance
-        # With accuracy left to spend and a long way to go, it is the step that holds the run up; unless the weights did
-        # move, towards lower retain loss: then the multiplier is too large still, and falls by itself.
-        fell = figures["retain/rise"] < -NATS_A_POINT * self.stage.aim
-        if far and not fell and figures["constraint/fall"] < self.stage.aim / 2:
+        if figures["constraint/fall"] >= self.stage.aim / 2:
+            return
+        # With accuracy left to spend, it is the multiplier that holds the run up where the weights did move, towards
+        # lower retain loss; by itself it falls slowly, as little as there is to spend. Else, with a long way to go, it
+        # is the step.
+        if figures["retain/rise"] < -NATS_A_POINT * self.stage.aim:
+            self.safeguard.ease()
+        elif figures["forget/distance"] > FAR * self.start_distance:
             self.safeguard.hurry()
 
     def state_dict(self) -> dict:

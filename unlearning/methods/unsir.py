@@ -44,7 +44,7 @@ def plan(case: Case) -> Plan:
     same, as those who compare by it do.
     """
     classes = case.examination.forget_labels.unique()
-    batch_size, _ = batch_sizes(case.args, case.examination.forget_images)
+    batch_size, _ = batch_sizes(case.args, case.examination.forget_images, case.num_classes)
     noise, noise_labels = learn_noise(case, classes, max(1, batch_size // len(classes)))
 
     def answers(batch: dict) -> dict:

@@ -21,7 +21,8 @@ def target(case: Case) -> DiscriminatorTarget:
 
     with seeded(case.seed, parts.forget.device):
         game = AdversarialGame(critic(), parts.reference("unseen"), args.discriminator_steps, parts.generator)
-        game.warm_up(parts.forget, case.examination.forget_labels, batch_sizes(args, case.examination.forget_images)[0])
+        batch_size, _ = batch_sizes(args, case.examination.forget_images, case.num_classes)
+        game.warm_up(parts.forget, case.examination.forget_labels, batch_size)
     return parts.target(game, critic)
 
 
