@@ -12,8 +12,8 @@ from optimizer.solver import Solver
 # Times as long as it was asked for.
 LONGEST = 64.0
 # Epochs that ask for a step which proved too long before it is tried again: the multiplier that it ran away with has
-# been raised since. Also epochs far outside that come no nearer before the run goes back: repairing what forgetting broke
-# costs less than forgetting anew.
+# been raised since. Also epochs far outside that come no nearer before the run goes back: to repair what forgetting
+# broke costs less than to forget anew.
 PATIENCE = 3
 
 
