@@ -128,23 +128,16 @@ class ForgetSubjectToRetain(OnTarget):
         self.smoothed = state.misc.pop("smoothed")
         super().commit(state)
 
-    def take_measure(self, fall: float, rise: float) -> None:
-        """Go on from what an examination has found: the smoothed fall from its fall; the margin moves towards the rise
-        of retain loss at which the fall of accuracy would be `aim`.
-
-        Batches show retain images before a step learns from them: the budget is on all of them, of which training has
-        passed over some by now, and which are more than a smoothed fall rests on.
+    def refit_margin(self, fall: float, measured: float) -> None:
+        """Move the margin towards the rise of retain loss at which the fall of accuracy would be `aim`.
 
         Args:
             fall: of retain accuracy so far, in points.
-            rise: of the retain loss so far on the same images, in nats.
+            measured: rise of the retain loss so far on the same images, in nats.
         """
-        if not math.isfinite(rise):
-            return
-        self.smoothed = torch.tensor([fall, 1.0], device=self.smoothed.device)
         # A smaller fall is noise, and dividing by it would let the loss rise to anywhere.
-        if fall >= self.aim / 2 and rise > 0:
-            self.margin = (self.margin + rise * self.aim / max(fall, 1e-9)) / 2
+        if fall >= self.aim / 2 and 0 < measured < math.inf:
+            self.margin = (self.margin + measured * self.aim / max(fall, 1e-9)) / 2
 
     def forget_history(self) -> None:
         """Begin the smoothing anew, and the target's learning where it was kept."""

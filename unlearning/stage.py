@@ -179,10 +179,10 @@ class Stage:
         return stop
 
     def _adapt(self, figures: dict[str, float]) -> None:
-        """Penalty, smoothed fall, margin, step size, multiplier and the last good state from what was measured."""
+        """Penalty, margin, step size, multiplier and the last good state from what was measured."""
         for constraint in self.stage.problem.constraints():
             grow_penalty(constraint, figures["constraint/fall_bound"] - self.args.retain_budget, PENALTY_GROWTH)
-        self.stage.problem.take_measure(figures["constraint/fall"], figures["retain/rise"])
+        self.stage.problem.refit_margin(figures["constraint/fall"], figures["retain/rise"])
         if not figures["constraint/feasible"]:
             violation = figures["constraint/fall"] - self.stage.aim
             sound = math.isfinite(figures["retain/loss"])
