@@ -12,8 +12,7 @@ from optimizer.solver import Solver
 # Times as long as it was asked for.
 LONGEST = 64.0
 # Epochs that ask for a step which proved too long before it is tried again: the multiplier that it ran away with has
-# been raised since. Also epochs far outside that come no nearer before the run goes back: to repair what forgetting
-# broke costs less than to forget anew.
+# been raised since.
 PATIENCE = 3
 
 
@@ -23,11 +22,11 @@ class Safeguard:
 
     When the violation runs away, or is no longer a number, the weights and the optimizer go back to the last good
     state, the primal step is halved and the multiplier (or penalty coefficient) is raised. An epoch that ends far
-    outside of the budget halves the step, too; of those after it, the third that has come no nearer goes back. One that
-    leaves most of the budget unspent, is far from its target and has not lowered the retain loss either doubles the
-    step; to one that proved too long only when `PATIENCE` epochs since have asked for it. One that leaves most of the
-    budget unspent and has lowered the retain loss halves the multipliers. So the outcome depends little on the learning
-    rate and the multiplier that were asked for.
+    outside of the budget halves the step, too, and one after it that comes no nearer goes back. One that leaves most of
+    the budget unspent, is far from its target and has not lowered the retain loss either doubles it; to a step that
+    proved too long only when `PATIENCE` epochs since have asked for it. One that leaves most of the budget unspent and
+    has lowered the retain loss halves the multipliers, where the target wants images to the last. So the outcome
+    depends little on the learning rate that was asked for.
 
     Args:
         model: whose weights are guarded.
@@ -51,8 +50,7 @@ class Safeguard:
 
     def keep(self) -> None:
         """Take the present weights and multipliers for good."""
-        self.holds_original = False
-        self._return()
+        self.holds_original, self.nearest = False, math.inf
         self.solver.cmp.keep_history()
         self._multipliers = self._current_multipliers()
         self._weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -66,28 +64,22 @@ class Safeguard:
         return True
 
     def stray(self, violation: float, step: int) -> bool:
-        """Act on an epoch that ended far outside of the budget: halve the step at the first, and go back where
-        `PATIENCE` of those after it came no nearer than the nearest.
+        """Act on an epoch that ended far outside of the budget: halve the step at the first, go back where one after it
+        has come no nearer.
 
-        Shorter and shorter steps alone would leave the weights where they are. True where the run went back.
+        Repairing what forgetting broke costs less than forgetting anew, but shorter and shorter steps alone would leave
+        the weights where they are. True where the run went back.
         """
         if self.nearest == math.inf:
             self.slow()
         if violation < self.nearest:
-            self.nearest, self.astray = violation, 0
-            return False
-        self.astray += 1
-        if self.astray < PATIENCE:
+            self.nearest = violation
             return False
         self._go_back(violation, step)
         return True
 
-    def _return(self) -> None:
-        """Count anew: the weights are good ones again."""
-        self.nearest, self.astray = math.inf, 0
-
     def _go_back(self, violation: float, step: int) -> None:
-        self._return()
+        self.nearest = math.inf
         self.model.load_state_dict(self._weights)
         # Momentum points to where the run went wrong.
         primal = getattr(self.solver.primal, "base_optimizer", self.solver.primal)
@@ -154,7 +146,6 @@ class Safeguard:
             "events": self.events,
             "holds_original": self.holds_original,
             "nearest": self.nearest,
-            "astray": self.astray,
             "weights": self._weights,
             "multipliers": self._multipliers,
         }
@@ -165,5 +156,4 @@ class Safeguard:
         self.events, self._weights = list(state["events"]), state["weights"]
         self._multipliers = state["multipliers"]
         self.holds_original = state["holds_original"]
-        # A checkpoint of before the safeguard was patient has neither.
-        self.nearest, self.astray = state.get("nearest", math.inf), state.get("astray", 0)
+        self.nearest = state.get("nearest", math.inf)  # a checkpoint of before runs were let repair has none

@@ -195,11 +195,12 @@ class Stage:
         self.safeguard.keep()
         if figures["constraint/fall"] >= self.stage.aim / 2:
             return
-        # With accuracy left to spend, it is the multiplier that holds the run up where the weights did move, towards
-        # lower retain loss; by itself it falls slowly, as little as there is to spend. Else, with a long way to go, it
-        # is the step.
+        # With accuracy left to spend and a long way to go, it is the step that holds the run up; unless the weights did
+        # move, towards lower retain loss: then the multiplier is too large still. It falls by itself, but slowly, with
+        # as little as there is to spend.
         if figures["retain/rise"] < -NATS_A_POINT * self.stage.aim:
-            self.safeguard.ease()
+            if self.stage.problem.target.to_the_last:
+                self.safeguard.ease()
         elif figures["forget/distance"] > FAR * self.start_distance:
             self.safeguard.hurry()
 

@@ -58,12 +58,14 @@ class Target:
     """What all targets can do; a target that neither moves nor learns has no more than an objective and a distance.
 
     `name` is what the verdict goes by; `floor` is the objective's value where everything is forgotten. Distances that
-    differ by less than the `tolerance` are equal where epochs are compared.
+    differ by less than the `tolerance` are equal where epochs are compared. A target that wants images `to_the_last`
+    has the budget's multiplier eased for the few that are left.
     """
 
     name: str
     floor = 0.0
     tolerance = 0.02
+    to_the_last = False
 
     def refresh(self, unseen_losses: Tensor) -> None:
         """Take the losses of the unseen images under the current weights, `[U]`."""
@@ -142,6 +144,7 @@ class ZeroTarget(Target):
     name = "zero"
     # A half of what the verdict lets pass: images of a class that is still named are no noise.
     tolerance = 0.005
+    to_the_last = True
 
     def __init__(self, classes: Tensor, bound: float = 0.01) -> None:
         self.classes = classes
