@@ -160,6 +160,11 @@ class TestZeroDistance:
         # Without a wholly forgotten class, an image may be named as anything but its own label.
         assert ZeroTarget(NOTHING).distance(logits, labels, None, None) == pytest.approx(1 / 5)
 
+    def test_a_retrained_model_names_none_of_a_class_but_some_of_any_other_set(self):
+        """So that there alone an idle budget goes into the last images."""
+        others = ChanceTarget(4, 1.5), UnseenTarget(torch.ones(3))
+        assert ZeroTarget(NOTHING).to_the_last and not any(target.to_the_last for target in others)
+
 
 class TestLogProbabilityOfOthers:
     @settings(deadline=None, max_examples=60)
