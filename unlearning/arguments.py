@@ -146,10 +146,16 @@ class MethodArgs(UnlearnArgs, PublishedArgs):
     """All flags that a method can follow."""
 
 
+def forget_batch_size(args: UnlearnArgs, forget_images: int) -> int:
+    """Forget images in one gradient step, as asked for or as they fit the forget set."""
+    fitting = min(LARGEST_BATCH, max(FEWEST_FORGOTTEN, math.ceil(forget_images / STEPS_A_PASS)))
+    return args.batch_size or fitting
+
+
 def batch_sizes(args: UnlearnArgs, forget_images: int, num_classes: int) -> tuple[int, int]:
     """Forget images and retain images in one gradient step, as asked for or as they fit the forget set."""
+    forget = forget_batch_size(args, forget_images)
     if args.batch_size is not None:
-        return args.batch_size, args.retain_batch_size or args.batch_size
-    forget = min(LARGEST_BATCH, max(FEWEST_FORGOTTEN, math.ceil(forget_images / STEPS_A_PASS)))
+        return forget, args.retain_batch_size or forget
     fewest = max(FEWEST_RETAINED, min(LARGEST_BATCH, RETAINED_A_CLASS * num_classes))
     return forget, args.retain_batch_size or max(fewest, forget)

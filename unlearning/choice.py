@@ -35,21 +35,15 @@ def _copy(model: nn.Module) -> Weights:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-class WithinBudget:
-    """Ours: of the epochs that kept the budget, the one nearest its target.
+class Last:
+    """As published: the last epoch, whatever it cost."""
 
-    Args:
-        tolerances: of the run's target and of the forget set's own.
-    """
-
-    def __init__(self, tolerances: tuple[float, float]) -> None:
-        self.tolerances = tolerances
+    def __init__(self) -> None:
         self.chosen, self.weights = 0, {}
 
     def consider(self, epochs: Epochs, model: nn.Module) -> None:
         """Take note of the last of the epochs, at whose end the model stands."""
-        if not self.weights or is_better(epochs[-1], epochs[self.chosen], self.tolerances):
-            self.chosen, self.weights = len(epochs) - 1, _copy(model)
+        self.chosen, self.weights = len(epochs) - 1, _copy(model)
 
     def settle(self, epochs: Epochs) -> tuple[int, Weights]:
         """The chosen epoch, from 0, and its weights."""
@@ -64,11 +58,21 @@ class WithinBudget:
         self.chosen, self.weights = state["chosen"], state["weights"]
 
 
-class Last(WithinBudget):
-    """As published: the last epoch, whatever it cost."""
+class WithinBudget(Last):
+    """Ours: of the epochs that kept the budget, the one nearest its target.
+
+    Args:
+        tolerances: of the run's target and of the forget set's own.
+    """
+
+    def __init__(self, tolerances: tuple[float, float]) -> None:
+        super().__init__()
+        self.tolerances = tolerances
 
     def consider(self, epochs: Epochs, model: nn.Module) -> None:
-        self.chosen, self.weights = len(epochs) - 1, _copy(model)
+        """Take note of the last of the epochs, if it is the better one."""
+        if not self.weights or is_better(epochs[-1], epochs[self.chosen], self.tolerances):
+            super().consider(epochs, model)
 
 
 class Rewind:

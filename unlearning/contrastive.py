@@ -86,6 +86,10 @@ class DiscriminatorTarget(Target):
         self.forget_view, self.fresh, self.seed = examination.views["forget"], fresh, seed
         self.name = own.name
 
+    @property
+    def tolerances(self) -> tuple[float, float]:
+        return self.tolerance, self.own.tolerance
+
     def refresh(self, unseen_losses: Tensor) -> None:
         self.own.refresh(unseen_losses)
 

@@ -67,6 +67,11 @@ class Target:
     tolerance = 0.02
     to_the_last = False
 
+    @property
+    def tolerances(self) -> tuple[float, float]:
+        """Of `forget/distance`, and of `forget/own_distance`, which is the same unless a discriminator decides."""
+        return self.tolerance, self.tolerance
+
     def refresh(self, unseen_losses: Tensor) -> None:
         """Take the losses of the unseen images under the current weights, `[U]`."""
 

@@ -16,7 +16,6 @@ from unlearning.choice import Last, Rewind, WithinBudget
 from unlearning.examination import Examination, Findings
 from unlearning.methods import METHODS, check_method
 from unlearning.streams import RETAIN_LOSSES, own_retain_loss
-from unlearning.targets import own_target
 
 COLUMNS = (
     "retain/top1", "forget/top1", "unseen/top1", "validation/top1", "constraint/fall", "forget/distance",
@@ -90,9 +89,8 @@ class Unlearning:
         findings = self.examination.of_original(self.target, args.retain_budget)
         original = findings.figures | self.target.examine(model, *findings.forget)
         self.original = from_main(lambda: original)
-        own = WithinBudget if self.method.constrained else Last
-        tolerances = self.target.tolerance, own_target(self.case).tolerance
-        self.choice = Rewind(record) if args.rewind else own(tolerances)
+        own = WithinBudget(self.target.tolerances) if self.method.constrained else Last()
+        self.choice = Rewind(record) if args.rewind else own
         self.epochs: list[dict[str, float]] = []
 
     def run(self, checkpoint: dict | None = None) -> Unlearned:

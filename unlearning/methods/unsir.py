@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from helper_functions.inference import evaluation_mode
 from optimizer.problems import Batch
-from unlearning.arguments import batch_sizes
+from unlearning.arguments import forget_batch_size
 from unlearning.case import Case
 from unlearning.methods.finetune import cross_entropy
 from unlearning.methods.method import published
@@ -44,7 +44,7 @@ def plan(case: Case) -> Plan:
     same, as those who compare by it do.
     """
     classes = case.examination.forget_labels.unique()
-    batch_size, _ = batch_sizes(case.args, case.examination.forget_images, case.num_classes)
+    batch_size = forget_batch_size(case.args, case.examination.forget_images)
     noise, noise_labels = learn_noise(case, classes, max(1, batch_size // len(classes)))
 
     def answers(batch: dict) -> dict:

@@ -4,7 +4,7 @@ from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import build_discriminator
 from contrastive_discrimination.games import AdversarialGame
 from helper_functions.devices import seeded
-from unlearning.arguments import batch_sizes
+from unlearning.arguments import forget_batch_size
 from unlearning.case import Case
 from unlearning.contrastive import DiscriminatorTarget, Parts
 from unlearning.methods.method import constrained
@@ -21,7 +21,7 @@ def target(case: Case) -> DiscriminatorTarget:
 
     with seeded(case.seed, parts.forget.device):
         game = AdversarialGame(critic(), parts.reference("unseen"), args.discriminator_steps, parts.generator)
-        batch_size, _ = batch_sizes(args, case.examination.forget_images, case.num_classes)
+        batch_size = forget_batch_size(args, case.examination.forget_images)
         game.warm_up(parts.forget, case.examination.forget_labels, batch_size)
     return parts.target(game, critic)
 
