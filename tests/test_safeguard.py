@@ -216,6 +216,7 @@ class TestState:
         advance(guard)
         guard.watch(9.0, step=6)
         guard.stray(1.5, step=6)
+        guard.ease()
         parts = {"guard": guard.state_dict(), "solver": guard.solver.full_state()}
         parts |= {"schedule": guard.schedule.state_dict(), "model": guard.model.state_dict()}
         save_tensors(parts, tmp_path / "state.pt")
@@ -224,7 +225,7 @@ class TestState:
         other.solver.load_full_state(state["solver"])
         other.schedule.load_state_dict(state["schedule"])
         other.load_state_dict(state["guard"])
-        for name in ("events", "scale", "ceiling", "refused", "nearest"):
+        for name in ("events", "scale", "ceiling", "refused", "nearest", "eased"):
             assert getattr(other, name) == getattr(guard, name)
         for each in (guard, other):
             advance(each)

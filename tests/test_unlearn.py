@@ -140,6 +140,22 @@ class TestForgetting:
         assert not torch.equal(model[0].weight, before["0.weight"])
 
 
+class TestPrice:
+    @pytest.mark.parametrize("target", ["zero", "chance"])
+    def test_a_multiplier_that_was_eased_is_no_price_for_the_next_request(
+        self, target, digits, mislabelled, tmp_path, monkeypatch
+    ):
+        """It is as low as the last images of a class want it: a set that is still whole would run away with it."""
+        # Every epoch counts as one that has lowered the retain loss.
+        monkeypatch.setattr("unlearning.stage.NATS_A_POINT", -1e9)
+        torch.manual_seed(0)
+        outcome = untrain_constrained(
+            copy.deepcopy(mislabelled), **digits.loaders(WRONG, RIGHT, digits.given), num_epochs=2,
+            retain_budget=100.0, forget_target=target, device="cpu", precision="fp32", record=QuietRecord(tmp_path),
+        )  # fmt: skip
+        assert outcome.events == [] and (outcome.multiplier is None) == (target == "zero")
+
+
 class Numbered(nn.Module):
     """Writes down the numbers that its inputs carry in their first pixel, pass by pass, where gradients are wanted."""
 

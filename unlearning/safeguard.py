@@ -43,6 +43,7 @@ class Safeguard:
         self.scale = 1.0
         self.ceiling = LONGEST
         self.refused = 0
+        self.eased = False
         self.events: list[dict[str, float]] = []
         self._first_multipliers = self._current_multipliers()
         self.keep()
@@ -115,6 +116,7 @@ class Safeguard:
 
     def ease(self) -> None:
         """Halve the multipliers, down to 1: below that their own steps are plain ones, and 0 is within reach."""
+        self.eased = True
         for multiplier in self.solver.cmp.multipliers():
             weight = multiplier.weight.data
             weight.copy_(torch.minimum(weight, (weight / 2).clamp(min=1)))
@@ -146,6 +148,7 @@ class Safeguard:
             "events": self.events,
             "holds_original": self.holds_original,
             "nearest": self.nearest,
+            "eased": self.eased,
             "weights": self._weights,
             "multipliers": self._multipliers,
         }
@@ -156,4 +159,5 @@ class Safeguard:
         self.events, self._weights = list(state["events"]), state["weights"]
         self._multipliers = state["multipliers"]
         self.holds_original = state["holds_original"]
-        self.nearest = state.get("nearest", math.inf)  # a checkpoint of before runs were let repair has none
+        # A checkpoint of before runs were let repair, and multipliers eased, has neither.
+        self.nearest, self.eased = state.get("nearest", math.inf), state.get("eased", False)
