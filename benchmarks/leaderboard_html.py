@@ -31,7 +31,6 @@ TRACE_POINTS = 120
 
 def html_page(summary: Summary, title: str, command: str, top5: bool = False) -> str:
     """The page: one file that loads nothing else."""
-    shown = filled(columns(top5), summary.boards)
     floors = "".join(f"<li>{html.escape(line)}</li>" for line in environment_lines(summary))
     contents = {
         "title": html.escape(title),
@@ -40,7 +39,7 @@ def html_page(summary: Summary, title: str, command: str, top5: bool = False) ->
         "command": html.escape(command),
         "environments": floors or f"<li>{MISSING}</li>",
         "sets": "\n".join(_link(index, board) for index, board in enumerate(summary.boards)),
-        "boards": "\n".join(_section(index, board, shown) for index, board in enumerate(summary.boards)),
+        "boards": "\n".join(_section(index, board, top5) for index, board in enumerate(summary.boards)),
         "data": embedded(page_data(summary)),
         "script": "\n".join((PARTS / name).read_text() for name in SCRIPTS),
     }
@@ -140,8 +139,9 @@ def _link(index: int, board: Board) -> str:
     return f'<a href="#set-{index}" data-set="{index}">{html.escape(board.forget)}</a>'
 
 
-def _section(index: int, board: Board, shown: list[Column]) -> str:
+def _section(index: int, board: Board, top5: bool) -> str:
     """One forget set's heading and table; the lines of references come in a body of their own, which is not sorted."""
+    shown = filled(columns(top5), board)
     heads = [
         _head("rank", "#", "Place among the methods that kept the budget in every seed", True, True),
         _head("method", "method", "", True, True),

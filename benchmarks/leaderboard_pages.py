@@ -14,6 +14,7 @@ from benchmarks.leaderboard_words import (
     columns,
     counts_sentence,
     environment_lines,
+    filled,
     floor_sentences,
     label,
 )  # fmt: skip
@@ -89,7 +90,7 @@ def markdown(summary: Summary, title: str, command: str, top5: bool = False) -> 
 
 
 def _table(board: Board, top5: bool) -> list[str]:
-    shown = [column for column in columns(top5) if column.chosen]
+    shown = [column for column in filled(columns(top5), board) if column.chosen]
     lines = [_line(["#", "method", *(column.title for column in shown)]), "|---:|---|" + "---:|" * len(shown)]
     for entry in board.entries:
         name = _escaped(entry.method) if entry.kind == "method" else f"*{entry.kind}*"

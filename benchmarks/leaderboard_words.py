@@ -19,6 +19,7 @@ class Column:
         note: what the figure is, for a reader who rests on the heading.
         ascending: whether the lowest value stands first when the table is sorted by this column.
         chosen: whether it is shown before the reader chooses.
+        always: whether it stands in the table of a forget set where no entry has a value, too.
         text: writes the cell where that is no mean and standard deviation.
     """
 
@@ -29,6 +30,7 @@ class Column:
     digits: int = 2
     ascending: bool = True
     chosen: bool = True
+    always: bool = True
     text: Callable[[Entry], str] | None = None
 
     def cell(self, entry: Entry) -> str:
@@ -50,6 +52,7 @@ def columns(top5: bool) -> list[Column]:
         Column("n", "n", "Seeds", lambda entry: _number(len(entry.seeds)), 0, text=lambda entry: str(len(entry.seeds))),
         Column("kept", "within budget", "Seeds in which the retain budget was kept", _kept, 0, False, text=_kept_text),
         *_accuracies(top5),
+        *_kinship(),
         _figure("mia_auc", "MIA AUC", "Loss attack's AUC, forget against test images; 0.5: it sees no difference"),
         _figure("mia_efficacy", "MIA efficacy", "Share of the forget set that the attacker takes for non-members, %"),
         Column("avg_gap", "AvgGap", "Mean absolute gap to the retrained models: forget, retain and test accuracy and "
@@ -66,10 +69,9 @@ def columns(top5: bool) -> list[Column]:
     ]  # fmt: skip
 
 
-def filled(candidates: list[Column], boards: tuple[Board, ...]) -> list[Column]:
-    """The columns that are chosen from the start, and those that have a value in some entry of the boards."""
-    entries = [entry for board in boards for entry in board.entries]
-    return [column for column in candidates if column.chosen or any(column.read(entry) for entry in entries)]
+def filled(candidates: list[Column], board: Board) -> list[Column]:
+    """The columns that always stand there, and those that have a value in some entry of the board."""
+    return [column for column in candidates if column.always or any(map(column.read, board.entries))]
 
 
 def label(entry: Entry) -> str:
@@ -124,34 +126,41 @@ def figure_digits(name: str) -> int:
 def _accuracies(top5: bool) -> list[Column]:
     return [
         _figure(f"{part}_top{k}", part if k == 1 else f"{part} top-5", f"Top-{k} accuracy on the {part} set, %",
-                ascending=False, chosen=k == 1 or top5)
+                ascending=False, chosen=k == 1 or top5, always=k == 1 or top5)
         for part in ("retain", "forget", "test")
         for k in (1, 5)
     ]  # fmt: skip
 
 
+def _kinship() -> list[Column]:
+    """Test images by how near their class is to forgotten ones: where no whole class is forgotten there are none."""
+    return [
+        _figure(f"test_{part}_top1", f"test, {part}", figure_title(f"test_{part}_top1"), ascending=False, always=False)
+        for part in ("remaining", "adjacent", "remote")
+    ]
+
+
 def _further() -> list[Column]:
     """Columns that a reader may add."""
-    percent = ("forget_true_top1", "unseen_top1", "validation_top1", "test_remaining_top1", "test_adjacent_top1",
-               "test_remote_top1", "mia_accuracy", "mia_tpr", "rmia_tpr", "ulira_tpr", "ulira_accuracy",
-               "linear_probe_top1")  # fmt: skip
+    percent = ("forget_true_top1", "unseen_top1", "validation_top1", "mia_accuracy", "mia_tpr", "rmia_tpr",
+               "ulira_tpr", "ulira_accuracy", "linear_probe_top1")  # fmt: skip
     others = ("forget_loss", "rmia_auc", "ulira_auc", "discriminator_auc", "js_divergence", "activation_distance",
               "relearn_steps")  # fmt: skip
     gap = Column("avg_gap_salun", "AvgGap, efficacy", "AvgGap with MIA efficacy in the place of the attack's AUC",
-                 lambda entry: entry.avg_gap_salun, chosen=False)  # fmt: skip
-    return [
+                 lambda entry: entry.avg_gap_salun)  # fmt: skip
+    found = [
         gap,
-        *(_figure(name, figure_title(name), "", ascending=False, chosen=False) for name in percent),
-        *(_figure(name, figure_title(name), "", chosen=False) for name in others),
-        Column("relative_steps", "steps, % of retraining", "", lambda entry: _percent(entry, "gradient_steps"), 1,
-               chosen=False),
-        Column("images", "images", "Images seen", lambda entry: entry.costs.get("images"), 0, chosen=False),
-        Column("memory", "peak memory, MiB", "", _mebibytes, 0, chosen=False),
-    ]  # fmt: skip
+        *(_figure(name, figure_title(name), "", ascending=False) for name in percent),
+        *(_figure(name, figure_title(name), "") for name in others),
+        Column("relative_steps", "steps, % of retraining", "", lambda entry: _percent(entry, "gradient_steps"), 1),
+        Column("images", "images", "Images seen", lambda entry: entry.costs.get("images"), 0),
+        Column("memory", "peak memory, MiB", "", _mebibytes, 0),
+    ]
+    return [dataclasses.replace(column, chosen=False, always=False) for column in found]
 
 
-def _figure(name: str, title: str, note: str, ascending: bool = True, chosen: bool = True) -> Column:
-    return Column(name, title, note, lambda entry: entry.figures.get(name), figure_digits(name), ascending, chosen)
+def _figure(name: str, title: str, note: str, ascending: bool = True, **shown: bool) -> Column:
+    return Column(name, title, note, lambda entry: entry.figures.get(name), figure_digits(name), ascending, **shown)
 
 
 def _number(value: float) -> Spread:

@@ -262,6 +262,32 @@ class TestMarkdown:
         assert "top-5" not in markdown(summary, "Board", "run")
 
 
+class TestKinship:
+    """Accuracy on classes near and far from a forgotten one stands where a class was forgotten, and nowhere else."""
+
+    @pytest.fixture
+    def mixed(self) -> list[dict]:
+        found = synthetic_rows(("constrained", "scrub"), ("random:0.1", "class:aquarium_fish"), seeds=2)
+        for row in found:
+            for figures in (row["figures"], row["original"], *row["retrained"]):
+                if row["forget"].startswith("class"):
+                    figures |= {"test_adjacent_top1": 78.25, "test_remote_top1": 81.125}
+        return found
+
+    def test_in_markdown(self, mixed):
+        text = markdown(summarise(mixed), "Board", "run")
+        heads = [line for line in text.splitlines() if line.startswith("| # |")]
+        assert ["test, adjacent | test, remote" in head for head in heads] == [False, True]
+        assert text.count("| 78.25 | 81.12 |") == 4
+
+    def test_on_the_page(self, mixed):
+        first, second = Page(page_of(mixed)).tables
+        assert "test, remote" not in first[0] and "test, remaining" not in second[0]
+        place = second[0].index("test, adjacent")
+        assert second[0][place : place + 2] == ["test, adjacent", "test, remote"]
+        assert {tuple(line[place : place + 2]) for line in second[1:]} == {("78.25", "81.12")}
+
+
 class TestCsv:
     def test_has_a_line_a_cell_with_all_figures(self, rows):
         lines = list(csv.DictReader(io.StringIO(csv_text(rows))))

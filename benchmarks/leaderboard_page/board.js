@@ -127,14 +127,29 @@ function renderColumns() {
       for (const row of section.querySelectorAll("tr")) row.cells[index].hidden = hidden;
     });
   }
+  const here = new Set([...sections[state.set].querySelectorAll("thead th")].map((head) => head.dataset.key));
   for (const box of document.querySelectorAll("#columns input")) {
     box.checked = changed.has(box.value) !== (box.dataset.shown === "yes");
+    box.parentElement.hidden = !here.has(box.value);
   }
 }
 
+// The columns of all tables: one that the first lacks stands behind the one that it stands behind in its own.
+function allHeads() {
+  const heads = [];
+  for (const section of sections) {
+    let place = 0;
+    for (const head of [...section.querySelectorAll("thead th")].slice(2)) {
+      const known = heads.findIndex((other) => other.dataset.key === head.dataset.key);
+      if (known < 0) heads.splice(place, 0, head);
+      place = (known < 0 ? place : known) + 1;
+    }
+  }
+  return heads;
+}
+
 function setUpColumns() {
-  const heads = sections.length ? [...sections[0].querySelectorAll("thead th")].slice(2) : [];
-  const boxes = heads.map((head) => {
+  const boxes = allHeads().map((head) => {
     const box = el("input", { type: "checkbox", value: head.dataset.key, "data-shown": head.hidden ? "" : "yes" });
     box.addEventListener("change", () => {
       const changed = new Set(state.columns.split(",").filter(Boolean));
