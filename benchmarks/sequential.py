@@ -30,7 +30,7 @@ from helper_functions.inference import predict
 from helper_functions.run_folder import run_quietly
 from unlearning.workspace import Workspace
 
-# What the requests ask for: random training images, without which retraining itself falls by up to 1.4 points; or wrong
+# What the requests ask for: random training images, without which retraining itself falls by up to 1.1 points; or wrong
 # labels, found out lot by lot. Until it is reported, a wrong label is retained, and forgetting the first lots corrects
 # some others: that costs accuracy on given labels.
 SETTINGS = {
