@@ -2,6 +2,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const sections = [...document.querySelectorAll("section.set")];
+const headsOf = (section) => [...section.querySelectorAll("thead th")];
 const byId = (name) => document.getElementById(name);
 const DEFAULTS = {
   set: 0,
@@ -86,7 +87,7 @@ function renderCharts() {
 }
 
 function renderTable(section) {
-  const heads = [...section.querySelectorAll("thead th")];
+  const heads = headsOf(section);
   const column = Math.max(
     heads.findIndex((head) => head.dataset.key === state.sort),
     0,
@@ -120,14 +121,14 @@ function compare(a, b) {
 function renderColumns() {
   const changed = new Set(state.columns.split(",").filter(Boolean));
   for (const section of sections) {
-    [...section.querySelectorAll("thead th")].forEach((head, index) => {
+    headsOf(section).forEach((head, index) => {
       if (head.dataset.shown === undefined) head.dataset.shown = head.hidden ? "" : "yes";
       const hidden = changed.has(head.dataset.key) === (head.dataset.shown === "yes");
       if (head.hidden === hidden) return;
       for (const row of section.querySelectorAll("tr")) row.cells[index].hidden = hidden;
     });
   }
-  const here = new Set([...sections[state.set].querySelectorAll("thead th")].map((head) => head.dataset.key));
+  const here = new Set(headsOf(sections[state.set]).map((head) => head.dataset.key));
   for (const box of document.querySelectorAll("#columns input")) {
     box.checked = changed.has(box.value) !== (box.dataset.shown === "yes");
     box.parentElement.hidden = !here.has(box.value);
@@ -139,7 +140,7 @@ function allHeads() {
   const heads = [];
   for (const section of sections) {
     let place = 0;
-    for (const head of [...section.querySelectorAll("thead th")].slice(2)) {
+    for (const head of headsOf(section).slice(2)) {
       const known = heads.findIndex((other) => other.dataset.key === head.dataset.key);
       if (known < 0) heads.splice(place, 0, head);
       place = (known < 0 ? place : known) + 1;
@@ -162,7 +163,7 @@ function setUpColumns() {
 }
 
 function setUpTable(section) {
-  for (const head of section.querySelectorAll("thead th")) {
+  for (const head of headsOf(section)) {
     const button = el("button", { type: "button" }, head.textContent);
     button.addEventListener("click", () => {
       const turned = state.order === "ascending" ? "descending" : "ascending";
