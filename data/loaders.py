@@ -20,6 +20,9 @@ Drawn = tuple[Tensor, AugmentationPlan | None]
 class TensorLoader:
     """A sized iterable of `(inputs, labels)`: float32 [B, C, H, W] normalised, channels_last; int64 [B]; on the device.
 
+    No batch has more than batch_size images, and all are of one size, or of two that differ by one: a remainder of a
+    few images would be normalised by the statistics of a few, and would weigh as much as a whole batch.
+
     images: uint8 [N, C, H, W], moved to the device once, and not copied where it is there already with
     channels_last memory; with `streamed` it stays in host memory and a batch's images follow as they are needed.
     labels: int64 [N]; indices: int64 [n], what of the images is loaded.
@@ -39,7 +42,6 @@ class TensorLoader:
         std: Sequence[float],
         augmentation: Augmentation | None = None,
         shuffle: bool = False,
-        drop_last: bool = False,
         seed: int = 0,
         device: torch.device | str = "cpu",
         streamed: bool = False,
@@ -56,7 +58,6 @@ class TensorLoader:
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.shuffle = shuffle
-        self.drop_last = drop_last
         self.seed = seed
         self.epoch = 0
         self.image_size: tuple[int, int] = tuple(images.shape[2:])
@@ -64,7 +65,7 @@ class TensorLoader:
 
     @property
     def num_images(self) -> int:
-        """How many images the loader holds; with drop_last a pass may show fewer."""
+        """How many images the loader holds, and a pass shows."""
         return len(self.indices)
 
     def without_chance(self, indices: Tensor, batch_size: int) -> "TensorLoader":
@@ -75,8 +76,7 @@ class TensorLoader:
         )  # fmt: skip
 
     def __len__(self) -> int:
-        full, rest = divmod(self.num_images, self.batch_size)
-        return full + (rest > 0 and not self.drop_last)
+        return -(-self.num_images // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch = self.epoch
@@ -87,13 +87,17 @@ class TensorLoader:
         """The batches of one pass from number `start` on; `epoch` of the loader is left as it is."""
         indices, plan = self.draw_pass(epoch)
         for number in range(start, len(self)):
-            part = slice(number * self.batch_size, (number + 1) * self.batch_size)
+            part = self._part(number)
             yield self.assemble(indices[part], None if plan is None else plan[part])
 
     def images_of(self, epoch: int, number: int) -> Tensor:
         """Which images are in batch `number` of a pass, int64 [B] on the CPU."""
         indices, _ = self.draw_pass(epoch)
-        return indices[number * self.batch_size : (number + 1) * self.batch_size].cpu()
+        return indices[self._part(number)].cpu()
+
+    def _part(self, number: int) -> slice:
+        """Which of a pass's images are batch `number`."""
+        return slice(number * self.num_images // len(self), (number + 1) * self.num_images // len(self))
 
     def draw_pass(self, epoch: int) -> Drawn:
         """All draws of one pass: indices int64 [n] where the images are, and the augmentation's plan on the device.

@@ -18,8 +18,8 @@ from helper_functions.shares import split_sizes
 WORKER = "tests/spread_worker.py"
 UNLEARN, CONTRASTIVE = "train_constrained_unlearning.py", "train_contrastive.py"
 QUICK = (*SMALL, "--precision", "fp32", "--figures", "False", "--log_interval", 2)
-# 1294 images in batches of 323: 162 images for one rank and 161 for the other, and a last batch of two.
-TRAIN = (*QUICK, "--forget", "random:40", "--num_epochs", 2, "--batch_size", 323, "--learning_rate", 0.02)
+# 1294 images in four batches of 323 or 324: for one rank 162 of them, for the other 161 or 162.
+TRAIN = (*QUICK, "--forget", "random:40", "--num_epochs", 2, "--batch_size", 324, "--learning_rate", 0.02)
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
 
 
