@@ -103,7 +103,8 @@ def trained(tmp_path_factory) -> dict[bool, dict]:
         caches = [tmp_path_factory.mktemp(f"compiled_{place.name}") for place in places]
         before = [partial(compile_into, cache) for cache in caches]
         same = (*SMALL, "--precision", "fp32", "--figures", "False", "--num_epochs", 1, *flags)
-        done = fork("train.py", *same, "--use_sam", "--forget", "random:40", "--log_dir", places[0], before=before[0])
+        own = ("--use_sam", "--batch_size", 64, "--forget", "random:40", "--log_dir", places[0])
+        done = fork("train.py", *same, *own, before=before[0])
         assert done.status == 0, done.err
         weights = only(places[0]) / "model.pt"
         own = ("--finetune_num_epochs", 1, "--weight_path", weights, "--log_dir", places[1])

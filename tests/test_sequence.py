@@ -316,12 +316,12 @@ class TestBudget:
 
     @pytest.fixture
     def worse(self, first, tmp_path) -> Path:
-        """A copy of the first run whose model has lost accuracy; its report does not know."""
+        """A copy of the first run whose model has lost a class that it knew; its report does not know."""
         folder = tmp_path / "runs" / first.folder.name
         shutil.copytree(first.folder, folder)
         weights = torch.load(folder / "model.pt")
         weights["fc.bias"] = weights["fc.bias"].clone()
-        weights["fc.bias"][3] -= 100
+        weights["fc.bias"][0] -= 100
         torch.save(weights, folder / "model.pt")
         return folder
 
