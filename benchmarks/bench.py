@@ -102,7 +102,7 @@ class Bench:
         return getattr(self.sets.splits, part)
 
     def loader(self, part: str, augment: bool = True) -> TensorLoader:
-        """Ours for training on a part, less the images that would make a short last batch."""
+        """Ours for training on a part, less the images that would make its batches smaller than asked."""
         indices = self.indices(part)
         whole = len(indices) // self.batch_size * self.batch_size
         return self.sets.training(indices[:whole], self.batch_size, augment=augment)

@@ -127,6 +127,20 @@ class TestGoingBack:
         for earlier, later in zip(seen, seen[1:], strict=False):
             assert all(now > then for now, then in zip(later, earlier, strict=True))
 
+    @pytest.mark.parametrize("name", SOLVERS)
+    def test_four_times_as_much_while_the_step_is_no_shorter_than_asked_for(self, name):
+        guard = guarded(name)
+        guard.hurry()
+        for multiplier in guard.solver.cmp.multipliers():
+            multiplier.weight.data.fill_(1.5)
+        guard.keep()
+        first = dual_values(guard)
+        for step, (scale, factor) in enumerate([(1, 4), (0.5, 8), (0.25, 16)]):
+            advance(guard)
+            guard.watch(math.nan, step)
+            assert guard.scale == scale and guard.raised == factor
+            assert dual_values(guard) == pytest.approx([factor * value for value in first])
+
     @pytest.mark.parametrize("violation", [-5.0, 0.0, LIMIT])
     def test_nothing_happens_within_the_limit(self, violation):
         guard = guarded()

@@ -21,12 +21,12 @@ class Safeguard:
     the end of the last epoch that kept the budget when it was measured.
 
     When the violation runs away, or is no longer a number, the weights and the optimizer go back to the last good
-    state, the primal step is halved and the multiplier (or penalty coefficient) is raised. An epoch that ends far
-    outside of the budget halves the step, too, and one after it that comes no nearer goes back. One that leaves most of
-    the budget unspent, is far from its target and has not lowered the retain loss either doubles it; to a step that
-    proved too long only when `PATIENCE` epochs since have asked for it. One that leaves most of the budget unspent and
-    has lowered the retain loss halves the multipliers, where the target wants images to the last. So the outcome
-    depends little on the learning rate that was asked for.
+    state, the primal step is halved and the multiplier (or penalty coefficient) is doubled, or quadrupled while the
+    step is no shorter than was asked for. An epoch that ends far outside of the budget halves the step, too, and one
+    after it that comes no nearer goes back. One that leaves most of the budget unspent, is far from its target and has
+    not lowered the retain loss either doubles it; to a step that proved too long only when `PATIENCE` epochs since have
+    asked for it. One that leaves most of the budget unspent and has lowered the retain loss halves the multipliers,
+    where the target wants images to the last. So the outcome depends little on the learning rate that was asked for.
 
     Args:
         model: whose weights are guarded.
@@ -78,6 +78,11 @@ class Safeguard:
             return False
         self._go_back(violation, step)
         return True
+
+    @property
+    def raised(self) -> int:
+        """How many times as much the constraint weighs as if the run had never gone back."""
+        return math.prod(_raise(event["scale"]) for event in self.events)
 
     def _go_back(self, violation: float, step: int) -> None:
         self.nearest = math.inf
@@ -131,12 +136,13 @@ class Safeguard:
     @torch.no_grad()
     def _weigh_more(self) -> None:
         problem = self.solver.cmp
-        # Twice what it was when all was well: what it climbed to since is the runaway's echo.
+        factor = _raise(self.scale)
+        # Of what it was when all was well: what it climbed to since is the runaway's echo.
         for multiplier, value in zip(problem.multipliers(), self._multipliers, strict=True):
-            multiplier.weight.copy_(value.clamp(min=1) * 2)
+            multiplier.weight.copy_(value.clamp(min=1) * factor)
         self._multipliers = self._current_multipliers()
         for coefficient in problem.penalty_coefficients():
-            coefficient.value = coefficient.value * 2
+            coefficient.value = coefficient.value * factor
         problem.forget_history()
 
     def state_dict(self) -> dict:
@@ -161,3 +167,12 @@ class Safeguard:
         self.holds_original = state["holds_original"]
         # A checkpoint of before runs were let repair, and multipliers eased, has neither.
         self.nearest, self.eased = state.get("nearest", math.inf), state.get("eased", False)
+
+
+def _raise(scale: float) -> int:
+    """How many times as much the constraint weighs after going back to a step of this scale.
+
+    A step that was lengthened has time to make up for: under a weight that holds the constraint it may be lengthened
+    again, and under one that hardly does it stays short.
+    """
+    return 4 if scale >= 1 else 2

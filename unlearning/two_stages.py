@@ -106,11 +106,10 @@ class TwoStages:
         self._refresh(losses(self.case.model, "unseen") if stage.went_back else findings.losses["unseen"])
         stop = number == 0 and self._stop(course.epochs)
         if number == 0:
-            # The price of the budget as it was learned: doublings belong to halved steps, and add up in a sequence. One
-            # that was eased is no price: a forget set that is still whole would run away with it.
-            doubled = 2 ** len(stage.safeguard.events)
+            # The price of the budget as it was learned: what it was raised by belongs to halved steps, and adds up in a
+            # sequence. One that was eased is no price: a forget set that is still whole would run away with it.
             prices = () if stage.safeguard.eased else stage.stage.problem.multipliers()
-            self.multiplier = next((m.weight.item() / doubled for m in prices), None)
+            self.multiplier = next((m.weight.item() / stage.safeguard.raised for m in prices), None)
         own = self._state(stage, number, epoch, stopped=stop)
         course.close_epoch(stage.stage.name, epoch, stage.stage.num_epochs, findings, own)
         return stop
