@@ -14,8 +14,8 @@ from helper_functions.errors import UserError
 class CyclingLoader:
     """An endless stream over a sized iterable of `(inputs, labels)`: `take()` goes on from where it was.
 
-    Over a `TensorLoader` it is the concatenation of pass 0, 1, 2, …, cut into batches that are all full: a short last
-    batch is completed from the next pass. After any number of batches, no image has come up more than once more often
+    Over a `TensorLoader` it is the concatenation of pass 0, 1, 2, …, cut into batches that are all full: the last of a
+    pass is completed from the next one. After any number of batches, no image has come up more than once more often
     than another. Its place is exact in `state_dict()`. `epoch` of the loader plays no part.
     Any other iterable gives its batches as they come and is begun again when it ends; its place is found again by
     skipping batches, exact if its passes have a repeatable order.
