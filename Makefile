@@ -21,7 +21,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 contrastive_classifiers.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 contrastive_classifiers.ipynb
 
 # The same code with the oldest libraries that requirements.txt allows, on a Python that they have wheels for: 3.11, 3.12.
 test-lowest: $(LOWEST)/.installed
