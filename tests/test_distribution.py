@@ -104,22 +104,16 @@ def both(original, tmp_path):
 
 
 def assert_same_figures(found: Path, expected: Path, tolerance: float) -> None:
-    """Every line of metrics.jsonl, and what the report says of models, verdict and cost but for seconds and memory.
-
-    An accuracy may be off by one image that rounding has put on the other side: of 74 validation images, 1.4 points.
-    """
+    """Every line of metrics.jsonl, and what the report says of models, verdict and cost but for seconds and memory."""
     lines = [figures_of(folder) for folder in (found, expected)]
     assert len(lines[0]) == len(lines[1])
     for line, other in zip(*lines, strict=True):
-        assert line.keys() == other.keys()
-        for name, figure in other.items():
-            within = 1.4 if name.endswith(("top1", "top5")) else tolerance
-            assert line[name] == pytest.approx(figure, rel=tolerance, abs=within), name
+        assert line == pytest.approx(other, rel=tolerance, abs=tolerance)
     reports = [report_of(folder) for folder in (found, expected)]
     for name, figures in reports[1]["models"].items():
         # A membership attack on a handful of images hangs on single ones.
         stable = {key: value for key, value in figures.items() if key.endswith(("top1", "top5", "loss"))}
-        assert {key: reports[0]["models"][name][key] for key in stable} == pytest.approx(stable, rel=0.02, abs=1.4)
+        assert {key: reports[0]["models"][name][key] for key in stable} == pytest.approx(stable, rel=0.02, abs=1)
     for name, cost in reports[1]["cost"].items():
         assert {key: reports[0]["cost"][name][key] for key in ("gradient_steps", "images")} == {
             key: cost[key] for key in ("gradient_steps", "images")
@@ -152,7 +146,7 @@ class TestScripts:
         assert_same_figures(spread, alone, 5e-3)
 
     def test_a_student_learns_the_same(self, both):
-        flags = ("--mode", "train", "--num_epochs", 1, "--learning_rate", 0.01, "--discriminate", "features")
+        flags = ("--mode", "train", "--num_epochs", 1, "--learning_rate", 0.02, "--discriminate", "features")
         alone, spread = both(CONTRASTIVE, *flags)
         assert_same_figures(spread, alone, 5e-3)
 
