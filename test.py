@@ -64,7 +64,7 @@ def get_parser() -> ScriptParser:
 def attack_by_shadows(args: Args, method: object, workspace: Workspace, judgements: dict[str, Judgement]) -> None:
     """Make the shadow models that are missing, and add U-LiRA's figures to every model's."""
     folder = shadow_folder(args.shadow_dir, deciding(method), workspace.splits)
-    make = by_script(train_constrained_unlearning, method, workspace.model)
+    make = by_script(train_constrained_unlearning, method, workspace.model, Path(args.shadow_dir) / "originals")
     shadows = run_shadows(workspace.sets, workspace.precision, args.shadow_models, folder, make)
     for judgement in judgements.values():
         judgement.figures |= against_shadows(workspace.sets, shadows, judgement.logits)

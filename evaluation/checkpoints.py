@@ -42,7 +42,8 @@ class CheckpointArgs:
     shadow_config: str | None = None
     """config.yaml of an unlearning run: shadow models are trained by its --train_ flags and unlearn by its method."""
     shadow_dir: str = "runs/shadows"
-    """Folder in which shadow models are kept, by configuration; those that are there are not made again."""
+    """Folder in which shadow models are kept, by configuration, and their originals, which all methods share; those
+    that are there are not made again."""
     output: str | None = None
     """JSON file for the figures; an existing one is not overwritten."""
 

@@ -2,6 +2,9 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +14,7 @@ from torch import nn
 
 from data.arguments import DataArgs
 from evaluation.shadows import TrainAndForget
+from helper_functions.config import RunArgs
 from helper_functions.errors import UserError
 from helper_functions.run_folder import result_weights
 from models.arguments import ModelArgs
@@ -59,7 +63,16 @@ def deciding(args: Any) -> dict:
     return {name: value for name, value in dataclasses.asdict(args).items() if name not in ELSEWHERE}
 
 
-def by_script(script: ModuleType, args: Any, load: Callable[[Path], nn.Module]) -> TrainAndForget:
+def deciding_training(args: Any) -> dict:
+    """Those that decide what a shadow's original is: the same for every method that is judged."""
+    names = [field.name for part in (RunArgs, DataArgs, ModelArgs) for field in dataclasses.fields(part)]
+    own = {name: value for name, value in dataclasses.asdict(args).items() if name in names and name not in ELSEWHERE}
+    return {**own, **dataclasses.asdict(args.recipe())}
+
+
+def by_script(
+    script: ModuleType, args: Any, load: Callable[[Path], nn.Module], originals: str | Path
+) -> TrainAndForget:
     """A way to make shadow models: the script's `main`, whose output goes to `log.txt` in the shadow's folder.
 
     A run that was cut short is gone on with. Of a finished one the weights, the report and the record are kept.
@@ -68,18 +81,35 @@ def by_script(script: ModuleType, args: Any, load: Callable[[Path], nn.Module]) 
         script: the main script.
         args: of `read_method`.
         load: a model from a file of weights.
+        originals: folder in which the weights of the shadows' originals are kept, for the methods to come.
     """
 
-    def train_and_forget(splits: Path, seed: int, folder: Path) -> nn.Module:
-        if not list(folder.glob("run-*/report.json")):
-            begun = [path.parent for path in folder.glob("run-*/config.yaml")]
+    def finished(name: str, folder: Path, own: dict) -> Path:
+        if not list(folder.glob(f"{name}-*/report.json")):
+            begun = [path.parent for path in folder.glob(f"{name}-*/config.yaml")]
             own = dataclasses.replace(
-                args, splits=str(splits), seed=seed, log_dir=str(folder), name_prefix="run",
-                resume=str(begun[0]) if begun else None,
-            )  # fmt: skip
+                args, **own, log_dir=str(folder), name_prefix=name, resume=str(begun[0]) if begun else None
+            )
             with open(folder / "log.txt", "a") as log, contextlib.redirect_stdout(log):
                 script.main(own)
-        run = next(folder.glob("run-*/report.json")).parent
+        return next(folder.glob(f"{name}-*/report.json")).parent
+
+    def original(folder: Path, own: dict) -> Path:
+        key = {**deciding_training(args), **own, "splits": hashlib.sha256(Path(own["splits"]).read_bytes()).hexdigest()}
+        path = Path(originals) / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.pt"
+        if not path.is_file():
+            run = finished("original", folder, {**own, "untrain": False})
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Another process may be at the same one: each trains its own, and the last takes the place of its equals.
+            result_weights(run).replace(path)
+            shutil.rmtree(run)
+        return path
+
+    def train_and_forget(splits: Path, seed: int, folder: Path) -> nn.Module:
+        own = {"splits": str(splits), "seed": seed}
+        if not list(folder.glob("run-*/report.json")):
+            own["weight_path"] = str(original(folder, own))
+        run = finished("run", folder, own)
         for name in LEFT_OVERS:
             (run / name).unlink(missing_ok=True)
         return load(result_weights(run))

@@ -1,6 +1,7 @@
 """test.py as a process: several retrained models, relearn time, linear probe, and shadow models that are kept."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from evaluation.checkpoints import check_checkpoints
 from evaluation.gaps import avg_gap, noise_floor, retrained_of
 from evaluation.report import FIGURES
 from helper_functions.errors import UserError
+from helper_functions.files import load_config, save_config
 from helper_functions.run_folder import result_weights
 
 UNLEARN = "train_constrained_unlearning.py"
@@ -89,12 +91,18 @@ class TestFigures:
             assert text in done.out
 
 
+def home_of(shadows: Path) -> Path:
+    """The one method's folder among those of shadow models."""
+    (home,) = (path for path in shadows.iterdir() if path.name != "originals")
+    return home
+
+
 class TestShadows:
     def test_are_kept_and_used_again(self, judged, models):
         """Of one, the outputs are lost: they are read off its weights, which are there, without a step of training."""
         done, report, folder = judged
         assert done.out.count(": made") == 4
-        (home,) = (folder / "shadows").iterdir()
+        home = home_of(folder / "shadows")
         files = {path: path.stat().st_mtime_ns for path in home.rglob("*.pt")}
         assert len(files) == 2 * 4, "outputs and weights of each, and nothing that only a resumed run needs"
         lost = home / "shadow-001" / "outputs.pt"
@@ -110,15 +118,36 @@ class TestShadows:
 
     def test_each_has_learned_and_unlearned_a_half_of_the_targets(self, judged):
         _, _, folder = judged
-        (home,) = (folder / "shadows").iterdir()
         masks = []
-        for shadow in sorted(home.glob("shadow-*")):
+        for shadow in sorted(home_of(folder / "shadows").glob("shadow-*")):
             (run,) = shadow.glob("run-*")
             assert (run / "splits.npz").read_bytes() == (shadow / "splits.npz").read_bytes()
             report = json.loads((run / "report.json").read_text())
             assert report["forget"]["images"] == 40 and report["forget"]["method"] == "constrained"
             masks.append(torch.load(shadow / "outputs.pt", weights_only=True)["unlearned"])
         assert (torch.stack(masks).sum(0) == 2).all() and all(mask.sum() == len(mask) / 2 for mask in masks)
+
+    def test_another_method_unlearns_the_same_originals(self, judged, models, tmp_path):
+        """Not a step of training is taken again, and the outputs are those of shadow models made from nothing."""
+        _, _, folder = judged
+        config = tmp_path / "config.yaml"
+        own = load_config(models["unlearned"] / "config.yaml")
+        save_config({**own, "method": "finetune", "learning_rate": 0.01}, config)
+        flags = ("--weight_path", result_weights(models["unlearned"]), "--shadow_models", 4, "--shadow_config", config)
+        shutil.copytree(folder / "shadows" / "originals", tmp_path / "shared" / "originals")
+        for name in ("shared", "alone"):
+            assert fork("test.py", *SMALL, *flags, "--shadow_dir", tmp_path / name).status == 0
+        shared, alone = home_of(tmp_path / "shared"), home_of(tmp_path / "alone")
+        assert shared.name == alone.name
+        for number in range(4):
+            home = f"shadow-{number:03d}"
+            outputs = [torch.load(parent / home / "outputs.pt", weights_only=True) for parent in (shared, alone)]
+            assert all(torch.equal(outputs[0][name], outputs[1][name]) for name in outputs[0])
+            logs = [(parent / home / "log.txt").read_text() for parent in (shared, alone)]
+            assert "original epoch" not in logs[0] and "original epoch" in logs[1]
+            assert not list((alone / home).glob("original-*"))
+        originals = [{path.name for path in (parent.parent / "originals").iterdir()} for parent in (shared, alone)]
+        assert originals[0] == originals[1] and len(originals[0]) == 4
 
 
 class TestRefusals:

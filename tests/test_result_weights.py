@@ -1,8 +1,8 @@
 """Weights that a run ends with: their names say whether the budget was kept, and who reads them finds them."""
 
-import dataclasses
 import json
 import types
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from conftest import SMALL
 from processes import fork, only
 from torch import nn
 
+import train_constrained_unlearning as script
 from benchmarks.cells import WEIGHTS
 from evaluation.result_weights import NAMED_ENTRIES, save_result
 from evaluation.shadow_runs import by_script
@@ -101,13 +102,22 @@ class TestReaders:
         ended = run()
 
         def main(args) -> None:
+            if not args.untrain:
+                trained = Path(args.log_dir) / "original-1"
+                trained.mkdir()
+                (trained / "model.pt").write_bytes(b"")
+                (trained / "report.json").write_text("{}")
+                return
             save_result(ended, "unlearned", verdict)
             (ended.record.folder / "report.json").write_text("{}")
             ended.record.folder.rename(Path(args.log_dir) / "run-1")
 
-        args = dataclasses.make_dataclass("Args", ["splits", "seed", "log_dir", "name_prefix", "resume"])(*[None] * 5)
+        args = script.get_parser().parse([])
+        originals = tmp_path / "originals"
         (tmp_path / "shadow").mkdir()
-        make = by_script(types.SimpleNamespace(main=main), args, lambda path: torch.load(path, weights_only=True))
+        (tmp_path / "splits.npz").write_bytes(b"")
+        load = partial(torch.load, weights_only=True)
+        make = by_script(types.SimpleNamespace(main=main), args, load, originals)
         found = make(tmp_path / "splits.npz", 0, tmp_path / "shadow")
         assert torch.equal(found["weight"], ended.models["unlearned"].weight)
 
