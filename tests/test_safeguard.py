@@ -138,8 +138,35 @@ class TestGoingBack:
         for step, (scale, factor) in enumerate([(1, 4), (0.5, 8), (0.25, 16)]):
             advance(guard)
             guard.watch(math.nan, step)
-            assert guard.scale == scale and guard.raised == factor
+            assert guard.scale == scale
             assert dual_values(guard) == pytest.approx([factor * value for value in first])
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.floats(1, 100), st.lists(st.floats(0.1, 10), max_size=4), st.floats(0, 1e4))
+    def test_a_price_is_the_multiplier_less_what_is_left_of_the_raise(self, before, moves, last):
+        """However it moved between going back and going back: at first it is what it was before, and never less than
+        that unless the multiplier itself is."""
+        guard = guarded()
+        (multiplier,) = guard.solver.cmp.multipliers()
+        multiplier.weight.data.fill_(before)
+        assert guard.prices == pytest.approx([before])
+        guard.keep()
+        raised = 1
+        for step, move in enumerate(moves):
+            guard.watch(math.nan, step)
+            raised *= 4 if guard.scale >= 1 else 2
+            if step == 0:
+                assert guard.prices == pytest.approx([before])
+            multiplier.weight.data.mul_(move)
+            guard.keep()
+        multiplier.weight.data.fill_(last)
+        (price,) = guard.prices
+        if not moves or last <= before:
+            assert price == pytest.approx(last)
+        elif last < before * raised:
+            assert price == pytest.approx(before)
+        else:
+            assert price == pytest.approx(last / raised)
 
     @pytest.mark.parametrize("violation", [-5.0, 0.0, LIMIT])
     def test_nothing_happens_within_the_limit(self, violation):
@@ -241,6 +268,7 @@ class TestState:
         other.load_state_dict(state["guard"])
         for name in ("events", "scale", "ceiling", "refused", "nearest", "eased"):
             assert getattr(other, name) == getattr(guard, name)
+        assert other.prices == guard.prices
         for each in (guard, other):
             advance(each)
             each.hurry()

@@ -46,6 +46,7 @@ class Safeguard:
         self.eased = False
         self.events: list[dict[str, float]] = []
         self._first_multipliers = self._current_multipliers()
+        self._unraised: list[torch.Tensor] | None = None
         self.keep()
         self.holds_original = True
 
@@ -80,9 +81,14 @@ class Safeguard:
         return True
 
     @property
-    def raised(self) -> int:
-        """How many times as much the constraint weighs as if the run had never gone back."""
-        return math.prod(_raise(event["scale"]) for event in self.events)
+    def prices(self) -> list[float]:
+        """The multipliers as the budget taught them: less what is left of the raises of going back.
+
+        What one has fallen by since is taken off the raise first: at its value of before, nothing of it is left.
+        """
+        current, raised = self._current_multipliers(), math.prod(_raise(event["scale"]) for event in self.events)
+        before = current if self._unraised is None else self._unraised
+        return [max(now / raised, min(now, then)).item() for now, then in zip(current, before, strict=True)]
 
     def _go_back(self, violation: float, step: int) -> None:
         self.nearest = math.inf
@@ -137,6 +143,8 @@ class Safeguard:
     def _weigh_more(self) -> None:
         problem = self.solver.cmp
         factor = _raise(self.scale)
+        if self._unraised is None:
+            self._unraised = self._multipliers
         # Of what it was when all was well: what it climbed to since is the runaway's echo.
         for multiplier, value in zip(problem.multipliers(), self._multipliers, strict=True):
             multiplier.weight.copy_(value.clamp(min=1) * factor)
@@ -157,6 +165,7 @@ class Safeguard:
             "eased": self.eased,
             "weights": self._weights,
             "multipliers": self._multipliers,
+            "unraised": self._unraised,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -165,8 +174,9 @@ class Safeguard:
         self.events, self._weights = list(state["events"]), state["weights"]
         self._multipliers = state["multipliers"]
         self.holds_original = state["holds_original"]
-        # A checkpoint of before runs were let repair, and multipliers eased, has neither.
+        # Checkpoints of before runs were let repair, multipliers eased, or the raise was noted, lack these.
         self.nearest, self.eased = state.get("nearest", math.inf), state.get("eased", False)
+        self._unraised = state.get("unraised")
 
 
 def _raise(scale: float) -> int:

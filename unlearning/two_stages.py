@@ -106,10 +106,9 @@ class TwoStages:
         self._refresh(losses(self.case.model, "unseen") if stage.went_back else findings.losses["unseen"])
         stop = number == 0 and self._stop(course.epochs)
         if number == 0:
-            # The price of the budget as it was learned: what it was raised by belongs to halved steps, and adds up in a
-            # sequence. One that was eased is no price: a forget set that is still whole would run away with it.
-            prices = () if stage.safeguard.eased else stage.stage.problem.multipliers()
-            self.multiplier = next((m.weight.item() / stage.safeguard.raised for m in prices), None)
+            # What it was raised by belongs to halved steps, and adds up in a sequence. One that was eased is no price:
+            # a forget set that is still whole would run away with it.
+            self.multiplier = next(iter(() if stage.safeguard.eased else stage.safeguard.prices), None)
         own = self._state(stage, number, epoch, stopped=stop)
         course.close_epoch(stage.stage.name, epoch, stage.stage.num_epochs, findings, own)
         return stop
