@@ -1,6 +1,7 @@
 """When to stop, which epoch to go back to, and the measurements that both rest on."""
 
 import math
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -15,10 +16,11 @@ from helper_functions.devices import Precision
 from helper_functions.record import RunRecord
 from unlearning.arguments import MethodArgs
 from unlearning.choice import is_better
+from unlearning.difficulty import Difficulty
 from unlearning.examination import Examination, Findings, matching_weights, paired_fall
 from unlearning.stopping import STOP_CRITERIA
 from unlearning.streams import RETAIN_LOSSES
-from unlearning.targets import ChanceTarget, Target, ZeroTarget
+from unlearning.targets import ChanceTarget, Target, ZeroTarget, own_target, weighted_quantiles
 from unlearning.unlearn import Unlearning
 
 CPU = Precision(torch.device("cpu"), torch.float32)
@@ -368,6 +370,40 @@ class TestExamination:
         assert figures["retain/rise"] == pytest.approx(rise.mean().item(), rel=1e-4)
         assert figures["forget/distance"] == pytest.approx(1 / 3)
         assert examination.of_original(target, 0.0).figures["constraint/fall"] == 0
+
+    @pytest.mark.parametrize("part", ["easy", "hard", "random"])
+    def test_the_distance_is_to_images_as_hard_as_the_forget_set(self, part):
+        """Of 300 images that were learned a third is forgotten; 200 were never seen, and are 100 times as hard."""
+        generator = torch.Generator().manual_seed(0)
+        losses = torch.cat([torch.rand(300, generator=generator) / 100, torch.rand(200, generator=generator)])
+        order = losses[:300].argsort() if part != "hard" else losses[:300].argsort(descending=True)
+        order = torch.randperm(300, generator=generator) if part == "random" else order
+        parts = {"forget": order[:100], "retain": order[100:], "unseen": range(300, 400), "validation": range(400, 500)}
+        # Two classes; the loss on class 0 is log(1 + e^-x), and a pixel of each image is that x.
+        pixels = -losses.expm1().log()
+        model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False))
+        model[1].weight.data = torch.tensor([[1.0], [0.0]])
+        loaders = {
+            name: DataLoader(TensorDataset(pixels[list(where), None], torch.zeros(100, dtype=torch.int64)), 50)
+            for name, where in parts.items() if name != "retain"
+        }  # fmt: skip
+        kept = TensorDataset(pixels[parts["retain"], None], torch.zeros(200, dtype=torch.int64))
+        loaders["retain"] = DataLoader(kept, 50)
+        examination = examination_of(model, loaders)
+        case = SimpleNamespace(target="unseen", examination=examination)
+        target = own_target(case)
+        assert torch.equal(target.weights, examination.as_hard["unseen"])
+
+        expected = torch.full((100,), 0.01)
+        if part != "random":
+            difficulty = Difficulty.of(losses[parts["forget"]], losses[parts["retain"]], torch.ones(200))
+            expected = difficulty.weigh(losses[400:], expected)
+            assert (difficulty.first < difficulty.second) == (part == "easy")
+        torch.testing.assert_close(examination.as_hard["validation"], expected, rtol=1e-3, atol=1e-5)
+        goals = weighted_quantiles(losses[400:], expected, (torch.arange(100) + 0.5) / 100)
+        distance = (goals - losses[parts["forget"]].sort().values).square().mean().sqrt().item()
+        found = examination.of_original(target, 1.0).figures["forget/distance"]
+        assert found == pytest.approx(distance, rel=1e-3)
 
     def test_right_by_chance_with_numbers_that_are_none_is_not_feasible(self):
         logits = 6.0 * torch.nn.functional.one_hot(self.LABELS, 3)

@@ -13,6 +13,7 @@ from data.views import evaluation_view
 from helper_functions.devices import Precision
 from helper_functions.inference import predict
 from helper_functions.metrics import summarise
+from unlearning.difficulty import Difficulty
 
 RETAIN_SAMPLE = 5000
 ONE_SIDED_95 = 1.645
@@ -63,6 +64,9 @@ class Findings:
 class Examination:
     """Repeated, paired measurements of a model against the original, on the same images without augmentation.
 
+    `unseen_weights` and `validation_weights` match the classes of these images to the forget set's, `as_hard` how hard
+    they are as well.
+
     Args:
         model: the original, examined once at the start.
         loaders: `retain`, `forget`, `unseen` and `validation`, sized iterables of `(inputs, labels)`.
@@ -93,9 +97,23 @@ class Examination:
         self.unseen_weights = self._matching("unseen")
         self.validation_weights = self._matching("validation")
         self.unseen_top1 = matched_top1(*self.original_outputs["unseen"], self.unseen_weights)
+        self.difficulty = self._difficulty()
+        self.as_hard = {
+            name: self.difficulty.weigh(self._original_losses(name), weights)
+            for name, weights in (("unseen", self.unseen_weights), ("validation", self.validation_weights))
+        }
 
     def _matching(self, name: str) -> Tensor:
         return matching_weights(self.original_outputs[name][1], self.forget_labels, self.num_classes)
+
+    def _original_losses(self, name: str) -> Tensor:
+        return F.cross_entropy(*self.original_outputs[name], reduction="none")
+
+    def _difficulty(self) -> Difficulty:
+        # Of a class without retain images nothing can be said.
+        held = self.retain_classes[self.forget_labels]
+        weights = matching_weights(self.retain_labels, self.forget_labels[held], self.num_classes)
+        return Difficulty.of(self._original_losses("forget")[held], self._original_losses("retain"), weights)
 
     def forgotten_classes(self) -> Tensor:
         """Classes of the forget set that do not occur among the retain images, int64."""
@@ -140,7 +158,7 @@ class Examination:
             # Logits that are no numbers can still be right by chance.
             "constraint/feasible": float(bound <= budget and math.isfinite(figures["retain/loss"])),
         }
-        distance = target.distance(*outputs["forget"], losses["validation"], self.validation_weights)
+        distance = target.distance(*outputs["forget"], losses["validation"], self.as_hard["validation"])
         figures |= {"forget/distance": distance, "forget/own_distance": distance}
         return Findings(figures, losses, outputs["forget"])
 

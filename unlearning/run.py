@@ -21,6 +21,7 @@ from models.weight_files import WeightFile, read_weight_file
 from optimizer.schedules import SCHEDULES
 from optimizer.training import Recipe, fit_once
 from unlearning.arguments import MethodArgs, batch_sizes
+from unlearning.difficulty import Difficulty
 from unlearning.examination import RETAIN_SAMPLE
 from unlearning.methods import METHODS, check_images, check_method
 from unlearning.sequence import Previous, SequenceArgs, check_previous, follow
@@ -174,10 +175,13 @@ def forget(run: Run, method: str) -> Unlearned:
     sizes = batch_sizes(settings, len(workspace.splits.forget), workspace.dataset.num_classes)
     loaders = workspace.loaders(*sizes, augment=METHODS[method].augmented)
     seed_everything(args.seed)  # whether the original was trained just now or read again must not show
-    outcome = Unlearning(
+    unlearning = Unlearning(
         model, loaders, settings, target, method, workspace.precision, run.record, args.seed, args.log_interval,
         args.on_nan,
-    ).run(run.checkpoint)
+    )  # fmt: skip
+    if target == "unseen" and (difficulty := unlearning.examination.difficulty) != Difficulty():
+        print(f"ranks    of the forget losses: {difficulty}")
+    outcome = unlearning.run(run.checkpoint)
     run.costs["unlearned"] = outcome.cost
     return outcome
 

@@ -185,7 +185,8 @@ class UnseenTarget(Target):
     an image in proportion to 1 - p, so that those that are known best, which attacks find first, would stay.
 
     Args:
-        unseen_weights: `[U]`, weights of the unseen images that match their classes to the forget set's.
+        unseen_weights: `[U]`, weights of the unseen images that match their classes, and how hard they are, to the
+            forget set's.
     """
 
     name = "unseen"
@@ -226,7 +227,7 @@ class UnseenTarget(Target):
 def own_target(case) -> Target:
     """The forget target by which the distance, and the verdict, of every method is measured on a `Case`."""
     if case.target == "unseen":
-        return UnseenTarget(case.examination.unseen_weights)
+        return UnseenTarget(case.examination.as_hard["unseen"])
     if case.target == "zero":
         return ZeroTarget(case.examination.forgotten_classes())
     return ChanceTarget(case.num_classes, case.args.chance_margin)
