@@ -87,14 +87,19 @@ def run_until_stopped(method: str, folder: Path, at: int | None = None, **settin
 
 
 def check_stopped_again_and_again(method: str, folder: Path, at: int, **settings) -> None:
-    """A run of which each process takes `at` steps ends bit for bit as one that is never stopped."""
+    """A run of which each process takes `at` steps ends bit for bit as one that is never stopped.
+
+    A stop whose figures are spoiled saves nothing. At which step a run away comes to that depends on the rounding.
+    """
     whole, expected, _ = run_until_stopped(method, folder / "whole", **settings)
     steps, outcome = [], None
     while outcome is None:
         unlearning, outcome, step = run_until_stopped(method, folder / "cut", at, **settings)
         steps.append(step)
     total = expected.cost.gradient_steps
-    assert steps == [*range(at, total + 1, at), None] and outcome.cost.gradient_steps == total
+    saved = [step for step in steps if step is not None]
+    assert steps[-1] is None and outcome.cost.gradient_steps == total
+    assert saved == [*range(at, total + 1, at)] or expected.events and set(saved) < set(range(at, total + 1, at))
     assert changed(state_of(whole.model), state_of(unlearning.model)) == set()
     for name in ("epochs", "chosen", "events", "original", "held_out_auc"):
         assert str(getattr(outcome, name)) == str(getattr(expected, name)), name
