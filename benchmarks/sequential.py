@@ -55,7 +55,7 @@ class Args:
     """Images in each of them; the wrong labels are shared out instead."""
     num_epochs: PositiveInt = 20
     """Passes over the forget set in each request."""
-    seeds: PositiveInt = 3
+    seeds: PositiveInt = 6
     """Originals, with splits and requests of their own."""
     log_dir: str = "runs/sequential"
     """Where originals, retrained models and runs are kept."""

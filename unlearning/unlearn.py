@@ -29,9 +29,9 @@ class Unlearned:
 
     `epochs` holds each epoch's figures; `chosen` is the number, from 1, of the one rewound to, None where no epoch of
     a constrained method kept the budget: then the weights are those of the epoch that came nearest to keeping it.
-    `events` are the safeguard's. `multiplier` is the last one while forgetting, less what the safeguard raised it by;
-    None for methods without one, and where the safeguard has eased it. `held_out_auc` is a fresh discriminator's on
-    held-out pairs, of the `original` and the `unlearned`; empty for methods without one.
+    `events` are the safeguard's. `multiplier` is the last one while forgetting, less what is left of the safeguard's
+    raises; None for methods without one, and where the safeguard has eased it. `held_out_auc` is a fresh
+    discriminator's on held-out pairs, of the `original` and the `unlearned`; empty for methods without one.
     """
 
     epochs: list[dict[str, float]]
