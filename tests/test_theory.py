@@ -23,7 +23,8 @@ from benchmarks.convex_problem import FullBatch, Weights, learn
 from helper_functions.errors import UserError
 from optimizer.problems import Problem
 from optimizer.solver import SOLVERS, Solver, inequality
-from unlearning.targets import ChanceTarget, UnseenTarget, ZeroTarget
+from unlearning.difficulty import Difficulty
+from unlearning.targets import ChanceTarget, UnseenTarget, ZeroTarget, weighted_quantiles
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "theory.md").read_text()
@@ -635,6 +636,27 @@ def test_equal_losses_do_not_mean_equal_images():
     assert distance(forget, unseen) < 1e-6 and attack(forget, unseen) == (0.5, 0)
     surprise = np.concatenate([np.abs(forget - usual), np.abs(unseen - usual)])
     assert roc_auc_score(np.r_[np.ones(100), np.zeros(100)], surprise) == 1
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_ranks_tell_how_hard_a_set_is(noise):
+    """Difficulties even from 0 to 1, of forget images as a beta distribution has them; losses 300 times apart."""
+    even = (np.arange(20_000) + 0.5) / 20_000
+    difficulties = {"retain": even, "unseen": even, "forget": scipy.stats.beta.ppf(even, 4, 2)}
+    draw = np.random.default_rng(0)
+    learned = {name: (d + noise * draw.normal(size=len(d))) for name, d in difficulties.items()}
+    losses = {name: torch.from_numpy(np.exp(d) / 100) for name, d in learned.items()}
+    unseen, would_be = torch.from_numpy(np.exp(2 * even)), np.exp(2 * difficulties["forget"])
+    ones = torch.ones(len(even), dtype=torch.float64)
+    found = Difficulty.of(losses["forget"], losses["retain"], ones).weigh(unseen, ones)
+    mean = (found * unseen).sum().item()
+    if noise:
+        assert unseen.mean() + 0.1 < mean < would_be.mean() - 0.1
+    else:
+        assert mean == pytest.approx(would_be.mean(), rel=1e-2)
+        levels = np.array([0.1, 0.5, 0.9])
+        quantiles = weighted_quantiles(unseen, found, torch.from_numpy(levels)).numpy()
+        assert quantiles == pytest.approx(np.quantile(would_be, levels), rel=1e-2)
 
 
 # 9. Strong convexity
