@@ -106,8 +106,9 @@ class TestRandomSets:
         weights = torch.rand(20, generator=torch.Generator().manual_seed(0))
         assert RANDOM.weigh(evenly(20), weights) is weights
 
-    def test_no_image_says_nothing(self):
+    def test_no_image_and_no_number_say_nothing(self):
         assert Difficulty.of(torch.zeros(0), evenly(10), ones(10)) == RANDOM
+        assert Difficulty.of(evenly(50).square(), evenly(100), ones(100) * torch.nan) == RANDOM
 
 
 class TestWeights:

@@ -75,7 +75,7 @@ class Difficulty:
         count = 1 / (1 / len(forget) + (weights.double().square().sum() / weights.double().sum() ** 2).item())
         off = (mean - 0.5, variance + (mean - 0.5) ** 2 - 1 / 12)
         # 1 / 12 and 1 / 180: variances of a uniform variable and of its square, about the middle.
-        if count * (12 * off[0] ** 2 + 180 * off[1] ** 2) <= CRITICAL:
+        if not count * (12 * off[0] ** 2 + 180 * off[1] ** 2) > CRITICAL:  # nor where it is no number
             return cls()
         mean = min(max(mean, EDGE), 1 - EDGE)
         total = min(max(mean * (1 - mean) / max(variance, 1e-12) - 1, LEAST_SUM), LARGEST_SUM)
