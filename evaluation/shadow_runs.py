@@ -100,8 +100,10 @@ def by_script(
         if not path.is_file():
             run = finished("original", folder, {**own, "untrain": False})
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Another process may be at the same one: each trains its own, and the last takes the place of its equals.
-            result_weights(run).replace(path)
+            # Another process may be at the same one: each trains its own, and the first that is done stays.
+            if not path.is_file():
+                result_weights(run).replace(path)
+        for run in folder.glob("original-*"):
             shutil.rmtree(run)
         return path
 

@@ -93,13 +93,14 @@ def check_stopped_again_and_again(method: str, folder: Path, at: int, **settings
     """
     whole, expected, _ = run_until_stopped(method, folder / "whole", **settings)
     steps, outcome = [], None
-    while outcome is None:
+    while outcome is None and len(steps) < 100:
         unlearning, outcome, step = run_until_stopped(method, folder / "cut", at, **settings)
         steps.append(step)
     total = expected.cost.gradient_steps
     saved = [step for step in steps if step is not None]
     assert steps[-1] is None and outcome.cost.gradient_steps == total
-    assert saved == [*range(at, total + 1, at)] or expected.events and set(saved) < set(range(at, total + 1, at))
+    spoiled = expected.events and None in steps[:-1] and saved == sorted(set(saved))
+    assert saved == [*range(at, total + 1, at)] or spoiled
     assert changed(state_of(whole.model), state_of(unlearning.model)) == set()
     for name in ("epochs", "chosen", "events", "original", "held_out_auc"):
         assert str(getattr(outcome, name)) == str(getattr(expected, name)), name

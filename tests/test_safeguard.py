@@ -142,16 +142,16 @@ class TestGoingBack:
             assert dual_values(guard) == pytest.approx([factor * value for value in first])
 
     @settings(deadline=None, max_examples=100)
-    @given(st.floats(1, 100), st.lists(st.floats(0.1, 10), max_size=4), st.floats(0, 1e4))
+    @given(st.floats(0, 100), st.lists(st.floats(0.1, 10), max_size=4), st.floats(0, 1e4))
     def test_a_price_is_the_multiplier_less_what_is_left_of_the_raise(self, before, moves, last):
         """However it moved between going back and going back: at first it is what it was before, and never less than
-        that unless the multiplier itself is."""
+        that unless the multiplier itself is. One below 1 is raised from 1."""
         guard = guarded()
         (multiplier,) = guard.solver.cmp.multipliers()
         multiplier.weight.data.fill_(before)
         assert guard.prices == pytest.approx([before])
         guard.keep()
-        raised = 1
+        raised, before = 1, max(1.0, before)
         for step, move in enumerate(moves):
             guard.watch(math.nan, step)
             raised *= 4 if guard.scale >= 1 else 2

@@ -371,14 +371,17 @@ class TestExamination:
         assert figures["forget/distance"] == pytest.approx(1 / 3)
         assert examination.of_original(target, 0.0).figures["constraint/fall"] == 0
 
-    @pytest.mark.parametrize("part", ["easy", "hard", "random"])
+    @pytest.mark.parametrize("part", ["easy", "hard", "even"])
     def test_the_distance_is_to_images_as_hard_as_the_forget_set(self, part):
         """Of 300 images that were learned a third is forgotten; 200 were never seen, and are 100 times as hard."""
         generator = torch.Generator().manual_seed(0)
         losses = torch.cat([torch.rand(300, generator=generator) / 100, torch.rand(200, generator=generator)])
-        order = losses[:300].argsort() if part != "hard" else losses[:300].argsort(descending=True)
-        order = torch.randperm(300, generator=generator) if part == "random" else order
-        parts = {"forget": order[:100], "retain": order[100:], "unseen": range(300, 400), "validation": range(400, 500)}
+        order = losses[:300].argsort(descending=part == "hard")
+        chosen = torch.zeros(300, dtype=torch.bool)
+        # Every third of all, or two of three of the first half.
+        chosen[order[::3] if part == "even" else order[:150][torch.arange(150) % 3 > 0]] = True
+        forget, retain = torch.nonzero(chosen).flatten(), torch.nonzero(~chosen).flatten()
+        parts = {"forget": forget, "retain": retain, "unseen": range(300, 400), "validation": range(400, 500)}
         # Two classes; the loss on class 0 is log(1 + e^-x), and a pixel of each image is that x.
         pixels = -losses.expm1().log()
         model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False))
@@ -395,13 +398,14 @@ class TestExamination:
         assert torch.equal(target.weights, examination.as_hard["unseen"])
 
         expected = torch.full((100,), 0.01)
-        if part != "random":
-            difficulty = Difficulty.of(losses[parts["forget"]], losses[parts["retain"]], torch.ones(200))
+        if part != "even":
+            zeros = torch.zeros(200, dtype=torch.int64)
+            difficulty = Difficulty.of((losses[forget], zeros[:100]), (losses[retain], zeros), 200)
             expected = difficulty.weigh(losses[400:], expected)
             assert (difficulty.first < difficulty.second) == (part == "easy")
         torch.testing.assert_close(examination.as_hard["validation"], expected, rtol=1e-3, atol=1e-5)
         goals = weighted_quantiles(losses[400:], expected, (torch.arange(100) + 0.5) / 100)
-        distance = (goals - losses[parts["forget"]].sort().values).square().mean().sqrt().item()
+        distance = (goals - losses[forget].sort().values).square().mean().sqrt().item()
         found = examination.of_original(target, 1.0).figures["forget/distance"]
         assert found == pytest.approx(distance, rel=1e-3)
 

@@ -648,7 +648,8 @@ def test_ranks_tell_how_hard_a_set_is(noise):
     losses = {name: torch.from_numpy(np.exp(d) / 100) for name, d in learned.items()}
     unseen, would_be = torch.from_numpy(np.exp(2 * even)), np.exp(2 * difficulties["forget"])
     ones = torch.ones(len(even), dtype=torch.float64)
-    found = Difficulty.of(losses["forget"], losses["retain"], ones).weigh(unseen, ones)
+    zeros = torch.zeros(len(even), dtype=torch.int64)
+    found = Difficulty.of((losses["forget"], zeros), (losses["retain"], zeros), 10**9).weigh(unseen, ones)
     mean = (found * unseen).sum().item()
     if noise:
         assert unseen.mean() + 0.1 < mean < would_be.mean() - 0.1

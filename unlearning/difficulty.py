@@ -19,6 +19,10 @@ CRITICAL = 9.21
 EDGE, LEAST_SUM, LARGEST_SUM = 0.01, 0.2, 50.0
 
 
+Losses = tuple[Tensor, Tensor]
+"""Losses under the original and given labels of the same images, `[N]` each."""
+
+
 def rank_among(losses: Tensor, sample: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """The shares of a weighted sample whose loss lies below each loss, and not above it, float64 `[P]` on the CPU.
 
@@ -50,32 +54,40 @@ class Difficulty:
         total = self.first + self.second
         mean = self.first / total
         spread = math.sqrt(mean * (1 - mean) / (total + 1))
-        return f"{mean:.2f} ± {spread:.2f} among retain losses (0.50 ± 0.29 by lot); unseen images weigh accordingly"
+        return f"{mean:.2f} ± {spread:.2f} among training losses (0.50 ± 0.29 by lot); unseen images weigh accordingly"
 
     @classmethod
-    def of(cls, forget: Tensor, retain: Tensor, weights: Tensor) -> "Difficulty":
+    def of(cls, forget: Losses, retain: Losses, retain_images: int) -> "Difficulty":
         """From losses under the original, by the method of moments.
 
-        An image that shares its loss with some of the sample may have any rank of theirs. Where mean and second moment
-        of the ranks differ no more from a uniform distribution's than those of a hundredth of all random sets do, the
-        set counts as one.
+        Ranks are those among all training images, forget images included, whose classes weigh as the forget set's. An
+        image that shares its loss with others may have any rank of theirs. Where mean and second moment of the ranks
+        differ no more from a uniform distribution's than those of a hundredth of all random sets do, the set counts as
+        one.
 
         Args:
-            forget: losses of forget images, `[P]`.
-            retain: losses of retain images, `[N]`.
-            weights: of the retain images, `[N]`, so that their classes weigh as the forget set's.
+            forget: of the forget images.
+            retain: of retain images, or of a sample of them.
+            retain_images: how many there are, at least as many as in the sample.
         """
-        if len(forget) == 0:
+        if len(forget[0]) == 0:
             return cls()
-        below, up_to = rank_among(forget, retain, weights)
+        (losses, labels), (others, other_labels) = ([part.cpu() for part in each] for each in (forget, retain))
+        times = torch.ones(len(labels) + len(other_labels), dtype=torch.float64)
+        times[len(labels) :] = retain_images / max(len(other_labels), 1)
+        classes = torch.cat([labels, other_labels])
+        wanted = torch.bincount(labels, minlength=int(classes.max()) + 1) / len(labels)
+        weights = times * (wanted / torch.bincount(classes, times).clamp(min=1))[classes]
+        below, up_to = rank_among(losses, torch.cat([losses, others]), weights)
         middle, width = (below + up_to) / 2, up_to - below
         mean = middle.mean().item()
         variance = (middle - mean).square().mean().item() + width.square().mean().item() / 12
-        # Of both samples: ranks among few retain images vary, too.
-        count = 1 / (1 / len(forget) + (weights.double().square().sum() / weights.double().sum() ** 2).item())
         off = (mean - 0.5, variance + (mean - 0.5) ** 2 - 1 / 12)
+        # Among themselves ranks are uniform; among a sample of others they vary with both samples.
+        rest = weights[len(labels) :]
+        noise = max(rest.sum().item() ** 2 / len(labels) + rest.square().sum().item(), 1e-9)
         # 1 / 12 and 1 / 180: variances of a uniform variable and of its square, about the middle.
-        if not count * (12 * off[0] ** 2 + 180 * off[1] ** 2) > CRITICAL:  # nor where it is no number
+        if not 12 * off[0] ** 2 + 180 * off[1] ** 2 > CRITICAL * noise:  # nor where it is no number
             return cls()
         mean = min(max(mean, EDGE), 1 - EDGE)
         total = min(max(mean * (1 - mean) / max(variance, 1e-12) - 1, LEAST_SUM), LARGEST_SUM)

@@ -46,7 +46,7 @@ class Safeguard:
         self.eased = False
         self.events: list[dict[str, float]] = []
         self._first_multipliers = self._current_multipliers()
-        self._unraised: list[torch.Tensor] | None = None
+        self._unraised: list[float] | None = None
         self.keep()
         self.holds_original = True
 
@@ -84,11 +84,13 @@ class Safeguard:
     def prices(self) -> list[float]:
         """The multipliers as the budget taught them: less what is left of the raises of going back.
 
-        What one has fallen by since is taken off the raise first: at its value of before, nothing of it is left.
+        What one has fallen by since is taken off the raise first: at its value of before, which counts as 1 where it
+        was less, nothing of it is left.
         """
-        current, raised = self._current_multipliers(), math.prod(_raise(event["scale"]) for event in self.events)
+        current = [value.item() for value in self._current_multipliers()]
+        raised = math.prod(_raise(event["scale"]) for event in self.events)
         before = current if self._unraised is None else self._unraised
-        return [max(now / raised, min(now, then)).item() for now, then in zip(current, before, strict=True)]
+        return [max(now / raised, min(now, then)) for now, then in zip(current, before, strict=True)]
 
     def _go_back(self, violation: float, step: int) -> None:
         self.nearest = math.inf
@@ -144,7 +146,7 @@ class Safeguard:
         problem = self.solver.cmp
         factor = _raise(self.scale)
         if self._unraised is None:
-            self._unraised = self._multipliers
+            self._unraised = [max(1.0, value.item()) for value in self._multipliers]
         # Of what it was when all was well: what it climbed to since is the runaway's echo.
         for multiplier, value in zip(problem.multipliers(), self._multipliers, strict=True):
             multiplier.weight.copy_(value.clamp(min=1) * factor)
@@ -176,7 +178,7 @@ class Safeguard:
         self.holds_original = state["holds_original"]
         # Checkpoints of before runs were let repair, multipliers eased, or the raise was noted, lack these.
         self.nearest, self.eased = state.get("nearest", math.inf), state.get("eased", False)
-        self._unraised = state.get("unraised")
+        self._unraised = state.get("unraised", [0.0] * len(self._multipliers) if self.events else None)
 
 
 def _raise(scale: float) -> int:
