@@ -399,8 +399,7 @@ class TestExamination:
 
         expected = torch.full((100,), 0.01)
         if part != "even":
-            zeros = torch.zeros(200, dtype=torch.int64)
-            difficulty = Difficulty.of((losses[forget], zeros[:100]), (losses[retain], zeros), 200)
+            difficulty = Difficulty.of(losses[forget], losses[retain], torch.ones(200))
             expected = difficulty.weigh(losses[400:], expected)
             assert (difficulty.first < difficulty.second) == (part == "easy")
         torch.testing.assert_close(examination.as_hard["validation"], expected, rtol=1e-3, atol=1e-5)

@@ -648,8 +648,7 @@ def test_ranks_tell_how_hard_a_set_is(noise):
     losses = {name: torch.from_numpy(np.exp(d) / 100) for name, d in learned.items()}
     unseen, would_be = torch.from_numpy(np.exp(2 * even)), np.exp(2 * difficulties["forget"])
     ones = torch.ones(len(even), dtype=torch.float64)
-    zeros = torch.zeros(len(even), dtype=torch.int64)
-    found = Difficulty.of((losses["forget"], zeros), (losses["retain"], zeros), 10**9).weigh(unseen, ones)
+    found = Difficulty.of(losses["forget"], losses["retain"], ones).weigh(unseen, ones)
     mean = (found * unseen).sum().item()
     if noise:
         assert unseen.mean() + 0.1 < mean < would_be.mean() - 0.1
@@ -658,6 +657,21 @@ def test_ranks_tell_how_hard_a_set_is(noise):
         levels = np.array([0.1, 0.5, 0.9])
         quantiles = weighted_quantiles(unseen, found, torch.from_numpy(levels)).numpy()
         assert quantiles == pytest.approx(np.quantile(would_be, levels), rel=1e-2)
+
+
+@pytest.mark.parametrize("noise", [0.2, 0.3])
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.3])
+def test_without_the_forget_set_ranks_lie_further_out(noise, share):
+    """A part of the hardest third, of which two thirds or more have losses in the highest third."""
+    draw = np.random.default_rng(0)
+    difficulty = draw.uniform(size=30_000)
+    losses = difficulty + noise * draw.normal(size=30_000)
+    forget = np.zeros(30_000, dtype=bool)
+    forget[draw.choice(np.flatnonzero(difficulty > 2 / 3), round(share * 30_000), replace=False)] = True
+    among = [np.searchsorted(np.sort(sample), losses[forget]) / len(sample) for sample in (losses, losses[~forget])]
+    means, truth = [ranks.mean() for ranks in among], difficulty[forget].mean()
+    assert means[0] < min(means[1], truth) and abs(means[1] - truth) < abs(means[0] - truth) + 0.02
+    assert among[1].std() < among[0].std()
 
 
 # 9. Strong convexity

@@ -4,6 +4,9 @@ Whoever withdraws pictures draws no lots: they may be easier, or harder, than mo
 easy without having seen them, so that images as they come are the wrong measure for such a set. Losses under the
 original cannot be compared across the two kinds, ranks can: an image that was learned is as hard as its loss stands
 high among those that were learned, too, and one that was never seen as its loss does among such.
+
+Ranks are those among the retain images alone. These lack the forget set, which puts its ranks further out than among
+all; and losses follow difficulty loosely, which puts ranks nearer the middle. The two errors oppose.
 """
 
 import dataclasses
@@ -17,10 +20,6 @@ CRITICAL = 9.21
 # Of a beta distribution, its mean's distance from 0 and 1, and the sum of its shapes: beyond these, a few reference
 # images would stand for all.
 EDGE, LEAST_SUM, LARGEST_SUM = 0.01, 0.2, 50.0
-
-
-Losses = tuple[Tensor, Tensor]
-"""Losses under the original and given labels of the same images, `[N]` each."""
 
 
 def rank_among(losses: Tensor, sample: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,40 +53,33 @@ class Difficulty:
         total = self.first + self.second
         mean = self.first / total
         spread = math.sqrt(mean * (1 - mean) / (total + 1))
-        return f"{mean:.2f} ± {spread:.2f} among training losses (0.50 ± 0.29 by lot); unseen images weigh accordingly"
+        return f"{mean:.2f} ± {spread:.2f} among retain losses (0.50 ± 0.29 by lot); unseen images weigh accordingly"
 
     @classmethod
-    def of(cls, forget: Losses, retain: Losses, retain_images: int) -> "Difficulty":
+    def of(cls, forget: Tensor, retain: Tensor, weights: Tensor) -> "Difficulty":
         """From losses under the original, by the method of moments.
 
-        Ranks are those among all training images, forget images included, whose classes weigh as the forget set's. An
-        image that shares its loss with others may have any rank of theirs. Where mean and second moment of the ranks
-        differ no more from a uniform distribution's than those of a hundredth of all random sets do, the set counts as
-        one.
+        An image that shares its loss with some of the sample may have any rank of theirs. Where mean and second moment
+        of the ranks differ no more from a uniform distribution's than those of a hundredth of all random sets do, the
+        set counts as one.
 
         Args:
-            forget: of the forget images.
-            retain: of retain images, or of a sample of them.
-            retain_images: how many there are, at least as many as in the sample.
+            forget: losses of forget images, `[P]`.
+            retain: losses of retain images, `[N]`.
+            weights: of the retain images, `[N]`, so that their classes weigh as the forget set's.
         """
-        if len(forget[0]) == 0:
+        if len(forget) == 0:
             return cls()
-        (losses, labels), (others, other_labels) = ([part.cpu() for part in each] for each in (forget, retain))
-        times = torch.ones(len(labels) + len(other_labels), dtype=torch.float64)
-        times[len(labels) :] = retain_images / max(len(other_labels), 1)
-        classes = torch.cat([labels, other_labels])
-        wanted = torch.bincount(labels, minlength=int(classes.max()) + 1) / len(labels)
-        weights = times * (wanted / torch.bincount(classes, times).clamp(min=1))[classes]
-        below, up_to = rank_among(losses, torch.cat([losses, others]), weights)
+        weights = weights.cpu().double()
+        below, up_to = rank_among(forget, retain, weights)
         middle, width = (below + up_to) / 2, up_to - below
         mean = middle.mean().item()
         variance = (middle - mean).square().mean().item() + width.square().mean().item() / 12
+        # Of both samples: ranks among few retain images vary, too.
+        count = 1 / (1 / len(forget) + (weights.square().sum() / weights.sum() ** 2).item())
         off = (mean - 0.5, variance + (mean - 0.5) ** 2 - 1 / 12)
-        # Among themselves ranks are uniform; among a sample of others they vary with both samples.
-        rest = weights[len(labels) :]
-        noise = max(rest.sum().item() ** 2 / len(labels) + rest.square().sum().item(), 1e-9)
         # 1 / 12 and 1 / 180: variances of a uniform variable and of its square, about the middle.
-        if not 12 * off[0] ** 2 + 180 * off[1] ** 2 > CRITICAL * noise:  # nor where it is no number
+        if not count * (12 * off[0] ** 2 + 180 * off[1] ** 2) > CRITICAL:  # nor where it is no number
             return cls()
         mean = min(max(mean, EDGE), 1 - EDGE)
         total = min(max(mean * (1 - mean) / max(variance, 1e-12) - 1, LEAST_SUM), LARGEST_SUM)

@@ -97,10 +97,9 @@ class Examination:
         self.unseen_weights = self._matching("unseen")
         self.validation_weights = self._matching("validation")
         self.unseen_top1 = matched_top1(*self.original_outputs["unseen"], self.unseen_weights)
-        own = {name: (self._original_losses(name), self.original_outputs[name][1]) for name in self.views}
-        self.difficulty = Difficulty.of(own["forget"], own["retain"], self.retain_images)
+        self.difficulty = self._difficulty()
         self.as_hard = {
-            name: self.difficulty.weigh(own[name][0], weights)
+            name: self.difficulty.weigh(self._original_losses(name), weights)
             for name, weights in (("unseen", self.unseen_weights), ("validation", self.validation_weights))
         }
 
@@ -109,6 +108,12 @@ class Examination:
 
     def _original_losses(self, name: str) -> Tensor:
         return F.cross_entropy(*self.original_outputs[name], reduction="none")
+
+    def _difficulty(self) -> Difficulty:
+        # Of a class without retain images in the sample nothing can be said.
+        held = torch.isin(self.forget_labels, self.retain_labels)
+        weights = matching_weights(self.retain_labels, self.forget_labels[held], self.num_classes)
+        return Difficulty.of(self._original_losses("forget")[held], self._original_losses("retain"), weights)
 
     def forgotten_classes(self) -> Tensor:
         """Classes of the forget set that do not occur among the retain images, int64."""
