@@ -171,13 +171,13 @@ class TestLeaderboard:
         for name, value in vars(args).items():
             assert name in leaderboard.ELSEWHERE or getattr(found, name) == value, name
 
-    @pytest.mark.parametrize("preset", ["digits", "digits_memorised", "cifar100_cpu", "cifar100_gpu"])
+    @pytest.mark.parametrize("preset", ["digits", "digits_memorised", "digits_ulira", "cifar100_cpu", "cifar100_gpu"])
     def test_a_preset_is_called_by_its_name_wherever_it_is_run(self, preset):
         path = f"configs/leaderboard/{preset}.yaml"
         args = leaderboard.get_parser().parse(["--config_file", path, "--workers", "7", "--log_dir", "elsewhere"])
         assert leaderboard.command(args) == f"python -m benchmarks.leaderboard --config_file {path}"
 
-    @pytest.mark.parametrize("preset", ["digits", "digits_memorised", "cifar100_cpu", "cifar100_gpu"])
+    @pytest.mark.parametrize("preset", ["digits", "digits_memorised", "digits_ulira", "cifar100_cpu", "cifar100_gpu"])
     def test_every_row_of_a_preset_has_flags_for_every_forget_set(self, preset):
         args = leaderboard.get_parser().parse(["--config_file", f"configs/leaderboard/{preset}.yaml"])
         kinds = {forget.partition(":")[0] for forget in args.forget}
