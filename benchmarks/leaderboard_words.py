@@ -55,6 +55,7 @@ def columns(top5: bool) -> list[Column]:
         *_kinship(),
         _figure("mia_auc", "MIA AUC", "Loss attack's AUC, forget against test images; 0.5: it sees no difference"),
         _figure("mia_efficacy", "MIA efficacy", "Share of the forget set that the attacker takes for non-members, %"),
+        _figure("ulira_auc", "U-LiRA AUC", "By shadow models; 0.5: as if it had never seen them", always=False),
         Column("avg_gap", "AvgGap", "Mean absolute gap to the retrained models: forget, retain and test accuracy and "
                "100 × MIA AUC, in points; beside retrained: the noise floor", lambda entry: entry.avg_gap),
         Column("tug_of_war", "ToW", "Tug of war: product of 1 − gap over forget, retain and test accuracy; 1: no gap",
@@ -144,7 +145,7 @@ def _further() -> list[Column]:
     """Columns that a reader may add."""
     percent = ("forget_true_top1", "unseen_top1", "validation_top1", "mia_accuracy", "mia_tpr", "rmia_tpr",
                "ulira_tpr", "ulira_accuracy", "linear_probe_top1")  # fmt: skip
-    others = ("forget_loss", "rmia_auc", "ulira_auc", "discriminator_auc", "js_divergence", "activation_distance",
+    others = ("forget_loss", "rmia_auc", "discriminator_auc", "js_divergence", "activation_distance",
               "relearn_steps")  # fmt: skip
     gap = Column("avg_gap_salun", "AvgGap, efficacy", "AvgGap with MIA efficacy in the place of the attack's AUC",
                  lambda entry: entry.avg_gap_salun)  # fmt: skip

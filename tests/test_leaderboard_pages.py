@@ -288,6 +288,21 @@ class TestKinship:
         assert {tuple(line[place : place + 2]) for line in second[1:]} == {("78.25", "81.12")}
 
 
+def test_ulira_stands_where_shadow_models_were_asked_for():
+    found = synthetic_rows(("constrained", "scrub"), ("random:0.1", "class:aquarium_fish"), seeds=2)
+    for row in found:
+        for figures in (row["figures"], row["original"], *row["retrained"]):
+            figures.pop("ulira_auc", None)
+            if row["forget"].startswith("random"):
+                figures["ulira_auc"] = 0.625
+    first, second = Page(page_of(found)).tables
+    assert "U-LiRA AUC" not in second[0]
+    place = first[0].index("U-LiRA AUC")
+    assert {line[place] for line in first[1:]} == {"0.625"}
+    heads = [line for line in markdown(summarise(found), "Board", "run").splitlines() if line.startswith("| # |")]
+    assert ["U-LiRA AUC" in head for head in heads] == [True, False]
+
+
 class TestCsv:
     def test_has_a_line_a_cell_with_all_figures(self, rows):
         lines = list(csv.DictReader(io.StringIO(csv_text(rows))))
