@@ -75,7 +75,7 @@ def test_a_run_that_goes_on_survives_and_is_not_run_again(args, monkeypatch, cap
 
 
 def test_one_that_does_not_is_named(args):
-    with pytest.raises(UserError, match="[12] of 2 did not survive, the first of them forgetful: counted is another one"):
+    with pytest.raises(UserError, match="[12] of 2 did not survive, the first of them forgetful: counted is another"):
         main(dataclasses.replace(args, jobs=["forgetful"]))
 
 
