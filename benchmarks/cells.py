@@ -8,13 +8,14 @@ from pathlib import Path
 import train
 import train_constrained_unlearning as script
 from benchmarks.further_figures import add_further
-from benchmarks.sweep import command_line, key_of
+from benchmarks.sweep import command_line
 from benchmarks.trained_models import ELSEWHERE, model_key
 from data.arguments import DataArgs
 from evaluation.gaps import retrained_of
 from helper_functions.config import RunArgs
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
+from helper_functions.keys import key_of
 from helper_functions.run_folder import INFEASIBLE, RESULT, run_quietly
 from models.arguments import ModelArgs
 from unlearning.methods import METHODS

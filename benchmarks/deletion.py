@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from PIL import Image
 
-from benchmarks.sweep import command_line, key_of
+from benchmarks.sweep import command_line
 from benchmarks.trained_models import Training
 from data.datasets import load_dataset
 from data.random_streams import random_state
@@ -27,6 +27,7 @@ from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser,
 from helper_functions.devices import choose_device, choose_precision, describe_environment
 from helper_functions.errors import UserError
 from helper_functions.files import check_folder_of, load_tensors, save_config, save_tensors, whole_file, write_json
+from helper_functions.keys import key_of
 
 SCRIPT = Path(__file__).parent.parent / "train_constrained_unlearning.py"
 # How the model was trained elsewhere.

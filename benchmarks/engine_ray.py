@@ -29,8 +29,9 @@ from ray.exceptions import (
 )
 from ray.remote_function import RemoteFunction
 
-from benchmarks.sweep import key_of, one_thread, outcome, progress
+from benchmarks.sweep import one_thread, outcome, progress
 from helper_functions.errors import UserError
+from helper_functions.keys import key_of
 
 # A cell that ends every process that runs it must come to an end itself.
 ATTEMPTS = 5

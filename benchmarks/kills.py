@@ -21,10 +21,11 @@ import torch
 
 from benchmarks.kill_jobs import JOBS, Job, original_of
 from benchmarks.processor_time import processor_time
-from benchmarks.sweep import append_row, key_of, read_rows
+from benchmarks.sweep import append_row, read_rows
 from data.random_streams import random_state
 from helper_functions.config import PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import UserError
+from helper_functions.keys import key_of
 
 # Seconds between two looks at a process's clock.
 INTERVAL = 0.005

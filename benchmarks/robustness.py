@@ -13,8 +13,9 @@ from pathlib import Path
 
 import train_constrained_unlearning as script
 from benchmarks.cells import short
-from benchmarks.sweep import append_row, command_line, key_of, read_rows, run_all
+from benchmarks.sweep import append_row, command_line, read_rows, run_all
 from helper_functions.config import PositiveFloat, PositiveInt, ScriptParser, run_script
+from helper_functions.keys import key_of
 from helper_functions.run_folder import run_quietly
 from optimizer.solver import SOLVERS
 

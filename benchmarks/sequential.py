@@ -21,12 +21,13 @@ import train
 import train_constrained_unlearning as script
 from benchmarks.cells import data_flags, short
 from benchmarks.sequential_figure import draw_sequences
-from benchmarks.sweep import append_row, command_line, key_of, read_rows, run_all
+from benchmarks.sweep import append_row, command_line, read_rows, run_all
 from benchmarks.trained_models import Training
 from data.random_streams import random_state
 from helper_functions.config import PositiveInt, ScriptParser, run_script
 from helper_functions.errors import UserError
 from helper_functions.inference import predict
+from helper_functions.keys import key_of
 from helper_functions.run_folder import run_quietly
 from unlearning.workspace import Workspace
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import signal
@@ -18,11 +17,6 @@ from tqdm import tqdm
 
 from helper_functions.errors import NotFinite, UserError
 from helper_functions.signals import Stopped, listening
-
-
-def key_of(cell: dict) -> str:
-    """Sixteen hexadecimal digits that change with any value of a cell."""
-    return hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def command_line(flags: dict) -> list[str]:

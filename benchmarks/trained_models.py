@@ -1,15 +1,16 @@
 """Originals and retrained models of a sweep: each trained once, found again by the hash of what it was trained with."""
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import train
 from benchmarks.engines import RunAll
-from benchmarks.sweep import command_line, key_of
+from benchmarks.sweep import command_line
+from evaluation.report_record import file_digest
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
+from helper_functions.keys import key_of
 from helper_functions.run_folder import run_quietly
 
 # Where a run writes and how it computes, not what it computes (--sync_bn is for several ranks, a cell is one).
@@ -31,7 +32,7 @@ def model_key(config: dict) -> str:
         if name == "splits" and values.get(name) or str(values.get(name)).startswith("file:"):
             if not path.is_file():
                 raise UserError(f"--{name} {values[name]}: there is no such file")
-            values[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            values[name] = file_digest(path)
     if not values.get("retain_only"):
         values["forget"] = original_of(values.get("forget"))
     return key_of(values)

@@ -20,11 +20,12 @@ import train_constrained_unlearning as script
 from benchmarks.cells import data_flags
 from benchmarks.engines import EngineArgs, engine_of
 from benchmarks.search_spaces import SPACES, rounded, start, within
-from benchmarks.sweep import append_row, command_line, key_of, read_rows
+from benchmarks.sweep import append_row, command_line, read_rows
 from benchmarks.trained_models import Training, train_originals
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import NotFinite, UserError
 from helper_functions.files import whole_file
+from helper_functions.keys import key_of
 from helper_functions.run_folder import run_quietly
 
 # Of two trials that forget equally well the one with the better validation accuracy wins; a point of it is worth this

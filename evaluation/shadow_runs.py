@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +11,11 @@ from typing import Any
 from torch import nn
 
 from data.arguments import DataArgs
+from evaluation.report_record import file_digest
 from evaluation.shadows import TrainAndForget
 from helper_functions.config import RunArgs
 from helper_functions.errors import UserError
+from helper_functions.keys import key_of
 from helper_functions.run_folder import result_weights
 from models.arguments import ModelArgs
 
@@ -66,7 +66,7 @@ def deciding(args: Any) -> dict:
 def deciding_training(args: Any) -> dict:
     """Those that decide what a shadow's original is: the same for every method that is judged."""
     names = [field.name for part in (RunArgs, DataArgs, ModelArgs) for field in dataclasses.fields(part)]
-    own = {name: value for name, value in dataclasses.asdict(args).items() if name in names and name not in ELSEWHERE}
+    own = {name: value for name, value in deciding(args).items() if name in names}
     return {**own, **dataclasses.asdict(args.recipe())}
 
 
@@ -95,8 +95,8 @@ def by_script(
         return next(folder.glob(f"{name}-*/report.json")).parent
 
     def original(folder: Path, own: dict) -> Path:
-        key = {**deciding_training(args), **own, "splits": hashlib.sha256(Path(own["splits"]).read_bytes()).hexdigest()}
-        path = Path(originals) / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.pt"
+        key = key_of({**deciding_training(args), **own, "splits": file_digest(Path(own["splits"]))})
+        path = Path(originals) / f"{key}.pt"
         if not path.is_file():
             run = finished("original", folder, {**own, "untrain": False})
             path.parent.mkdir(parents=True, exist_ok=True)

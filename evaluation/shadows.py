@@ -1,8 +1,6 @@
 """Shadow models of U-LiRA: each is trained with a half of the targets and unlearns it; kept once they are made."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from helper_functions.devices import Precision
 from helper_functions.errors import UserError
 from helper_functions.files import load_tensors, save_config, save_tensors
 from helper_functions.inference import predict
+from helper_functions.keys import key_of
 
 FEWEST = 4
 
@@ -113,8 +112,7 @@ def shadow_splits(sets: ImageSets, targets: ShadowTargets, number: int) -> Split
 def shadow_folder(parent: str | Path, configuration: dict, splits: Splits) -> Path:
     """The folder of a configuration's shadow models, made if need be: its name is the hash of all that decides them."""
     key = {**configuration, "splits_sha256": splits.sha256, "splits_seed": splits.seed}
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    folder = Path(parent) / digest
+    folder = Path(parent) / key_of(key)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

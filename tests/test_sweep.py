@@ -16,12 +16,13 @@ from torch.nn import functional as F
 import train
 from benchmarks import memorisation, robustness
 from benchmarks.cells import Cell, method_flags
-from benchmarks.sweep import append_row, command_line, key_of, read_rows, run_all
+from benchmarks.sweep import append_row, command_line, read_rows, run_all
 from benchmarks.trained_models import Training, model_key
 from data.datasets import load_dataset
 from data.split_record import Splits
 from helper_functions.errors import NotFinite, UserError
 from helper_functions.files import load_config
+from helper_functions.keys import key_of
 from helper_functions.signals import Stopped, listening
 
 TINY = "dataset: digits\nmodel: resnet8\nwidth: 4\nnum_epochs: 1\nbatch_size: 64\n"
