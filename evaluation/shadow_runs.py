@@ -90,8 +90,14 @@ def by_script(
             own = dataclasses.replace(
                 args, **own, log_dir=str(folder), name_prefix=name, resume=str(begun[0]) if begun else None
             )
-            with open(folder / "log.txt", "a") as log, contextlib.redirect_stdout(log):
-                script.main(own)
+            try:
+                with open(folder / "log.txt", "a") as log, contextlib.redirect_stdout(log):
+                    script.main(own)
+            except UserError as error:
+                raise UserError(
+                    f"a shadow model in {folder}: {error} (how its original is trained stands in the --train_ flags of "
+                    "--shadow_config)"
+                ) from error
         return next(folder.glob(f"{name}-*/report.json")).parent
 
     def original(folder: Path, own: dict) -> Path:

@@ -16,6 +16,7 @@ from benchmarks.cells import WEIGHTS
 from evaluation.result_weights import NAMED_ENTRIES, save_result
 from evaluation.shadow_runs import by_script
 from evaluation.verdict import Verdict
+from helper_functions.errors import UserError
 from helper_functions.run_folder import result_weights
 from models.weight_files import read_weight_file
 
@@ -120,6 +121,20 @@ class TestReaders:
         make = by_script(types.SimpleNamespace(main=main), args, load, originals)
         found = make(tmp_path / "splits.npz", 0, tmp_path / "shadow")
         assert torch.equal(found["weight"], ended.models["unlearned"].weight)
+
+    def test_a_shadow_model_that_is_refused_says_that_it_is_one(self, tmp_path):
+        """Its weights are nobody's --weight_path, and the remedy lies in flags that were given long before."""
+
+        def main(args) -> None:
+            raise UserError("--weight_path original.pt: 12.0 % of the retain set is right")
+
+        (tmp_path / "shadow").mkdir()
+        (tmp_path / "splits.npz").write_bytes(b"")
+        args = script.get_parser().parse([])
+        make = by_script(types.SimpleNamespace(main=main), args, torch.load, tmp_path / "originals")
+        with pytest.raises(UserError, match=r"^a shadow model in .*shadow: --weight_path.*--train_ flags") as info:
+            make(tmp_path / "splits.npz", 0, tmp_path / "shadow")
+        assert "\n" not in str(info.value)
 
     @pytest.mark.parametrize("verdict", [KEPT, BROKEN])
     def test_a_sweep_keeps_no_weights(self, run, verdict):
