@@ -404,9 +404,9 @@ class TestExamination:
             assert (difficulty.first < difficulty.second) == (part == "easy")
         torch.testing.assert_close(examination.as_hard["validation"], expected, rtol=1e-3, atol=1e-5)
         goals = weighted_quantiles(losses[400:], expected, (torch.arange(100) + 0.5) / 100)
-        distance = (goals - losses[forget].sort().values).square().mean().sqrt().item()
+        odds = goals.expm1().log() - losses[forget].sort().values.expm1().log()
         found = examination.of_original(target, 1.0).figures["forget/distance"]
-        assert found == pytest.approx(distance, rel=1e-3)
+        assert found == pytest.approx(odds.abs().mean().item(), rel=1e-3)
 
     def test_right_by_chance_with_numbers_that_are_none_is_not_feasible(self):
         logits = 6.0 * torch.nn.functional.one_hot(self.LABELS, 3)

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -140,16 +141,22 @@ class TestObjectives:
 
 class TestLogOdds:
     @settings(deadline=None, max_examples=60)
-    @given(st.floats(1e-3, 50.0))
+    @given(st.floats(1e-5, 50.0))
     def test_is_the_logit_of_one_minus_p(self, loss):
         p = math.exp(-loss)
         found = log_odds(torch.tensor(loss, dtype=torch.float64)).item()
         assert found == pytest.approx(math.log((1 - p) / p), rel=1e-9)
 
     def test_is_finite_in_float32_for_any_loss(self):
-        found = log_odds(torch.tensor([0.0, 1e-30, 1e-3, 100.0, 1e4]))
+        found = log_odds(torch.tensor([0.0, 1e-30, 1e-5, 1e-3, 100.0, 1e4]))
         assert found[0] == found[1] == found[2] and (found[2:].diff() > 0).all()
-        assert found[0].item() == pytest.approx(math.log(math.expm1(1e-3)), rel=1e-5) and found[-1] == 1e4
+        assert found[0].item() == pytest.approx(math.log(math.expm1(1e-5)), rel=1e-5) and found[-1] == 1e4
+
+    def test_float32_losses_tell_them_to_a_hundredth_down_to_the_lowest(self):
+        exact = torch.linspace(math.log(math.expm1(1e-5)), 12, 2000, dtype=torch.float64)
+        logits = torch.stack([torch.zeros_like(exact), exact], 1).float()
+        losses = F.cross_entropy(logits, torch.zeros(len(exact), dtype=torch.int64), reduction="none")
+        assert (log_odds(losses).double() - exact).abs().max() < 0.01
 
 
 class TestZeroDistance:
@@ -226,11 +233,12 @@ class TestWeightedQuantiles:
 class TestUnseenDistance:
     @settings(deadline=None, max_examples=60)
     @given(st.lists(st.tuples(st.floats(0.01, 20), st.floats(0.01, 20)), min_size=1, max_size=25))
-    def test_is_wasserstein_2_of_samples_of_one_size(self, pairs):
+    def test_is_wasserstein_1_of_the_log_odds_of_samples_of_one_size(self, pairs):
         ours, theirs = np.array(pairs).T
         logits, labels = logits_of(ours)
         distance = unseen(theirs).distance(logits, labels, torch.from_numpy(theirs), torch.ones(len(pairs)).double())
-        assert distance == pytest.approx(np.sqrt(np.mean((np.sort(ours) - np.sort(theirs)) ** 2)), abs=1e-8)
+        expected = scipy.stats.wasserstein_distance(np.log(np.expm1(ours)), np.log(np.expm1(theirs)))
+        assert distance == pytest.approx(expected, abs=1e-8)
 
     def test_a_weight_counts_as_repetition(self):
         logits, labels = logits_of([0.1, 0.5, 0.7, 2.0, 4.0, 5.0])
@@ -242,9 +250,10 @@ class TestUnseenDistance:
         )
 
     def test_too_high_counts_as_too_low_does(self):
-        reference, weights = torch.tensor([1.0, 2.0]).double(), torch.ones(2).double()
+        odds, weights = torch.tensor([-1.0, 2.0]).double(), torch.ones(2).double()
+        reference = F.softplus(odds)
         for shift in (-0.5, 0.5):
-            logits, labels = logits_of([1 + shift, 2 + shift])
+            logits, labels = logits_of(F.softplus(odds + shift))
             assert unseen([1.0]).distance(logits, labels, reference, weights) == pytest.approx(0.5)
 
 

@@ -565,6 +565,10 @@ def with_loss(losses):
     return torch.stack([torch.zeros_like(losses), losses.expm1().log()], 1), torch.zeros(len(losses), dtype=torch.long)
 
 
+def odds(losses):
+    return np.log(np.expm1(losses))
+
+
 def distance(forget, unseen):
     unseen = torch.as_tensor(unseen, dtype=torch.float64)
     return UnseenTarget(torch.ones_like(unseen)).distance(*with_loss(forget), unseen, torch.ones_like(unseen))
@@ -584,12 +588,12 @@ def test_a_mean_that_half_the_set_escapes():
 
     unseen, forget = exponential(20_000), np.concatenate([np.zeros(10_000), 2 * exponential(10_000)])
     assert forget.mean() == pytest.approx(unseen.mean(), rel=1e-3)
-    assert distance(forget, unseen) == pytest.approx(math.sqrt(2 - 2 * math.log(2)), rel=2e-3)
+    assert scipy.stats.wasserstein_distance(forget, unseen) == pytest.approx(1 / 2, rel=2e-3)
     auc, advantage = attack(forget, unseen)
     assert auc == pytest.approx(2 / 3, abs=1e-3) and advantage == pytest.approx(0.5, abs=1e-3)
     target = UnseenTarget(torch.ones(20_000))
     target.refresh(torch.from_numpy(unseen))
-    assert target.objective(*with_loss(forget))[0] > 0.05
+    assert target.objective(*with_loss(forget))[0] > 0.05 and distance(forget, unseen) > 0.5
     same, none = attack(unseen, unseen)
     assert same == pytest.approx(0.5) and none == 0 and distance(unseen, unseen) < 1e-6
 
@@ -601,19 +605,20 @@ some_losses = st.lists(st.floats(0.01, 12), min_size=2, max_size=30)
 @given(forget=some_losses, seed=st.integers(0, 100))
 def test_wasserstein_sees_more_than_means(forget, seed):
     unseen = np.random.default_rng(seed).exponential(1, len(forget)) + 0.01
-    assert distance(forget, unseen) >= abs(np.mean(forget) - unseen.mean()) - 1e-9
-    assert distance(forget, unseen) == pytest.approx(np.sqrt(np.mean((np.sort(forget) - np.sort(unseen)) ** 2)))
+    assert distance(forget, unseen) >= abs(odds(forget).mean() - odds(unseen).mean()) - 1e-9
+    assert distance(forget, unseen) == pytest.approx(scipy.stats.wasserstein_distance(odds(forget), odds(unseen)))
     assert distance(forget, forget[::-1]) < 1e-6
 
 
 @few(max_examples=30)
 @given(forget=some_losses)
 def test_close_distributions_bound_the_attack(forget):
-    """Against the exponential law, whose density is at most 1."""
-    grid = np.linspace(0, 40, 200_001)
-    below = np.searchsorted(np.sort(forget), grid, side="right") / len(forget)
-    wasserstein_1 = np.trapezoid(np.abs(below - -np.expm1(-grid)), grid)
-    assert scipy.stats.kstest(forget, "expon").statistic <= math.sqrt(2 * wasserstein_1) + 1e-3
+    """Against the exponential law, whose log-odds are logistic: a density of at most a quarter."""
+    assert scipy.stats.kstest(odds(scipy.stats.expon.ppf(np.linspace(0, 1, 999)[1:-1])), "logistic").pvalue > 0.99
+    grid = np.linspace(-40, 40, 200_001)
+    below = np.searchsorted(np.sort(odds(forget)), grid, side="right") / len(forget)
+    wasserstein_1 = np.trapezoid(np.abs(below - scipy.stats.logistic.cdf(grid)), grid)
+    assert scipy.stats.kstest(forget, "expon").statistic <= math.sqrt(2 * wasserstein_1 / 4) + 1e-3
 
 
 @few(max_examples=30)
