@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import plain
-from benchmarks.utilisation import flops_of, peak_memory, release_memory, reset_peak_memory
+from benchmarks.utilisation import flops_of
 from data.datasets import Dataset, load_dataset
 from data.image_sets import ImageSets
 from data.loaders import TensorLoader
 from helper_functions.devices import Precision, seed_everything
 from helper_functions.loop import Cost, Phase, run_phase
+from helper_functions.peak_memory import peak_memory, release_memory, reset_peak_memory
 from models import get_model
 from optimizer.schedules import get_schedule
 from optimizer.solver import Solver

@@ -12,6 +12,7 @@ from benchmarks.sweep import command_line
 from benchmarks.trained_models import ELSEWHERE, model_key
 from data.arguments import DataArgs
 from evaluation.gaps import retrained_of
+from helper_functions.code_version import code_words
 from helper_functions.config import RunArgs
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
@@ -108,7 +109,7 @@ def run_cell(cell: dict) -> dict:
 def _row(cell: Cell, folder: Path, report: dict) -> dict:
     models = report["models"]
     finished = json.loads((Path(cell.retrained[0]) / "report.json").read_text())
-    histograms = report["loss_histograms"]
+    histograms, environment = report["loss_histograms"], json.loads((folder / "environment.json").read_text())
     row = {
         "key": cell.key,
         "method": cell.method,
@@ -123,7 +124,7 @@ def _row(cell: Cell, folder: Path, report: dict) -> dict:
         "retrained_cost": finished["cost"]["retrained"],
         "histograms": {name: histograms[name] for name in ("edges", "original", "unlearned", "retrained")},
         "trace": _trace(folder / "metrics.jsonl"),
-        "environment": json.loads((folder / "environment.json").read_text()),
+        "environment": {**environment, "code": code_words(report["run"]["code"])},
     }
     return row
 

@@ -20,7 +20,7 @@ import PIL
 
 from benchmarks.bench import MEMORY_FORMATS, Bench, Measure, images_from, in_turns
 from benchmarks.jobs import JOBS, our_training, our_unlearning
-from benchmarks.utilisation import matrix_product, memory_kind
+from benchmarks.utilisation import matrix_product
 from data.augmentation import Augmentation
 from data.image_sets import ImageSets
 from data.splits import Splits, make_splits
@@ -28,6 +28,7 @@ from helper_functions.config import PositiveInt, ScriptParser, run_script
 from helper_functions.devices import choose_device, choose_precision, describe_environment
 from helper_functions.errors import UserError
 from helper_functions.files import check_new_file, write_json
+from helper_functions.peak_memory import memory_kind
 from models.classifiers import STEMS
 
 GIB = 2**30

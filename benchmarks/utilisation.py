@@ -1,23 +1,17 @@
-"""How far a device is used: operations of a piece of work, those of a matrix product, memory at its peak."""
+"""How far a device is used: operations of a piece of work, and those of a matrix product."""
 
 import contextlib
-import ctypes
-import gc
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from helper_functions.devices import Precision
-from helper_functions.loop import Cost
 
 # Rows of the square matrices: large enough for the highest rate, small enough for a fraction of a second.
 MATRIX = {"cuda": 8192, "mps": 4096, "cpu": 1536}
 PRODUCTS = 4
-# Written to this file, it makes Linux forget the highest resident set so far.
-CLEAR_REFS, FORGET_PEAK = Path("/proc/self/clear_refs"), "5"
 
 
 def clock(device: torch.device) -> float:
@@ -59,32 +53,3 @@ def _as_convolutions(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def release_memory() -> None:
-    """Give back what earlier work has left behind, so that it is not counted as the next one's."""
-    gc.collect()
-    # glibc keeps freed memory; other libraries have no such function.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Forget the peak so far, where the system can: on CUDA, and for the resident set on Linux."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with contextlib.suppress(OSError):
-            CLEAR_REFS.write_text(FORGET_PEAK)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes at the peak since `reset_peak_memory`."""
-    cost = Cost()
-    cost.measure_memory(device)
-    return cost.peak_memory_bytes
-
-
-def memory_kind(device: torch.device) -> str:
-    """What `peak_memory` counts."""
-    return "allocated on the device" if device.type == "cuda" else "resident set of the process, workers apart"

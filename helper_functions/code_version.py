@@ -7,12 +7,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 10
+# Of a commit, enough to find it by.
+DIGITS = 10
 
 
 def code_version(root: Path = ROOT) -> dict[str, str | bool | None]:
     """`version` of pyproject.toml; where the code is a git checkout, its `commit`, and whether a file has `changed`.
 
-    Both are None where it is none, or git is not there. Files that git does not know play no part.
+    Both are None where it is none, or git is not there. Files that git does not know play no part, nor do those in
+    docs/, where benchmarks keep their records.
     """
     try:
         version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
@@ -22,9 +25,17 @@ def code_version(root: Path = ROOT) -> dict[str, str | bool | None]:
     # A checkout around it, of something else, says nothing about this code.
     if top is None or Path(top).resolve() != root.resolve():
         return {"version": version, "commit": None, "changed": None}
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs")
     commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     return {"version": version, "commit": commit, "changed": None if changes is None else bool(changes)}
+
+
+def code_words(version: dict[str, str | bool | None]) -> str:
+    """A `code_version` in a few words: the version, the commit's first digits, and whether it was changed."""
+    words = version["version"] or "unknown"
+    if version["commit"] is not None:
+        words += f" at {version['commit'][:DIGITS]}{', changed' if version['changed'] else ''}"
+    return words
 
 
 def _git(root: Path, *command: str) -> str | None:

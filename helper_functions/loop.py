@@ -1,7 +1,6 @@
 """The one loop: it draws batches, takes steps and hands figures on, and knows no method."""
 
 import contextlib
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from helper_functions.distribution import from_main, is_main, wait_for_main
 from helper_functions.faults import WEIGHTS, Fault, all_finite
 from helper_functions.passes import RunningPass
+from helper_functions.peak_memory import peak_memory, release_memory, reset_peak_memory
 from helper_functions.signals import Stops, held_back
 
 Step = Callable[[dict], dict[str, Tensor]]
@@ -21,24 +21,18 @@ Step = Callable[[dict], dict[str, Tensor]]
 
 @dataclass
 class Cost:
-    """What a model has cost so far: wall-clock seconds, gradient steps, images that went through a gradient."""
+    """What a model has cost so far: wall-clock seconds, gradient steps, images that went through a gradient, memory."""
 
     seconds: float = 0.0
     gradient_steps: int = 0
     images: int = 0
     peak_memory_bytes: int = 0
 
-    def stopwatch(self) -> "Stopwatch":
-        """A running stopwatch that adds to `seconds`."""
+    def stopwatch(self, device: torch.device) -> "Stopwatch":
+        """A running stopwatch that adds to `seconds`; memory counts from now on, too, and not for what came before."""
+        release_memory()
+        reset_peak_memory(device)
         return Stopwatch(self)
-
-    def measure_memory(self, device: torch.device) -> None:
-        """Raise the peak to the device's (CUDA) or the process's (elsewhere) highest use so far."""
-        if device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(device)
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        self.peak_memory_bytes = max(self.peak_memory_bytes, peak)
 
 
 class Stopwatch:
@@ -55,7 +49,7 @@ class Stopwatch:
         now = time.perf_counter()
         self.cost.seconds += now - self._since
         self._since = now
-        self.cost.measure_memory(device)
+        self.cost.peak_memory_bytes = max(self.cost.peak_memory_bytes, peak_memory(device))
 
     def skip(self) -> None:
         """Leave out the time since the last call."""

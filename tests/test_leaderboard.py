@@ -18,6 +18,7 @@ from benchmarks.search_spaces import SPACES, rounded, start, within
 from benchmarks.sweep import command_line, read_rows
 from benchmarks.trained_models import Training
 from data.image_sets import ImageSets
+from helper_functions.code_version import code_version, code_words
 from helper_functions.config import run_script
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
@@ -60,6 +61,7 @@ class TestLeaderboard:
             assert row["histograms"]["edges"][0] < row["histograms"]["edges"][-1]
             assert abs(sum(row["histograms"]["unlearned"]["forget"]) - 100) < 1e-3  # rows have six digits
             assert row["retrained_cost"]["gradient_steps"] > 0
+            assert row["environment"]["code"] == code_words(code_version())
         assert rows["ssd"]["trace"] is None and rows["ssd"]["cost"]["gradient_steps"] == 0
         trace, steps = rows["constrained"]["trace"], rows["constrained"]["cost"]["gradient_steps"]
         assert trace["step"][-1] == steps and len(trace["multiplier"]) == len(trace["step"])

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import os
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from data.streams import CyclingLoader, PairedLoader
 from helper_functions.devices import Precision
 from helper_functions.loop import Cost, NamedLoader, Phase, run_phase
+from helper_functions.peak_memory import CLEAR_REFS
 from optimizer.problems import EmpiricalRisk
 from optimizer.solver import Solver
 from optimizer.training import GradientSteps, Recipe
@@ -86,6 +88,18 @@ class TestCounts:
         for _ in range(2):
             run_phase(Phase("part", 1, batches_of([2, 3]), lambda batch: {"loss": torch.zeros(())}, cost=cost))
         assert (cost.gradient_steps, cost.images) == (4, 10)
+
+    @pytest.mark.skipif(not os.access(CLEAR_REFS, os.W_OK), reason="the system cannot forget a peak")
+    def test_memory_of_what_came_before_does_not_count(self):
+        device, costs = torch.device("cpu"), []
+        for mebibytes in (1, 400, 1):
+            cost = Cost()
+            watch = cost.stopwatch(device)
+            torch.ones(mebibytes * 2**18)
+            watch.lap(device)
+            costs.append(cost.peak_memory_bytes / 2**20)
+        first, second, third = costs
+        assert second - first > 300 and second - third > 300
 
     def test_all_streams_of_a_batch_count_as_images(self):
         pair = {"forget": (torch.zeros(2), torch.zeros(2)), "retain": (torch.zeros(3), torch.zeros(3))}

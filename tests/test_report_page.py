@@ -22,7 +22,7 @@ from evaluation.report_page import PICTURE, TEMPLATE, report_page
 from evaluation.report_pictures import decoded, encoded
 from evaluation.report_record import list_digest, report_digest, saved_weights, thinned, trace_of
 from evaluation.report_words import METHODS as SENTENCES
-from helper_functions.code_version import code_version
+from helper_functions.code_version import code_version, code_words
 from helper_functions.errors import UserError
 from train_constrained_unlearning import get_parser
 from unlearning.methods import METHODS
@@ -394,22 +394,29 @@ def shell(command: str, given_lines: bytes) -> str:
 class TestCodeVersion:
     def test_of_a_checkout_of_a_changed_one_and_of_none(self, tmp_path):
         (tmp_path / "pyproject.toml").write_text('[project]\nversion = "3.4"\n')
+        (tmp_path / "docs").mkdir()
+        (tmp_path / "docs" / "record.jsonl").write_text("{}\n")
         assert code_version(tmp_path) == {"version": "3.4", "commit": None, "changed": None}
+        assert code_words(code_version(tmp_path)) == "3.4"
 
         def git(*command: str) -> str:
             done = subprocess.run(["git", "-C", tmp_path, *command], check=True, capture_output=True, text=True)
             return done.stdout.strip()
 
         identity = ("-c", "user.name=n", "-c", "user.email=e@example.org")
-        for command in (("init", "-q"), ("add", "pyproject.toml"), (*identity, "commit", "-qm", "first")):
+        for command in (("init", "-q"), ("add", "pyproject.toml", "docs"), (*identity, "commit", "-qm", "first")):
             git(*command)
         commit = git("rev-parse", "HEAD")
         (tmp_path / "untracked").touch()
+        (tmp_path / "docs" / "record.jsonl").write_text("{}\n{}\n")
         assert code_version(tmp_path) == {"version": "3.4", "commit": commit, "changed": False}
+        assert code_words(code_version(tmp_path)) == f"3.4 at {commit[:10]}"
         (tmp_path / "pyproject.toml").write_text('[project]\nversion = "3.5"\n')
         assert code_version(tmp_path) == {"version": "3.5", "commit": commit, "changed": True}
+        assert code_words(code_version(tmp_path)) == f"3.5 at {commit[:10]}, changed"
         (tmp_path / "vendored").mkdir()
         assert code_version(tmp_path / "vendored") == {"version": None, "commit": None, "changed": None}
+        assert code_words(code_version(tmp_path / "vendored")) == "unknown"
 
     def test_without_git(self, tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", str(tmp_path))
