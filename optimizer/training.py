@@ -163,7 +163,7 @@ def fit(
         restore_generators(checkpoint["generators"])
     if hasattr(loader, "epoch"):
         loader.epoch = start_epoch
-    watch = cost.stopwatch()
+    watch = cost.stopwatch(precision.device)
 
     def save(place: dict | None, epoch: int) -> None:
         watch.lap(precision.device)

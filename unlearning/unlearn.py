@@ -80,7 +80,7 @@ class Unlearning:
         self.name = method
         self.on_nan = on_nan or ("rewind" if self.method.constrained else "stop")
         self.cost = Cost()
-        self.watch = self.cost.stopwatch()
+        self.watch = self.cost.stopwatch(precision.device)
         rise = RETAIN_LOSSES[own_retain_loss(args.retain_loss, target)]
         self.examination = Examination(model, loaders, precision, seed, rise)
         self.case = Case(target, model, loaders, self.examination, args, precision, seed, self.cost)
