@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.leaderboard_html import html_page
-from benchmarks.leaderboard_rows import cell_gaps, flags_of, retrained_models
-from benchmarks.leaderboard_summary import Board, Summary, summarise
+from benchmarks.leaderboard_rows import cell_gaps, flags_of, relative_cost, retrained_models
+from benchmarks.leaderboard_summary import COSTS, Board, Summary, summarise
 from benchmarks.leaderboard_words import (
     columns,
     counts_sentence,
@@ -21,7 +21,7 @@ from benchmarks.leaderboard_words import (
 from evaluation.gaps import mean_figures
 from helper_functions.files import whole_file
 
-_GROUPS = ("gap", "verdict", "cost", "original", "retrained", "retrained_cost", "config", "environment")
+_GROUPS = ("gap", "verdict", "cost", "share", "original", "retrained", "retrained_cost", "config", "environment")
 _READING = (
     "Mean ± sample standard deviation over n seeds; accuracies in per cent, gaps in points. AvgGap: mean absolute gap "
     "to the same seed's retrained models over forget, retain and test accuracy and 100 × MIA AUC; it hides which of "
@@ -56,7 +56,8 @@ def write_pages(rows: list[dict], folder: Path, title: str, command: str, top5: 
 def csv_text(rows: list[dict]) -> str:
     """One line a cell: its figures by name; all else with a prefix, as in `gap.`, `original.`, `cost.`, `config.`.
 
-    `retrained.` figures are means over the cell's retrained models, and `gap.` figures are the distance to them.
+    `retrained.` figures are means over the cell's retrained models, and `gap.` figures are the distance to them;
+    `share.` is a cost over retraining's.
     """
     flat = [_flat(row) for row in rows]
     names = list(dict.fromkeys(name for line in flat for name in line))
@@ -74,6 +75,7 @@ def _flat(row: dict) -> dict[str, object]:
     models = retrained_models(row)
     groups = {**row, "gap": cell_gaps(row), "config": flags_of(row)}
     groups["retrained"] = {**mean_figures(models), "n": len(models)}
+    groups["share"] = {name: relative_cost(row, name) for name in COSTS}
     line = {name: row.get(name) for name in ("forget", "method", "seed", "key")} | dict(row.get("figures") or {})
     for group in _GROUPS:
         line |= {f"{group}.{name}": value for name, value in (groups.get(group) or {}).items()}

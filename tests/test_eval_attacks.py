@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -17,6 +18,7 @@ from evaluation.attacks import FOLDS, attack_efficacy, loss_attack
 from evaluation.discriminator import discriminator_auc
 from evaluation.intervals import auc_figures, auc_with_interval, tpr_at_fpr
 from evaluation.lira import OWN_VARIANCE_FROM, VARIANCE_FLOOR, logit_confidence, ulira_figures, ulira_scores
+from evaluation.report import FIGURES
 from evaluation.rmia import OFFLINE_A, rmia_scores
 
 CLASSES = 5
@@ -123,6 +125,28 @@ class TestEfficacy:
             outside = round(200 * share)
             forget = torch.cat([torch.full((outside,), 3.0), torch.full((200 - outside,), 0.01)])
             assert attack_efficacy(retain, test, forget) == pytest.approx(100 * share)
+
+    def test_is_the_support_vector_machine_of_its_dual_problem(self):
+        """Solved by SciPy: a kernel of width one on confidences, C = 3."""
+        retain, test, forget = self.losses(14, 0, 0.3), self.losses(11, 1, 1.0), self.losses(300, 2, 0.6)
+        known, side = torch.cat([retain, test]).neg().exp().numpy(), np.repeat([1.0, -1.0], [14, 11])
+
+        def kernel(left, right):
+            return np.exp(-((left[:, None] - right) ** 2))
+
+        matrix = np.outer(side, side) * kernel(known, known)
+        found = scipy.optimize.minimize(
+            lambda a: a @ matrix @ a / 2 - a.sum(), np.full(25, 0.1), jac=lambda a: matrix @ a - 1,
+            bounds=[(0, 3)] * 25, constraints={"type": "eq", "fun": lambda a: a @ side, "jac": lambda a: side},
+            options={"maxiter": 2000, "ftol": 1e-12},
+        )  # fmt: skip
+        assert found.success
+        alpha = found.x
+        free = (alpha > 1e-4) & (alpha < 3 - 1e-4)
+        offset = np.mean(side[free] - kernel(known[free], known) @ (alpha * side))
+        outside = kernel(forget.neg().exp().numpy(), known) @ (alpha * side) + offset < 0
+        assert 10 < 100 * outside.mean() < 90
+        assert attack_efficacy(retain, test, forget) == pytest.approx(100 * outside.mean(), abs=1)
 
     def test_order_changes_nothing(self):
         retain, test, forget = self.losses(200, 0, 0.1), self.losses(200, 1, 1.0), self.losses(150, 2, 0.5)
@@ -274,7 +298,7 @@ def by_rmia(margin, seed) -> tuple[float, float]:
     return auc_with_interval(*scores.split(COUNT), resamples=2).value, tpr_at_fpr(*scores.split(COUNT))
 
 
-def by_shadows(margin, seed, count=8) -> tuple[float, float]:
+def shadowed(margin, seed, count=8) -> dict[str, float]:
     """Shadow models that were trained on an image and unlearned it are still as sure of it as the margin says."""
     shared = normal(2 * COUNT, seed)
     unlearned = torch.zeros(count, 2 * COUNT, dtype=torch.bool)
@@ -285,8 +309,17 @@ def by_shadows(margin, seed, count=8) -> tuple[float, float]:
     shadows = torch.stack([normal(2 * COUNT, 300 * seed + 17 + i) for i in range(count)]) + shared + 2.5 * unlearned
     judged = normal(2 * COUNT, 300 * seed + 16) + shared
     judged[:COUNT] += margin - 1.5
-    found = ulira_figures(ulira_scores(judged, shadows, unlearned), COUNT)
+    return ulira_figures(ulira_scores(judged, shadows, unlearned), COUNT)
+
+
+def by_shadows(margin, seed) -> tuple[float, float]:
+    found = shadowed(margin, seed)
     return found["ulira_auc"], found["ulira_tpr"]
+
+
+def by_shadows_accuracy(margin, seed) -> tuple[float, float]:
+    found = shadowed(margin, seed)
+    return found["ulira_accuracy"] / 100, found["ulira_tpr"]
 
 
 def by_discriminator(margin, seed) -> tuple[float, float]:
@@ -295,19 +328,26 @@ def by_discriminator(margin, seed) -> tuple[float, float]:
 
 COUNT, SEEDS = 400, 8
 ATTACKS = {
-    "membership": by_loss, "accuracy": by_loss_accuracy, "efficacy": by_efficacy, "rmia": by_rmia, "ulira": by_shadows,
-    "discriminator": by_discriminator,
+    "mia_auc": by_loss, "mia_accuracy": by_loss_accuracy, "mia_efficacy": by_efficacy, "rmia_auc": by_rmia,
+    "ulira_auc": by_shadows, "ulira_accuracy": by_shadows_accuracy, "discriminator_auc": by_discriminator,
 }  # fmt: skip
+
+
+def test_every_attack_of_a_report_is_guarded():
+    """True positive rates come with their attack's AUC."""
+    attacks = {name for name in FIGURES if name.startswith(("mia_", "rmia_", "ulira_", "discriminator_"))}
+    assert attacks == set(ATTACKS) | {"mia_tpr", "rmia_tpr", "ulira_tpr"}
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 class TestEveryAttack:
     def test_is_at_chance_for_a_model_that_never_saw_the_forget_set(self, name):
         """An AUC of n and n images has a standard error of 1 / sqrt(6 n), an accuracy one of 1 / sqrt(8 n)."""
-        seeds = range(3 if name == "discriminator" else SEEDS)
+        seeds = range(3 if name == "discriminator_auc" else SEEDS)
         found, positives = zip(*(ATTACKS[name](1.5, seed) for seed in seeds), strict=True)
         # Wider where an attacker is fitted, which is a matter of chance, too; 3.5 standard errors.
-        error = (1.5 if name in ("discriminator", "accuracy", "efficacy") else 1.1) / math.sqrt(6 * COUNT * len(seeds))
+        fitted = name in ("discriminator_auc", "mia_accuracy", "mia_efficacy", "ulira_accuracy")
+        error = (1.5 if fitted else 1.1) / math.sqrt(6 * COUNT * len(seeds))
         assert np.mean(found) == pytest.approx(0.5, abs=3.5 * error), found
         # Four of 400 others may be called members: so many members are, give or take the threshold's own chance.
         assert np.mean(positives) < 1 + 4 * 0.8 / math.sqrt(len(seeds)), positives

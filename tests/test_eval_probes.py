@@ -2,7 +2,9 @@
 
 import copy
 
+import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -134,6 +136,30 @@ class TestLinearProbe:
         sets = image_sets(forget)
         assert linear_probe_top1(Features(True), sets, CPU) > 95
         assert linear_probe_top1(Features(False), sets, CPU) < 50
+
+    def test_is_ridge_penalised_logistic_regression_on_standardised_features(self):
+        """Minimised by SciPy; two of the four features have a class in them, so that many answers are wrong."""
+        sets, model = image_sets(), Features(True)
+        model.start = 2
+        learned, judged = probe_images(sets, 0, 5000)
+        (x, y), (others, wanted) = (
+            (sets.dataset.images[part].flatten(1)[:, 2:6].double(), sets.splits.labels[part])
+            for part in (learned, judged)
+        )
+        mean, std = x.mean(0), x.std(0, correction=0)
+        x, others = (x - mean) / std, (others - mean) / std
+
+        def value_and_slope(flat):
+            weights = torch.tensor(flat).reshape(5, CLASSES).requires_grad_()
+            loss = F.cross_entropy(x @ weights[:4] + weights[4], y, reduction="sum") + weights[:4].square().sum() / 2
+            loss.backward()
+            return loss.item(), weights.grad.flatten().numpy()
+
+        flat = scipy.optimize.minimize(value_and_slope, np.zeros(5 * CLASSES), jac=True, method="L-BFGS-B").x
+        weights = torch.tensor(flat).reshape(5, CLASSES)
+        expected = ((others @ weights[:4] + weights[4]).argmax(1) == wanted).double().mean().item()
+        assert 0.4 < expected < 0.9
+        assert linear_probe_top1(model, sets, CPU) == pytest.approx(100 * expected, abs=100 / len(judged))
 
     def test_wrong_labels_are_not_found_in_features_of_right_ones(self):
         assert linear_probe_top1(Features(True), image_sets("mislabelled:0.1"), CPU) < 5

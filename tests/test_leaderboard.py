@@ -73,6 +73,28 @@ class TestLeaderboard:
         after = (folder / "out" / "results.jsonl").read_text().splitlines()
         assert after[:2] == lines and [json.loads(line)["method"] for line in after[2:]] == ["delete"]
         assert again.stdout.count("points left") == 1
+        assert "top-5" not in (folder / "out" / "leaderboard.md").read_text()
+        pages = run("leaderboard", *self.flags(folder, "constrained"), "--pages_only", True, "--top5", True)
+        assert pages.returncode == 0 and "top-5" in (folder / "out" / "leaderboard.md").read_text()
+
+    def test_every_method_of_the_digits_preset_with_its_tuned_flags(self, tmp_path):
+        """The preset in small: one seed, one forget set, one retrained model, a network of a few thousand weights."""
+        (tmp_path / "train.yaml").write_text(TINY.replace("width: 4", "width: 2"))
+        done = run(
+            "leaderboard", "--config_file", "configs/leaderboard/digits.yaml", "--forget", "class:3", "--seeds", 0,
+            "--retrained_models", 1, "--train_config", tmp_path / "train.yaml", "--workers", 1,
+            "--relearn", False, "--linear_probe", False, "--output", tmp_path / "out", "--log_dir", tmp_path / "runs",
+        )  # fmt: skip
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+        preset = leaderboard.get_parser().parse(["--config_file", "configs/leaderboard/digits.yaml"])
+        assert [row["method"] for row in rows] == preset.methods and len(rows) == 24
+        for row in rows:
+            assert row["verdict"]["feasible"] in (True, False) and row["cost"]["seconds"] > 0
+            assert (row["cost"]["gradient_steps"] == 0) == (row["method"] in ("ssd", "influence", "fisher"))
+        lines = (tmp_path / "out" / "leaderboard.md").read_text().splitlines()
+        cells = [line.split(" | ")[1].removesuffix(" (over budget)") for line in lines if line.startswith("| ")]
+        assert sorted(cells) == sorted(["method", "*original*", "*retrained*", *preset.methods])
 
     def test_what_costs_more_than_a_pass_is_measured_where_it_is_asked_for(self, folder):
         place, out = folder / "runs" / "models", folder / "further"
@@ -240,7 +262,7 @@ class TestTuning:
         over = [tune.objective(figures, verdict, "class") for verdict in beyond]
         assert 101 < over[0] < over[1] < over[2]
 
-    def test_no_trial_looks_at_a_test_image(self, folder, monkeypatch):
+    def test_no_trial_looks_at_a_test_image_or_a_retrained_model(self, folder, monkeypatch):
         original = Training(str(folder / "train.yaml"), str(folder / "runs" / "models")).original("random:0.1", 0)
         seen = []
         evaluation, training = ImageSets.evaluation, ImageSets.training
@@ -250,9 +272,12 @@ class TestTuning:
                 return own(sets, indices, *args, **options)
 
             monkeypatch.setattr(ImageSets, name, spy)
+        asked, main = [], script.main
+        monkeypatch.setattr(script, "main", lambda args: (asked.append(args), main(args))[1])
         flags = {**data_flags(str(folder / "train.yaml")), "method": "finetune", "num_epochs": 1}
         found = tune.run_trial(str(original), {**flags, "forget": "random:0.1", "seed": 0, "retain_budget": 2.0}, "k")
         assert len(seen) > 4 and all(not indices & set(splits.test.tolist()) for indices, splits in seen)
+        assert [(args.retrain, args.retrained_weight_path) for args in asked] == [(False, [])]
         assert set(found["figures"]) == {"retain_top1", "forget_top1", "unseen_top1", "validation_top1"}
         assert torch.isfinite(torch.tensor(found["value"]))
 

@@ -313,6 +313,8 @@ class TestCsv:
             mean = np.mean([model["forget_top1"] for model in row["retrained"]])
             assert float(line["gap.forget_top1"]) == pytest.approx(row["figures"]["forget_top1"] - mean)
             assert float(line["cost.seconds"]) == row["cost"]["seconds"] and line["retrained.n"] == "3"
+            for name, whole in row["retrained_cost"].items():
+                assert float(line[f"share.{name}"]) == pytest.approx(row["cost"][name] / whole)
             assert line["config.batch_size"] == "256" and line["verdict.feasible"] == str(row["verdict"]["feasible"])
 
     def test_cells_of_different_figures_and_odd_names_read_back(self, rows):

@@ -85,6 +85,22 @@ class TestReads:
         model, outcome = run(method, tmp_path, loaders=loaders, **SMALL)
         assert changed(state_of(network()), state_of(model)) and len(outcome.epochs) == EPOCHS
 
+    def test_validation_images_choose_and_do_not_steer_and_unseen_ones_the_other_way_round(self, tmp_path):
+        """Runs with other validation images learn alike, and are as far from their target as those say."""
+
+        def epochs(other: str | None) -> tuple[list[float], list[float], float]:
+            loaders = streams()
+            if other is not None:
+                loaders[other].labels[:] = (loaders[other].labels + 1) % 4
+            _, outcome = run("constrained", tmp_path, loaders=loaders, num_epochs=3, batch_size=6, learning_rate=0.1)
+            names = "forget/loss", "forget/distance"
+            losses, distances = ([epoch[name] for epoch in outcome.epochs] for name in names)
+            return losses, distances, outcome.original["forget/distance"]
+
+        plain, validation, unseen = (epochs(other) for other in (None, "validation", "unseen"))
+        assert validation[0] == plain[0] and all(a != b for a, b in zip(validation[1], plain[1], strict=True))
+        assert unseen[0] != plain[0] and unseen[2] == plain[2] != validation[2]
+
     @pytest.mark.parametrize("method", METHODS)
     def test_cost_counts_steps_and_images(self, method, tmp_path):
         outcome = run(method, tmp_path, **SMALL)[1]
@@ -102,7 +118,7 @@ class TestReads:
 
 class TestLeavesAlone:
     @pytest.mark.parametrize(
-        "method", ["scrub", "bad_teacher", "delete", "lotus", "boundary_shrink", "constrained", "untrain_contrastive"]
+        "method", ["scrub", "bad_teacher", "delete", "lotus", "boundary_shrink", *OURS]
     )
     def test_the_teacher_never_changes(self, method, tmp_path, monkeypatch):
         teachers, build = [], Original.__init__
