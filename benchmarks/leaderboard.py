@@ -82,7 +82,7 @@ def main(args: Args) -> dict:
         raise UserError(f"{results}: no finished cell; {failed[0] if failed else 'run some first'}")
     # Of two rows for one place the later one counts: its flags have been tuned anew.
     latest = {(row["method"], row["forget"], row["seed"]): row for row in rows.values()}
-    write_pages(list(latest.values()), Path(args.output), args.title, command(args), args.top5)
+    write_pages(list(latest.values()), Path(args.output), args.title, command(args), top5=args.top5)
     print(f"{len(latest)} cells in {results}, leaderboard.csv, leaderboard.md and leaderboard.html beside it")
     if failed:
         raise UserError(f"{len(failed)} cells could not be run, the first of them {failed[0]}")

@@ -34,7 +34,8 @@ def code_words(version: dict[str, str | bool | None]) -> str:
     """A `code_version` in a few words: the version, the commit's first digits, and whether it was changed."""
     words = version["version"] or "unknown"
     if version["commit"] is not None:
-        words += f" at {version['commit'][:DIGITS]}{', changed' if version['changed'] else ''}"
+        state = {True: ", changed", False: "", None: ", changed or not"}[version["changed"]]
+        words += f" at {version['commit'][:DIGITS]}{state}"
     return words
 
 

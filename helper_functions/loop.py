@@ -29,30 +29,30 @@ class Cost:
     peak_memory_bytes: int = 0
 
     def stopwatch(self, device: torch.device) -> "Stopwatch":
-        """A running stopwatch that adds to `seconds`; memory counts from now on, too, and not for what came before."""
+        """A running stopwatch that adds to `seconds`; memory counts from now on, too. One at a time in a process."""
         release_memory()
-        reset_peak_memory(device)
-        return Stopwatch(self)
+        return Stopwatch(self, device)
 
 
 class Stopwatch:
-    """Adds wall-clock time to a cost; what passes between `lap` and `skip` does not count."""
+    """Adds wall-clock time to a cost, and raises its peak of memory; what is between `lap` and `skip` is left out."""
 
-    def __init__(self, cost: Cost) -> None:
-        self.cost = cost
-        self._since = time.perf_counter()
+    def __init__(self, cost: Cost, device: torch.device) -> None:
+        self.cost, self.device = cost, device
+        self.skip()
 
-    def lap(self, device: torch.device) -> None:
+    def lap(self) -> None:
         """Count the time since the last call, with the work that the device still has to finish."""
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         now = time.perf_counter()
         self.cost.seconds += now - self._since
         self._since = now
-        self.cost.peak_memory_bytes = max(self.cost.peak_memory_bytes, peak_memory(device))
+        self.cost.peak_memory_bytes = max(self.cost.peak_memory_bytes, peak_memory(self.device))
 
     def skip(self) -> None:
-        """Leave out the time since the last call."""
+        """Leave out what has passed since the last call."""
+        reset_peak_memory(self.device)
         self._since = time.perf_counter()
 
 

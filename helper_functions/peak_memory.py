@@ -3,14 +3,16 @@
 import contextlib
 import ctypes
 import gc
+import re
 import resource
 import sys
 from pathlib import Path
 
 import torch
 
-# Written to this file, it makes Linux forget the highest resident set so far.
+# Written to this file, it makes Linux forget the highest resident set so far, which stands in the other one.
 CLEAR_REFS, FORGET_PEAK = Path("/proc/self/clear_refs"), "5"
+STATUS = Path("/proc/self/status")
 
 
 def release_memory() -> None:
@@ -34,6 +36,10 @@ def peak_memory(device: torch.device) -> int:
     """Bytes at the peak since `reset_peak_memory`; where the system could not forget, of the process's whole life."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):
+        # Not getrusage's, which keeps what the process that started this one had needed.
+        if found := re.search(r"^VmHWM:\s*(\d+) kB$", STATUS.read_text(), re.MULTILINE):
+            return int(found[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

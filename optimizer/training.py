@@ -166,7 +166,7 @@ def fit(
     watch = cost.stopwatch(precision.device)
 
     def save(place: dict | None, epoch: int) -> None:
-        watch.lap(precision.device)
+        watch.lap()
         record.save_checkpoint(
             {
                 "name": name,
@@ -182,7 +182,7 @@ def fit(
         )
 
     def on_epoch(means: dict[str, float], epoch: int) -> None:
-        watch.lap(precision.device)
+        watch.lap()
         figures = {**means, **evaluate(model), **steps.figures()}
         record.scalars({f"{name}/{key}": value for key, value in figures.items()}, cost.gradient_steps)
         row = figures if columns is None else {key: figures[key] for key in columns}

@@ -3,6 +3,9 @@
 import copy
 import itertools
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +24,8 @@ from optimizer.training import GradientSteps, Recipe
 from unlearning.constrained import ForgetSubjectToRetain
 from unlearning.streams import RETAIN_LOSSES, Original, TwoStreams
 from unlearning.targets import UnseenTarget
+
+ROOT = Path(__file__).parent.parent
 
 
 def batches_of(sizes) -> list[dict]:
@@ -96,10 +101,20 @@ class TestCounts:
             cost = Cost()
             watch = cost.stopwatch(device)
             torch.ones(mebibytes * 2**18)
-            watch.lap(device)
+            watch.lap()
+            torch.ones(400 * 2**18)
+            watch.skip()
+            watch.lap()
             costs.append(cost.peak_memory_bytes / 2**20)
         first, second, third = costs
         assert second - first > 300 and second - third > 300
+
+    @pytest.mark.skipif(not os.access(CLEAR_REFS, os.W_OK), reason="the system cannot forget a peak")
+    def test_memory_of_the_process_that_started_this_one_does_not_count(self):
+        asked = "import helper_functions.peak_memory as m, torch; print(m.peak_memory(torch.device('cpu')))"
+        large = f"import subprocess, sys; a = b'x' * 2**30; exit(subprocess.call([sys.executable, '-c', {asked!r}]))"
+        found = subprocess.run([sys.executable, "-c", large], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert 0 < int(found.stdout) < 2**30
 
     def test_all_streams_of_a_batch_count_as_images(self):
         pair = {"forget": (torch.zeros(2), torch.zeros(2)), "retain": (torch.zeros(3), torch.zeros(3))}

@@ -85,8 +85,8 @@ class TestReads:
         model, outcome = run(method, tmp_path, loaders=loaders, **SMALL)
         assert changed(state_of(network()), state_of(model)) and len(outcome.epochs) == EPOCHS
 
-    def test_validation_images_choose_and_do_not_steer_and_unseen_ones_the_other_way_round(self, tmp_path):
-        """Runs with other validation images learn alike, and are as far from their target as those say."""
+    def test_objectives_go_by_unseen_images_and_distances_by_validation_ones(self, tmp_path):
+        """Distances choose the epoch, and may double a step with which nothing moves: here none is."""
 
         def epochs(other: str | None) -> tuple[list[float], list[float], float]:
             loaders = streams()

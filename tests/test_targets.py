@@ -249,6 +249,16 @@ class TestUnseenDistance:
             target.distance(logits, labels, repeated, torch.ones(6).double())
         )
 
+    @settings(deadline=None, max_examples=30)
+    @given(st.lists(st.tuples(st.floats(-30, 4), st.floats(-30, 4)), min_size=1, max_size=25))
+    def test_below_the_lowest_loss_nothing_is_told_apart(self, pairs):
+        lowest = math.log(math.expm1(1e-5))
+        odds = np.array(pairs).T
+        ours, theirs = (F.softplus(torch.from_numpy(part)) for part in odds)
+        found = unseen(theirs).distance(*logits_of(ours), theirs, torch.ones(len(pairs)).double())
+        expected = scipy.stats.wasserstein_distance(*np.maximum(odds, lowest))
+        assert found == pytest.approx(expected, abs=1e-6)
+
     def test_too_high_counts_as_too_low_does(self):
         odds, weights = torch.tensor([-1.0, 2.0]).double(), torch.ones(2).double()
         reference = F.softplus(odds)

@@ -111,7 +111,7 @@ class Unlearning:
         place, weights = self.choice.settle(self.epochs)
         self.model.load_state_dict(weights)
         self.model.eval()
-        self.watch.lap(self.precision.device)
+        self.watch.lap()
         chosen, auc = self.epochs[place], "discriminator/auc"
         kept = chosen["constraint/feasible"] or not self.method.constrained
         return Unlearned(
@@ -146,7 +146,7 @@ class Unlearning:
             findings: of `examine`.
             procedure: the procedure's own state.
         """
-        self.watch.lap(self.precision.device)
+        self.watch.lap()
         figures, step = findings.figures, self.cost.gradient_steps
         self.record.scalars(figures, step)
         self.record.histograms({f"{name}/losses": findings.losses[name] for name in ("forget", "unseen")}, step)
@@ -162,7 +162,7 @@ class Unlearning:
         Args:
             procedure: the procedure's own state.
         """
-        self.watch.lap(self.precision.device)
+        self.watch.lap()
         self.record.save_checkpoint(
             {
                 "name": "unlearning",
