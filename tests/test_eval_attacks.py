@@ -346,7 +346,7 @@ class TestEveryAttack:
         seeds = range(3 if name == "discriminator_auc" else SEEDS)
         found, positives = zip(*(ATTACKS[name](1.5, seed) for seed in seeds), strict=True)
         # Wider where an attacker is fitted, which is a matter of chance, too; 3.5 standard errors.
-        fitted = name in ("discriminator_auc", "mia_accuracy", "mia_efficacy", "ulira_accuracy")
+        fitted = name in ("discriminator_auc", "mia_accuracy", "mia_efficacy")
         error = (1.5 if fitted else 1.1) / math.sqrt(6 * COUNT * len(seeds))
         assert np.mean(found) == pytest.approx(0.5, abs=3.5 * error), found
         # Four of 400 others may be called members: so many members are, give or take the threshold's own chance.

@@ -91,7 +91,7 @@ class TestReads:
         def epochs(other: str | None) -> tuple[list[float], list[float], float]:
             loaders = streams()
             if other is not None:
-                loaders[other].labels[:] = (loaders[other].labels + 1) % 4
+                loaders[other].labels[:] = (loaders[other].labels + 1) % CLASSES
             _, outcome = run("constrained", tmp_path, loaders=loaders, num_epochs=3, batch_size=6, learning_rate=0.1)
             names = "forget/loss", "forget/distance"
             losses, distances = ([epoch[name] for epoch in outcome.epochs] for name in names)
@@ -117,9 +117,7 @@ class TestReads:
 
 
 class TestLeavesAlone:
-    @pytest.mark.parametrize(
-        "method", ["scrub", "bad_teacher", "delete", "lotus", "boundary_shrink", *OURS]
-    )
+    @pytest.mark.parametrize("method", ["scrub", "bad_teacher", "delete", "lotus", "boundary_shrink", *OURS])
     def test_the_teacher_never_changes(self, method, tmp_path, monkeypatch):
         teachers, build = [], Original.__init__
 
