@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 # Of requirements.txt the oldest versions that it allows: its one source.
 LOWEST := .venv-lowest
 # What takes little time and touches every library.
-LOWEST_TESTS := tests/test_config.py tests/test_data_datasets.py tests/test_data_imagefolder.py tests/test_eval_attacks.py \
-	tests/test_hostile_input.py tests/test_methods.py tests/test_models.py tests/test_optimizers.py tests/test_scripts.py \
-	tests/test_solver.py
+LOWEST_TESTS := tests/scripts/test_config.py tests/unit/test_data_datasets.py tests/unit/test_data_imagefolder.py tests/unit/test_eval_attacks.py \
+	tests/robustness/test_hostile_input.py tests/unit/test_methods.py tests/unit/test_models.py tests/unit/test_optimizers.py tests/scripts/test_scripts.py \
+	tests/unit/test_solver.py
 # pypi, or osv where PyPI's advisories cannot be reached.
 AUDIT_SERVICE ?= pypi
 

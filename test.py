@@ -19,6 +19,8 @@ from pathlib import Path
 import train_constrained_unlearning
 import train_contrastive
 from data.arguments import DataArgs
+from evaluation.attacks.shadow_runs import by_script, deciding, read_method
+from evaluation.attacks.shadows import against_shadows, run_shadows, shadow_folder
 from evaluation.checkpoints import (
     CheckpointArgs,
     check_checkpoints,
@@ -28,10 +30,8 @@ from evaluation.checkpoints import (
 )
 from evaluation.gaps import summarise_gaps
 from evaluation.judge import Judgement, judge_all
-from evaluation.report import FIGURES, plain, table
-from evaluation.shadow_runs import by_script, deciding, read_method
-from evaluation.shadows import against_shadows, run_shadows, shadow_folder
-from evaluation.verify import verify_run
+from evaluation.report.tables import FIGURES, plain, table
+from evaluation.verify.verify import verify_run
 from helper_functions.config import RunArgs, ScriptParser, run_script
 from helper_functions.files import write_json
 from models.arguments import ModelArgs

@@ -10,7 +10,7 @@ import sys
 
 from data.arguments import DataArgs
 from evaluation.judge import judge
-from evaluation.report import FIGURES, cost_table, plain, table
+from evaluation.report.tables import FIGURES, cost_table, plain, table
 from helper_functions.config import RunArgs, ScriptParser, run_script
 from helper_functions.errors import UserError
 from helper_functions.files import save_tensors, write_json

@@ -17,18 +17,18 @@ from torch import nn
 
 from data.arguments import DataArgs
 from evaluation.conclude import conclude
-from evaluation.report_arguments import ReportArgs, check_report
+from evaluation.report.arguments import ReportArgs, check_report
 from helper_functions.config import RunArgs, ScriptParser, run_script
-from helper_functions.devices import choose_device, choose_precision
 from helper_functions.errors import UserError
 from helper_functions.record import RunRecord
+from helper_functions.training.devices import choose_device, choose_precision
 from models.arguments import ModelArgs
 from unlearning.arguments import MethodArgs
+from unlearning.experiment import OriginalArgs, begin, check_forgetting, forget
 from unlearning.known_weights import described
 from unlearning.methods import METHODS, check_method, defaults_of
-from unlearning.run import OriginalArgs, begin, check_forgetting, forget
+from unlearning.run import Unlearned, Unlearning
 from unlearning.sequence import SequenceArgs, taken_over
-from unlearning.unlearn import Unlearned, Unlearning
 from unlearning.workspace import Workspace
 
 # Where nothing is known of model and data, ours begin with a short step; they lengthen it themselves.

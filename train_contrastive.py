@@ -15,13 +15,13 @@ from torch import nn
 
 from data.arguments import DataArgs
 from evaluation.conclude import conclude, conclude_lesson
-from evaluation.report_arguments import ReportArgs, check_report
+from evaluation.report.arguments import ReportArgs, check_report
 from helper_functions.config import PositiveInt, RunArgs, ScriptParser, run_script
 from models.arguments import ModelArgs
 from unlearning.arguments import DISCRIMINATING, UnlearnArgs
+from unlearning.distillation import Lesson, LessonArgs, check_lesson
+from unlearning.experiment import OriginalArgs, begin, check_forgetting, forget
 from unlearning.known_weights import described
-from unlearning.lesson import Lesson, LessonArgs, check_lesson
-from unlearning.run import OriginalArgs, begin, check_forgetting, forget
 from unlearning.workspace import Workspace
 
 

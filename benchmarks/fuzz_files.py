@@ -14,11 +14,11 @@ from PIL import Image
 
 import test
 from benchmarks.fuzz_cases import Target, mutated, toy
-from benchmarks.sweep import read_rows
+from benchmarks.sweeps.sweep import read_rows
 from data.imagefolder import read_image_folder
 from data.split_record import Splits
 from data.splits import make_splits
-from evaluation.verify import verify_run
+from evaluation.verify.verify import verify_run
 from helper_functions.code_version import code_version
 from helper_functions.files import load_tensors
 from helper_functions.record import RunRecord
@@ -106,7 +106,7 @@ def report() -> Target:
 
     def read(path: Path) -> object:
         # Asking git is the program's own affair, and would start a process.
-        with mock.patch("evaluation.verify.code_version", lambda: version):
+        with mock.patch("evaluation.verify.verify.code_version", lambda: version):
             return verify_run(test.Args(verify=str(path.parent)), test.SCRIPTS)
 
     odd = (

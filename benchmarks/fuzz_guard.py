@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.fuzz_cases import Target
 from helper_functions.errors import UserError
-from helper_functions.printable import one_line, printable
+from helper_functions.safe_files.printable import one_line, printable
 
 SECONDS = 5.0  # of computing, for one case
 PATIENCE = 60.0  # seconds by the clock, for one that waits; a busy machine makes others wait as well

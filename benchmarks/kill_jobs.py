@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.sweep import command_line, read_rows
+from benchmarks.sweeps.sweep import command_line, read_rows
 from helper_functions.errors import UserError
 
 SMALL = {"dataset": "digits", "model": "resnet8", "width": 4, "figures": False, "log_interval": 2}

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.kill_jobs import JOBS, Job, original_of
-from benchmarks.processor_time import processor_time
-from benchmarks.sweep import append_row, read_rows
+from benchmarks.speed.processor_time import processor_time
+from benchmarks.sweeps.sweep import append_row, read_rows
 from data.random_streams import random_state
 from helper_functions.config import PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import UserError

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.pairs import Pairs
-from helper_functions.devices import seeded
 from helper_functions.errors import UserError
+from helper_functions.training.devices import seeded
 
 # Numbers that one chunk of resamples may hold: 32 MiB in float64.
 CHUNK = 2**22

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.held_out import Auc, held_out_auc
 from contrastive_discrimination.pairs import Pairs, paired, shuffled
-from helper_functions.devices import Precision
-from helper_functions.spread import spread
+from helper_functions.training.devices import Precision
+from helper_functions.training.spread import spread
 from models.features import FeatureTap
 from optimizer.problems import Batch, Problem
 

@@ -8,7 +8,7 @@ from typing import Literal
 from data.augmentation import Augmentation
 from data.datasets import DATASETS, DOWNLOADED, Dataset, load_dataset
 from helper_functions.config import HalfOpenUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveInt
-from helper_functions.distribution import first_on_machine
+from helper_functions.training.distribution import first_on_machine
 from helper_functions.errors import UserError
 
 AUGMENTATIONS = {

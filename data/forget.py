@@ -10,7 +10,7 @@ from data.datasets import Dataset
 from data.image_list import and_more, name_image, read_image_list
 from data.partition import Partition
 from data.random_streams import random_state
-from helper_functions.distribution import say
+from helper_functions.training.distribution import say
 from helper_functions.errors import UserError
 
 # Images that a message names.

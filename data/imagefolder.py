@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from helper_functions.distribution import say
+from helper_functions.training.distribution import say
 from helper_functions.errors import UserError
 
 if TYPE_CHECKING:

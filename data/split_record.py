@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from data.datasets import Dataset
-from helper_functions.archives import check_archive
-from helper_functions.distribution import on_main
+from helper_functions.safe_files.archives import check_archive
+from helper_functions.training.distribution import on_main
 from helper_functions.errors import UserError
 from helper_functions.files import whole_file
-from helper_functions.printable import printable
-from helper_functions.regular_files import open_bytes
+from helper_functions.safe_files.printable import printable
+from helper_functions.safe_files.regular_files import open_bytes
 
 PARTS = ("train", "validation", "unseen", "forget", "retain", "test")
 TENSORS = (*PARTS, "labels")

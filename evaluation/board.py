@@ -8,9 +8,9 @@ from torch import nn
 
 from evaluation.figures import draw_images, draw_losses
 from evaluation.judge import Judgement
-from helper_functions.distribution import on_main
-from helper_functions.inference import evaluation_mode
 from helper_functions.record import RunRecord
+from helper_functions.training.distribution import on_main
+from helper_functions.training.inference import evaluation_mode
 from unlearning.workspace import Workspace
 
 SHOWN_IMAGES = 25

@@ -6,16 +6,16 @@ from pathlib import Path
 from torch import nn
 
 from data.image_sets import ImageSets
+from evaluation.attacks.probe import linear_probe_top1
+from evaluation.attacks.relearn import relearn_steps
+from evaluation.attacks.shadows import FEWEST
 from evaluation.gaps import is_retrained
 from evaluation.judge import Judgement
-from evaluation.probe import linear_probe_top1
-from evaluation.relearn import relearn_steps
-from evaluation.shadows import FEWEST
 from helper_functions.config import NonNegativeInt
-from helper_functions.devices import Precision
-from helper_functions.distribution import world_size
 from helper_functions.errors import UserError
 from helper_functions.files import check_new_file
+from helper_functions.training.devices import Precision
+from helper_functions.training.distribution import world_size
 from models.reinitialise import reinitialised
 from unlearning.workspace import Workspace
 

@@ -5,11 +5,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.image_sets import ImageSets
-from evaluation.attacks import ATTACKER_IMAGES, attack_efficacy, class_matched, loss_attack, match_targets
-from evaluation.discriminator import discriminator_auc
+from evaluation.attacks.discriminator import discriminator_auc
+from evaluation.attacks.intervals import auc_figures, auc_with_interval, tpr_at_fpr
+from evaluation.attacks.membership import ATTACKER_IMAGES, attack_efficacy, class_matched, loss_attack, match_targets
+from evaluation.attacks.rmia import rmia_scores
 from evaluation.distances import activation_distance, js_divergence
-from evaluation.intervals import auc_figures, auc_with_interval, tpr_at_fpr
-from evaluation.rmia import rmia_scores
 
 Outputs = dict[str, Tensor]
 

@@ -11,10 +11,9 @@ from evaluation.board import show_run
 from evaluation.figures import loss_histograms
 from evaluation.gaps import retrained_of, summarise_gaps
 from evaluation.judge import Judgement, judge_all
-from evaluation.report import cost_table, plain, table
-from evaluation.report_page import PAGE, report_page
-from evaluation.report_pictures import sample_pictures
-from evaluation.report_record import (
+from evaluation.report.page import PAGE, report_page
+from evaluation.report.pictures import sample_pictures
+from evaluation.report.record import (
     DIGEST,
     PAGE_DIGEST,
     SCHEMA_VERSION,
@@ -26,14 +25,15 @@ from evaluation.report_record import (
     run_of,
     trace_of,
 )
+from evaluation.report.tables import cost_table, plain, table
 from evaluation.result_weights import save_result
 from evaluation.verdict import Verdict, give_verdict, next_try
-from helper_functions.distribution import from_main, on_main
 from helper_functions.files import save_tensors, whole_file, write_json
-from helper_functions.loop import Cost
-from unlearning.examination import paired_fall
-from unlearning.run import Run
-from unlearning.unlearn import Unlearned
+from helper_functions.training.distribution import from_main, on_main
+from helper_functions.training.loop import Cost
+from unlearning.evaluator import paired_fall
+from unlearning.experiment import Run
+from unlearning.run import Unlearned
 from unlearning.workspace import Workspace
 
 

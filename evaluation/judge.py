@@ -10,9 +10,9 @@ from data.image_sets import ImageSets
 from data.views import fixed_sample
 from evaluation.comparisons import against_retrained, against_test
 from evaluation.gaps import is_retrained
-from helper_functions.devices import Precision
-from helper_functions.inference import predict
 from helper_functions.metrics import summarise
+from helper_functions.training.devices import Precision
+from helper_functions.training.inference import predict
 
 PARTS = ("retain", "forget", "forgotten", "unseen", "validation", "test")
 # Whose outputs attacks and distances read.

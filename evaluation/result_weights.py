@@ -5,11 +5,11 @@ from pathlib import Path
 from torch import nn
 
 from evaluation.verdict import Verdict
-from helper_functions.distribution import on_main
 from helper_functions.files import save_tensors
 from helper_functions.run_folder import INFEASIBLE, RESULT
+from helper_functions.training.distribution import on_main
 from models.weight_files import WeightFile, shown, write_weight_file
-from unlearning.run import Run
+from unlearning.experiment import Run
 
 # Entries of a checkpoint that are named when they are left out.
 NAMED_ENTRIES = 6

@@ -15,13 +15,13 @@ from jsonargparse.typing import OpenUnitInterval as OpenUnitInterval
 from jsonargparse.typing import PositiveInt as PositiveInt
 from jsonargparse.typing import restricted_number_type
 
-from helper_functions.compilation import CompileMode
-from helper_functions.distribution import process_group
 from helper_functions.errors import UserError
 from helper_functions.exit_status import status_of
 from helper_functions.files import load_config
-from helper_functions.plain_yaml import BUILDING, refuse_aliases
-from helper_functions.printable import check_flags, escape_unknown
+from helper_functions.safe_files.plain_yaml import BUILDING, refuse_aliases
+from helper_functions.safe_files.printable import check_flags, escape_unknown
+from helper_functions.training.compilation import CompileMode
+from helper_functions.training.distribution import process_group
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 

@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from helper_functions.devices import lacks_determinism
-from helper_functions.distribution import PATIENCE, complain, is_main, lost_rank, rank, wait_for_main
 from helper_functions.errors import NotFinite, UserError
 from helper_functions.signals import Stopped, listening, run_under_way
+from helper_functions.training.devices import lacks_determinism
+from helper_functions.training.distribution import PATIENCE, complain, is_main, lost_rank, rank, wait_for_main
 
 
 def status_of(script: str, work: Callable[[], dict], args_class: type, goes_on: bool) -> int:

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 import yaml
 
-from helper_functions.distribution import on_main
 from helper_functions.errors import UserError
-from helper_functions.plain_yaml import load_plain
-from helper_functions.regular_files import open_bytes
-from helper_functions.text_files import open_text
-from helper_functions.torch_files import TorchFormat, check_torch_file
+from helper_functions.safe_files.plain_yaml import load_plain
+from helper_functions.safe_files.regular_files import open_bytes
+from helper_functions.safe_files.text_files import open_text
+from helper_functions.safe_files.torch_files import TorchFormat, check_torch_file
+from helper_functions.training.distribution import on_main
 
 LARGEST_CONFIG = 100_000
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from helper_functions.config import ScriptParser
-from helper_functions.devices import describe_environment
-from helper_functions.distribution import from_main, on_main
 from helper_functions.errors import UserError
 from helper_functions.files import load_config, load_tensors, remove_unfinished, save_config, save_tensors, write_json
 from helper_functions.run_lock import RunLock
 from helper_functions.signals import run_under_way
+from helper_functions.training.devices import describe_environment
+from helper_functions.training.distribution import from_main, on_main
 
 STAMP = "%Y%m%d-%H%M%S"
 

@@ -12,7 +12,7 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
-from helper_functions.distribution import world_size
+from helper_functions.training.distribution import world_size
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -6,10 +6,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from helper_functions.devices import Precision
 from helper_functions.errors import UserError
-from helper_functions.inference import predict
-from helper_functions.shares import whole
+from helper_functions.training.devices import Precision
+from helper_functions.training.inference import predict
+from helper_functions.training.shares import whole
 
 
 def classifier_head(model: nn.Module) -> nn.Linear:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from helper_functions.errors import UserError
-from helper_functions.inference import evaluation_mode
+from helper_functions.training.inference import evaluation_mode
 
 Corner = float | tuple[float, float]
 

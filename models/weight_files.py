@@ -14,10 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from helper_functions.distribution import on_main
 from helper_functions.errors import UserError
 from helper_functions.files import read_tensors, save_tensors, whole_file
-from helper_functions.regular_files import open_bytes
+from helper_functions.safe_files.regular_files import open_bytes
+from helper_functions.training.distribution import on_main
 
 CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net")
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel's and torch.compile's

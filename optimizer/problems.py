@@ -4,8 +4,8 @@ import cooper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helper_functions.devices import Precision
-from helper_functions.spread import spread
+from helper_functions.training.devices import Precision
+from helper_functions.training.spread import spread
 
 Batch = tuple[Tensor, Tensor]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from helper_functions.batch_norm import no_running_stats_update
 from helper_functions.errors import UserError
+from helper_functions.training.batch_norm import no_running_stats_update
 
 
 class SAM(Optimizer):

@@ -10,8 +10,8 @@ from cooper.optim import CooperOptimizer, RollOut
 from cooper.penalty_coefficients import DensePenaltyCoefficient, MultiplicativePenaltyCoefficientUpdater
 from torch import Tensor, nn
 
-from helper_functions.batch_norm import no_running_stats_update
 from helper_functions.metrics import _grad_norm
+from helper_functions.training.batch_norm import no_running_stats_update
 from optimizer.sam import SAM
 
 SolverName = Literal["penalty", "lagrangian", "augmented_lagrangian"]

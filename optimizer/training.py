@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from helper_functions.config import HalfOpenUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
-from helper_functions.devices import Precision
-from helper_functions.distribution import from_main
 from helper_functions.files import load_tensors, save_tensors, write_json
-from helper_functions.generators import generator_states, restore_generators
-from helper_functions.loop import Cost, NamedLoader, Phase, run_phase
 from helper_functions.record import RunRecord
+from helper_functions.training.devices import Precision
+from helper_functions.training.distribution import from_main
+from helper_functions.training.generators import generator_states, restore_generators
+from helper_functions.training.loop import Cost, NamedLoader, Phase, run_phase
 from optimizer.nan_guard import NanGuard
 from optimizer.optimizers import OPTIMIZERS, get_optimizer
 from optimizer.problems import EmpiricalRisk, Problem

@@ -1,20 +1,7 @@
 """What the tests of the scripts share: a small original that train.py made, and a whole run of the main script."""
 
-import dataclasses
-from pathlib import Path
-
 import pytest
-from processes import Done, fork, only, run
-
-SMALL = ("--model", "resnet8", "--width", 4)
-
-
-@dataclasses.dataclass(frozen=True)
-class Ran:
-    """A script's process, and the run folder that it left."""
-
-    done: Done
-    folder: Path
+from helpers.processes import SMALL, Ran, fork, only, run
 
 
 @pytest.fixture(scope="session")

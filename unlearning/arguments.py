@@ -16,7 +16,7 @@ from helper_functions.config import (
 from optimizer.optimizers import OPTIMIZERS
 from optimizer.schedules import SCHEDULES
 from optimizer.solver import SOLVERS
-from unlearning.stopping import STOP_CRITERIA
+from unlearning.constrained.stopping import STOP_CRITERIA
 
 BATCH_SIZE = 128
 # Forget images in a step of a large forget set: half as many steps as with 128, and nearly the same outcome.

@@ -4,9 +4,9 @@ import math
 
 from torch import Tensor, nn
 
-from helper_functions.distribution import from_main, on_main
 from helper_functions.files import load_tensors, save_tensors
 from helper_functions.record import RunRecord
+from helper_functions.training.distribution import from_main, on_main
 
 Epochs = list[dict[str, float]]
 Weights = dict[str, Tensor]

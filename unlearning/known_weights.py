@@ -5,9 +5,9 @@ from typing import Any
 
 from data.arguments import dataset_name
 from data.split_record import dataset_of
-from helper_functions.distribution import from_main
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
+from helper_functions.training.distribution import from_main
 
 MODEL = ("model", "stem", "width")
 PLACE = ("dataset", "data_dir")

@@ -1,202 +1,186 @@
-"""A run of unlearning from flags: its folder, data and models, and the forgetting itself."""
+"""Run a method from loaders to chosen weights: measure, record, keep checkpoints, rewind; the frame of all methods."""
 
-import copy
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Iterable
 
 from torch import nn
 
-from data.copies import find_copies, tell_copies
-from data.views import fixed_sample
-from helper_functions.config import NonNegativeFloat, PositiveFloat, PositiveInt
-from helper_functions.devices import seed_everything
-from helper_functions.distribution import from_main
-from helper_functions.errors import UserError
-from helper_functions.inference import predict
-from helper_functions.loop import Cost
-from helper_functions.metrics import summarise
 from helper_functions.record import RunRecord
-from models.weight_files import WeightFile, read_weight_file
-from optimizer.schedules import SCHEDULES
-from optimizer.training import Recipe, fit_once
-from unlearning.arguments import MethodArgs, batch_sizes
-from unlearning.difficulty import Difficulty
-from unlearning.examination import RETAIN_SAMPLE
-from unlearning.methods import METHODS, check_images, check_method
-from unlearning.sequence import Previous, SequenceArgs, check_previous, follow
-from unlearning.unlearn import Unlearned, Unlearning
-from unlearning.workspace import Workspace
+from helper_functions.training.devices import Precision
+from helper_functions.training.distribution import from_main
+from helper_functions.training.generators import generator_states, restore_generators
+from helper_functions.training.loop import Cost
+from unlearning.arguments import MethodArgs
+from unlearning.choice import Last, Rewind, WithinBudget
+from unlearning.context import Case
+from unlearning.evaluator import Examination, Findings
+from unlearning.methods import METHODS, check_method
+from unlearning.streams import RETAIN_LOSSES, own_retain_loss
+
+COLUMNS = (
+    "retain/top1", "forget/top1", "unseen/top1", "validation/top1", "constraint/fall", "forget/distance",
+    "discriminator/auc",
+)  # fmt: skip
 
 
 @dataclasses.dataclass
-class OriginalArgs:
-    """Where the original, and the retrained model, come from."""
+class Unlearned:
+    """What a run of unlearning gave.
 
-    weight_path: str | None = None
-    """Weights of the original; without them it is trained first. Those of a run bring its data and its model along,
-    where no flag names others."""
-    train_num_epochs: PositiveInt = 30
-    """Passes over the training set when the original, or the retrained model, is trained here."""
-    train_batch_size: PositiveInt = 128
-    """Images in one gradient step of that training."""
-    train_learning_rate: PositiveFloat = 0.1
-    """Peak learning rate of that training."""
-    train_weight_decay: NonNegativeFloat = 5e-4
-    """Of that training."""
-    train_schedule: Literal[*SCHEDULES] = "one_cycle"
-    """Of that training's learning rate."""
-    retrain: bool = False
-    """Also train the retrained model, without the forget set, and report every gap to it."""
-    retrained_weight_path: list[str] = dataclasses.field(default_factory=list)
-    """Weights of one or several retrained models, to report every gap to them; several give a band."""
-    judge: Literal["final", "validation"] = "final"
-    """What the report rests on: everything, test images and attacks included, or no more than a run may look at while
-    flags are tuned."""
-    judged_retain_images: PositiveInt | None = None
-    """Retain images, drawn once for all models, that the report and the verdict rest on; all of them by default. For a
-    sample, the verdict adds the margin of a one-sided 95 % bound to the fall."""
-
-    def recipe(self) -> Recipe:
-        """How the original and the retrained model are trained; SAM as in unlearning."""
-        names = ("num_epochs", "batch_size", "learning_rate", "weight_decay", "schedule")
-        shared = ("use_sam", "adaptive_sam", "rho")
-        return Recipe(**{n: getattr(self, f"train_{n}") for n in names}, **{n: getattr(self, n) for n in shared})
-
-
-@dataclasses.dataclass
-class Run:
-    """A run that has begun: `models` and `costs` by name, `original` and, where it was asked for, `retrained`.
-
-    `args` are those of the run that is resumed, where one is, with what is left of the budget; `checkpoint` is its last
-    one. `notes` join the report: `copies` of forget images elsewhere, `sequence` for a request after others.
-    `weight_file` says how the original's file was written, where it came from one.
+    `epochs` holds each epoch's figures; `chosen` is the number, from 1, of the one rewound to, None where no epoch of
+    a constrained method kept the budget: then the weights are those of the epoch that came nearest to keeping it.
+    `events` are the safeguard's. `multiplier` is the last one while forgetting, less what is left of the safeguard's
+    raises; None for methods without one, and where the safeguard has eased it. `held_out_auc` is a fresh
+    discriminator's on held-out pairs, of the `original` and the `unlearned`; empty for methods without one.
     """
 
-    args: Any
-    workspace: Workspace
-    record: RunRecord
-    checkpoint: dict | None
-    models: dict[str, nn.Module]
-    costs: dict[str, Cost]
-    notes: dict[str, object]
-    weight_file: WeightFile | None = None
+    epochs: list[dict[str, float]]
+    chosen: int | None
+    original: dict[str, float]
+    target: str
+    method: str
+    events: list[dict[str, float]]
+    cost: Cost
+    multiplier: float | None
+    held_out_auc: dict[str, float]
 
 
-Check = Callable[[Any, Workspace, nn.Module], None]
-
-
-def begin(args: Any, name: str, default_forget: str | None, check: Check) -> Run:
-    """Open or reopen the run folder, read what there is, train what is missing.
+class Unlearning:
+    """One run of a method on loaders.
 
     Args:
-        args: an instance of a script's `Args`, with the fields of `RunArgs`, `DataArgs`, `ModelArgs`, `UnlearnArgs` and
-            `OriginalArgs`.
-        name: beginning of the folder's name where --name_prefix gives none.
-        default_forget: the forget set where neither arguments nor earlier splits name one.
-        check: refuses what the script would need and cannot have, from arguments, data and the original.
-
-    Raises:
-        UserError: a request that cannot be met; nothing has been written.
+        model: the original; changed in place.
+        loaders: `retain`, `forget`, `unseen` and `validation`.
+        args: flags.
+        target: name of the forget target.
+        method: one of `METHODS`.
+        precision: device and dtype.
+        record: the run's record.
+        seed: of the fixed retain sample, and of what the method draws.
+        log_interval: steps between two transfers.
+        on_nan: `stop` or `rewind`; None is as --on_nan tells.
     """
-    record = None
-    if args.resume is not None:
-        record, args = RunRecord.reopen(args.resume, type(args), args.on_nan)
-    if args.retrain and args.retrained_weight_path:
-        raise UserError("--retrain and --retrained_weight_path are two ways to a retrained model; give one")
-    workspace, previous = _open(args, default_forget)
-    models = {"original": workspace.model(args.weight_path)}
-    if args.weight_path is not None:
-        refuse_chance(models["original"], workspace, args.weight_path)
-    for number, path in enumerate(args.retrained_weight_path, start=1):
-        models["retrained" if number == 1 else f"retrained-{number}"] = workspace.retrained(path)
-    check(args, workspace, models["original"])
-    notes = {"copies": from_main(lambda: find_copies(workspace.dataset, workspace.splits))}
-    said, left = tell_copies(notes["copies"], workspace.splits), args.retain_budget
-    if previous is not None:
-        notes["sequence"] = follow(previous, args, workspace, models["original"])
-        said, left = [*said, f"sequence {notes['sequence']}"], notes["sequence"].left_of(left)
-    # Now: by the end of the run the file may be gone.
-    weight_file = read_weight_file(args.weight_path)[1] if args.weight_path is not None else None
-    record = record or RunRecord.create(args.log_dir, args.name_prefix or name, args, workspace.precision.device)
-    workspace.splits.save(record.path("splits.npz"))
-    print("\n".join([workspace.describe(), *said, f"run      {record.folder}"]))
-    own = dataclasses.replace(args, retain_budget=left)
-    run = Run(own, workspace, record, record.load_checkpoint(), models, {}, notes, weight_file)
-    _train_missing(run)
-    return run
 
+    def __init__(
+        self,
+        model: nn.Module,
+        loaders: dict[str, Iterable],
+        args: MethodArgs,
+        target: str,
+        method: str,
+        precision: Precision,
+        record: RunRecord,
+        seed: int = 0,
+        log_interval: int = 50,
+        on_nan: str | None = None,
+    ) -> None:
+        check_method(method, args)
+        self.model, self.args, self.precision, self.record = model, args, precision, record
+        self.method, self.log_interval = METHODS[method], log_interval
+        self.name = method
+        self.on_nan = on_nan or ("rewind" if self.method.constrained else "stop")
+        self.cost = Cost()
+        self.watch = self.cost.stopwatch(precision.device)
+        rise = RETAIN_LOSSES[own_retain_loss(args.retain_loss, target)]
+        self.examination = Examination(model, loaders, precision, seed, rise)
+        self.case = Case(target, model, loaders, self.examination, args, precision, seed, self.cost)
+        self.procedure = self.method.procedure(self.case)
+        self.target = self.procedure.target
+        findings = self.examination.of_original(self.target, args.retain_budget)
+        original = findings.figures | self.target.examine(model, *findings.forget)
+        self.original = from_main(lambda: original)
+        own = WithinBudget(self.target.tolerances) if self.method.constrained else Last()
+        self.choice = Rewind(record) if args.rewind else own
+        self.epochs: list[dict[str, float]] = []
 
-def _open(args: Any, default_forget: str | None) -> tuple[Workspace, Previous | None]:
-    """Data and splits, and the run before where the request is one of a sequence."""
-    request = args if isinstance(args, SequenceArgs) else SequenceArgs()
-    previous = check_previous(args) if request.previous_run is not None else None
-    workspace = Workspace(
-        args, args.weight_path, default_forget, following=previous is not None, with_copies=request.with_copies
-    )
-    return workspace, previous
+    def run(self, checkpoint: dict | None = None) -> Unlearned:
+        """All of the method's epochs, then the rewind; a checkpoint of an earlier run is gone on with.
 
-
-def _train_missing(run: Run) -> None:
-    args, workspace = run.args, run.workspace
-    parts = {"original": workspace.splits.train, "retrained": workspace.splits.retain}
-    for name in [*(["original"] if args.weight_path is None else []), *(["retrained"] if args.retrain else [])]:
-        if name not in run.models:
-            run.models[name] = workspace.model()
-        run.costs[name] = fit_once(
-            run.models[name], workspace.sets.training(parts[name], args.train_batch_size), args.recipe(),
-            workspace.precision, run.record, name=name, checkpoint=run.checkpoint, log_interval=args.log_interval,
-            evaluate=workspace.validation_figures, on_nan=args.on_nan,
+        Raises:
+            NotFinite: a figure, or a weight, is no number any more.
+            Stopped: a signal has come; within an epoch, everything was saved.
+        """
+        state = checkpoint if checkpoint is not None and checkpoint["name"] == "unlearning" else None
+        if state is not None:
+            self._restore(state)
+        self.target.listen(self.model)
+        try:
+            self.procedure.run(self, None if state is None else state["procedure"])
+        finally:
+            self.target.close()
+        place, weights = self.choice.settle(self.epochs)
+        self.model.load_state_dict(weights)
+        self.model.eval()
+        self.watch.lap()
+        chosen, auc = self.epochs[place], "discriminator/auc"
+        kept = chosen["constraint/feasible"] or not self.method.constrained
+        return Unlearned(
+            self.epochs, place + 1 if kept else None, self.original | self.procedure.original, self.target.name,
+            self.name, self.procedure.events, self.cost, self.procedure.multiplier,
+            {"original": self.original[auc], "unlearned": chosen[auc]} if auc in chosen else {},
         )  # fmt: skip
 
+    def examine(self, feasible: bool = True) -> Findings:
+        """Measure the model at the end of an epoch, and keep its weights if they may be the ones to end with.
 
-def check_forgetting(args: Any, method: str, workspace: Workspace) -> None:
-    """Refuse a method that these arguments and images do not allow.
+        Args:
+            feasible: False where these weights do not count as a result, whatever they keep.
+        """
+        findings = self.examination(self.model, self.target, self.args.retain_budget)
+        figures = findings.figures | self.target.examine(self.model, *findings.forget)
+        # Ranks that differed by a rounding could decide differently, and wait for each other.
+        figures = findings.figures = from_main(lambda: figures)
+        if not feasible:
+            figures["constraint/feasible"] = 0.0
+        self.epochs.append(figures)
+        self.choice.consider(self.epochs, self.model)
+        return findings
 
-    Raises:
-        UserError: naming the flag, or the images that are too few.
-    """
-    settings, target = settings_from(args), workspace.target(args.forget_target)
-    check_method(method, settings)
-    check_images(method, settings, target, workspace.splits, workspace.dataset.num_classes)
+    def close_epoch(self, name: str, epoch: int, num_epochs: int, findings: Findings, procedure: dict) -> None:
+        """Write down what an epoch gave, and everything that a resumed run needs; the time that takes does not count.
 
+        Args:
+            name: of the stage, in the table.
+            epoch: its number from 1.
+            num_epochs: of the stage.
+            findings: of `examine`.
+            procedure: the procedure's own state.
+        """
+        self.watch.lap()
+        figures, step = findings.figures, self.cost.gradient_steps
+        self.record.scalars(figures, step)
+        self.record.histograms({f"{name}/losses": findings.losses[name] for name in ("forget", "unseen")}, step)
+        row = {column: figures[column] for column in COLUMNS if column in figures}
+        self.record.print_row(name, epoch, num_epochs, {**row, "seconds": self.cost.seconds})
+        self.watch.skip()
+        self.save(procedure)
+        self.watch.skip()
 
-def settings_from(args: Any) -> MethodArgs:
-    """The flags that methods follow, out of a script's; what the script has not stays as it is by default."""
-    names = [field.name for field in dataclasses.fields(MethodArgs) if hasattr(args, field.name)]
-    return MethodArgs(**{name: getattr(args, name) for name in names})
+    def save(self, procedure: dict) -> None:
+        """Write down everything that a resumed run needs, at the end of an epoch or in the middle of one.
 
-
-def forget(run: Run, method: str) -> Unlearned:
-    """Unlearn a copy of the original by one of `METHODS`; it joins the run's models as `unlearned`."""
-    args, workspace = run.args, run.workspace
-    model = run.models["unlearned"] = copy.deepcopy(run.models["original"])
-    settings, target = settings_from(args), workspace.target(args.forget_target)
-    sizes = batch_sizes(settings, len(workspace.splits.forget), workspace.dataset.num_classes)
-    loaders = workspace.loaders(*sizes, augment=METHODS[method].augmented)
-    seed_everything(args.seed)  # whether the original was trained just now or read again must not show
-    unlearning = Unlearning(
-        model, loaders, settings, target, method, workspace.precision, run.record, args.seed, args.log_interval,
-        args.on_nan,
-    )  # fmt: skip
-    if target == "unseen" and (difficulty := unlearning.examination.difficulty) != Difficulty():
-        print(f"ranks    of the forget losses: {difficulty}")
-    outcome = unlearning.run(run.checkpoint)
-    run.costs["unlearned"] = outcome.cost
-    return outcome
-
-
-def refuse_chance(model: nn.Module, workspace: Workspace, source: str) -> None:
-    """Refuse weights that know next to nothing about the retain set: forgetting them would prove nothing.
-
-    Raises:
-        UserError: retain accuracy is at most twice that of a guess, or ten points above it where that is less.
-    """
-    images = fixed_sample(workspace.splits.retain, RETAIN_SAMPLE)  # an accuracy to a point is enough
-    logits, labels = predict(model, workspace.sets.evaluation(images), workspace.precision)
-    top1, guess = summarise(logits, labels)["top1"], 100 / workspace.dataset.num_classes
-    if top1 <= guess + min(guess, 10):
-        raise UserError(
-            f"--weight_path {source}: {top1:.1f} % of the retain set is right, and guessing gives {guess:.1f} %; is "
-            "the normalisation (--mean --std), the order of the labels, the stem or the data set another one?"
+        Args:
+            procedure: the procedure's own state.
+        """
+        self.watch.lap()
+        self.record.save_checkpoint(
+            {
+                "name": "unlearning",
+                "step": self.cost.gradient_steps,
+                "model": self.model.state_dict(),
+                "epochs": self.epochs,
+                "choice": self.choice.state_dict(),
+                "cost": dataclasses.asdict(self.cost),
+                "generators": generator_states(),
+                "case": self.case.state_dict(),
+                "procedure": procedure,
+            }
         )
+
+    def _restore(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        self.epochs = state["epochs"]
+        self.choice.load_state_dict(state["choice"])
+        vars(self.cost).update(state["cost"])
+        restore_generators(state["generators"])
+        self.case.load_state_dict(state["case"])

@@ -9,12 +9,12 @@ from typing import Any
 from torch import nn
 
 from data.views import fixed_sample
-from helper_functions.distribution import from_main
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
-from helper_functions.inference import predict
 from helper_functions.run_folder import RESULT
-from unlearning.examination import paired_fall
+from helper_functions.training.distribution import from_main
+from helper_functions.training.inference import predict
+from unlearning.evaluator import paired_fall
 from unlearning.known_weights import DESCRIBING, MODEL
 from unlearning.methods import METHODS
 from unlearning.workspace import Workspace

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helper_functions.batch_norm import no_running_stats_update
-from helper_functions.devices import Precision
-from helper_functions.spread import spread
+from helper_functions.training.batch_norm import no_running_stats_update
+from helper_functions.training.devices import Precision
+from helper_functions.training.spread import spread
 
 BatchNormMode = Literal["frozen", "train"]
 

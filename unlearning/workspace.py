@@ -10,13 +10,13 @@ from data.forget import parse_forget
 from data.image_sets import ImageSets
 from data.split_record import OPTIONAL, PARTS, Splits
 from data.splits import make_splits
-from helper_functions.devices import choose_device, choose_precision, seed_everything
-from helper_functions.distribution import from_main
 from helper_functions.errors import UserError
-from helper_functions.inference import predict
 from helper_functions.metrics import summarise
-from helper_functions.printable import printable
-from helper_functions.shared_batch_norm import share_batch_norm
+from helper_functions.safe_files.printable import printable
+from helper_functions.training.devices import choose_device, choose_precision, seed_everything
+from helper_functions.training.distribution import from_main
+from helper_functions.training.inference import predict
+from helper_functions.training.shared_batch_norm import share_batch_norm
 from models.arguments import model_from
 
 TARGETS = {

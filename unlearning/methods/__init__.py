@@ -5,7 +5,7 @@ from contrastive_discrimination.pairs import ClassMates
 from data.split_record import Splits
 from helper_functions.errors import UserError
 from unlearning.arguments import MethodArgs
-from unlearning.contrastive import OWN_MATCH
+from unlearning.constrained.discriminator_target import OWN_MATCH
 from unlearning.methods import (
     bad_teacher,
     boundary_shrink,

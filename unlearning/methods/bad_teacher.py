@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from unlearning.case import Case
+from unlearning.context import Case
 from unlearning.methods.method import published
+from unlearning.methods.plan import Pass, Plan
 from unlearning.methods.scrub import divergence
-from unlearning.plan import Pass, Plan
 from unlearning.streams import Original
 
 

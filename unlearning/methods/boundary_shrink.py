@@ -5,10 +5,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from helper_functions.metrics import class_mask
-from unlearning.case import Case
+from unlearning.context import Case
 from unlearning.methods.finetune import cross_entropy
 from unlearning.methods.method import published
-from unlearning.plan import Pass, Plan
+from unlearning.methods.plan import Pass, Plan
 
 
 def nearest_wrong_labels(logits_of, inputs: Tensor, labels: Tensor, step: float) -> Tensor:

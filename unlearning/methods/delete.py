@@ -5,9 +5,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from helper_functions.metrics import class_mask
-from unlearning.case import Case
+from unlearning.context import Case
 from unlearning.methods.method import published
-from unlearning.plan import Pass, Plan
+from unlearning.methods.plan import Pass, Plan
 
 
 def without_own(logits: Tensor, labels: Tensor) -> Tensor:

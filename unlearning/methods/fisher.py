@@ -2,10 +2,10 @@
 
 import torch
 
-from unlearning.case import Case
+from unlearning.context import Case
 from unlearning.methods.gradients import diagonal_fisher
 from unlearning.methods.method import one_shot
-from unlearning.plan import Plan
+from unlearning.methods.plan import Plan
 
 # A weight that nothing depends on would get noise without bound.
 LEAST_INFORMATION = 1e-3

@@ -3,10 +3,10 @@
 from torch import Tensor
 
 from optimizer.problems import Batch
-from unlearning.case import Case
+from unlearning.context import Case
 from unlearning.methods.finetune import cross_entropy
 from unlearning.methods.method import published
-from unlearning.plan import Pass, Plan
+from unlearning.methods.plan import Pass, Plan
 
 
 def plan(case: Case) -> Plan:

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from helper_functions.inference import evaluation_mode
-from unlearning.case import Case
+from helper_functions.training.inference import evaluation_mode
+from unlearning.context import Case
 
 # Images whose gradients are held at once: one gradient is as large as the model.
 CHUNK = 16

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from helper_functions.inference import evaluation_mode
-from unlearning.case import Case
+from helper_functions.training.inference import evaluation_mode
+from unlearning.context import Case
 from unlearning.methods.gradients import mean_gradient
 from unlearning.methods.method import one_shot
-from unlearning.plan import Plan
+from unlearning.methods.plan import Plan
 
 # Gradients that the curvature is made of, each as large as the model.
 GRADIENTS = 64

@@ -6,10 +6,10 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from unlearning.case import Case
+from unlearning.context import Case
 from unlearning.methods.finetune import cross_entropy
 from unlearning.methods.method import published
-from unlearning.plan import Pass, Plan
+from unlearning.methods.plan import Pass, Plan
 
 
 def split_layers(model: nn.Module, count: int) -> tuple[list[nn.Module], list[nn.Module]]:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from helper_functions.inference import predict
 from helper_functions.metrics import class_mask
-from unlearning.case import Case
+from helper_functions.training.inference import predict
+from unlearning.context import Case
 from unlearning.methods.method import published
-from unlearning.plan import Pass, Plan
+from unlearning.methods.plan import Pass, Plan
 
 
 def tempered(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from unlearning.arguments import BATCH_SIZE, DISCRIMINATING, MethodArgs, PublishedArgs, UnlearnArgs
-from unlearning.case import Case
-from unlearning.plan import Plan
-from unlearning.planned import Planned
-from unlearning.targets import Target, own_target
-from unlearning.two_stages import TwoStages
+from unlearning.constrained.targets import Target, own_target
+from unlearning.constrained.two_stages import TwoStages
+from unlearning.context import Case
+from unlearning.methods.plan import Plan
+from unlearning.methods.planned import Planned
 
 # What a user states or compares by, whatever the method; the second line is of methods that take gradient steps.
 STATED = ("retain_budget", "forget_target", "chance_margin", "retain_loss", "rewind", "batch_size")

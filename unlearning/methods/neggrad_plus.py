@@ -4,9 +4,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optimizer.problems import Batch
-from unlearning.case import Case
+from unlearning.context import Case
 from unlearning.methods.method import published
-from unlearning.plan import Pass, Plan
+from unlearning.methods.plan import Pass, Plan
 
 
 def plan(case: Case) -> Plan:

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from unlearning.case import Case
+from unlearning.context import Case
 from unlearning.methods.finetune import cross_entropy
 from unlearning.methods.method import published
-from unlearning.plan import Pass, Plan
+from unlearning.methods.plan import Pass, Plan
 
 
 def other_labels(labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from helper_functions.errors import UserError
-from unlearning.case import Case
+from unlearning.context import Case
 from unlearning.methods.finetune import cross_entropy
 from unlearning.methods.gradients import mean_gradient
 from unlearning.methods.method import published
-from unlearning.plan import Pass, Plan
+from unlearning.methods.plan import Pass, Plan
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,9 +1,9 @@
 """Retrain: the retain set alone, from scratch; the gold standard, as a method."""
 
-from unlearning.case import Case
+from unlearning.context import Case
 from unlearning.methods.finetune import cross_entropy
 from unlearning.methods.method import published
-from unlearning.plan import Pass, Plan
+from unlearning.methods.plan import Pass, Plan
 
 
 def plan(case: Case) -> Plan:

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from unlearning.case import Case
+from unlearning.context import Case
 from unlearning.methods.gradients import mean_gradient
 from unlearning.methods.method import published
+from unlearning.methods.plan import Plan
 from unlearning.methods.random_labels import relabelled_passes
-from unlearning.plan import Plan
 
 
 def largest(values: dict[str, Tensor], share: float) -> dict[str, Tensor]:

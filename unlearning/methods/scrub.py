@@ -3,9 +3,9 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from unlearning.case import Case
+from unlearning.context import Case
 from unlearning.methods.method import published
-from unlearning.plan import Pass, Plan
+from unlearning.methods.plan import Pass, Plan
 
 
 def divergence(teacher_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:

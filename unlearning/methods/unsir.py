@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from helper_functions.inference import evaluation_mode
+from helper_functions.training.inference import evaluation_mode
 from optimizer.problems import Batch
 from unlearning.arguments import forget_batch_size
-from unlearning.case import Case
+from unlearning.context import Case
 from unlearning.methods.finetune import cross_entropy
 from unlearning.methods.method import published
-from unlearning.plan import Pass, Plan
+from unlearning.methods.plan import Pass, Plan
 
 # Weight of the mean square of the noise beside its loss, as in the authors' code.
 NOISE_PENALTY = 0.1

@@ -3,10 +3,10 @@
 from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import build_discriminator
 from contrastive_discrimination.games import AdversarialGame
-from helper_functions.devices import seeded
+from helper_functions.training.devices import seeded
 from unlearning.arguments import forget_batch_size
-from unlearning.case import Case
-from unlearning.contrastive import DiscriminatorTarget, Parts
+from unlearning.constrained.discriminator_target import DiscriminatorTarget, Parts
+from unlearning.context import Case
 from unlearning.methods.method import constrained
 
 

@@ -6,8 +6,8 @@ from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import StatisticsRegression
 from contrastive_discrimination.games import BatchAveragedGame
 from contrastive_discrimination.statistics import output_statistics
-from unlearning.case import Case
-from unlearning.contrastive import DiscriminatorTarget, Parts
+from unlearning.constrained.discriminator_target import DiscriminatorTarget, Parts
+from unlearning.context import Case
 from unlearning.methods.method import constrained
 
 

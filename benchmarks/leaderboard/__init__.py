@@ -1,0 +1,1 @@
+"""Every method, tuned alike, side by side."""

@@ -1,0 +1,170 @@
+"""Tune every method alike: equal trials, validation only, no test image and no retrained model.
+
+    python -m benchmarks.leaderboard.tune --config_file configs/leaderboard/digits_tuning.yaml
+
+The best flags of a method on a kind of forget set become TUNED/KIND/METHOD.yaml; every trial is a line of the record.
+What is minimised, subject to the retain budget: for random sets |forget accuracy - unseen accuracy|, for classes the
+forget accuracy, for mislabelled sets the accuracy on the given wrong labels. A stopped search goes on where it was.
+"""
+
+import dataclasses
+import math
+import sys
+import tempfile
+from pathlib import Path
+
+import optuna
+import yaml
+
+import train_constrained_unlearning as script
+from benchmarks.leaderboard.cells import data_flags
+from benchmarks.leaderboard.search_spaces import SPACES, rounded, start, within
+from benchmarks.leaderboard.trained_models import Training, train_originals
+from benchmarks.sweeps.engines import EngineArgs, engine_of
+from benchmarks.sweeps.sweep import append_row, command_line, read_rows
+from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
+from helper_functions.errors import NotFinite, UserError
+from helper_functions.files import whole_file
+from helper_functions.keys import key_of
+from helper_functions.run_folder import run_quietly
+
+# Of two trials that forget equally well the one with the better validation accuracy wins; a point of it is worth this
+# many points of the objective.
+VALIDATION_WEIGHT = 0.01
+# What a trial beyond the budget counts at least; larger than any objective within it.
+OVER_BUDGET = 200.0
+# Points beyond it that a trial counts whose figures are no numbers.
+FAR_OVER_BUDGET = 100.0
+
+
+@dataclasses.dataclass
+class Args(EngineArgs):
+    """Flags of benchmarks/leaderboard/tune.py."""
+
+    methods: list[str] = dataclasses.field(default_factory=lambda: list(SPACES))
+    """Rows of benchmarks/leaderboard/search_spaces.py."""
+    forget: list[str] = dataclasses.field(default_factory=lambda: ["random:0.1"])
+    """One forget set of each kind."""
+    trials: PositiveInt = 30
+    """For each method and forget set; the first has the method's own defaults."""
+    seed: Seed = 100
+    """Of splits, original and search; best none that the leaderboard reports."""
+    most_retain_epochs: PositiveInt = 10
+    """No method gets more passes over the retain set."""
+    train_config: str = "configs/digits/train.yaml"
+    """Flags of train.py, for the original."""
+    retain_budget: NonNegativeFloat = 2.0
+    """Accuracy points on the retain set that forgetting may cost."""
+    tuned: str = "configs/digits"
+    """Where KIND/METHOD.yaml is written."""
+    record: str = "docs/leaderboard/digits/tuning.jsonl"
+    """JSON lines, one a trial; those that stand there are not run again."""
+    log_dir: str = "runs/leaderboard"
+    """Where the originals are kept."""
+
+
+def get_parser() -> ScriptParser:
+    """The command line of this script."""
+    return ScriptParser(Args, "benchmarks.leaderboard.tune", __doc__)
+
+
+def main(args: Args) -> dict:
+    """Run the missing trials, write the best flags; returns the best trial of each method and forget set."""
+    if unknown := [name for name in args.methods if name not in SPACES]:
+        raise UserError(f"--methods {unknown[0]}: one of {', '.join(SPACES)}")
+    training = Training(args.train_config, f"{args.log_dir}/models")
+    places = [{**dataclasses.asdict(training), "forget": forget, "seed": args.seed} for forget in args.forget]
+    best = {}
+    with engine_of(args, args.log_dir) as run_all:
+        train_originals(places, run_all)
+        searches = [
+            {
+                "method": method, "forget": forget, "original": str(training.original(forget, args.seed)),
+                "trained": training.key(forget, args.seed), "args": dataclasses.asdict(args),
+            }
+            for forget in args.forget for method in args.methods
+        ]  # fmt: skip
+        for search, trials, error in run_all(run_search, searches, title="searches"):
+            if error is not None:
+                raise UserError(f"{search['method']} on {search['forget']}: {error}")
+            winner = min(trials, key=lambda trial: trial["value"])
+            best[search["method"], search["forget"]] = winner
+            write_best(args, search["method"], search["forget"], winner, len(trials))
+            place = f"{search['method']:20s} {search['forget']:16s}"
+            print(f"{place} {winner['value']:8.3f}  {winner['flags']}", flush=True)
+    return {"best": {f"{method} {forget}": trial for (method, forget), trial in best.items()}}
+
+
+def run_search(search: dict) -> list[dict]:
+    """All trials of one method on one forget set, in their order; those of the record are taken from there."""
+    args = Args(**search["args"])
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space, trials, study = within(SPACES[search["method"]], args.most_retain_epochs), [], optuna.create_study()
+    study.enqueue_trial(start(space))
+    known, fixed = read_rows(Path(args.record)), data_flags(args.train_config)
+    fixed |= {**space.fixed, "retain_budget": args.retain_budget, "forget": search["forget"], "seed": args.seed}
+    for number in range(args.trials):
+        # A draw depends on its number and on the trials before it alone, whether those were run now or read.
+        study.sampler = optuna.samplers.TPESampler(n_startup_trials=args.trials // 3, seed=args.seed * 1000 + number)
+        trial = study.ask(space.searched)
+        values = rounded(trial.params, space)
+        key = key_of({**fixed, **values, "number": number, "row": search["method"], "trained": search["trained"]})
+        if key not in known:
+            row = {"key": key, "method": search["method"], "forget": search["forget"], "number": number}
+            known[key] = {**row, "flags": values, **run_trial(search["original"], {**fixed, **values}, key)}
+            append_row(Path(args.record), known[key])
+        trials.append(known[key])
+        study.tell(trial, trials[-1]["value"])
+    return trials
+
+
+def run_trial(original: str, flags: dict, key: str) -> dict:
+    """Unlearn once with these flags; gives the objective as `value`, and what it was made of."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = {"weight_path": f"{original}/model.pt", "judge": "validation", "figures": False, "log_dir": folder}
+        try:
+            _, report = run_quietly(script, command_line({**flags, **own}), key)
+        except NotFinite:  # worse than any that comes to its end
+            figures = {"figures": {}, "seconds": None, "gradient_steps": None}
+            return {"value": OVER_BUDGET + FAR_OVER_BUDGET, "feasible": False, "slack": None, **figures}
+    figures, verdict, cost = report["models"]["unlearned"], report["verdict"], report["cost"]["unlearned"]
+    names = ("retain_top1", "forget_top1", "unseen_top1", "validation_top1")
+    return {
+        "value": objective(figures, verdict, flags["forget"].partition(":")[0]),
+        "feasible": verdict["feasible"],
+        "slack": verdict["slack"],
+        "figures": {name: figures[name] for name in names},
+        "seconds": cost["seconds"],
+        "gradient_steps": cost["gradient_steps"],
+    }
+
+
+def objective(figures: dict, verdict: dict, kind: str) -> float:
+    """What a search minimises; beyond the budget by how far, so that it finds its way back.
+
+    Args:
+        figures: of the unlearned model, in percent.
+        verdict: `feasible` and `slack`.
+        kind: of the forget set.
+    """
+    if not verdict["feasible"]:
+        overdrawn = -verdict["slack"]
+        return OVER_BUDGET + (overdrawn if math.isfinite(overdrawn) else FAR_OVER_BUDGET)
+    unseen = figures["unseen_top1"] if kind in ("random", "file") else 0.0
+    return abs(figures["forget_top1"] - unseen) + VALIDATION_WEIGHT * (100 - figures["validation_top1"])
+
+
+def write_best(args: Args, method: str, forget: str, winner: dict, trials: int) -> None:
+    """Write the flags of the best trial as a configuration of the main script."""
+    kind = forget.partition(":")[0]
+    path = Path(args.tuned) / kind / f"{method}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = "within" if winner["feasible"] else "beyond, as all of them,"
+    about = f"Best of {trials} trials on {forget}, seed {args.seed}: {winner['value']:.3g}, {state} a budget of"
+    flags = yaml.safe_dump({**SPACES[method].fixed, **winner["flags"]}, sort_keys=False)
+    with whole_file(path) as temporary:
+        temporary.write_text(f"# {about} {args.retain_budget:g}.\n{flags}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(get_parser, main, goes_on=True))

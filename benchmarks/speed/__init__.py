@@ -1,0 +1,1 @@
+"""How fast a step is, and what the cost of unlearning grows with."""

@@ -1,0 +1,156 @@
+"""What one pass of constrained unlearning costs in one setting: forgetting itself, and measuring the model, apart."""
+
+import dataclasses
+from functools import cache
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.speed.utilisation import clock, flops_of
+from data.datasets import Dataset
+from data.loaders import TensorLoader
+from data.random_streams import random_state
+from helper_functions.training.devices import Precision, seed_everything
+from models import get_model
+from optimizer.training import Recipe, fit_classifier
+from unlearning.arguments import MethodArgs
+from unlearning.evaluator import Examination
+from unlearning.run import Unlearning
+
+BATCH_SIZE = 128
+# Unseen images, and as many for validation, whatever the setting.
+HELD_OUT = 500
+# Images that an original has learned from: its weights must be sound, and cost nothing that is measured.
+LEARNED = 20 * BATCH_SIZE
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Sizes of one measurement: images to forget, out of how many, of how many classes, and the model's."""
+
+    forget: int
+    images: int
+    classes: int
+    model: str
+    width: int
+
+    def but(self, **changes: Any) -> Self:
+        """The same with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+class Unrecorded:
+    """A run's record that keeps nothing, so that no file is waited for."""
+
+    def scalars(self, figures: dict[str, float], step: int) -> None:
+        """Nothing."""
+
+    def histograms(self, samples: dict[str, Tensor], step: int) -> None:
+        """Nothing."""
+
+    def print_row(self, name: str, epoch: int, num_epochs: int, figures: dict[str, float]) -> None:
+        """Nothing."""
+
+    def save_checkpoint(self, content: dict) -> None:
+        """Nothing."""
+
+
+class TimedExamination:
+    """An examination whose time is added up in `seconds`."""
+
+    def __init__(self, examination: Examination, device: torch.device) -> None:
+        self.examination, self.device, self.seconds = examination, device, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.examination, name)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._timed(self.examination, *arguments)
+
+    def losses(self, *arguments: Any) -> Tensor:
+        """As `Examination.losses`."""
+        return self._timed(self.examination.losses, *arguments)
+
+    def _timed(self, examine, *arguments: Any) -> Any:
+        began = clock(self.device)
+        found = examine(*arguments)
+        self.seconds += clock(self.device) - began
+        return found
+
+
+class Forgetting:
+    """Runs one pass of the method `constrained` on subsets of a data set.
+
+    Args:
+        dataset: with a training and a test part.
+        precision: device and dtype.
+        seed: of the subsets, the originals and the order of the images.
+    """
+
+    def __init__(self, dataset: Dataset, precision: Precision, seed: int) -> None:
+        self.dataset, self.precision, self.seed = dataset, precision, seed
+        self.images, self.labels = dataset.images.to(precision.device), dataset.labels.to(precision.device)
+        self.original = cache(self._original)
+
+    def cost(self, setting: Setting) -> dict[str, float]:
+        """Gradient steps, images that went through them, seconds, and operations of a forward pass of one image.
+
+        `evaluation_seconds` are those of examining the original before and the model after the pass.
+        """
+        device, learned = self.precision.device, self._shuffled(setting.classes, test=False)[: setting.images]
+        held_out = self._shuffled(setting.classes, test=True)
+        loaders = {
+            "forget": self._loader(learned[: setting.forget], BATCH_SIZE, shuffle=True),
+            "retain": self._loader(learned[setting.forget :], BATCH_SIZE, shuffle=True),
+            "unseen": self._loader(held_out[:HELD_OUT], BATCH_SIZE),
+            "validation": self._loader(held_out[HELD_OUT : 2 * HELD_OUT], BATCH_SIZE),
+        }
+        model = self._model(setting)
+        weights, flops = self.original(setting.but(forget=0, images=LEARNED))
+        model.load_state_dict(weights)
+
+        began = clock(device)
+        run = Unlearning(
+            model, loaders, MethodArgs(num_epochs=1), "unseen", "constrained", self.precision, Unrecorded(), self.seed
+        )
+        examined = clock(device)
+        timed = TimedExamination(run.examination, device)
+        run.examination = run.case.examination = timed
+        run.run()
+        ended = clock(device)
+        return {
+            "gradient_steps": run.cost.gradient_steps,
+            "gradient_images": run.cost.images,
+            "unlearning_seconds": ended - examined - timed.seconds,
+            "evaluation_seconds": examined - began + timed.seconds,
+            "forward_flops": flops,
+        }
+
+    def _original(self, setting: Setting) -> tuple[dict[str, Tensor], int]:
+        """Weights of a model that was trained for a moment, and operations of its forward pass of one image."""
+        model = self._model(setting)
+        loader = self._loader(self._shuffled(setting.classes, test=False)[: setting.images], BATCH_SIZE, shuffle=True)
+        fit_classifier(model, loader, Recipe(num_epochs=1), self.precision, Unrecorded())
+        model.eval()
+        inputs, _ = next(iter(loader))
+        with torch.no_grad():
+            _, flops = flops_of(lambda: model(inputs[:1]))
+        return model.state_dict(), flops
+
+    def _model(self, setting: Setting) -> nn.Module:
+        seed_everything(self.seed)
+        model = get_model(setting.model, setting.classes, width=setting.width)
+        return model.to(self.precision.device, memory_format=torch.channels_last)
+
+    def _shuffled(self, classes: int, test: bool) -> Tensor:
+        """Images of the first classes in an order of the seed: int64 indices."""
+        first, end = (self.dataset.num_train, len(self.labels)) if test else (0, self.dataset.num_train)
+        indices = torch.arange(first, end)[self.dataset.labels[first:end] < classes]
+        return indices[torch.from_numpy(random_state(self.seed, "growth").permutation(len(indices)))]
+
+    def _loader(self, indices: Tensor, batch_size: int, *, shuffle: bool = False) -> TensorLoader:
+        return TensorLoader(
+            self.images, self.labels, indices, min(batch_size, len(indices)), mean=self.dataset.mean,
+            std=self.dataset.std, shuffle=shuffle, seed=self.seed, device=self.precision.device,
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Many runs of the scripts, on one machine or several."""

@@ -1,0 +1,150 @@
+"""Cells of a sweep as Ray tasks: one that is lost with its worker or its machine is begun again on another.
+
+All machines of a cluster see this repository, and the folders that cells name, at the same paths: one file system. Only
+results travel; who asked for them writes them down, once each. An attempt goes on with what a lost one left there.
+"""
+
+import contextlib
+import fcntl
+import importlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+# Read when Ray is imported: it reports to nobody, and its tasks, as local processes, do not yield to all else.
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+
+import ray
+from ray import ObjectRef
+from ray.exceptions import (
+    AuthenticationError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RaySystemError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+from ray.remote_function import RemoteFunction
+
+from benchmarks.sweeps.sweep import one_thread, outcome, progress
+from helper_functions.errors import UserError
+from helper_functions.keys import key_of
+
+# A cell that ends every process that runs it must come to an end itself.
+ATTEMPTS = 5
+# Seconds until a machine that does not answer is given up; Ray itself would try for minutes.
+PATIENCE = 10
+# What a run prints is dropped, as it is by local processes.
+QUIET = {"log_to_driver": False, "logging_level": "error"}
+
+
+@contextlib.contextmanager
+def joined(address: str | None, workers: int, gpus_per_run: float) -> Iterator[None]:
+    """Be part of a Ray cluster, or of one that is started on this machine and ends with the context.
+
+    Args:
+        address: `auto` or `host:port` of a cluster.
+        workers: tasks at once where Ray is started here.
+        gpus_per_run: share of a GPU that a task will ask for.
+
+    Raises:
+        UserError: there is no such cluster, or no machine of it has that share of a GPU.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if address is None:
+        ray.init("local", num_cpus=workers, include_dashboard=False, **QUIET)
+    else:
+        _join(address)
+    try:
+        signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
+        if gpus_per_run > max(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]):
+            raise UserError(f"--gpus_per_run {gpus_per_run:g}: no machine of the cluster has a GPU; leave it out")
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if address != "auto" and not (host and port.isdecimal()):
+        raise UserError(f"--address {address}: auto, or HOST:PORT as ray start --head prints it")
+    try:
+        if address != "auto":
+            socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+        ray.init(address, **QUIET)
+    except (AuthenticationError, ConnectionError, OSError, OverflowError, RuntimeError, ValueError) as error:
+        what = " ".join(str(error).split()).partition(". ")[0]
+        remedy = "ray start --head starts a cluster, and RAY_AUTH_MODE has to be the same here as there"
+        raise UserError(f"--address {address}: {what}; {remedy}") from None
+
+
+def run_all(
+    work: Callable[[dict], dict], cells: Iterable[dict], title: str, gpus_per_run: float, lock: Path
+) -> Iterable[tuple]:
+    """Run cells as tasks of one thread each; yields `(cell, result, error)` as they finish, once for each cell.
+
+    A cell that cannot be run, or whose workers were lost one after the other, leaves a UserError in place of a result,
+    and the others go on.
+
+    Args:
+        work: takes a cell; importable by its name.
+        cells: what it is called with; what JSON can hold.
+        title: of the progress bar.
+        gpus_per_run: share of a GPU that each one gets; with 0 it sees none.
+        lock: file in which each cell has a byte that its attempts lock. A machine that the cluster has given up may
+            still be at work on a cell; the next attempt waits for its end.
+    """
+    cells = list(cells)
+    attempt = _task(work, gpus_per_run, lock)
+    pending = {attempt.remote(cell): cell for cell in cells}
+    for reference in progress(_as_finished(list(pending)), len(cells), title):
+        cell = pending.pop(reference)
+        try:
+            yield cell, *ray.get(reference)
+        except (NodeDiedError, OutOfMemoryError, WorkerCrashedError) as error:
+            what = " ".join(str(error).split()).partition(". ")[0]
+            yield cell, None, UserError(f"{ATTEMPTS} workers were lost with it, one after the other ({what})")
+        except RayTaskError as error:
+            raise error.cause from error
+
+
+def _as_finished(pending: list[ObjectRef]) -> Iterator[ObjectRef]:
+    while pending:
+        finished, pending = ray.wait(pending)
+        yield from finished
+
+
+def _task(work: Callable[[dict], dict], gpus: float, lock: Path) -> RemoteFunction:
+    here, path, name = os.getcwd(), list(sys.path), work.__qualname__
+    module = sys.modules[work.__module__]
+    module = module.__spec__.name if work.__module__ == "__main__" else module.__name__
+
+    # Travels by value, as functions in functions do: a worker can import nothing of ours before these lines.
+    @ray.remote(num_cpus=1, num_gpus=gpus, max_retries=ATTEMPTS - 1, retry_exceptions=[RaySystemError])
+    def attempt(cell: dict) -> tuple:
+        os.chdir(here)
+        sys.path[:] = dict.fromkeys([*path, *sys.path])
+        if not gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray's versions differ in whether it does
+        own = importlib.import_module("benchmarks.sweeps.engine_ray")
+        return own._attempt(getattr(importlib.import_module(module), name), cell, lock)
+
+    return attempt
+
+
+def _attempt(work: Callable[[dict], dict], cell: dict, lock: Path) -> tuple[object, UserError | None]:
+    one_thread()
+    with _alone(cell, lock):
+        return outcome(lambda: work(cell))
+
+
+@contextlib.contextmanager
+def _alone(cell: dict, lock: Path) -> Iterator[None]:
+    """Wait until no other process, on whatever machine, is at work on this cell; the end of a process frees it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "ab") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, int(key_of(cell), 16) >> 2)  # the byte's place; until the file is closed
+        yield

@@ -1,0 +1,1 @@
+"""Convex problems on which the solver is measured."""

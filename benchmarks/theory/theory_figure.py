@@ -1,0 +1,175 @@
+"""The figure and the tables of docs/theory.md: what a fixed multiplier costs, on a convex model with exact solutions.
+
+    python -m benchmarks.theory.theory_figure
+
+A digit is forgotten by logistic regression. Each multiplier is solved for exactly; our solver is given budgets and
+finds the multipliers itself.
+"""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.theory.convex import DECAY, NUM_CLASSES, Case, Front, digits_case
+from benchmarks.theory.convex_problem import learn
+from helper_functions.config import PositiveInt, ScriptParser, run_script
+from helper_functions.errors import UserError
+from helper_functions.files import whole_file
+
+SHOWN_DIGIT = 3
+BUDGETS = (0.003, 0.01, 0.03, 0.1)
+BUDGET = 0.03
+LOGARITHMS = (-1.0, 3.0)
+# Name, line, colour (Okabe and Ito's, told apart by all) and where the name stands.
+CURVES = (
+    ("in weights", "--", "#D55E00", (0.6, 2.1)),
+    ("in outputs on\nforget images", "-", "#0072B2", (60, 0.2)),
+)
+
+
+@dataclasses.dataclass
+class Args:
+    """Flags of benchmarks.theory.theory_figure."""
+
+    output: str = "docs/theory_multiplier.png"
+    """The PNG; a file of this name is replaced."""
+    steps: PositiveInt = 1500
+    """Full-batch steps of our solver for each budget."""
+
+
+def get_parser() -> ScriptParser:
+    """The command line of this script."""
+    return ScriptParser(Args, "benchmarks.theory.theory_figure", __doc__)
+
+
+def nearest(front: Front, distance: Callable[[torch.Tensor], float]) -> tuple[float, float]:
+    """The multiplier whose minimum is nearest by `distance`, and that distance."""
+    import scipy.optimize
+
+    found = scipy.optimize.minimize_scalar(
+        lambda logarithm: distance(front.at(math.exp(logarithm)).weights), bounds=(-3, 7), method="bounded"
+    )
+    return math.exp(found.x), float(found.fun)
+
+
+def row_of(digit: int) -> str:
+    """A line of the table of digits: the best multiplier by outputs and the one that keeps `BUDGET`, side by side."""
+    case = digits_case(digit)
+    front = case.front(case.retain_on_original)
+    _, start = case.distances(case.original)
+    best, distance = nearest(front, lambda weights: case.distances(weights)[1])
+    spent = front.constraint(front.at(best).weights).item()
+    kept = front.within(BUDGET)
+    fall = case.retain_accuracy(case.original) - case.retain_accuracy(kept.weights)
+    return (
+        f"| {digit} | {best:.1f} | {spent:.3f} | {distance / start:.2f} | {kept.multiplier:.1f} | "
+        f"{case.distances(kept.weights)[1] / start:.2f} | {fall:+.1f} |"
+    )
+
+
+def bounds_of(case: Case) -> list[tuple[str, float, float]]:
+    """What section 8 bounds: a name, the distance or difference as it is, and its bound."""
+    retain, original = case.retain_on_labels, case.original
+    away = case.distances(original)[0]
+    slope = retain.gradient(original).norm().item()
+    share = case.forget.double().mean().item()
+    kept = case.front(retain).within(retain(original).item() + BUDGET).weights
+    distance = case.distances(kept)[0]
+    excess = (retain(kept) - retain(case.retrained)).item()
+    ahead = math.hypot(math.sqrt(2 * BUDGET / DECAY), slope / DECAY)
+    pair = [(case.features[case.forget] @ weights.T).log_softmax(1) for weights in (kept, case.retrained)]
+    return [
+        ("original to retrained, from the gradient", away, slope / DECAY),
+        ("original to retrained, before any training", away, 2 * math.sqrt(2) * share / DECAY),
+        ("unlearned to retrained, retrained loss known", distance, math.sqrt(2 * excess / DECAY)),
+        ("unlearned to retrained, before unlearning", distance, ahead),
+        ("log-probabilities of forget images", (pair[0] - pair[1]).abs().max().item(), math.sqrt(2) * distance),
+    ]
+
+
+def draw(path: Path, case: Case, learned: dict[float, float], points: int = 81) -> None:
+    """Two panels over the fixed multiplier: distances to the retrained model, and the rise of the retain loss.
+
+    Args:
+        path: of the PNG.
+        case: whose exact solutions are drawn.
+        learned: the multiplier that our solver found, by budget in nats.
+        points: multipliers that are solved for.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    front = case.front(case.retain_on_original)
+    multipliers = torch.logspace(*LOGARITHMS, points, dtype=torch.float64).tolist()
+    solved = [front.at(multiplier).weights for multiplier in multipliers]
+    marked = [front.at(multiplier).weights for multiplier in learned.values()]
+    with pyplot.rc_context({"font.size": 15, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, (above, below) = pyplot.subplots(
+            2, 1, figsize=(8, 8), sharex=True, layout="constrained", height_ratios=(3, 2)
+        )
+        for axis in (above, below):
+            axis.axvspan(multipliers[0], learned[BUDGET], color="#999999", alpha=0.25, linewidth=0)
+            axis.axvline(learned[BUDGET], color="black", linewidth=1)
+        for part, (name, style, colour, place) in enumerate(CURVES):
+            start = case.distances(case.original)[part]
+            found = [case.distances(weights)[part] / start for weights in marked]
+            curve = [case.distances(weights)[part] / start for weights in solved]
+            above.plot(multipliers, curve, style, color=colour, linewidth=2.5)
+            _mark(above, learned, found, colour)
+            above.text(*place, name, color=colour)
+        above.axhline(1, color="black", linewidth=1, linestyle=":")
+        above.set(ylabel="distance to the retrained model\n(the original's is 1)", ylim=(0, None))
+        below.plot(multipliers, [front.constraint(weights).item() for weights in solved], color="black", linewidth=2.5)
+        below.axhline(BUDGET, color="black", linewidth=1, linestyle=":")
+        _mark(below, learned, [front.constraint(weights).item() for weights in marked], "black")
+        for budget, multiplier in learned.items():
+            text = f"learned for {budget} nats" if budget == BUDGET else str(budget)
+            below.annotate(text, (multiplier, budget), xytext=(10, 8), textcoords="offset points")
+        below.text(0.12, 3e-4, f"the budget of\n{BUDGET} nats\nis overdrawn")
+        below.set(xscale="log", yscale="log", xlim=(multipliers[0], multipliers[-1]),
+                  xlabel="fixed multiplier", ylabel="rise of the\nretain loss, nats")  # fmt: skip
+        with whole_file(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=120)
+    pyplot.close(figure)
+
+
+def _mark(axis, learned: dict[float, float], heights: list[float], colour: str) -> None:
+    for (budget, multiplier), height in zip(learned.items(), heights, strict=True):
+        marker, size = ("*", 20) if budget == BUDGET else ("D", 9)
+        axis.plot(multiplier, height, marker, color=colour, markersize=size, markeredgecolor="white")
+
+
+def _table(*titles: str) -> str:
+    return "| " + " | ".join(titles) + " |\n|" + "---:|" * len(titles)
+
+
+def main(args: Args) -> dict:
+    """Draw the figure and print the tables; returns the learned multipliers by budget."""
+    path = Path(args.output)
+    if not path.parent.is_dir():
+        raise UserError(f"--output {path}: no folder {path.parent}; make it first")
+    case = digits_case(SHOWN_DIGIT)
+    front = case.front(case.retain_on_original)
+    learned = {}
+    print(_table("budget, nats", "learned", "exact"))
+    for budget in BUDGETS:
+        learned[budget] = learn(front, budget, args.steps, multiplier=10.0).budget.multiplier.weight.item()
+        print(f"| {budget} | {learned[budget]:.3f} | {front.within(budget).multiplier:.3f} |")
+    draw(path, case, learned)
+    print("\n" + _table("digit", "best", "rise there", "distance", "at the budget", "distance", "fall"))
+    for digit in range(NUM_CLASSES):
+        print(row_of(digit))
+    print("\n" + _table("", "measured", "bound"))
+    for name, measured, bound in bounds_of(case):
+        print(f"| {name} | {measured:.2f} | {bound:.2f} |")
+    return {"learned": learned}
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(get_parser, main))

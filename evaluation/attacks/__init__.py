@@ -1,0 +1,1 @@
+"""Attacks: what still tells forgotten images from unseen ones."""

@@ -1,0 +1,74 @@
+"""A linear probe: how much of the forget set a linear classifier still finds in a model's features."""
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.image_sets import ImageSets
+from data.random_streams import random_state
+from helper_functions.training.devices import Precision
+from models.features import predict_features
+
+# Retain images that the probe learns from at most.
+LEARNED_IMAGES = 5000
+# With a gradient ten times as large, a hundred classes are a point or two below what they come to.
+ITERATIONS, TOLERANCE = 100, 1e-5
+
+
+def linear_probe_top1(
+    model: nn.Module, sets: ImageSets, precision: Precision, *, seed: int = 0, learned_images: int = LEARNED_IMAGES
+) -> float | None:
+    """Top-1 on the forget set, in percent by given labels, of a linear classifier refitted on frozen features.
+
+    Logistic regression on the standardised inputs of the model's last linear layer, fitted to a sample of the retain
+    set. Of classes that the retain set lacks it could name none: where whole classes are forgotten, it learns from as
+    many images of each as of the average class, but no more than half of them, and is judged on the others. Source:
+    Alain and Bengio 2017, as a measure of what forgetting leaves behind.
+
+    Args:
+        model: whose last linear layer gives the logits.
+        sets: data and splits.
+        precision: of the forward passes.
+        seed: of the samples.
+        learned_images: retain images to learn from at most.
+
+    Returns:
+        The accuracy, or None where features are not finite, or only one class is there to learn from.
+    """
+    learned, judged = probe_images(sets, seed, learned_images)
+    if len(judged) == 0 or len(sets.splits.labels[learned].unique()) < 2:
+        return None
+    features, labels = zip(
+        *((found.cpu(), labels.cpu()) for found, _, labels in (
+            predict_features(model, sets.evaluation(part), precision) for part in (learned, judged)
+        )), strict=True
+    )  # fmt: skip
+    if not torch.cat(features).isfinite().all():
+        return None
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=ITERATIONS, tol=TOLERANCE))
+    with warnings.catch_warnings():
+        # Separable features have no optimum at a finite place; the answers change no more long before.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        probe.fit(features[0].numpy(), labels[0].numpy())
+    return 100 * float(np.mean(probe.predict(features[1].numpy()) == labels[1].numpy()))
+
+
+def probe_images(sets: ImageSets, seed: int, learned_images: int) -> tuple[Tensor, Tensor]:
+    """Sorted indices of what the probe learns from and of what it is judged on, without an image in common."""
+    splits = sets.splits
+    retain = splits.retain.numpy()
+    learned = [random_state(seed, "probe").permutation(retain)[:learned_images]]
+    kept = splits.labels[splits.retain].unique()
+    given = splits.labels[splits.forget]
+    for label in given[~torch.isin(given, kept)].unique().tolist():
+        images = random_state(seed, "probe", label).permutation(splits.forget[given == label].numpy())
+        learned.append(images[: min(len(images) // 2, -(-len(learned[0]) // len(kept)))])
+    chosen = torch.from_numpy(np.sort(np.concatenate(learned)))
+    return chosen, splits.forget[~torch.isin(splits.forget, chosen)]

@@ -1,0 +1,1 @@
+"""The deletion report: tables, record and page."""

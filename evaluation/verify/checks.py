@@ -1,0 +1,132 @@
+"""Single checks of a report: what it says, what was found, and whether the two agree within a stated tolerance."""
+
+import dataclasses
+import math
+from typing import Any
+
+from evaluation.report.tables import FIGURES
+
+# On the hardware and versions of the run itself, figures come out the same but for the last digits that are written.
+ROUNDING = 1e-4
+# Elsewhere: images of a part that may count otherwise, in accuracies and in attacks, and least tolerances.
+ACCURACY_IMAGES, ATTACK_IMAGES = 2, 5
+LEAST_POINTS, LEAST_AUC, LEARNED_AUC = 0.05, 0.005, 0.02
+OTHER = 0.01
+LONGEST_VALUE = 16
+STATES = {True: "holds", False: "DIFFERS", None: "not checked"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One comparison; `holds` is None where there was nothing to compare with."""
+
+    what: str
+    reported: str
+    found: str
+    holds: bool | None
+
+    def __str__(self) -> str:
+        return f"{self.what:44s} {self.reported:>{LONGEST_VALUE}s} {self.found:>{LONGEST_VALUE}s}  {STATES[self.holds]}"
+
+
+def at(content: Any, *names: str) -> Any:
+    """What stands in nested dicts under these names, None where they do not lead there."""
+    for name in names:
+        content = content.get(name) if isinstance(content, dict) else None
+    return content
+
+
+def exact(what: str, reported: Any, found: Any) -> Check:
+    """A check of values that have to be the same; True is not 1 and 1 is not 1.0."""
+    same = _typed(reported) == _typed(found)
+    return Check(what, _short(reported), _short(found), same)
+
+
+def near(what: str, reported: Any, found: Any, tolerance: float) -> Check:
+    """A check of two numbers, or of two None."""
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (reported, found))
+    close = abs(reported - found) <= tolerance if numbers else reported is None and found is None
+    return Check(what, _short(reported), _short(found), close)
+
+
+def all_near(what: str, reported: Any, found: Any, tolerance: float) -> Check:
+    """A check of all numbers in nested dicts and lists at once, and that everything else is the same."""
+    one, other = _leaves(reported), _leaves(found)
+    different = set(one) ^ set(other)
+    different |= {place for place in set(one) & set(other) if not _agree(one[place], other[place], tolerance)}
+    counted = f"{len(one)} values"
+    return Check(what, counted, f"{len(different)} other" if different else counted, not different)
+
+
+def tolerance_of(figure: str, images: dict[str, int], told: Any = None) -> float | None:
+    """How far a figure may lie from the reported one on other hardware or versions; None: it says nothing there.
+
+    Accuracies by two images of their part and at least 0.05 points; an attack's other percentages by five images; an
+    AUC by two images, a quarter of its 95 % interval and at least 0.005, at least 0.02 where the attack itself was
+    trained or reads other models; losses by 0.005 and one per cent. True positives at few false ones hang on single
+    images.
+
+    Args:
+        figure: its name, or the name of something else that is no accuracy, loss or attack.
+        images: how many each part has.
+        told: the figures of the model as they were reported.
+    """
+    forget = max(images.get("forget", 0), 1)
+    part = figure.split("_")[0]
+    if "_auc" in figure:
+        name = figure.removesuffix("_low").removesuffix("_high")
+        ends = [at(told, f"{name}{end}") for end in ("_low", "_high")]
+        width = abs(ends[1] - ends[0]) if all(isinstance(end, float) for end in ends) else 0.0
+        return max(LEAST_AUC if part == "mia" else LEARNED_AUC, ACCURACY_IMAGES / forget, width / 4)
+    if figure.endswith("_tpr"):
+        return None
+    if figure.endswith(("_accuracy", "_efficacy")):
+        return max(LEAST_POINTS, 100 * ATTACK_IMAGES / forget)
+    if "_top" in figure:
+        return max(LEAST_POINTS, 100 * ACCURACY_IMAGES / max(images.get(part, 0), 1))
+    if figure.endswith("_loss"):
+        value = at(told, figure)
+        return 0.005 + 0.01 * (abs(value) if isinstance(value, float) else 0)
+    return OTHER
+
+
+def titled(figure: str) -> str:
+    """What tables call a figure."""
+    for end, title in (("_low", ", lower end"), ("_high", ", upper end")):
+        if figure.endswith(end):
+            return titled(figure.removesuffix(end)) + title
+    return FIGURES.get(figure, figure)
+
+
+def _agree(one: Any, other: Any, tolerance: float) -> bool:
+    numbers = all(isinstance(value, float) for value in (one, other))
+    return abs(one - other) <= tolerance if numbers else _typed(one) == _typed(other)
+
+
+def _leaves(content: Any, place: str = "") -> dict[str, Any]:
+    if isinstance(content, dict) and content:
+        return {key: leaf for name in content for key, leaf in _leaves(content[name], f"{place}/{name}").items()}
+    if isinstance(content, list) and content:
+        return {key: leaf for i, item in enumerate(content) for key, leaf in _leaves(item, f"{place}/{i}").items()}
+    return {place: content}
+
+
+def _typed(value: Any) -> tuple:
+    if isinstance(value, dict):
+        return dict, {name: _typed(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return list, [_typed(item) for item in value]
+    return type(value), value
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4f}" if math.isfinite(value) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict | list):
+        return f"{len(value)} entries"
+    line = "".join(letter if letter.isprintable() else "?" for letter in str(value))
+    return line if len(line) <= LONGEST_VALUE else f"{line[: LONGEST_VALUE - 1]}…"

@@ -1,0 +1,223 @@
+"""The files and figures of a report again, from a run's configuration, splits, weights and data."""
+
+import base64
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from data.copies import find_copies
+from evaluation.conclude import findings, judge_models, verdict_of
+from evaluation.judge import Judgement
+from evaluation.report.page import PAGE, PICTURE
+from evaluation.report.pictures import decoded
+from evaluation.report.record import ENVIRONMENT, data_of, file_digest, listed_files, request_of, trace_of
+from evaluation.report.tables import plain
+from evaluation.verify.checks import ROUNDING, Check, all_near, at, exact, near, titled, tolerance_of
+from helper_functions.errors import UserError
+from helper_functions.run_folder import INFEASIBLE, RESULT
+from helper_functions.training.devices import describe_environment
+from unlearning.sequence import DIGITS
+from unlearning.workspace import Workspace
+
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
+# What a run may have ended with, as weights that its own model takes.
+RESULTS = (RESULT, INFEASIBLE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """A run to be checked.
+
+    folder: of the run. report: what it says. script: the one that ran. args: its flags, as config.yaml tells them.
+    moved: flags that take their place, and where weights from elsewhere lie now.
+    """
+
+    folder: Path
+    report: dict
+    script: str
+    args: Any
+    moved: dict[str, Any]
+
+    @property
+    def method(self) -> str | None:
+        """How it forgot, None where it did not."""
+        return getattr(self.args, "mode", None) or (self.args.method if self.args.untrain else None)
+
+    @property
+    def within_what_was_left(self) -> Any:
+        """The flags, the budget less what earlier requests of a sequence had spent, by the report's account."""
+        spent = at(self.report, "sequence", "budget_spent")
+        left = self.args.retain_budget - (spent if isinstance(spent, int | float) else 0.0)
+        return dataclasses.replace(self.args, retain_budget=round(left, DIGITS))
+
+    @functools.cached_property
+    def files(self) -> list[tuple[str, str, Path]]:
+        """Role, name and present place of every file that the report may rest on."""
+        original = self.moved.get("original_weight_path")
+        places = {
+            "original": [] if original is None else [original],
+            "retrained": list(self.moved.get("retrained_weight_path", [])),
+        }
+        return [
+            (role, name, Path(places[role].pop(0)) if places.get(role) else path)
+            for role, name, path in listed_files(self.folder, self.args)
+        ]
+
+    @functools.cached_property
+    def digests(self) -> dict[tuple[str, str], object]:
+        """What the report says of files, by role and name."""
+        files = self.report.get("files")
+        listed = files if isinstance(files, list) else []
+        return {(str(at(file, "role")), str(at(file, "path"))): at(file, "sha256") for file in listed}
+
+    @functools.cached_property
+    def workspace(self) -> Workspace:
+        """Data and splits of the run, in the precision that it computed in."""
+        precision = PRECISIONS.get(str(at(self.report, "run", "precision")), self.args.precision)
+        moved = {name: value for name, value in self.moved.items() if name in ("data_dir", "device")}
+        # A run that is resumed takes its own splits.
+        return Workspace(dataclasses.replace(self.args, resume=str(self.folder), precision=precision, **moved))
+
+
+def check_files(run: Recorded) -> list[Check]:
+    """The digest of every file; a model that is no longer there may have been deleted on purpose."""
+    checks = []
+    for role, name, path in run.files:
+        told = run.digests.get((role, name))
+        if path.is_file():
+            checks.append(exact(f"{role}: {name}", told, file_digest(path)))
+        elif told is not None:
+            optional = role in ("original", "retrained")
+            checks.append(Check(f"{role}: {name}", "a file", "not at hand", None if optional else False))
+    known = {(role, name) for role, name, _ in run.files}
+    for role, name in run.digests:
+        if (role, name) not in known:
+            checks.append(Check(f"{role}: {name}", "a file", "not at hand", None if role == "weights" else False))
+    return checks
+
+
+def check_figures(run: Recorded) -> list[Check]:
+    """Request, data, trace, every figure, the verdict, and the pictures.
+
+    Raises:
+        UserError: data or the resulting weights are absent, or cannot be read.
+    """
+    models, checks = _models(run), _records(run)
+    judgements = judge_models(models, run.workspace, run.args)
+    found, told = plain(findings(judgements, run.workspace)), at(run.report, "models")
+    same, images = _same_place(run), data_of(run.workspace)["images"]
+    for name, figures in told.items() if isinstance(told, dict) else ():
+        checks += _figures(name, figures, at(found, "models", name), images, same)
+    tolerance = ROUNDING if same else tolerance_of("forget_top1", images)
+    histograms = all_near("loss histograms", run.report.get("loss_histograms"), found["loss_histograms"], tolerance)
+    complete = isinstance(told, dict) and set(told) == set(models)
+    checks.append(histograms if complete else _unmade(histograms))
+    names = ("splits_sha256", "final_test", "judged_retain_images")
+    checks += [exact(name.replace("_", " "), run.report.get(name), found[name]) for name in names]
+    return checks + _verdict(run, judgements, same) + _pictures(run)
+
+
+def _unmade(check: Check) -> Check:
+    return dataclasses.replace(check, found="not at hand", holds=None)
+
+
+def _models(run: Recorded) -> dict[str, nn.Module]:
+    """The models whose weights are at hand, by name.
+
+    Raises:
+        UserError: the result's are not, or some cannot be read.
+    """
+    told = [name for role, name in run.digests if role == "weights" and name in RESULTS]
+    results = [path for name in (*told, *RESULTS) if (path := run.folder / name).is_file()]
+    if not results:
+        raise UserError(f"--verify {run.folder}: the resulting weights are not there ({' or '.join(RESULTS)})")
+    if run.method is None:
+        return {"original": run.workspace.model(str(results[0]))}
+    retrained = [path for role, _, path in run.files if role == "retrained"]
+    named = [("original", path) for role, _, path in run.files if role == "original"] + [("unlearned", results[0])]
+    named += [("retrained" if n == 1 else f"retrained-{n}", path) for n, path in enumerate(retrained, 1)]
+    return {name: run.workspace.model(str(path)) for name, path in named if path.is_file()}
+
+
+def _records(run: Recorded) -> list[Check]:
+    """What is no measurement: it has to be the same to the letter."""
+    report, workspace, splits = run.report, run.workspace, run.workspace.splits
+    request, told = request_of(run.args, splits, workspace.dataset), report.get("request")
+    titles = {"id": "request id", "requester": "requester", "forget": "what to forget, as written",
+              "images": "images to forget", "sha256": "digest of their list"}  # fmt: skip
+    checks = [exact(title, at(told, name), request[name]) for name, title in titles.items()]
+    expected = {"script": run.script, "method": run.method, "judge": run.args.judge, "seed": run.args.seed}
+    checks += [exact(name, at(report, "run", name), value) for name, value in expected.items()]
+    return [
+        *checks,
+        exact("data set and its parts", report.get("data"), data_of(workspace)),
+        exact("copies of forget images elsewhere", report.get("copies"), find_copies(workspace.dataset, splits)),
+        exact("images of earlier requests", at(report, "sequence", "forgotten_images") or 0, splits.num_forgotten),
+        all_near("trace", report.get("trace"), trace_of(run.folder / "metrics.jsonl"), 0),
+    ]
+
+
+def _same_place(run: Recorded) -> bool:
+    """Whether figures should come out as they were: the same processor and versions; GPUs do not promise it."""
+    device = run.workspace.precision.device
+    here = describe_environment(device)
+    return device.type == "cpu" and all(at(run.report, "run", name) == here[name] for name in ENVIRONMENT)
+
+
+def _figures(name: str, told: Any, found: dict | None, images: dict[str, int], same: bool) -> list[Check]:
+    """Every figure of one model; one to others that are not at hand cannot be made."""
+    if found is None:
+        return [Check(f"{name}: every figure", "", "not at hand", None)]
+    checks = []
+    for figure in {**(told if isinstance(told, dict) else {}), **found}:
+        tolerance = ROUNDING if same else tolerance_of(figure, images, told)
+        check = near(f"{name}: {titled(figure)}", at(told, figure), found.get(figure), tolerance or 0)
+        if figure not in found:
+            check = _unmade(check)
+        elif tolerance is None and not check.holds:
+            check = dataclasses.replace(check, holds=None)
+        checks.append(check)
+    return checks
+
+
+def _verdict(run: Recorded, judgements: dict[str, Judgement], same: bool) -> list[Check]:
+    if run.method is None:
+        return [exact("verdict", run.report.get("verdict"), None)]
+    splits, target = run.workspace.splits, run.workspace.target(run.args.forget_target)
+    how = {"request": splits.forget_request, "images": len(splits.forget), "method": run.method, "target": target}
+    checks = [exact(f"forgetting: {name}", at(run.report, "forget", name), value) for name, value in how.items()]
+    if "original" not in judgements:
+        return [*checks, Check("verdict", "", "not at hand", None)]
+    found = plain(verdict_of(judgements, run.within_what_was_left, target, run.workspace))
+    tolerance = ROUNDING if same else tolerance_of("retain_top1", data_of(run.workspace)["images"])
+    for name, value in found.items():
+        compare = exact if isinstance(value, bool) else functools.partial(near, tolerance=tolerance)
+        checks.append(compare(f"verdict: {name.replace('_', ' ')}", at(run.report, "verdict", name), value))
+    return checks
+
+
+def _pictures(run: Recorded) -> list[Check]:
+    """Whether the page shows the images of the data set that it names."""
+    told, page = run.report.get("pictures"), run.folder / PAGE
+    if not told or not page.is_file():
+        return []
+    dataset, splits = run.workspace.dataset, run.workspace.splits
+    names = dataset.file_names or range(len(dataset.images))
+    places = {names[index]: index for index in splits.forget.tolist()}
+    shown = PICTURE.findall(page.read_text(errors="replace"))
+    same = len(shown) == len(told)
+    for picture, data in zip(told if same else (), shown, strict=False):
+        index = places.get(at(picture, "image"))
+        same = same and index is not None and _shows(data, dataset.images[index])
+    return [Check("pictures on the page", f"{len(told)} images", f"{len(shown)} images", same)]
+
+
+def _shows(data: str, image: Tensor) -> bool:
+    try:
+        return np.array_equal(decoded(base64.b64decode(data)), image.numpy())
+    except ValueError:
+        return False

@@ -1,0 +1,165 @@
+"""Does a report hold? Digests and figures again from a run's saved weights and splits, and its page made again.
+
+It finds damage and careless change. Whoever forges a whole run folder on purpose can compute its digests anew: against
+that helps a signature, or the report's digest kept where they cannot reach it.
+"""
+
+import base64
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from evaluation.gaps import summarise_gaps
+from evaluation.report.page import PAGE, PICTURE, report_page
+from evaluation.report.record import DIGEST, PAGE_DIGEST, SCHEMA_VERSION, file_digest, report_digest
+from evaluation.report.tables import plain
+from evaluation.verify.checks import ROUNDING, STATES, Check, all_near, at, exact
+from evaluation.verify.figures import Recorded, check_figures, check_files
+from helper_functions.code_version import code_version
+from helper_functions.errors import UserError
+from helper_functions.files import load_config
+from helper_functions.training.distribution import world_size
+
+NEEDED = ("report.json", "config.yaml", "splits.npz")
+# Flags of test.py that say where data and models lie now, and on what to compute.
+MOVED = ("data_dir", "device", "original_weight_path", "retrained_weight_path")
+SUMMARIES = ("avg_gap", "avg_gap_salun", "tug_of_war", "retrained_models", "noise_floor", "bands", "inside")
+# What a report that is no report makes of the page.
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError)
+STATED = "times, costs, code version, hardware and what earlier requests spent are as the run stated them"
+
+
+def verify_run(args: Any, scripts: Mapping[str, ModuleType]) -> dict:
+    """Check the run folder `args.verify`, and print a line for each check and one for all of them.
+
+    Args:
+        args: flags of test.py; those of `MOVED` take the place of what the run recorded.
+        scripts: the scripts that such a folder may come from, by name.
+
+    Returns:
+        `holds`, and the `checks` as dicts.
+
+    Raises:
+        UserError: it cannot be checked: no run folder, other flags beside it, data or weights that are absent.
+    """
+    folder = Path(args.verify)
+    _refuse(args, folder)
+    report = _read_report(folder / "report.json")
+    if isinstance(report, Check):
+        return _conclude([report])
+    if not {DIGEST, "schema_version", "request"} & set(report):
+        raise UserError(f"--verify {folder}: report.json is no report of an unlearning run; name one's folder")
+    checks = _own_checks(folder, report)
+    try:
+        run = _recorded(folder, report, args, scripts)
+        checks += check_files(run)
+        checks += check_figures(run)
+    except UserError as error:
+        # Where something has changed, that is why it cannot be computed; else something is missing here.
+        if all(check.holds is not False for check in checks):
+            raise
+        checks.append(Check(f"figures ({' '.join(str(error).split())})", "", "none", False))
+    return _conclude(checks)
+
+
+def _refuse(args: Any, folder: Path) -> None:
+    default = type(args)()
+    others = [field.name for field in dataclasses.fields(args) if field.name not in ("verify", *MOVED)]
+    if given := [name for name in others if getattr(args, name) != getattr(default, name)]:
+        raise UserError(f"--{given[0]} {getattr(args, given[0])}: beside --verify stand --{', --'.join(MOVED)} alone")
+    if world_size() > 1:
+        raise UserError(f"--verify {folder}: one process checks; leave torchrun out")
+    if not folder.is_dir():
+        raise UserError(f"--verify {folder}: there is no such run folder")
+    if missing := [name for name in NEEDED if not (folder / name).is_file()]:
+        raise UserError(f"--verify {folder}: no folder of a finished run (it has no {missing[0]})")
+
+
+def _read_report(path: Path) -> dict | Check:
+    """The report, or, of a file that is none, the check that failed."""
+    try:
+        report = json.loads(path.read_text(), object_pairs_hook=_once, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        return Check("report.json", "a report", f"none ({' '.join(str(error).split())[:60]})", False)
+    return report if isinstance(report, dict) else Check("report.json", "a report", "none", False)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _own_checks(folder: Path, report: dict) -> list[Check]:
+    """What needs no data: the report's own digest, its version, the configuration's digest, and the page."""
+    configuration = at(report, "run", "configuration_sha256")
+    checks = [
+        exact("report.json, its own digest", report.get(DIGEST), report_digest(report)),
+        exact("report.json, version of the schema", report.get("schema_version"), SCHEMA_VERSION),
+        exact("settings (config.yaml)", configuration, file_digest(folder / "config.yaml")),
+    ]
+    path = folder / PAGE
+    if not path.is_file():
+        return [*checks, Check(PAGE, "a page", "no such file", False)]
+    kept = path.read_bytes()
+    checks.append(exact(PAGE, report.get(PAGE_DIGEST), hashlib.sha256(kept).hexdigest()))
+    try:
+        pictures = [base64.b64decode(data) for data in PICTURE.findall(kept.decode(errors="replace"))]
+        digests = [hashlib.sha256(png).hexdigest() for png in pictures]
+        told = [picture["sha256"] for picture in report.get("pictures", [])]
+        if told or digests:
+            checks.append(exact(f"{PAGE}, its pictures", told, digests))
+        made = report_page(report, pictures).encode()
+        gaps = plain(summarise_gaps(report["models"]))
+    except MALFORMED:
+        return [*checks, Check(f"{PAGE}, made again", "a page", "none can be made", False)]
+    told = {name: report[name] for name in SUMMARIES if name in report}
+    return [
+        *checks,
+        _made_again(kept == made, report),
+        all_near("gaps to retrained, by the report's figures", told, gaps, ROUNDING),
+    ]
+
+
+def _made_again(same: bool, report: dict) -> Check:
+    """Whether the page is the one that this code makes; another version of the code may make another one."""
+    version, own = at(report, "run", "code"), code_version()
+    if same or version == own and not own["changed"]:
+        return Check(f"{PAGE}, made again from report.json", "the page", "the same" if same else "another", same)
+    return Check(f"{PAGE}, made again from report.json", "the page", "other code", None)
+
+
+def _recorded(folder: Path, report: dict, given: Any, scripts: Mapping[str, ModuleType]) -> Recorded:
+    """The run as its configuration tells it, with the data and models where they lie now."""
+    config = folder / "config.yaml"
+    names = set(load_config(config))
+    fitting = [name for name, script in scripts.items() if names == {f.name for f in dataclasses.fields(script.Args)}]
+    if not fitting:
+        raise UserError(f"--verify {folder}: config.yaml is of no unlearning script of this version")
+    args = scripts[fitting[0]].get_parser().parse(["--config_file", str(config)])
+    default = type(given)()
+    moved = {name: getattr(given, name) for name in MOVED if getattr(given, name) != getattr(default, name)}
+    return Recorded(folder, report, fitting[0], args, moved)
+
+
+def _conclude(checks: list[Check]) -> dict:
+    """Print the checks, and what follows from them."""
+    print(f"{'check':44s} {'reported':>16s} {'found':>16s}")
+    for check in checks:
+        print(check)
+    counts = {state: sum(check.holds is state for check in checks) for state in STATES}
+    passed = f"{counts[True]} of {len(checks)} checks hold"
+    left = f", {counts[None]} could not be made" if counts[None] else ""
+    holds = not counts[False]
+    print(f"\n{passed}{left}; {STATED}")
+    differ = "1 check differs" if counts[False] == 1 else f"{counts[False]} checks differ"
+    print("the report HOLDS" if holds else f"the report does NOT hold: {differ}")
+    return {"holds": holds, "checks": [dataclasses.asdict(check) for check in checks]}

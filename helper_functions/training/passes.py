@@ -1,0 +1,120 @@
+"""A pass over batches that can be left between any two: its figures so far, and how its place is found again."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from helper_functions.training.distribution import agree
+from helper_functions.training.generators import generator_states, restore_generators
+
+
+class Means:
+    """Means of named 0-d tensors, which stay on their device until they are read in one transfer."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.rows: list[Tensor] = []
+        self.totals: list[float] = []
+        self.count = 0
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Take the figures of a step."""
+        self.names = list(values)
+        self.rows.append(torch.stack([value.detach().float().reshape(()) for value in values.values()]))
+
+    def transfer(self) -> tuple[dict[str, float], tuple[int, str] | None]:
+        """Means since the last call, by one transfer from the device (and wait for it).
+
+        With them comes the first figure that was no number, if any: how many steps ago, and its name.
+        """
+        rows = agree(torch.stack(self.rows)).tolist()
+        sums = [math.fsum(column) if _finite(column) else sum(column) for column in zip(*rows, strict=True)]
+        self.totals = [a + b for a, b in zip(self.totals or [0.0] * len(sums), sums, strict=True)]
+        self.count += len(rows)
+        self.rows = []
+        found = ((len(rows) - number, name) for number, row in enumerate(rows, 1) for name in self._spoiled(row))
+        return {name: value / len(rows) for name, value in zip(self.names, sums, strict=True)}, next(found, None)
+
+    def sound(self) -> bool:
+        """Whether all figures since the last transfer are numbers; waits for the device."""
+        return not self.rows or bool(torch.stack(self.rows).isfinite().all())
+
+    def of_pass(self) -> dict[str, float]:
+        """Means of everything that has been transferred."""
+        return {name: value / self.count for name, value in zip(self.names, self.totals, strict=True)}
+
+    def _spoiled(self, row: list[float]) -> list[str]:
+        return [name for name, value in zip(self.names, row, strict=True) if not math.isfinite(value)]
+
+    def state_dict(self) -> dict:
+        """What a resumed pass needs."""
+        rows = torch.stack(self.rows).cpu() if self.rows else torch.zeros(0)
+        return {"names": self.names, "rows": rows, "totals": self.totals, "count": self.count}
+
+    def load_state_dict(self, state: dict, device: torch.device) -> None:
+        """Inverse of `state_dict`."""
+        self.names, self.totals, self.count = list(state["names"]), list(state["totals"]), state["count"]
+        self.rows = list(state["rows"].to(device))
+
+
+def _finite(column: tuple[float, ...]) -> bool:
+    return all(math.isfinite(value) for value in column)
+
+
+class RunningPass:
+    """One pass, from its beginning, or from where an earlier run left it.
+
+    Args:
+        batches: the loop's; where their passes differ, `state_dict()` and `load_state_dict()` say which one comes next.
+        device: of the figures.
+        place: what `place` gave in the run that left this pass.
+    """
+
+    def __init__(self, batches: Iterable[dict], device: torch.device, place: dict | None = None) -> None:
+        self.batches, self.means = batches, Means()
+        # A pass that is new is not gone to: it is where its batches stand.
+        self._device, self._is_fresh, self._is_entered = device, place is None, False
+        self._start = place or {
+            "done": 0,
+            "batches": batches.state_dict() if hasattr(batches, "state_dict") else {},
+            "generators_before": generator_states(),
+            "generators": {},
+            "means": self.means.state_dict(),
+        }
+        self.done: int = self._start["done"]
+
+    def __iter__(self) -> Iterator[dict]:
+        """The batches that are left; each time from where the pass was entered first."""
+        start = self._start
+        self.means.load_state_dict(start["means"], self._device)
+        if not self._is_fresh:
+            if hasattr(self.batches, "load_state_dict"):
+                self.batches.load_state_dict(start["batches"])
+            restore_generators(start["generators_before"])
+        self._is_fresh, self._is_entered = False, True
+        batches = iter(self.batches)
+        for _ in range(self.done):
+            next(batches)
+        if self.done:
+            restore_generators(start["generators"])
+        for batch in batches:
+            self.done += 1
+            yield batch
+
+    def begin_again(self) -> None:
+        """Back to where the pass was entered."""
+        self.done, self._is_entered = self._start["done"], False
+
+    def place(self) -> dict:
+        """What it takes to go on from here; between two batches, the next of which has not been drawn."""
+        if not self._is_entered:
+            return self._start
+        now = {"done": self.done, "generators": generator_states(), "means": self.means.state_dict()}
+        return {**self._start, **now}
+
+    def images(self, number: int) -> dict[str, list[int]]:
+        """Numbers of the images in a batch, from 0, by stream; of streams whose loader can tell."""
+        tell = getattr(self.batches, "images_of", lambda state, number: {})
+        return {name: images.tolist() for name, images in tell(self._start["batches"], number).items()}

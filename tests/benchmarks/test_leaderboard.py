@@ -1,0 +1,330 @@
+"""The leaderboard and its tuning as programs: what they run, write, take from earlier runs and never look at."""
+
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.faults import interrupt
+
+import train_constrained_unlearning as script
+from benchmarks.leaderboard import board as leaderboard
+from benchmarks.leaderboard import tune
+from benchmarks.leaderboard.cells import data_flags, method_flags
+from benchmarks.leaderboard.search_spaces import SPACES, rounded, start, within
+from benchmarks.leaderboard.trained_models import Training
+from benchmarks.sweeps.sweep import command_line, read_rows
+from data.image_sets import ImageSets
+from evaluation.gaps import GAP_FIGURES
+from helper_functions.code_version import code_version, code_words
+from helper_functions.config import run_script
+from helper_functions.errors import UserError
+from helper_functions.files import load_config
+from unlearning.methods import METHODS
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = "dataset: digits\nmodel: resnet8\nwidth: 4\nnum_epochs: 1\nbatch_size: 64\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("board")
+    (folder / "train.yaml").write_text(TINY)
+    return folder
+
+
+def run(module: str, *flags: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *map(str, flags)],
+        cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+class TestLeaderboard:
+    def flags(self, folder: Path, *methods: str) -> list[object]:
+        return [
+            "--methods", *methods, "--forget", "class:3", "--train_config", folder / "train.yaml", "--workers", 1,
+            "--retrained_models", 2, "--output", folder / "out", "--log_dir", folder / "runs", "--log_interval", 1,
+        ]  # fmt: skip
+
+    def test_cells_become_rows_and_pages_and_are_run_once(self, folder):
+        done = run("leaderboard", *self.flags(folder, "constrained", "ssd"))
+        assert done.returncode == 0, done.stderr
+        lines = (folder / "out" / "results.jsonl").read_text().splitlines()
+        rows = {row["method"]: row for row in map(json.loads, lines)}
+        assert set(rows) == {"constrained", "ssd"} and len(lines) == 2
+        for row in rows.values():
+            assert len(row["retrained"]) == 2 and row["config"]["forget"] == "class:3"
+            assert {"forget_top1", "retain_top1", "test_top1", "mia_auc", "rmia_auc"} <= set(row["figures"])
+            assert row["histograms"]["edges"][0] < row["histograms"]["edges"][-1]
+            assert abs(sum(row["histograms"]["unlearned"]["forget"]) - 100) < 1e-3  # rows have six digits
+            assert row["retrained_cost"]["gradient_steps"] > 0
+            assert row["environment"]["code"] == code_words(code_version())
+        assert rows["ssd"]["trace"] is None and rows["ssd"]["cost"]["gradient_steps"] == 0
+        trace, steps = rows["constrained"]["trace"], rows["constrained"]["cost"]["gradient_steps"]
+        assert trace["step"][-1] == steps and len(trace["multiplier"]) == len(trace["step"])
+        assert all("class:3" in (folder / "out" / f"leaderboard.{kind}").read_text() for kind in ("md", "csv", "html"))
+        assert not list((folder / "runs" / "cells").rglob("*.pt"))
+
+        again = run("leaderboard", *self.flags(folder, "constrained", "ssd", "delete"))
+        assert again.returncode == 0, again.stderr
+        after = (folder / "out" / "results.jsonl").read_text().splitlines()
+        assert after[:2] == lines and [json.loads(line)["method"] for line in after[2:]] == ["delete"]
+        assert again.stdout.count("points left") == 1
+        assert "top-5" not in (folder / "out" / "leaderboard.md").read_text()
+        pages = run("leaderboard", *self.flags(folder, "constrained"), "--pages_only", True, "--top5", True)
+        assert pages.returncode == 0 and "top-5" in (folder / "out" / "leaderboard.md").read_text()
+
+    def test_every_method_of_the_digits_preset_with_its_tuned_flags(self, tmp_path):
+        """The preset in small: one seed, one forget set, one retrained model, a network of a few thousand weights."""
+        (tmp_path / "train.yaml").write_text(TINY.replace("width: 4", "width: 2"))
+        done = run(
+            "leaderboard", "--config_file", "configs/leaderboard/digits.yaml", "--forget", "class:3", "--seeds", 0,
+            "--retrained_models", 1, "--train_config", tmp_path / "train.yaml", "--workers", 1,
+            "--relearn", False, "--linear_probe", False, "--output", tmp_path / "out", "--log_dir", tmp_path / "runs",
+        )  # fmt: skip
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+        preset = leaderboard.get_parser().parse(["--config_file", "configs/leaderboard/digits.yaml"])
+        assert [row["method"] for row in rows] == preset.methods and len(rows) == 24
+        for row in rows:
+            assert set(GAP_FIGURES) <= set(row["figures"]) and math.isfinite(row["verdict"]["slack"])
+            assert (row["cost"]["gradient_steps"] == 0) == (row["method"] in ("ssd", "influence", "fisher"))
+        lines = (tmp_path / "out" / "leaderboard.md").read_text().splitlines()
+        cells = [line.split(" | ")[1].removesuffix(" (over budget)") for line in lines if line.startswith("| ")]
+        assert sorted(cells) == sorted(["method", "*original*", "*retrained*", *preset.methods])
+
+    def test_what_costs_more_than_a_pass_is_measured_where_it_is_asked_for(self, folder):
+        place, out = folder / "runs" / "models", folder / "further"
+        asked = ["--relearn", "--linear_probe", "--shadow_models", 4, "--output", out]
+        done = run("leaderboard", *self.flags(folder, "finetune"), *asked)
+        assert done.returncode == 0, done.stderr
+        (row,) = (json.loads(line) for line in (out / "results.jsonl").read_text().splitlines())
+        names = {"relearn_steps", "linear_probe_top1", "ulira_auc", "ulira_accuracy"}
+        for figures in (row["figures"], row["original"], *row["retrained"]):
+            assert names <= set(figures)
+        assert row["original"]["relearn_steps"] == 0 and len(row["retrained"]) == 2
+        assert len(list((folder / "runs" / "shadows").glob("*/shadow-*/outputs.pt"))) == 4
+        assert not list((folder / "runs" / "cells").rglob("*.pt")) and place.is_dir()
+        header = (out / "leaderboard.csv").read_text().splitlines()[0].split(",")
+        assert names | {"gap.relearn_steps", "gap.linear_probe_top1"} <= set(header)
+        # The same figures by hand, of a model that is still there.
+        (original,) = place.glob("original-*")
+        retrained = min(place.glob("retrained-*"), key=lambda run: load_config(run / "config.yaml")["seed"])
+        by_hand = folder / "by_hand.json"
+        flags = ["--weight_path", retrained / "model.pt", "--original_weight_path", original / "model.pt", "--relearn"]
+        flags += ["--linear_probe", "--output", by_hand, "--splits", retrained / "splits.npz"]
+        script = subprocess.run(
+            [sys.executable, "test.py", "--dataset", "digits", "--model", "resnet8", "--width", "4", *map(str, flags)],
+            cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert script.returncode == 0, script.stderr
+        found = json.loads(by_hand.read_text())["models"][str(retrained / "model.pt")]
+        for name in ("relearn_steps", "linear_probe_top1"):
+            assert row["retrained"][0][name] == pytest.approx(found[name], rel=1e-5)
+
+    def test_a_number_of_shadow_models_that_is_odd_is_refused_before_any_work(self, folder, tmp_path):
+        flags = self.flags(folder, "ssd")[:-6]
+        done = run("leaderboard", *flags, "--output", tmp_path, "--log_dir", tmp_path, "--shadow_models", 5)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--shadow_models 5" in done.stderr
+        assert not list(tmp_path.iterdir())
+
+    def test_a_cell_that_was_stopped_goes_on_with_its_run(self, folder):
+        models = {"forget": "class:3", "original": "", "retrained": ()}
+        place = {"forget": "class:3", "seed": 1}
+        training = Training(str(folder / "train.yaml"), str(folder / "runs" / "models"))
+        models["original"] = str(training.original("class:3", 1))
+        models["retrained"] = (str(training.retrained("class:3", 1, 0)),)
+        args = leaderboard.get_parser().parse([*map(str, self.flags(folder, "finetune"))])
+        cell = leaderboard._cell(args, data_flags(args.train_config), "finetune", place, models)
+        whole = leaderboard.run_cell(vars(cell))
+
+        import train_constrained_unlearning as script
+
+        conclude, began = script.conclude, len(list((folder / "runs" / "cells").iterdir()))
+        try:
+            script.conclude = interrupted
+            with pytest.raises(KeyboardInterrupt):
+                leaderboard.run_cell(vars(cell))
+        finally:
+            script.conclude = conclude
+        row = leaderboard.run_cell(vars(cell))
+        assert len(list((folder / "runs" / "cells").iterdir())) == began + 1
+        assert {key: row[key] for key in ("key", "figures", "verdict")} == {
+            key: whole[key] for key in ("key", "figures", "verdict")
+        }
+
+    def test_one_that_was_stopped_goes_on_within_the_epoch(self, folder, monkeypatch, capsys):
+        def board(output: str) -> tuple[int, dict]:
+            flags = [*self.flags(folder, "gradient_ascent"), "--output", folder / output]
+            monkeypatch.setattr("sys.argv", ["leaderboard.py", *map(str, flags)])
+            status = run_script(leaderboard.get_parser, leaderboard.main, goes_on=True)
+            return status, [without_seconds(row) for row in read_rows(folder / output / "results.jsonl").values()]
+
+        expected = board("whole")
+        assert expected[0] == 0
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            interrupt(patch, at=3)
+            assert board("cut") == (143, [])
+        assert capsys.readouterr().err == "benchmarks.leaderboard: stopped; the same command goes on where it was\n"
+        (begun,) = (folder / "runs" / "cells").glob("gradient_ascent-*/checkpoint.pt")
+        assert torch.load(begun)["procedure"]["pass"]["place"]["done"] == 1
+        assert board("cut") == expected and not begun.exists()
+
+    def test_a_method_that_does_not_exist_is_refused_before_any_work(self, folder, tmp_path):
+        done = run("leaderboard", *self.flags(folder, "scrubber")[:-6], "--output", tmp_path, "--log_dir", tmp_path)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--methods scrubber" in done.stderr
+        assert not list(tmp_path.iterdir())
+
+    def test_a_place_that_nothing_can_be_written_to_is_named_before_any_work(self, folder, tmp_path):
+        (tmp_path / "file").touch()
+        place = ("--output", tmp_path / "file" / "out", "--log_dir", tmp_path / "runs")
+        done = run("leaderboard", *self.flags(folder, "ssd")[:-6], *place)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(tmp_path / "file") in done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+    def test_the_command_on_the_page_is_the_one_that_was_given(self, folder):
+        argv = [*map(str, self.flags(folder, "constrained", "ssd"))]
+        args = leaderboard.get_parser().parse(argv)
+        words = leaderboard.command(args).split()
+        assert words[:3] == ["python", "-m", "benchmarks.leaderboard"]
+        found = leaderboard.get_parser().parse(words[3:])
+        for name, value in vars(args).items():
+            assert name in leaderboard.ELSEWHERE or getattr(found, name) == value, name
+
+    @pytest.mark.parametrize("preset", ["digits", "digits_memorised", "digits_ulira", "cifar100_cpu", "cifar100_gpu"])
+    def test_a_preset_is_called_by_its_name_wherever_it_is_run(self, preset):
+        path = f"configs/leaderboard/{preset}.yaml"
+        args = leaderboard.get_parser().parse(["--config_file", path, "--workers", "7", "--log_dir", "elsewhere"])
+        assert leaderboard.command(args) == f"python -m benchmarks.leaderboard --config_file {path}"
+
+    @pytest.mark.parametrize("preset", ["digits", "digits_memorised", "digits_ulira", "cifar100_cpu", "cifar100_gpu"])
+    def test_every_row_of_a_preset_has_flags_for_every_forget_set(self, preset):
+        args = leaderboard.get_parser().parse(["--config_file", f"configs/leaderboard/{preset}.yaml"])
+        kinds = {forget.partition(":")[0] for forget in args.forget}
+        for kind, row in itertools.product(kinds, args.methods):
+            flags = method_flags(args.tuned, kind, row)
+            assert flags["method"] in METHODS
+            script.get_parser().parse(command_line(flags))
+
+    def test_part_of_a_preset_is_called_by_what_differs(self):
+        flags = "--config_file configs/leaderboard/cifar100_cpu.yaml --forget random:0.1"
+        args = leaderboard.get_parser().parse([*flags.split(), "--workers", "2"])
+        assert leaderboard.command(args) == f"python -m benchmarks.leaderboard {flags}"
+
+
+def without_seconds(row: dict) -> dict:
+    costs = {name: {**row[name], "seconds": 0, "peak_memory_bytes": 0} for name in ("cost", "retrained_cost")}
+    return {**row, **costs}
+
+
+def interrupted(*args, **kwargs):
+    """As if the user had pressed Ctrl-C there."""
+    raise KeyboardInterrupt
+
+
+class TestTuning:
+    def test_every_method_is_tuned_and_starts_from_its_own_defaults(self):
+        assert {space.fixed["method"] for space in SPACES.values()} == set(METHODS) - {"retrain"}
+        for name, space in SPACES.items():
+            first = start(space)
+            assert set(first) == set(space.searched), name
+            for flag, value in first.items():
+                assert space.searched[flag]._contains(space.searched[flag].to_internal_repr(value)), (name, flag)
+                own = METHODS[space.fixed["method"]].defaults.get(flag)
+                assert own is None or value == own, (name, flag)
+            assert set(space.searched) <= METHODS[space.fixed["method"]].follows, name
+
+    def test_a_cap_on_passes_over_the_retain_set_leaves_those_over_the_forget_set(self):
+        for method in ("finetune", "scrub", "neggrad_plus", "eu_k", "ct"):
+            space = within(SPACES[method], 3)
+            assert space.searched["num_epochs"].high == 3 >= start(space)["num_epochs"]
+        for method in ("constrained", "gradient_ascent", "bad_teacher", "lotus", "ssd"):
+            assert within(SPACES[method], 3) == SPACES[method]
+
+    def test_drawn_values_have_two_digits_and_chosen_ones_stay(self):
+        space = SPACES["neggrad_plus"]
+        values = rounded({"learning_rate": 0.0123456, "retain_weight": 0.9999, "num_epochs": 7}, space)
+        assert values == {"learning_rate": 0.012, "retain_weight": 0.9999, "num_epochs": 7}
+
+    def test_the_objective_is_the_agreed_one(self):
+        figures = {"forget_top1": 71.0, "unseen_top1": 60.0, "validation_top1": 58.0}
+        kept = {"feasible": True, "slack": 0.5}
+        assert tune.objective(figures, kept, "random") == pytest.approx(11 + 0.42)
+        assert tune.objective(figures, kept, "class") == pytest.approx(71 + 0.42)
+        assert tune.objective(figures, kept, "mislabelled") == pytest.approx(71 + 0.42)
+        below = {**figures, "forget_top1": 49.0}
+        assert tune.objective(below, kept, "random") == pytest.approx(11 + 0.42)  # forgetting too much counts, too
+        beyond = ({"feasible": False, "slack": slack} for slack in (-0.1, -30.0, float("nan")))
+        over = [tune.objective(figures, verdict, "class") for verdict in beyond]
+        assert 101 < over[0] < over[1] < over[2]
+
+    def test_no_trial_looks_at_a_test_image_or_a_retrained_model(self, folder, monkeypatch):
+        original = Training(str(folder / "train.yaml"), str(folder / "runs" / "models")).original("random:0.1", 0)
+        seen = []
+        evaluation, training = ImageSets.evaluation, ImageSets.training
+        for name, own in (("evaluation", evaluation), ("training", training)):
+            def spy(sets, indices, *args, own=own, **options):
+                seen.append((set(indices.tolist()), sets.splits))
+                return own(sets, indices, *args, **options)
+
+            monkeypatch.setattr(ImageSets, name, spy)
+        asked, main = [], script.main
+        monkeypatch.setattr(script, "main", lambda args: (asked.append(args), main(args))[1])
+        flags = {**data_flags(str(folder / "train.yaml")), "method": "finetune", "num_epochs": 1}
+        found = tune.run_trial(str(original), {**flags, "forget": "random:0.1", "seed": 0, "retain_budget": 2.0}, "k")
+        assert len(seen) > 4 and all(not indices & set(splits.test.tolist()) for indices, splits in seen)
+        assert [(args.retrain, args.retrained_weight_path) for args in asked] == [(False, [])]
+        assert set(found["figures"]) == {"retain_top1", "forget_top1", "unseen_top1", "validation_top1"}
+        assert torch.isfinite(torch.tensor(found["value"]))
+
+    def test_the_best_flags_are_written_with_the_record_and_trials_are_run_once(self, folder):
+        flags = [
+            "--methods", "scrub_r", "ssd", "--forget", "class:3", "--trials", 3, "--workers", 1,
+            "--train_config", folder / "train.yaml", "--tuned", folder / "tuned",
+            "--record", folder / "tuning.jsonl", "--log_dir", folder / "runs",
+        ]  # fmt: skip
+        done = run("tune", *flags)
+        assert done.returncode == 0, done.stderr
+        rows = [json.loads(line) for line in (folder / "tuning.jsonl").read_text().splitlines()]
+        for method in ("scrub_r", "ssd"):
+            trials = sorted((row for row in rows if row["method"] == method), key=lambda row: row["number"])
+            assert [row["number"] for row in trials] == [0, 1, 2]
+            best = min(trials, key=lambda row: row["value"])
+            tuned = load_config(folder / "tuned" / "class" / f"{method}.yaml")
+            assert tuned == {**SPACES[method].fixed, **best["flags"]}
+        before = (folder / "tuning.jsonl").read_bytes()
+        (folder / "tuned" / "class" / "ssd.yaml").unlink()
+        again = run("tune", *flags)
+        assert again.returncode == 0 and again.stdout == done.stdout
+        assert (folder / "tuning.jsonl").read_bytes() == before and (folder / "tuned" / "class" / "ssd.yaml").exists()
+
+    def test_a_search_that_was_stopped_ends_as_if_it_had_not_been(self, folder, monkeypatch, tmp_path):
+        calls = []
+
+        def trial(original, flags, key):
+            calls.append(flags["learning_rate"])
+            value = abs(flags["learning_rate"] - 0.01) * 100
+            return {"value": value, "feasible": True, "slack": 1.0, "figures": {}, "seconds": 0, "gradient_steps": 0}
+
+        monkeypatch.setattr(tune, "run_trial", trial)
+        def search(record: Path, trials: int) -> list[dict]:
+            args = tune.Args(trials=trials, train_config=str(folder / "train.yaml"), record=str(record))
+            asked = {"method": "finetune", "forget": "class:3", "original": "", "trained": "t", "args": vars(args)}
+            return tune.run_search(asked)
+
+        whole = search(tmp_path / "whole.jsonl", 9)
+        lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / "cut.jsonl").write_text("".join(lines[:5]))
+        calls.clear()
+        assert search(tmp_path / "cut.jsonl", 9) == whole and len(calls) == 4
+
+    def test_an_unknown_row_is_refused(self):
+        with pytest.raises(UserError, match="--methods retrain: one of"):
+            tune.main(tune.Args(methods=["retrain"]))

@@ -1,0 +1,76 @@
+"""What a script leaves in its run folder, read back."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from helper_functions.run_folder import result_weights
+
+UNLEARN = "train_constrained_unlearning.py"
+CONTRASTIVE = "train_contrastive.py"
+FIGURES = {
+    f"{part}_{figure}"
+    for part in ("retain", "forget", "forget_true", "unseen", "validation", "test")
+    for figure in ("top1", "top5", "loss")
+} | {f"{attack}_auc{end}" for attack in ("mia", "discriminator") for end in ("", "_low", "_high")}
+
+
+def report_of(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text())
+
+
+def results_of(folder: Path) -> dict:
+    """The report without what belongs to one run: when, where, at what cost, in which files."""
+    own = ("created", "run", "cost", "files", "report_sha256", "page_sha256")
+    return {name: value for name, value in report_of(folder).items() if name not in own}
+
+
+def weights_of(folder: Path, name: str | None = None) -> dict[str, torch.Tensor]:
+    """The weights that a run ended with, or others in its folder."""
+    return torch.load(result_weights(folder) if name is None else folder / name, weights_only=True)
+
+
+def figures_of(folder: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl, without what the clock says."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def events_of(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "histograms": 0, "images": 0}).Reload()
+
+
+def recorded_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The finite figures of metrics.jsonl by their names, as TensorBoard holds them: float32, in their order."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
+        step = line.pop("step")
+        for name, value in line.items():
+            if value is not None:
+                found.setdefault(name, []).append((step, float(np.float32(value))))
+    return found
+
+
+def scalars_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows of the run, without the final figures beside the hyper-parameters."""
+    events = events_of(folder)
+    names = [name for name in events.Tags()["scalars"] if not name.startswith("final/")]
+    points = {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
+    return {name: [(step, value) for step, value in found if math.isfinite(value)] for name, found in points.items()}
+
+
+def switch_off_the_safeguard() -> None:
+    """Let this process leave its budget: nothing else makes it."""
+    from unlearning.constrained.safeguard import Safeguard
+
+    Safeguard.watch = lambda *_: False

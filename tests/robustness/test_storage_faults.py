@@ -1,0 +1,84 @@
+"""A disk that is full in the middle of a run, a folder that nobody may write to, a clock that goes backwards."""
+
+import codecs
+import os
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from helpers.processes import SMALL, assert_refused, at_step, become_nobody, contents, fork, limit_file_size, only
+from helpers.run_folders import UNLEARN, assert_same_weights, figures_of, results_of, weights_of
+
+# A full disk: no file becomes longer, and the next checkpoint would be.
+FULL = partial(limit_file_size, 2_000)
+FLAGS = (*SMALL, "--forget", "random:40", "--num_epochs", 3, "--figures", "False")
+
+
+def lose_rights() -> None:
+    """Codecs first: the interpreter's own folder may be out of reach afterwards."""
+    codecs.lookup("utf-8-sig")
+    become_nobody()
+
+
+def turn_back_the_clock() -> None:
+    """By a day, and it stays behind."""
+    now, form, parts = time.time, time.strftime, time.localtime
+    time.time = lambda: now() - 86_400
+    time.strftime = lambda pattern, *when: form(pattern, *(when or (parts(now() - 86_400),)))
+
+
+@pytest.fixture(scope="module")
+def whole(original, tmp_path_factory) -> Path:
+    """The folder of a run that nothing befell."""
+    place = tmp_path_factory.mktemp("whole")
+    assert fork(UNLEARN, *FLAGS, "--weight_path", original.folder / "model.pt", "--log_dir", place).status in (0, 3)
+    return only(place)
+
+
+def assert_goes_on(folder: Path, whole: Path) -> None:
+    done = fork(UNLEARN, "--resume", folder)
+    assert done.status in (0, 3) and done.err == ""
+    assert_same_weights(weights_of(folder), weights_of(whole))
+    assert figures_of(folder) == figures_of(whole)
+    assert results_of(folder) == results_of(whole)
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+class TestFullDisk:
+    def test_goes_on_to_the_same_end_once_there_is_room(self, original, whole, tmp_path):
+        flags = (*FLAGS, "--weight_path", original.folder / "model.pt", "--log_dir", tmp_path)
+        done = fork(UNLEARN, *flags, before=partial(at_step, 10, FULL))  # of eight steps an epoch
+        folder = only(tmp_path)
+        assert_refused(done, UNLEARN, "File too large", f"python {UNLEARN} --resume {folder}")
+        assert not (folder / "report.json").exists() and (folder / "checkpoint.pt").exists()
+        assert_goes_on(folder, whole)
+
+    def test_before_the_first_checkpoint_there_is_nothing_to_go_on_from(self, original, tmp_path):
+        flags = (*FLAGS, "--weight_path", original.folder / "model.pt", "--log_dir", tmp_path)
+        done = fork(UNLEARN, *flags, before=partial(at_step, 1, FULL))
+        assert_refused(done, UNLEARN, "File too large")
+        assert "--resume" not in done.err and not (only(tmp_path) / "checkpoint.pt").exists()
+
+
+class TestReadOnlyFolder:
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can hand a folder to somebody else")
+    def test_of_a_run_that_is_to_go_on(self, whole, tmp_path):
+        """It stays as it is, and the line names it."""
+        folder = shutil.copytree(whole, tmp_path / "run")
+        for path in (tmp_path, *tmp_path.parents):
+            path.chmod(path.stat().st_mode | 0o055)
+        earlier = contents(folder)
+        assert_refused(fork(UNLEARN, "--resume", folder, before=lose_rights), UNLEARN, folder, "Permission denied")
+        assert contents(folder) == earlier
+
+
+class TestClock:
+    def test_one_that_goes_back_changes_no_result(self, original, whole, tmp_path):
+        flags = (*FLAGS, "--weight_path", original.folder / "model.pt", "--log_dir", tmp_path)
+        done = fork(UNLEARN, *flags, before=partial(at_step, 10, turn_back_the_clock))
+        assert done.status in (0, 3) and done.err == ""
+        assert_same_weights(weights_of(only(tmp_path)), weights_of(whole))
+        assert figures_of(only(tmp_path)) == figures_of(whole)
+        assert results_of(only(tmp_path)) == results_of(whole)

@@ -1,0 +1,131 @@
+"""--compile: the same passes through torch.compile, and the model as it is where that cannot be had."""
+
+import copy
+import json
+import os
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.processes import SMALL, fork, only
+from torch import nn
+
+from helper_functions.run_folder import result_weights
+from helper_functions.training.batch_norm import no_running_stats_update
+from helper_functions.training.compilation import Compiled, compiled
+from helper_functions.training.spread import spread
+
+UNLEARN = "train_constrained_unlearning.py"
+torch.manual_seed(0)
+INPUTS = torch.randn(6, 1, 4, 4)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+
+
+def after_a_step(model: nn.Module, forward_pass) -> dict[str, torch.Tensor]:
+    """Outputs, gradients and buffers of a training pass, one that leaves the statistics alone, and one in eval mode."""
+    outputs = [forward_pass(INPUTS)]
+    with no_running_stats_update(model):
+        outputs.append(forward_pass(INPUTS[:5]))
+    model.eval()
+    outputs.append(forward_pass(INPUTS))
+    sum(output.square().sum() for output in outputs).backward()
+    found = {f"outputs {number}": output.detach() for number, output in enumerate(outputs)}
+    found |= {f"gradient of {name}": parameter.grad for name, parameter in model.named_parameters()}
+    return found | dict(model.named_buffers())
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, torch.Tensor]:
+    model = network()
+    return after_a_step(model, model)
+
+
+def test_passes_are_those_of_the_model(plain):
+    model = network()
+    names = list(model.state_dict())
+    forward_pass = spread(model, "default")
+    assert isinstance(forward_pass, Compiled)
+    found = after_a_step(model, forward_pass)
+    assert forward_pass.ready is not model, "it was compiled"
+    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
+    assert list(model.state_dict()) == names
+
+
+def test_trying_leaves_no_trace():
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    compiled(model, "default", INPUTS)
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_frozen_model_has_no_backward_pass_to_compile():
+    model = network().eval().requires_grad_(False)
+    with torch.no_grad():
+        torch.testing.assert_close(Compiled(model, "default")(INPUTS), model(INPUTS), rtol=1e-4, atol=1e-5)
+
+
+def test_where_it_cannot_be_had_a_line_says_so_and_the_model_runs_as_it_is(plain, monkeypatch, capsys):
+    def refuse(inputs: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no compiler\nwas found")
+
+    # As torch does it: at the first pass, and not before.
+    monkeypatch.setattr(torch, "compile", lambda model, **_: refuse)
+    model = network()
+    forward_pass = spread(model, "default")
+    torch.testing.assert_close(after_a_step(model, forward_pass), plain, rtol=0, atol=0)
+    said = capsys.readouterr().out
+    assert forward_pass.ready is model and said.count("\n") == 1
+    assert said.startswith("compile  not possible, the model runs as it is") and "no compiler was found" in said
+
+
+def test_without_the_flag_the_model_itself_is_called():
+    model = network()
+    assert spread(model) is model
+
+
+def compile_into(folder: Path) -> None:
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> dict[bool, dict]:
+    """`train.py` with SAM, and unlearning from its weights, with and without --compile: figures and weights."""
+    found = {}
+    for flags in ((), ("--compile",)):
+        places = [tmp_path_factory.mktemp(name) for name in ("trained", "unlearned")]
+        caches = [tmp_path_factory.mktemp(f"compiled_{place.name}") for place in places]
+        before = [partial(compile_into, cache) for cache in caches]
+        same = (*SMALL, "--precision", "fp32", "--figures", "False", "--num_epochs", 1, *flags)
+        own = ("--use_sam", "--batch_size", 64, "--forget", "random:40", "--log_dir", places[0])
+        done = fork("train.py", *same, *own, before=before[0])
+        assert done.status == 0, done.err
+        weights = only(places[0]) / "model.pt"
+        own = ("--finetune_num_epochs", 1, "--weight_path", weights, "--log_dir", places[1])
+        done = fork(UNLEARN, *same, *own, before=before[1])
+        assert done.status in (0, 3), done.err
+        # Of the passes with gradient and of the original's without.
+        assert [len(list(cache.rglob("*.py"))) > 1 for cache in caches] == [bool(flags)] * 2
+        folders = [only(place) for place in places]
+        found[bool(flags)] = {
+            "weights": [torch.load(result_weights(folder), weights_only=True) for folder in folders],
+            "models": [json.loads((folder / "report.json").read_text())["models"] for folder in folders],
+        }
+    return found
+
+
+def test_scripts_learn_and_forget_the_same_with_it(trained):
+    for with_it, without in zip(trained[True]["weights"], trained[False]["weights"], strict=True):
+        torch.testing.assert_close(dict(with_it), dict(without), rtol=5e-2, atol=5e-3)
+    assert trained[True]["models"][1]["original"] == pytest.approx(trained[False]["models"][1]["original"], abs=2)
+
+
+def test_a_mode_alone_is_refused(tmp_path):
+    done = fork("train.py", *SMALL, "--compile_mode", "max-autotune", "--log_dir", tmp_path)
+    assert done.status == 2 and not list(tmp_path.iterdir())
+    assert done.err == "train.py: error: --compile_mode max-autotune: nothing is compiled; give --compile beside it\n"

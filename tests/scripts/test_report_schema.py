@@ -1,0 +1,206 @@
+"""Reports of real runs obey docs/report.schema.json, and it refuses what is no report."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.processes import SMALL, Ran, assert_refused, fork, only
+from helpers.report_cases import COPIES, SEQUENCE, Page, example
+from helpers.run_folders import report_of, switch_off_the_safeguard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from PIL import Image
+
+from evaluation.report.page import report_page
+from evaluation.report.record import report_digest
+
+UNLEARN = "train_constrained_unlearning.py"
+VALIDATOR = Draft202012Validator(json.loads((Path(__file__).parents[2] / "docs/report.schema.json").read_text()))
+QUICK = (*SMALL, "--train_num_epochs", 1, "--num_epochs", 1, "--figures", "False")
+
+
+def complaints(report: dict) -> list[str]:
+    return [f"{error.json_path}: {error.message}" for error in VALIDATOR.iter_errors(report)]
+
+
+@pytest.fixture(scope="module")
+def unlearn(original, tmp_path_factory):
+    """Run the main script from the original's weights; gives its report, which is checked, and its folder."""
+
+    def check(*flags: object, status: tuple[int, ...] = (0, 3), script: str = UNLEARN, **options) -> tuple[dict, Path]:
+        log_dir = tmp_path_factory.mktemp("reported")
+        done = fork(script, *QUICK, "--log_dir", log_dir, *flags, **options)
+        assert done.status in status, done
+        folder = only(log_dir)
+        report = report_of(folder)
+        assert complaints(report) == []
+        assert report["report_sha256"] == report_digest(report)
+        assert Page((folder / "report.html").read_text()).open == []
+        assert f"report   {folder}/report.html\n" in done.out
+        return report, folder
+
+    return check
+
+
+class TestRuns:
+    def test_the_schema_is_one(self):
+        Draft202012Validator.check_schema(VALIDATOR.schema)
+
+    def test_constrained_with_a_retrained_model_and_both_stages(self, quickstart):
+        report = report_of(quickstart.folder)
+        assert complaints(report) == []
+        assert report["trace"]["intervals"]["multiplier"] and len(report["trace"]["epochs"]["step"]) == 3
+        assert [file["role"] for file in report["files"]] == [
+            "configuration", "splits", "figures", "weights", "original", "retrained",
+        ]  # fmt: skip
+        assert report["run"]["code"]["version"] == "0.1.0" and report["run"]["seconds"] > 0
+
+    def test_scrub_without_and_with_two_retrained_models(self, unlearn, original):
+        weights = original.folder / "model.pt"
+        flags = ("--method", "scrub", "--weight_path", weights)
+        report, _ = unlearn(*flags, "--request_id", "#12", "--requester", "<i>Muster</i>")
+        assert report["request"]["id"] == "#12" and report["request"]["requester"] == "<i>Muster</i>"
+        assert report["trace"]["intervals"]["step"] == [] and "retrained_models" not in report
+        assert report["files"][-1]["path"] == str(weights)
+        report, _ = unlearn(*flags, "--retrained_weight_path", weights, weights)
+        assert report["retrained_models"] == 2 and "noise_floor" in report
+
+    def test_judged_on_validation_images(self, unlearn, original):
+        report, folder = unlearn("--judge", "validation", "--weight_path", original.folder / "model.pt")
+        assert "test_top1" not in report["models"]["unlearned"]
+        assert "No attack was tried" in Page((folder / "report.html").read_text()).text
+
+    def test_a_run_that_forgets_nothing(self, unlearn):
+        report, _ = unlearn("--untrain", "False")
+        assert report["run"]["method"] is None and "verdict" not in report
+
+    def test_infeasible(self, unlearn, original):
+        flags = ("--weight_path", original.folder / "model.pt", "--learning_rate", 3)
+        report, folder = unlearn(*flags, status=(3,), before=switch_off_the_safeguard)
+        assert report["forget"]["chosen_epoch"] is None
+        assert "✗ Infeasible" in (folder / "report.html").read_text()
+
+    def test_the_adversarial_method_of_the_other_script(self, unlearn, original):
+        flags = ("--mode", "untrain_contrastive", "--weight_path", original.folder / "model.pt", "--group_size", 4)
+        report, _ = unlearn(*flags, script="train_contrastive.py")
+        assert report["run"]["script"] == "train_contrastive.py" and "held_out_discriminator_auc" in report
+
+    def test_own_pictures_of_hostile_names_shown(self, unlearn, tmp_path):
+        """A class is called as a tag would be, and a file, too; the page shows both as text, and the pictures."""
+        draw, evil = np.random.default_rng(0), "<img src=x onerror=alert(1)>"
+        for label, name in enumerate(("dark", evil)):
+            (tmp_path / "pictures" / name).mkdir(parents=True)
+            for number in range(30):
+                pixels = draw.integers(0, 100, (8, 8, 3)) + 150 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "pictures" / name / f"{number}&\"'.png")
+        flags = ("--data_dir", tmp_path / "pictures", "--image_size", 8, "--validation", 0.3, "--batch_size", 8)
+        flags = (*flags, "--train_num_epochs", 4, "--train_batch_size", 8, "--forget", f"class:{evil}", "--show_images")
+        report, folder = unlearn(*flags)
+        shown = report["pictures"]
+        assert report["data"]["named_by"] == "file name" and len(shown) == min(24, report["request"]["images"])
+        assert shown[0]["image"].startswith(f"{evil}/") and shown[0]["label"] == evil
+        page = Page((folder / "report.html").read_text())
+        sources = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+        assert len(sources) == len(shown) and all(source.startswith("data:image/png;base64,") for source in sources)
+        assert f"class:{evil}" in page.text
+
+    def test_references_that_are_no_text_are_refused_before_any_work(self, tmp_path):
+        for script, flags, said in (
+            (UNLEARN, ("--request_id", "a\nb"), "--request_id"),
+            (UNLEARN, ("--untrain", "False", "--requester", "x"), "--requester"),
+            ("train_contrastive.py", ("--show_images",), "--show_images"),
+        ):
+            done = fork(script, *flags, "--log_dir", tmp_path / "runs")
+            assert_refused(done, script, said)
+            assert done.out == "" and not (tmp_path / "runs").exists()
+
+
+EXAMPLES = {
+    "one retrained": example(),
+    "none": example(0),
+    "three": example(3),
+    "all keys": example(copies=COPIES, sequence=SEQUENCE, held_out_discriminator_auc={"original": 0.9, "unlearned": 1}),
+}
+OPTIONAL = ("verdict", "avg_gap", "avg_gap_salun", "tug_of_war", "retrained_models")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_of_these_tests_are_reports(name):
+    assert complaints(EXAMPLES[name]) == []
+    assert Page(report_page(EXAMPLES[name])).open == []
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("path", "value"),
+        [
+            ("models.unlearned.retain_top1", 100.5), ("models.unlearned.retain_top1", -0.1),
+            ("models.unlearned.mia_auc", 1.01), ("models.unlearned.forget_loss", -1), ("models.unlearned.new", 1),
+            ("models.unlearned.retain_top1", "97"), ("models.stranger", {}), ("request.sha256", "abc"),
+            ("request.sha256", "G" * 64), ("request.images", -1), ("request.images", 1.5), ("request.id", ""),
+            ("request.id", "x" * 201), ("created", "yesterday"), ("run.judge", "nobody"), ("run.seconds", -1),
+            ("run.code.commit", "HEAD"), ("verdict.feasible", "yes"), ("verdict.retain_budget", -1),
+            ("verdict.margin", None), ("schema_version", 2), ("schema_version", True), ("final_test", "mine"),
+            ("forget.target", "nowhere"), ("forget.chosen_epoch", 0), ("files", []), ("files.0.sha256", None),
+            ("trace.epochs.forget_top1", [101]), ("trace.intervals.multiplier", [-1.0]),
+            ("trace.intervals.step", list(range(301))), ("loss_histograms.edges", []), ("unknown", 1),
+            ("copies", {"elsewhere": {"count": 1, "examples": []}}), ("sequence", {"number": 1}),
+            ("pictures", [{"image": 1, "label": "x"}]), ("cost.unlearned.seconds", "1"),
+        ],
+    )  # fmt: skip
+    def test_types_and_ranges(self, path, value):
+        report, (*parts, last) = example(), path.split(".")
+        place = report
+        for part in parts:
+            place = place[int(part) if part.isdigit() else part]
+        place[int(last) if last.isdigit() else last] = value
+        assert complaints(report)
+
+    @pytest.mark.parametrize("key", [key for key in example() if key not in OPTIONAL])
+    def test_a_missing_key(self, key):
+        report = example()
+        del report[key]
+        assert complaints(report)
+
+    def test_an_unlearned_model_without_a_verdict_and_the_reverse(self):
+        assert complaints(example(verdict=None))
+        report = example()
+        del report["models"]["unlearned"]
+        assert complaints(report)
+
+    @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+    @given(st.data())
+    def test_any_value_in_place_of_one_of_another_type(self, data):
+        """Whatever stands anywhere, a value of a type that neither it nor null has is refused."""
+        report = copy.deepcopy(EXAMPLES[data.draw(st.sampled_from(sorted(EXAMPLES)))])
+        places = list(walk(report))
+        container, key = data.draw(st.sampled_from(places))
+        old = container[key]
+        # A number where a name may stand for an image, and the reverse, is none of another type.
+        kinds = {str: st.text(min_size=1), bool: st.booleans(), int: st.integers(0, 9), list: st.just([[[]]]),
+                 dict: st.just({"x": {"y": {}}}), float: st.floats(0, 1)}  # fmt: skip
+        same = (int, float) if isinstance(old, int | float) and not isinstance(old, bool) else (type(old),)
+        others = [kind for kind in kinds if kind not in same]
+        if old is None or isinstance(container, list) and isinstance(old, str | int) and container in EITHER:
+            return
+        container[key] = data.draw(st.one_of(*(kinds[kind] for kind in others)))
+        assert complaints(report), (key, container[key])
+
+
+EITHER = [pair for part in COPIES.values() for pair in part["examples"]]
+
+
+def walk(content):
+    """Every container in nested dicts and lists with every key or place in it."""
+    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+        yield content, key
+        if isinstance(value, dict | list):
+            yield from walk(value)
+
+
+def test_quickstart_page_is_made_again_from_its_report_alone(quickstart: Ran):
+    content = (quickstart.folder / "report.html").read_text()
+    assert content == report_page(report_of(quickstart.folder))

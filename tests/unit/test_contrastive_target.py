@@ -1,0 +1,452 @@
+"""The methods with a discriminator, as targets and in whole runs: what they build, refuse, reach, leave and resume."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers.digits import CPU, RIGHT, TRAIN, UNSEEN, VALIDATION, WRONG, Digits, QuietRecord
+from sklearn.metrics import roc_auc_score
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from contrastive_discrimination.held_out import Auc
+from data.loaders import TensorLoader
+from helper_functions.errors import UserError
+from helper_functions.record import RunRecord
+from optimizer.solver import Solver
+from train_constrained_unlearning import untrain_constrained
+from unlearning.arguments import MethodArgs
+from unlearning.constrained.discriminator_target import AUC_TOLERANCE, OWN_MATCH, DiscriminatorTarget
+from unlearning.constrained.stopping import STOP_CRITERIA
+from unlearning.constrained.targets import ChanceTarget, Target, UnseenTarget, ZeroTarget
+from unlearning.context import Case
+from unlearning.evaluator import Examination
+from unlearning.methods import METHODS
+from unlearning.run import Unlearning
+from unlearning.streams import RETAIN_LOSSES
+
+DISCRIMINATING = ["untrain", "untrain_contrastive"]
+OURS = ["constrained", *DISCRIMINATING]
+VIEWS = ["logits", "losses", "features"]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    return Digits()
+
+
+@pytest.fixture(scope="module")
+def mislabelled(digits) -> nn.Module:
+    return digits.fit(digits.given)
+
+
+@pytest.fixture
+def hasty(monkeypatch) -> None:
+    """Discriminators that learn in a few steps, where it does not matter how much."""
+    monkeypatch.setattr("contrastive_discrimination.games.WARM_UP_STEPS", 3)
+    monkeypatch.setattr("contrastive_discrimination.held_out.FEWEST_STEPS", 2)
+    monkeypatch.setattr("contrastive_discrimination.held_out.PASSES", 1)
+
+
+def loader_of(images, labels, shuffle=False) -> TensorLoader:
+    images = (images * 255).byte()
+    return TensorLoader(images, labels, torch.arange(len(labels)), 20, mean=(0.5,), std=(0.5,), shuffle=shuffle)
+
+
+def pictures(count, labels, seed) -> TensorLoader:
+    images = torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return loader_of(images, torch.as_tensor(labels)[torch.arange(count) % len(labels)])
+
+
+def small_loaders(forget=(0, 1, 2, 3), retain=(0, 1, 2, 3), held_out=(0, 1, 2, 3)) -> dict:
+    """Random pictures, whose labels repeat the given ones."""
+    return {
+        "retain": pictures(40, retain, 0), "forget": pictures(24, forget, 1), "unseen": pictures(40, held_out, 2),
+        "validation": pictures(32, held_out, 3),
+    }  # fmt: skip
+
+
+def network(num_classes=4) -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.3), nn.Linear(6, num_classes)
+    )
+    model(torch.randn(50, 1, 4, 4))
+    return model
+
+
+def case_of(target="unseen", model=None, loaders=None, **settings) -> Case:
+    model, loaders = model or network(), loaders or small_loaders()
+    examination = Examination(model, loaders, CPU, 0, RETAIN_LOSSES["labels"])
+    return Case(target, model, loaders, examination, MethodArgs(**settings), CPU, seed=0)
+
+
+def target_of(method, case) -> Target:
+    """What a method steers to on a case."""
+    return METHODS[method].procedure(case).target
+
+
+def hooks(model) -> int:
+    return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
+
+
+class TestBuild:
+    TARGETS = {"unseen": UnseenTarget, "zero": ZeroTarget, "chance": ChanceTarget}
+
+    @pytest.mark.parametrize("view", VIEWS)
+    @pytest.mark.parametrize("target", TARGETS)
+    @pytest.mark.parametrize("method", OURS)
+    def test_each_method_for_each_target_and_view(self, method, target, view, hasty):
+        """An objective with a gradient into the model, figures after it, and a distance of the original."""
+        loaders = small_loaders(forget=(1,), retain=(0, 2, 3)) if target == "zero" else small_loaders()
+        case = case_of(target, loaders=loaders, discriminate=view)
+        state = {name: value.clone() for name, value in case.model.state_dict().items()}
+        found = target_of(method, case)
+        assert all(torch.equal(value, state[name]) for name, value in case.model.state_dict().items())
+        assert found.name == target
+        own = found.own if method in DISCRIMINATING else found
+        assert type(own) is self.TARGETS[target]
+        found.refresh(case.examination.losses(case.model, "unseen"))
+        inputs, labels = next(iter(loaders["forget"]))
+        found.listen(case.model)
+        logits = case.model.eval()(inputs)
+        # In the game, the retain images stand behind the forget images of the same pass.
+        objective, reached = found.objective(logits[:12], labels[:12])
+        slopes = torch.autograd.grad(objective, list(case.model.parameters()), allow_unused=True)
+        assert objective.isfinite() and 0 <= reached <= 1
+        assert slopes[0].isfinite().all() and (slopes[0].abs().max() > 0 or objective == 0)
+        figures = found.commit()
+        assert set(figures) == ({"classifier/loss", "classifier/accuracy"} if method in DISCRIMINATING else set())
+        assert found.floor == (math.log(2) if method in DISCRIMINATING else 0)
+        found.close()
+        assert hooks(case.model) == 0
+
+    @pytest.mark.parametrize("method", DISCRIMINATING)
+    @pytest.mark.parametrize("view", VIEWS)
+    def test_the_own_distance_is_that_of_the_constrained_method(self, view, method, hasty):
+        case = case_of("unseen", discriminate=view)
+        found, plain = target_of(method, case), target_of("constrained", case)
+        outputs = case.examination.original_outputs["forget"]
+        losses, weights = case.examination.losses(case.model, "validation"), case.examination.validation_weights
+        assert found.distance(*outputs, losses, weights) == plain.distance(*outputs, losses, weights) > 0
+
+    def test_wrong_labels_and_forgotten_classes_are_worth_nothing_as_partners(self, hasty):
+        assert set(OWN_MATCH) == set(self.TARGETS)
+        for target, match in (("unseen", "given"), ("zero", "none"), ("chance", "none")):
+            for asked, expected in (("auto", match), ("given", "given"), ("none", "none")):
+                found = target_of("untrain_contrastive", case_of(target, match=asked))
+                assert found.game.reference.match == found.held_out.match == expected
+
+    def test_the_game_sees_unseen_images_and_the_verdict_validation_images(self, hasty):
+        case = case_of()
+        found = target_of("untrain", case)
+        outputs = case.examination.original_outputs
+        assert torch.equal(found.game.reference.logits, outputs["unseen"][0])
+        assert torch.equal(found.held_out.logits, outputs["validation"][0])
+
+    def test_the_seed_decides_whatever_the_global_generator_says(self, hasty):
+        states = []
+        for seed in (0, 0, 1):
+            model = network()
+            torch.manual_seed(100 + len(states))
+            before = torch.get_rng_state()
+            case = case_of(model=model)
+            case.seed = seed
+            states.append(str(target_of("untrain", case).state_dict()))
+            assert torch.equal(torch.get_rng_state(), before)
+        assert states[0] == states[1] != states[2]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("method", "settings", "complaint"),
+        [
+            *(
+                ("untrain_contrastive", {"discriminator": name}, f"--discriminator {name}: untrain_contrastive")
+                for name in ("mlp", "difference", "comparator", "scalar_product", "jensen_shannon")
+            ),
+            ("untrain", {"discriminator": "jensen_shannon", "discriminate": "losses"}, "jensen_shannon"),
+            ("constrained", {"stop_criterion": "discriminator"}, "--stop_criterion discriminator"),
+            ("untrian", {}, "untrian"),
+        ],
+    )  # fmt: skip
+    def test_settings_that_a_method_cannot_follow(self, method, settings, complaint, tmp_path, hasty):
+        model, loaders = network(), list(small_loaders().values())
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        with pytest.raises(UserError, match=complaint):
+            untrain_constrained(
+                model, *loaders, num_epochs=1, device="cpu", record=QuietRecord(tmp_path), method=method, **settings
+            )
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        assert target_of("untrain_contrastive", case_of(discriminator="logistic"))
+
+    @pytest.mark.parametrize("method", DISCRIMINATING)
+    def test_every_class_forgotten(self, method):
+        case = case_of("zero")
+        case.examination.forgotten_classes = lambda: torch.arange(4)
+        with pytest.raises(UserError, match="every class is to be forgotten"):
+            target_of(method, case)
+
+    @pytest.mark.parametrize("method", DISCRIMINATING)
+    def test_a_forget_class_without_unseen_images_is_named(self, method):
+        loaders = small_loaders(held_out=(0, 1, 3))
+        with pytest.raises(UserError, match="class 2 of the forget set has 0 unseen images"):
+            target_of(method, case_of(loaders=loaders))
+        with pytest.raises(UserError, match="class 2 of the forget set has 0 validation images"):
+            target_of(method, case_of(loaders=loaders | {"unseen": pictures(40, (0, 1, 2, 3), 2)}))
+
+    def test_a_refused_model_can_be_asked_again(self, tmp_path, hasty):
+        """Three images are too few for five folds; what listens to the model must go with the refusal."""
+        model, few = network(), pictures(3, (0, 1, 2), 1)
+        args = MethodArgs(discriminate="features")
+        with pytest.raises(UserError, match="folds"):
+            Unlearning(
+                model, small_loaders() | {"forget": few}, args, "unseen", "untrain", CPU, QuietRecord(tmp_path)
+            )
+        assert hooks(model) == 0
+        copy.deepcopy(model)
+
+
+class TestExamine:
+    @pytest.mark.parametrize(
+        ("auc", "distance"),
+        [(0.5, 0), (0.549, 0), (0.451, 0), (0.6, 0.1), (0.4, 0.1), (1.0, 0.9), (0.0, 0.9), (math.nan, math.nan)],
+    )
+    def test_distance_is_zero_within_the_tolerance_of_chance(self, auc, distance, monkeypatch):
+        assert AUC_TOLERANCE == 0.05
+        module = "unlearning.constrained.discriminator_target"
+        monkeypatch.setattr(f"{module}.held_out_auc", lambda *args, **options: Auc(auc, 0.25, 0.75))
+        case = case_of()
+        target, outputs = target_of("untrain_contrastive", case), case.examination.original_outputs["forget"]
+        figures = target.examine(case.model, *outputs)
+        expected = {"auc": auc, "auc_low": 0.25, "auc_high": 0.75}
+        assert {name: figures[f"discriminator/{name}"] for name in expected} == pytest.approx(expected, nan_ok=True)
+        assert figures["forget/distance"] == pytest.approx(distance, nan_ok=True)
+
+    @pytest.mark.parametrize(
+        ("kind", "view"),
+        [
+            *((TensorLoader, view) for view in VIEWS), (DataLoader, "logits"), (DataLoader, "features"),
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize("method", DISCRIMINATING)
+    def test_leaves_model_and_generators_as_they_were(self, method, kind, view, hasty):
+        model, loaders = network(), small_loaders()
+        if kind is DataLoader:
+            loaders = {
+                name: DataLoader(TensorDataset(*map(torch.cat, zip(*loader, strict=True))), 20)
+                for name, loader in loaders.items()
+            }
+        case = case_of(model=model.train(), loaders=loaders, discriminate=view)
+        target = target_of(method, case)
+        model[2].eval()
+        modes = [module.training for module in model.modules()]
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        game = str(target.state_dict())
+        rng, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+        outputs = case.examination.original_outputs["forget"]
+        found = [target.examine(model, *outputs) for _ in range(2)]
+        assert modes == [module.training for module in model.modules()]
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+        assert all(parameter.grad is None for parameter in model.parameters())
+        assert found[0] == found[1] and str(target.state_dict()) == game
+        assert torch.equal(torch.get_rng_state(), rng) and (np.random.get_state()[1] == numpy_state).all()
+
+    @pytest.mark.parametrize("view", VIEWS)
+    def test_images_that_were_never_learned_are_at_chance_and_learned_ones_are_not(self, view, digits, mislabelled):
+        """Wrong labels that were learned by heart (to features: one class), and held-out images, as forget sets."""
+        aucs, one_class = [], torch.nonzero(digits.true[TRAIN] == 3).flatten()
+        learned = (one_class, digits.true) if view == "features" else (WRONG, digits.given)
+        parts = ((*learned, "chance"), (slice(1400, 1600), digits.true, "unseen"))
+        # The loader's images lie in [-1, 1], and the model's in [0, 1].
+        model = copy.deepcopy(mislabelled)
+        model[1].bias.data += model[1].weight.data.sum(1) / 2
+        model[1].weight.data /= 2
+        for part, labels, target in parts:
+            loaders = {
+                "retain": loader_of(digits.images[RIGHT], digits.given[RIGHT]),
+                "forget": loader_of(digits.images[part], labels[part]),
+                "unseen": loader_of(digits.images[UNSEEN], digits.true[UNSEEN]),
+                "validation": loader_of(digits.images[VALIDATION], digits.true[VALIDATION]),
+            }
+            case = case_of(target, model=model, loaders=loaders, discriminate=view)
+            outputs = case.examination.original_outputs["forget"]
+            found = target_of("untrain_contrastive", case)
+            aucs.append(found.examine(model, *outputs)["discriminator/auc"])
+            found.close()
+        assert aucs[0] > 0.9 and aucs[1] == pytest.approx(0.5, abs=0.1)
+
+
+def attack(model, digits) -> tuple[float, float]:
+    """How a learned wrong label stands out from a random one of a held-out image, to log-probabilities of at least
+    -2 log 10: scikit-learn's AUC, and the difference of the means in nats.
+    """
+    own, shift = [], torch.randint(1, 10, (200,), generator=torch.Generator().manual_seed(0))
+    for part, labels in ((WRONG, digits.given[WRONG]), (VALIDATION, (digits.true[VALIDATION] + shift) % 10)):
+        with torch.no_grad():
+            own.append(model(digits.images[part]).log_softmax(1).gather(1, labels[:, None])[:, 0])
+    clamped = [values.clamp(min=-2 * math.log(10)).mean().item() for values in own]
+    return roc_auc_score(np.repeat([1, 0], [100, 200]), torch.cat(own)), clamped[0] - clamped[1]
+
+
+class TestRun:
+    @pytest.mark.parametrize(
+        ("method", "options"),
+        [
+            ("constrained", {}),
+            ("untrain", {"discriminator": "jensen_shannon"}),
+            ("untrain_contrastive", {}),
+        ],
+    )
+    def test_forgets_within_the_budget(self, method, options, digits, mislabelled, tmp_path):
+        torch.manual_seed(0)
+        model = copy.deepcopy(mislabelled)
+        outcome = untrain_constrained(
+            model, **digits.loaders(WRONG, RIGHT, digits.given), num_epochs=10, learning_rate=0.01, device="cpu",
+            precision="fp32", record=QuietRecord(tmp_path), method=method, **options,
+        )  # fmt: skip
+        assert outcome.method == method and outcome.target == "chance" and hooks(model) == 0
+        assert outcome.chosen is not None
+        chosen = outcome.epochs[outcome.chosen - 1]
+        fall = digits.accuracy(mislabelled, RIGHT) - digits.accuracy(model, RIGHT)
+        assert fall <= 1 and chosen["constraint/fall"] == pytest.approx(fall, abs=1e-3)
+        assert digits.accuracy(model, WRONG, digits.given) < digits.accuracy(mislabelled, WRONG, digits.given) - 20
+        before, after = attack(mislabelled, digits), attack(model, digits)
+        assert before[0] > 0.98 and after[0] < before[0] - 0.015 and abs(after[1]) < 0.8 * before[1]
+        if method == "constrained":
+            assert outcome.held_out_auc == {} and "discriminator/auc" not in chosen
+            return
+        aucs = outcome.held_out_auc
+        assert aucs["original"] > 0.95 and aucs["unlearned"] < aucs["original"] - 0.03
+        assert aucs == {"original": outcome.original["discriminator/auc"], "unlearned": chosen["discriminator/auc"]}
+        for epoch in outcome.epochs:
+            area = epoch["discriminator/auc"]
+            assert epoch["forget/distance"] == pytest.approx(2 * max(0, abs(area - 0.5) - 0.05))
+            assert epoch["discriminator/auc_low"] <= area <= epoch["discriminator/auc_high"]
+
+    @pytest.mark.parametrize("method", DISCRIMINATING)
+    def test_ends_by_itself_where_there_is_nothing_to_forget(self, method, digits, tmp_path, hasty):
+        """Held-out images lie where unseen images do from the first; auto is the discriminator's criterion."""
+        torch.manual_seed(0)
+        model, held_out = digits.fit(digits.true), slice(1400, 1600)
+        outcome = untrain_constrained(
+            model, **digits.loaders(held_out, TRAIN, digits.true), num_epochs=6, learning_rate=1e-4, device="cpu",
+            precision="fp32", record=QuietRecord(tmp_path), method=method, forget_target="unseen",
+            discriminate="losses", **({"discriminator": "logistic"} if method == "untrain" else {}),
+        )  # fmt: skip
+        at_chance = [epoch["forget/distance"] == 0 for epoch in outcome.epochs]
+        assert len(outcome.epochs) == 2 and all(at_chance)
+        assert all(abs(epoch["discriminator/auc"] - 0.5) <= 0.05 for epoch in outcome.epochs)
+
+    @pytest.mark.parametrize("method", OURS)
+    def test_goes_on_after_weights_that_were_no_numbers(
+        self, method, digits, mislabelled, tmp_path, monkeypatch, hasty
+    ):
+        """The safeguard goes back to good weights; then the run has to be a run again."""
+        step, taken = Solver.step, []
+
+        def breaking(solver, batch):
+            taken.append(1)
+            figures = step(solver, batch)
+            if len(taken) == 2:
+                nn.init.constant_(solver.model[1].weight, math.nan)
+            return figures
+
+        monkeypatch.setattr(Solver, "step", breaking)
+        torch.manual_seed(0)
+        model, options = copy.deepcopy(mislabelled), {"discriminator": "jensen_shannon"} if method == "untrain" else {}
+        outcome = untrain_constrained(
+            model, **digits.loaders(WRONG, RIGHT, digits.given), num_epochs=3, learning_rate=0.01, device="cpu",
+            precision="fp32", record=QuietRecord(tmp_path), method=method, log_interval=1, **options,
+        )  # fmt: skip
+        assert outcome.events[0]["step"] == 4  # the end of the first pass, where it looks
+        assert len(outcome.events) == 1 and outcome.chosen is not None
+
+
+class Killed(Exception):
+    pass
+
+
+class TestResume:
+    """A run that is killed after an epoch and goes on ends as one that never stopped, bit for bit."""
+
+    def run(self, folder, digits, checkpoint=None, kill_after=None, **options):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.2), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)
+        )
+        model(digits.images[TRAIN])
+        torch.manual_seed(5)
+        folder.mkdir(exist_ok=True)
+        record, saved = QuietRecord(folder), []
+
+        def save(content):
+            RunRecord.save_checkpoint(record, content)
+            saved.append(content["step"])
+            if len(saved) == kill_after:
+                raise Killed
+
+        record.save_checkpoint = save
+        args = {"num_epochs": 2, "finetune_num_epochs": 1, "learning_rate": 1e-3, "stop_criterion": "none"}
+        parts = {"retain": slice(60, 300), "forget": slice(0, 60), "unseen": UNSEEN, "validation": VALIDATION}
+        loaders = [
+            loader_of(digits.images[part], digits.given[part], shuffle=name in ("retain", "forget"))
+            for name, part in parts.items()
+        ]
+        outcome = untrain_constrained(
+            model, *loaders, device="cpu", precision="fp32", record=record, checkpoint=checkpoint, log_interval=2,
+            **{**args, **options},
+        )  # fmt: skip
+        return model, outcome
+
+    def check(self, folder, digits, kill_after, **options):
+        expected, outcome = self.run(folder / "whole", digits, **options)
+        with pytest.raises(Killed):
+            self.run(folder / "broken", digits, kill_after=kill_after, **options)
+        checkpoint = RunRecord(folder / "broken").load_checkpoint()
+        found, again = self.run(folder / "broken", digits, checkpoint=checkpoint, **options)
+        for name in ("epochs", "chosen", "events", "original", "held_out_auc"):
+            assert str(getattr(again, name)) == str(getattr(outcome, name)), name
+        for name, value in expected.state_dict().items():
+            assert torch.equal(value, found.state_dict()[name]), name
+        return outcome
+
+    @pytest.mark.parametrize(
+        ("kill_after", "options"),
+        [
+            (1, {"method": "untrain"}),
+            (1, {"method": "untrain", "discriminate": "features", "bn": "train", "discriminator": "comparator"}),
+            (1, {"method": "untrain_contrastive"}),
+            (1, {"method": "untrain_contrastive", "discriminate": "losses", "use_sam": True, "bn": "train"}),
+            (2, {"method": "untrain", "discriminator": "difference", "forget_target": "unseen"}),
+            (2, {"method": "untrain_contrastive", "discriminate": "features", "forget_target": "unseen"}),
+        ],
+    )
+    def test_ends_bit_for_bit_the_same(self, kill_after, options, digits, tmp_path, hasty):
+        outcome = self.check(tmp_path, digits, kill_after, **options)
+        assert len(outcome.epochs) == 3
+
+    @pytest.mark.parametrize("method", OURS)
+    def test_between_a_stage_that_stopped_early_and_fine_tuning(self, method, digits, tmp_path, monkeypatch, hasty):
+        monkeypatch.setitem(STOP_CRITERIA, "refining", lambda epochs, original: True)
+        options = {"discriminator": "difference"} if method == "untrain" else {}
+        outcome = self.check(tmp_path, digits, 1, method=method, stop_criterion="refining", **options)
+        assert len(outcome.epochs) == 2
+
+
+class TestHooks:
+    @pytest.mark.parametrize("method", DISCRIMINATING)
+    def test_close_lets_the_model_go(self, method, hasty):
+        case = case_of(discriminate="features")
+        target = target_of(method, case)
+        assert isinstance(target, DiscriminatorTarget) and hooks(case.model) == 0
+        target.listen(case.model)
+        assert hooks(case.model) == 1
+        target.examine(case.model, *case.examination.original_outputs["forget"])
+        assert hooks(case.model) == 1
+        target.close()
+        target.close()
+        assert hooks(case.model) == 0
+        assert set(copy.deepcopy(case.model).state_dict()) == set(network().state_dict())

@@ -1,0 +1,240 @@
+"""The data sets that come ready-made: what is in them, and what is said when they cannot be had."""
+
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.cifar100_superclasses import CIFAR100_SUPERCLASSES
+from data.datasets import DATASETS, load_dataset
+from helper_functions.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+CIFAR100 = REPOSITORY / "data" / "cifar100"
+needs_cifar100 = pytest.mark.skipif(
+    not (CIFAR100 / "cifar-100-python").is_dir(), reason="data/cifar100/cifar-100-python is not there"
+)
+
+
+@pytest.fixture(scope="module")
+def cifar100():
+    return load_dataset("cifar100", CIFAR100, download=False)
+
+
+def complaint(name: str, folder: Path, **options) -> str:
+    with pytest.raises(UserError) as info:
+        load_dataset(name, folder, **options)
+    assert "\n" not in str(info.value)
+    return str(info.value)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def unreachable(*_, **__):
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+
+
+def test_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    dataset = load_dataset("digits", "nowhere")
+    digits = load_digits()
+    assert dataset.images.shape == (1797, 1, 8, 8) and dataset.images.dtype == torch.uint8
+    assert torch.equal(dataset.images[:, 0].double().mul(16 / 255).round(), torch.from_numpy(digits.images))
+    assert dataset.labels.tolist() == digits.target.tolist() and dataset.labels.dtype == torch.int64
+    assert dataset.num_train == 1797 and dataset.num_classes == 10 and dataset.classes[3] == "3"
+    assert (dataset.in_channels, dataset.image_size) == (1, 8)
+    scaled = dataset.images.double() / 255
+    assert dataset.mean[0] == pytest.approx(float(scaled.mean()))
+    assert dataset.std[0] == pytest.approx(float(scaled.std(correction=0)))
+
+
+@needs_cifar100
+def test_cifar100_is_torchvisions(cifar100):
+    from torchvision.datasets import CIFAR100 as Torchvision
+
+    assert cifar100.images.shape == (60000, 3, 32, 32) and cifar100.num_train == 50000
+    assert cifar100.images.is_contiguous(memory_format=torch.channels_last)
+    for train, part in ((True, slice(0, 50000)), (False, slice(50000, 60000))):
+        reference = Torchvision(CIFAR100, train)
+        assert np.array_equal(cifar100.images[part].permute(0, 2, 3, 1).numpy(), reference.data)
+        assert cifar100.labels[part].tolist() == reference.targets
+    assert list(cifar100.classes) == reference.classes
+
+
+@needs_cifar100
+def test_cifar100_statistics_are_those_of_its_training_part(cifar100):
+    # Every tenth image: enough to tell the constants from those of another data set.
+    scaled = cifar100.images[:50000:10].permute(1, 0, 2, 3).reshape(3, -1).float() / 255
+    assert np.allclose(cifar100.mean, scaled.mean(1), atol=3e-3)
+    assert np.allclose(cifar100.std, scaled.std(1), atol=3e-3)
+
+
+@needs_cifar100
+def test_cifar100_superclasses_are_the_files(cifar100):
+    from torchvision.datasets import CIFAR100 as Torchvision
+    from torchvision.datasets.utils import check_integrity
+
+    folder = CIFAR100 / Torchvision.base_folder
+    content = {}
+    for name, md5 in (*Torchvision.train_list, (Torchvision.meta["filename"], Torchvision.meta["md5"])):
+        assert check_integrity(folder / name, md5)
+        with open(folder / name, "rb") as file:
+            content[name] = pickle.load(file, encoding="latin1")
+    names, fine, coarse = content["meta"], content["train"]["fine_labels"], content["train"]["coarse_labels"]
+    expected = {name: set() for name in names["coarse_label_names"]}
+    for label, superclass in set(zip(fine, coarse, strict=True)):
+        expected[names["coarse_label_names"][superclass]].add(names["fine_label_names"][label])
+    assert {name: set(members) for name, members in cifar100.superclasses.items()} == expected
+
+
+def test_superclasses_are_twenty_times_five():
+    members = [name for classes in CIFAR100_SUPERCLASSES.values() for name in classes]
+    assert len(CIFAR100_SUPERCLASSES) == 20 and len(set(members)) == len(members) == 100
+
+
+class FakeArchive:
+    """Stands for a torchvision data set of ten images of noise."""
+
+    classes = [f"class {i}" for i in range(10)]
+
+    def __init__(self, root, part, download):
+        rng = np.random.RandomState(part in (True, "train"))
+        self.data = rng.randint(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+        self.targets = list(range(10))
+        self.labels = np.arange(10)
+
+
+class FakeSVHN(FakeArchive):
+    def __init__(self, root, part, download):
+        super().__init__(root, part, download)
+        self.data = self.data.transpose(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("name, reader, fake", [("cifar10", "CIFAR10", FakeArchive), ("svhn", "SVHN", FakeSVHN)])
+def test_training_and_test_part_stand_one_after_the_other(monkeypatch, name, reader, fake):
+    monkeypatch.setattr(f"torchvision.datasets.{reader}", fake)
+    dataset = load_dataset(name, "nowhere")
+    expected = np.concatenate([FakeArchive("", part, False).data for part in (True, False)])
+    assert np.array_equal(dataset.images.permute(0, 2, 3, 1).numpy(), expected)
+    assert dataset.images.is_contiguous(memory_format=torch.channels_last)
+    assert dataset.labels.tolist() == [*range(10), *range(10)] and dataset.num_train == 10
+    assert dataset.num_classes == 10 and len(dataset.mean) == 3
+
+
+@pytest.mark.parametrize("name, file", [
+    ("cifar10", "cifar-10-python.tar.gz"), ("cifar100", "cifar-100-python.tar.gz"), ("svhn", "train_32x32.mat"),
+])  # fmt: skip
+def test_no_network_is_one_line_that_says_where_to_put_the_files(name, file, tmp_path, no_network):
+    message = complaint(name, tmp_path)
+    assert "Name or service not known" in message and file in message and str(tmp_path) in message
+    assert "cannot be downloaded" not in complaint(name, tmp_path, download=False)
+
+
+def test_a_damaged_file_is_not_opened(tmp_path, no_network):
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for name in ("train", "test", "meta"):
+        # A pickle that would raise something else if anyone loaded it.
+        (folder / name).write_bytes(b"cos\nabort\n(tR.")
+    assert "damaged" in complaint("cifar100", tmp_path)
+
+
+class Payload:
+    """Unpickled, it leaves a folder behind."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (os.mkdir, (self.path,))
+
+
+@pytest.fixture(params=["cifar10", "cifar100"])
+def cifar(request, tmp_path, monkeypatch):
+    """A small CIFAR folder and the names of its files, its own checksums in place of the real ones."""
+    import torchvision.datasets
+
+    reader = getattr(torchvision.datasets, request.param.upper())
+    names = [name for name, _ in reader.train_list + reader.test_list]
+    label_key = "labels" if request.param == "cifar10" else "fine_labels"
+    batch = {"data": np.zeros((2, 3 * 32 * 32), dtype=np.uint8), label_key: [0, 1]}
+    content = dict.fromkeys(names, batch) | {reader.meta["filename"]: {reader.meta["key"]: ["a", "b"]}}
+    folder, sums = tmp_path / reader.base_folder, {}
+    folder.mkdir()
+    for name, value in content.items():
+        (folder / name).write_bytes(pickle.dumps(value))
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    for part in ("train_list", "test_list"):
+        monkeypatch.setattr(reader, part, [[name, sums[name]] for name, _ in getattr(reader, part)])
+    monkeypatch.setattr(reader, "meta", reader.meta | {"md5": sums[reader.meta["filename"]]})
+    return request.param, folder, list(content)
+
+
+def test_no_file_of_cifar_is_unpickled_unchecked(cifar, tmp_path, no_network):
+    name, folder, files = cifar
+    assert load_dataset(name, tmp_path).classes == ("a", "b")
+    for file in files:
+        whole = (folder / file).read_bytes()
+        (folder / file).write_bytes(pickle.dumps(Payload(tmp_path / "payload")))
+        assert "damaged" in complaint(name, tmp_path)
+        (folder / file).unlink()
+        os.mkfifo(folder / file)
+        assert "damaged" in complaint(name, tmp_path)
+        (folder / file).unlink()
+        (folder / file).write_bytes(whole)
+    assert not (tmp_path / "payload").exists()
+
+
+def test_no_file_of_svhn_is_opened_unchecked(tmp_path, no_network, monkeypatch):
+    import scipy.io
+
+    monkeypatch.setattr(scipy.io, "loadmat", lambda *_, **__: pytest.fail("it was opened"))
+    for file in ("train_32x32.mat", "test_32x32.mat"):
+        (tmp_path / file).write_bytes(pickle.dumps(Payload(tmp_path / "payload")))
+    assert "damaged" in complaint("svhn", tmp_path)
+    assert not (tmp_path / "payload").exists()
+
+
+def test_a_file_in_the_way_of_the_folder(tmp_path, no_network):
+    (tmp_path / "file").write_text("")
+    complaint("cifar10", tmp_path / "file")
+
+
+def test_a_file_that_may_not_be_read(monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "train")
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR100", refuse)
+    assert "cannot read cifar100" in complaint("cifar100", tmp_path) and "denied" in complaint("cifar100", tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may read everything")
+def test_a_folder_without_permission(tmp_path, no_network):
+    tmp_path.chmod(0)
+    try:
+        for name in ("cifar100", "svhn", "imagefolder"):
+            complaint(name, tmp_path)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_what_does_not_exist_is_refused():
+    assert "choose from cifar10, cifar100, svhn, digits, imagefolder" in complaint("mnist", Path())
+    assert "leave --image_size out" in complaint("digits", Path(), image_size=16)
+    assert list(DATASETS) == ["cifar10", "cifar100", "svhn", "digits", "imagefolder"]
+
+
+def test_importing_the_package_imports_no_reader():
+    script = "import data, sys; print([m for m in ('sklearn', 'torchvision', 'PIL', 'scipy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

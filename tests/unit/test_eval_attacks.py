@@ -1,0 +1,356 @@
+"""Attacks by scores: against scikit-learn, SciPy, brute force; at chance for whoever never saw the forget set."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.stats
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch.nn import functional as F
+
+from evaluation.attacks.discriminator import discriminator_auc
+from evaluation.attacks.intervals import auc_figures, auc_with_interval, tpr_at_fpr
+from evaluation.attacks.lira import OWN_VARIANCE_FROM, VARIANCE_FLOOR, logit_confidence, ulira_figures, ulira_scores
+from evaluation.attacks.membership import FOLDS, attack_efficacy, loss_attack
+from evaluation.attacks.rmia import OFFLINE_A, rmia_scores
+from evaluation.report.tables import FIGURES
+
+CLASSES = 5
+
+
+def normal(count, seed, mean=0.0) -> torch.Tensor:
+    return torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + mean
+
+
+class TestAucWithInterval:
+    @pytest.mark.parametrize("sizes", [(40, 60), (1, 5), (300, 20)])
+    def test_the_value_is_scikit_learns(self, sizes):
+        # Rounded, so that some scores are tied.
+        members, others = (
+            normal(size, seed, shift).round(decimals=1)
+            for size, seed, shift in zip(sizes, (0, 1), (0.5, 0), strict=True)
+        )
+        truth = np.repeat([1, 0], sizes)
+        expected = roc_auc_score(truth, torch.cat([members, others]).numpy())
+        found = auc_with_interval(members, others, resamples=200)
+        assert found.value == pytest.approx(expected, abs=1e-6) and found.low <= found.value <= found.high
+
+    def test_the_interval_is_a_brute_force_bootstraps(self):
+        members, others = normal(60, 0, 0.7), normal(80, 1)
+        found = auc_with_interval(members, others)
+        rng, resampled = np.random.default_rng(5), []
+        for _ in range(2000):
+            drawn = [rng.choice(side.numpy(), len(side)) for side in (members, others)]
+            resampled.append(scipy.stats.mannwhitneyu(*drawn).statistic / 60 / 80)
+        # Each end is a quantile of 2,000 resamples: its own noise is about 0.002.
+        assert [found.low, found.high] == pytest.approx(np.quantile(resampled, [0.025, 0.975]), abs=0.008)
+
+    def test_covers_the_truth_about_as_often_as_it_says(self):
+        truth = scipy.stats.norm.cdf(0.5 / math.sqrt(2))
+        intervals = [
+            auc_with_interval(normal(100, 2 * seed, 0.5), normal(100, 2 * seed + 1), seed, 300) for seed in range(60)
+        ]
+        covered = sum(each.low <= truth <= each.high for each in intervals)
+        assert covered >= scipy.stats.binom.ppf(0.001, 60, 0.93)
+
+    def test_the_seed_decides(self):
+        members, others = normal(50, 0), normal(50, 1)
+        assert auc_with_interval(members, others, 3) == auc_with_interval(members, others, 3)
+        assert auc_with_interval(members, others, 3) != auc_with_interval(members, others, 4)
+
+    def test_scores_that_are_no_numbers_have_none(self):
+        found = auc_with_interval(torch.tensor([0.0, math.nan]), torch.tensor([1.0]))
+        assert math.isnan(found.value)
+        empty = dict.fromkeys(("x", "x_low", "x_high"))
+        assert auc_figures("x", found) == empty == auc_figures("x", None)
+
+
+class TestTprAtFpr:
+    @pytest.mark.parametrize("rate", [0.01, 0.1, 0.3])
+    @pytest.mark.parametrize("sizes", [(100, 100), (37, 250), (50, 5), (500, 700)])
+    def test_is_the_highest_of_scikit_learns_curve(self, sizes, rate):
+        for decimals in (1, 8):
+            members, others = (
+                normal(size, size + rank, 1.0 - rank).round(decimals=decimals) for rank, size in enumerate(sizes)
+            )
+            false, true, _ = roc_curve(
+                np.repeat([1, 0], sizes), torch.cat([members, others]).numpy(), drop_intermediate=False
+            )
+            assert tpr_at_fpr(members, others, rate) == pytest.approx(100 * true[false <= rate + 1e-12].max())
+
+    def test_separated_is_100_and_all_alike_is_0(self):
+        assert tpr_at_fpr(torch.ones(5), torch.zeros(5)) == 100
+        assert tpr_at_fpr(torch.ones(5), torch.ones(500)) == 0
+
+
+class TestLossAttack:
+    @pytest.mark.parametrize("shift", [0.5, 2.0])
+    def test_figures_are_scikit_learns(self, shift):
+        members, others = normal(120, 0).exp(), normal(120, 1, shift).exp()
+        losses, member = torch.cat([members, others]).numpy()[:, None], np.repeat([1, 0], 120)
+        attack = make_pipeline(StandardScaler(), LogisticRegression())
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=3)
+        found = loss_attack(members, others, 3)
+        for name, scoring, scale in (("mia_auc", "roc_auc", 1), ("mia_accuracy", "accuracy", 100)):
+            expected = scale * cross_val_score(attack, losses, member, cv=folds, scoring=scoring).mean()
+            assert found[name] == pytest.approx(expected, abs=1e-5)
+        expected = []
+        for learned, left_out in folds.split(losses, member):
+            scores = attack.fit(losses[learned], member[learned]).decision_function(losses[left_out])
+            false, true, _ = roc_curve(member[left_out], scores, drop_intermediate=False)
+            expected.append(100 * true[false <= 0.01].max())
+        assert found["mia_tpr"] == pytest.approx(np.mean(expected))
+        assert found["mia_auc_low"] < found["mia_auc"] < found["mia_auc_high"]
+
+    def test_too_few_images_have_none(self):
+        found = loss_attack(torch.ones(FOLDS - 1), torch.ones(50))
+        assert set(found) == {"mia_auc", "mia_auc_low", "mia_auc_high", "mia_accuracy", "mia_tpr"}
+        assert set(found.values()) == {None}
+
+
+class TestEfficacy:
+    def losses(self, count, seed, scale) -> torch.Tensor:
+        return scale * normal(count, seed).exp()
+
+    def test_is_a_threshold_on_confidence_where_sides_are_apart(self):
+        """Members have lost next to nothing, others much: what lies with either is called as it is."""
+        retain, test = torch.full((50,), 0.01), torch.full((50,), 3.0)
+        for share in (0.0, 0.3, 1.0):
+            outside = round(200 * share)
+            forget = torch.cat([torch.full((outside,), 3.0), torch.full((200 - outside,), 0.01)])
+            assert attack_efficacy(retain, test, forget) == pytest.approx(100 * share)
+
+    def test_is_the_support_vector_machine_of_its_dual_problem(self):
+        """Solved by SciPy: a kernel of width one on confidences, C = 3."""
+        retain, test, forget = self.losses(14, 0, 0.3), self.losses(11, 1, 1.0), self.losses(300, 2, 0.6)
+        known, side = torch.cat([retain, test]).neg().exp().numpy(), np.repeat([1.0, -1.0], [14, 11])
+
+        def kernel(left, right):
+            return np.exp(-((left[:, None] - right) ** 2))
+
+        matrix = np.outer(side, side) * kernel(known, known)
+        found = scipy.optimize.minimize(
+            lambda a: a @ matrix @ a / 2 - a.sum(), np.full(25, 0.1), jac=lambda a: matrix @ a - 1,
+            bounds=[(0, 3)] * 25, constraints={"type": "eq", "fun": lambda a: a @ side, "jac": lambda a: side},
+            options={"maxiter": 2000, "ftol": 1e-12},
+        )  # fmt: skip
+        assert found.success
+        alpha = found.x
+        free = (alpha > 1e-4) & (alpha < 3 - 1e-4)
+        offset = np.mean(side[free] - kernel(known[free], known) @ (alpha * side))
+        outside = kernel(forget.neg().exp().numpy(), known) @ (alpha * side) + offset < 0
+        assert 10 < 100 * outside.mean() < 90
+        assert attack_efficacy(retain, test, forget) == pytest.approx(100 * outside.mean(), abs=1)
+
+    def test_order_changes_nothing(self):
+        retain, test, forget = self.losses(200, 0, 0.1), self.losses(200, 1, 1.0), self.losses(150, 2, 0.5)
+        turned = attack_efficacy(retain.flip(0), test.flip(0), forget.flip(0))
+        assert turned == pytest.approx(attack_efficacy(retain, test, forget), abs=1)
+
+    def test_forgets_images_that_are_known_are_called_members(self):
+        retain, test = self.losses(500, 0, 0.05), self.losses(500, 1, 1.0)
+        known, unknown = (attack_efficacy(retain, test, self.losses(500, 2, scale)) for scale in (0.05, 1.0))
+        assert known < 25 and unknown > 75
+
+    def test_nothing_to_go_by_has_none(self):
+        some = torch.ones(5)
+        for place in range(3):
+            for wrong in (torch.ones(0), torch.tensor([1.0, math.nan]), torch.tensor([math.inf])):
+                parts = [some] * 3
+                parts[place] = wrong
+                assert attack_efficacy(*parts) is None
+
+
+class TestRmia:
+    def brute_force(self, targets, population, target_references, population_references) -> list[float]:
+        def ratio(own, references):
+            absent = sum(math.exp(value) for value in references) / len(references)
+            return math.exp(own) / (0.5 * ((1 + OFFLINE_A) * absent + (1 - OFFLINE_A)))
+
+        below = [ratio(own, population_references[:, z].tolist()) for z, own in enumerate(population.tolist())]
+        return [
+            sum(ratio(own, target_references[:, x].tolist()) > other for other in below) / len(below)
+            for x, own in enumerate(targets.tolist())
+        ]
+
+    @pytest.mark.parametrize("references", [1, 3])
+    def test_counts_what_the_definition_counts(self, references):
+        def logs(*shape):
+            return -torch.rand(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64) * 4
+
+        parts = (logs(20), logs(13), logs(references, 20), logs(references, 13))
+        assert rmia_scores(*parts).tolist() == pytest.approx(self.brute_force(*parts))
+
+    def test_log_probabilities_that_underflow_are_kept_apart(self):
+        population = -torch.arange(10.0) * 1000 - 500
+        scores = rmia_scores(
+            -torch.arange(10.0) * 1000, population, torch.full((1, 10), -2000.0), torch.full((1, 10), -2000.0)
+        )
+        assert scores.tolist() == pytest.approx([1 - rank / 10 for rank in range(10)])
+
+    def test_an_image_hard_for_the_references_counts_for_more(self):
+        """Equally likely under the judged model, the image that others find hard is the likelier member."""
+        easy_then_hard = torch.log(torch.tensor([[0.9, 0.1]]))
+        population = torch.log(torch.linspace(0.05, 0.95, 50))
+        scores = rmia_scores(torch.log(torch.tensor([0.8, 0.8])), population, easy_then_hard, population[None])
+        assert scores[1] > scores[0]
+
+
+class TestUlira:
+    def test_logit_confidence_is_the_odds_and_finite_where_they_are_not(self):
+        logits = torch.randn(30, CLASSES, generator=torch.Generator().manual_seed(0))
+        labels = torch.arange(30) % CLASSES
+        p = logits.double().softmax(1)[torch.arange(30), labels]
+        torch.testing.assert_close(logit_confidence(logits, labels), (p / (1 - p)).log())
+        sure = logit_confidence(torch.tensor([[500.0, 0.0, 0.0]]), torch.tensor([0]))
+        assert sure.item() == pytest.approx(500 - math.log(2))
+
+    @pytest.mark.parametrize("count", [2 * OWN_VARIANCE_FROM, 4])
+    def test_is_the_ratio_of_scipys_gaussians(self, count):
+        generator = torch.Generator().manual_seed(1)
+        shadows = torch.randn(count, 7, generator=generator, dtype=torch.float64) * 2
+        judged = torch.randn(7, generator=generator, dtype=torch.float64)
+        unlearned = torch.zeros(count, 7, dtype=torch.bool)
+        for target in range(7):
+            unlearned[torch.randperm(count, generator=generator)[: count // 2], target] = True
+        found = ulira_scores(judged, shadows, unlearned)
+        sides = [[shadows[mask[:, target], target].numpy() for target in range(7)] for mask in (unlearned, ~unlearned)]
+        for target in range(7):
+            logs = []
+            for side in sides:
+                variance = np.var(side[target], ddof=1)
+                if count == 4:
+                    variance = np.mean([np.var(values, ddof=1) for values in side])
+                logs.append(scipy.stats.norm.logpdf(judged[target].item(), side[target].mean(), math.sqrt(variance)))
+            assert found[target].item() == pytest.approx(logs[0] - logs[1])
+
+    def test_shadows_that_all_agree_have_the_floor_for_a_variance(self):
+        shadows, unlearned = torch.zeros(4, 3), torch.tensor([[True], [True], [False], [False]]).expand(4, 3)
+        shadows = shadows + unlearned
+        judged = torch.tensor([0.0, 0.5, 1.0])
+        expected = ((judged - 0) ** 2 - (judged - 1) ** 2) / (2 * VARIANCE_FLOOR)
+        torch.testing.assert_close(ulira_scores(judged, shadows, unlearned), expected.double())
+
+    def test_figures_by_hand(self):
+        scores = torch.tensor([2.0, 1.0, -1.0, 3.0, 0.0, -2.0, -3.0, 0.5], dtype=torch.float64)
+        found = ulira_figures(scores, 4)
+        assert found["ulira_accuracy"] == pytest.approx(100 * (3 / 4 + 3 / 4) / 2)
+        assert found["ulira_tpr"] == 75
+        assert found["ulira_auc"] == pytest.approx(roc_auc_score([1] * 4 + [0] * 4, scores.numpy()))
+
+    def test_nothing_to_go_by_has_none(self):
+        assert set(ulira_figures(torch.ones(3), 3).values()) == {None}
+        assert set(ulira_figures(torch.tensor([1.0, math.nan]), 1).values()) == {None}
+
+
+# The guard of every attack: a model, as it treats images in general, that was made without the forget set.
+
+
+def labelled(count, seed, margin) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits `[count, K]` around `margin` for the label, and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % CLASSES
+    return torch.randn(count, CLASSES, generator=generator) + margin * F.one_hot(labels, CLASSES), labels
+
+
+def losses_of(count, seed, margin) -> torch.Tensor:
+    return F.cross_entropy(*labelled(count, seed, margin), reduction="none")
+
+
+def by_loss(margin, seed) -> tuple[float, float]:
+    found = loss_attack(losses_of(COUNT, 2 * seed, margin), losses_of(COUNT, 2 * seed + 1, 1.5), seed)
+    return found["mia_auc"], found["mia_tpr"]
+
+
+def by_loss_accuracy(margin, seed) -> tuple[float, float]:
+    found = loss_attack(losses_of(COUNT, 2 * seed, margin), losses_of(COUNT, 2 * seed + 1, 1.5), seed)
+    return found["mia_accuracy"] / 100, found["mia_tpr"]
+
+
+def by_efficacy(margin, seed) -> tuple[float, float]:
+    """A half, and less for each forget image that is called a member while an image of no part is not."""
+    retain, test, nowhere = (
+        losses_of(COUNT, 9000 + 10 * seed + place, size) for place, size in enumerate((4, 1.5, 1.5))
+    )
+    forget = attack_efficacy(retain, test, losses_of(COUNT, 2 * seed, margin))
+    return 0.5 + (attack_efficacy(retain, test, nowhere) - forget) / 100, 1.0
+
+
+def by_rmia(margin, seed) -> tuple[float, float]:
+    """Hard images are hard for all models: what they share is drawn once."""
+    shared = [normal(COUNT, 10 * seed + place) for place in range(3)]
+
+    def logs(place, seed, margin):
+        logits = normal(COUNT, seed) / 3 + shared[place] + margin
+        return F.logsigmoid(logits)
+
+    members, others, population = (logs(place, 100 * seed + place, m) for place, m in enumerate((margin, 1.5, 1.5)))
+    references = [
+        torch.stack([logs(place, 7000 + 100 * seed + 10 * r + place, 1.5) for r in range(2)]) for place in range(3)
+    ]
+    scores = rmia_scores(torch.cat([members, others]), population, torch.cat(references[:2], 1), references[2])
+    return auc_with_interval(*scores.split(COUNT), resamples=2).value, tpr_at_fpr(*scores.split(COUNT))
+
+
+def shadowed(margin, seed, count=8) -> dict[str, float]:
+    """Shadow models that were trained on an image and unlearned it are still as sure of it as the margin says."""
+    shared = normal(2 * COUNT, seed)
+    unlearned = torch.zeros(count, 2 * COUNT, dtype=torch.bool)
+    for pair in range(count // 2):
+        half = torch.randperm(2 * COUNT, generator=torch.Generator().manual_seed(seed + pair))[:COUNT]
+        unlearned[2 * pair, half] = True
+        unlearned[2 * pair + 1] = ~unlearned[2 * pair]
+    shadows = torch.stack([normal(2 * COUNT, 300 * seed + 17 + i) for i in range(count)]) + shared + 2.5 * unlearned
+    judged = normal(2 * COUNT, 300 * seed + 16) + shared
+    judged[:COUNT] += margin - 1.5
+    return ulira_figures(ulira_scores(judged, shadows, unlearned), COUNT)
+
+
+def by_shadows(margin, seed) -> tuple[float, float]:
+    found = shadowed(margin, seed)
+    return found["ulira_auc"], found["ulira_tpr"]
+
+
+def by_shadows_accuracy(margin, seed) -> tuple[float, float]:
+    found = shadowed(margin, seed)
+    return found["ulira_accuracy"] / 100, found["ulira_tpr"]
+
+
+def by_discriminator(margin, seed) -> tuple[float, float]:
+    return discriminator_auc(*labelled(COUNT, 2 * seed, margin), *labelled(COUNT, 2 * seed + 1, 1.5), seed).value, 1.0
+
+
+COUNT, SEEDS = 400, 8
+ATTACKS = {
+    "mia_auc": by_loss, "mia_accuracy": by_loss_accuracy, "mia_efficacy": by_efficacy, "rmia_auc": by_rmia,
+    "ulira_auc": by_shadows, "ulira_accuracy": by_shadows_accuracy, "discriminator_auc": by_discriminator,
+}  # fmt: skip
+
+
+def test_every_attack_of_a_report_is_guarded():
+    """True positive rates come with their attack's AUC."""
+    attacks = {name for name in FIGURES if name.startswith(("mia_", "rmia_", "ulira_", "discriminator_"))}
+    assert attacks == set(ATTACKS) | {"mia_tpr", "rmia_tpr", "ulira_tpr"}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+class TestEveryAttack:
+    def test_is_at_chance_for_a_model_that_never_saw_the_forget_set(self, name):
+        """An AUC of n and n images has a standard error of 1 / sqrt(6 n), an accuracy one of 1 / sqrt(8 n)."""
+        seeds = range(3 if name == "discriminator_auc" else SEEDS)
+        found, positives = zip(*(ATTACKS[name](1.5, seed) for seed in seeds), strict=True)
+        # Wider where an attacker is fitted, which is a matter of chance, too; 3.5 standard errors.
+        fitted = name in ("discriminator_auc", "mia_accuracy", "mia_efficacy")
+        error = (1.5 if fitted else 1.1) / math.sqrt(6 * COUNT * len(seeds))
+        assert np.mean(found) == pytest.approx(0.5, abs=3.5 * error), found
+        # Four of 400 others may be called members: so many members are, give or take the threshold's own chance.
+        assert np.mean(positives) < 1 + 4 * 0.8 / math.sqrt(len(seeds)), positives
+
+    def test_is_above_chance_for_a_model_that_remembers_it(self, name):
+        assert ATTACKS[name](4.0, 0)[0] > 0.65

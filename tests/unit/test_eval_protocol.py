@@ -1,0 +1,376 @@
+"""The protocol: which images, labels and mode each figure reads, row by row of the table of metrics.
+
+Models here are tables from images to logits, so that the outputs on one part can be changed and nothing else: a figure
+reads a part if, and only if, it changes with it.
+"""
+
+import dataclasses
+import math
+from fnmatch import fnmatch
+
+import pytest
+import torch
+from helpers.processes import SMALL
+from torch import nn
+from torch.nn import functional as F
+
+import train_constrained_unlearning
+from contrastive_discrimination.held_out import Auc
+from data.augmentation import Augmentation
+from data.cifar100_superclasses import CIFAR100_SUPERCLASSES
+from data.datasets import Dataset
+from data.image_sets import ImageSets
+from data.loaders import TensorLoader
+from data.splits import make_splits
+from evaluation import comparisons
+from evaluation.attacks.membership import match_targets
+from evaluation.attacks.shadows import Shadows, against_shadows, shadow_targets
+from evaluation.distances import activation_distance, js_divergence
+from evaluation.gaps import signed_gaps
+from evaluation.judge import judge_all
+from helper_functions.training.devices import Precision
+
+CPU = Precision(torch.device("cpu"), torch.float32)
+CLASSES, SIZE = 5, 1000
+PARTS = ("retain", "forget", "unseen", "validation", "test")
+# The table: what each figure reads.
+READS = {
+    "retain_*": {"retain"},
+    "forget_*": {"forget"},
+    "unseen_*": {"unseen"},
+    "validation_*": {"validation"},
+    "test_*": {"test"},
+    "mia_efficacy": {"forget", "retain", "test"},
+    "mia_*": {"forget", "test"},
+    "discriminator_auc*": {"forget", "test"},
+    "rmia_*": {"forget", "test", "validation"},
+    "js_divergence": {"forget"},
+    "activation_distance": {"forget"},
+    "ulira_*": {"forget", "test"},
+}
+FINAL = ("test_*", "mia_*", "discriminator_auc*", "rmia_*", "js_divergence", "activation_distance", "ulira_*")
+# Figures of a threshold, which may stay as they are while the scores change.
+COARSE = ("*_tpr", "*_accuracy", "mia_efficacy", "*_top1", "*_top5")
+
+
+def read_by(figure: str) -> set[str]:
+    return next(parts for pattern, parts in READS.items() if fnmatch(figure, pattern))
+
+
+def is_any(figure: str, patterns) -> bool:
+    return any(fnmatch(figure, pattern) for pattern in patterns)
+
+
+def image_sets(forget: str | None, size=SIZE, dataset="toy", superclasses=None) -> ImageSets:
+    """Images whose first two pixels are their number; where one is turned or blanked, it is another's."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(CLASSES, (size,), generator=generator)
+    images = torch.zeros(size, 1, 4, 4, dtype=torch.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = torch.arange(size) // 256, torch.arange(size) % 256
+    names = tuple("abcde")
+    data = Dataset(dataset, images, labels, names, size, (0.0,), (1.0,), superclasses=superclasses or {})
+    augmentation = Augmentation(padding=1, flip=True, cutout=3)
+    return ImageSets(data, make_splits(data, forget), augmentation, torch.device("cpu"), 0)
+
+
+class Table(nn.Module):
+    """Looks an image's logits up; remembers which images it was asked for, and in which mode."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+        self.asked: list[int] = []
+        self.modes: set[bool] = set()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = (images[:, 0, 0, :2] * 255).round().long()
+        numbers = pixels[:, 0] * 256 + pixels[:, 1]
+        self.asked += numbers.tolist()
+        self.modes.add(self.training)
+        return self.logits[numbers]
+
+
+def logits_of(sets: ImageSets, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(len(sets.dataset.labels), CLASSES, generator=generator)
+    return noise + 1.5 * F.one_hot(sets.dataset.labels, CLASSES)
+
+
+def judged(sets: ImageSets, tables: dict[str, torch.Tensor]) -> dict[str, dict]:
+    """Figures of every kind that one pass gives; U-LiRA by four shadow models whose outputs are noise."""
+    judgements = judge_all({name: Table(logits) for name, logits in tables.items()}, sets, CPU)
+    targets = shadow_targets(sets)
+    count = len(targets.indices)
+    confidences = torch.randn(4, count, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    unlearned = (torch.arange(4)[:, None] + torch.arange(count)) % 2 == 0
+    shadows = Shadows(targets, confidences, unlearned)
+    return {
+        name: judgement.figures | against_shadows(sets, shadows, judgement.logits)
+        for name, judgement in judgements.items()
+    }
+
+
+def changed(before: dict, after: dict) -> set[str]:
+    return {name for name in before if before[name] != after[name]}
+
+
+@pytest.fixture(autouse=True)
+def quick_discriminator(request, monkeypatch):
+    """In the discriminator's place a sum over all that it is given: what changes it is what it would read.
+
+    Fitting takes most of the time; where its verdict is tested, a test asks for it by the fixture `fitted`.
+    """
+
+    def checksum(forget, forget_labels, test, test_labels, seed):
+        weights = torch.arange(1.0, 1 + CLASSES)
+        parts = [
+            (logits @ weights * (labels + 1)).sum().item()
+            for logits, labels in ((forget, forget_labels), (test, test_labels))
+        ]
+        return Auc(*(sum(parts) / 1e4 + shift for shift in (0, -1, 1)))
+
+    if "fitted" not in request.fixturenames:
+        monkeypatch.setattr(comparisons, "discriminator_auc", checksum)
+
+
+@pytest.fixture
+def fitted():
+    """The discriminator itself."""
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return image_sets("random:0.2")
+
+
+@pytest.fixture(scope="module")
+def tables(sets):
+    return {"unlearned": logits_of(sets, 1), "retrained": logits_of(sets, 2)}
+
+
+@pytest.fixture
+def before(sets, tables):
+    return judged(sets, tables)
+
+
+class TestImages:
+    @pytest.mark.parametrize("part", PARTS)
+    def test_a_figure_changes_with_the_parts_it_reads_and_with_no_other(self, part, sets, tables, before):
+        indices = getattr(sets.splits, part)
+        other = tables["unlearned"].clone()
+        other[indices] = logits_of(sets, 9)[indices]
+        after = judged(sets, {**tables, "unlearned": other})
+        found = changed(before["unlearned"], after["unlearned"])
+        for name in before["unlearned"]:
+            if part not in read_by(name):
+                assert name not in found, name
+            elif not is_any(name, COARSE):
+                assert name in found, name
+        assert not changed(before["retrained"], after["retrained"]), "another model's figures"
+
+    @pytest.mark.parametrize("part", PARTS)
+    def test_a_retrained_models_outputs_are_read_on_the_same_images(self, part, sets, tables, before):
+        indices = getattr(sets.splits, part)
+        other = tables["retrained"].clone()
+        other[indices] = logits_of(sets, 9)[indices]
+        found = changed(before["unlearned"], judged(sets, {**tables, "retrained": other})["unlearned"])
+        compared = {name for name in before["unlearned"] if is_any(name, ("rmia_*", "js_*", "activation_*"))}
+        assert compared >= found
+        assert {name for name in compared if part in read_by(name) and not is_any(name, COARSE)} <= found
+
+    def test_every_image_once_in_eval_mode_and_not_augmented(self, sets, tables):
+        models = {name: Table(logits).train() for name, logits in tables.items()}
+        judge_all(models, sets, CPU)
+        every = torch.cat([getattr(sets.splits, part) for part in PARTS]).sort().values.tolist()
+        for model in models.values():
+            # An image that was shifted, turned or blanked would have another number.
+            assert sorted(model.asked) == every and model.modes == {False} and model.training
+
+    def test_attacks_read_test_images_of_the_forgotten_classes_alone(self):
+        """Test images beyond as many of each class as the forget set has are read by test accuracy alone."""
+        sets = image_sets("class:b")
+        splits = sets.splits
+        tables = {"unlearned": logits_of(sets, 1), "retrained": logits_of(sets, 2)}
+        matched = match_targets(sets.dataset.labels, splits.forget, splits.test, splits.seed).test
+        rest = splits.test[~torch.isin(splits.test, matched)]
+        assert len(matched) and len(rest) and set(sets.dataset.labels[matched].tolist()) == {1}
+        other = tables["unlearned"].clone()
+        other[rest] = logits_of(sets, 9)[rest]
+        found = changed(
+            *(judged(sets, {**tables, "unlearned": logits})["unlearned"] for logits in (tables["unlearned"], other))
+        )
+        assert found and not is_any_of(found, ("mia_auc*", "mia_accuracy", "mia_tpr", "rmia_*", "ulira_*", "disc*"))
+
+    def test_unseen_and_validation_images_are_no_targets(self, sets):
+        """Forgetting was steered to the unseen ones, and chosen by the validation ones."""
+        targets = match_targets(sets.dataset.labels, sets.splits.forget, sets.splits.test, 0)
+        assert torch.isin(targets.forget, sets.splits.forget).all() and torch.isin(targets.test, sets.splits.test).all()
+        assert torch.equal(sets.splits.forget[targets.forget_rows], targets.forget)
+        assert torch.equal(sets.splits.test[targets.test_rows], targets.test)
+
+
+def is_any_of(figures: set[str], patterns) -> bool:
+    return any(is_any(figure, patterns) for figure in figures)
+
+
+class TestLabels:
+    def test_given_ones_but_for_what_is_called_true(self):
+        """Given labels of the forget set are changed, outputs are not: all that reads them changes."""
+        sets = image_sets("mislabelled:0.2")
+        splits, true = sets.splits, sets.dataset.labels
+        again = splits.labels.clone()
+        shift = 1 + torch.arange(len(splits.forget)) % (CLASSES - 1)
+        again[splits.forget] = (true[splits.forget] + shift) % CLASSES
+        relabelled = ImageSets(sets.dataset, dataclasses.replace(splits, labels=again), None, torch.device("cpu"), 0)
+        tables = {"unlearned": logits_of(sets, 1), "retrained": logits_of(sets, 2)}
+        found = changed(*(judged(data, tables)["unlearned"] for data in (sets, relabelled)))
+        given = {"forget_top1", "forget_loss", "mia_auc", "rmia_auc", "ulira_auc", "mia_efficacy"}
+        assert found >= given
+        assert not is_any_of(found, ("forget_true_*", "discriminator*", "js_*", "activation*", "test_*", "retain_*"))
+
+    @pytest.mark.parametrize("forget", ["mislabelled:0.2", "random:0.2"])
+    def test_selection_and_test_have_true_labels(self, forget):
+        splits, true = image_sets(forget).splits, image_sets(forget).dataset.labels
+        for part in ("validation", "unseen", "test", "retain"):
+            assert torch.equal(splits.labels[getattr(splits, part)], true[getattr(splits, part)])
+
+
+class TestReaders:
+    @pytest.mark.parametrize("forget", ["random:0.2", "class:b", "mislabelled:0.2"])
+    def test_tuning_sees_no_test_image_and_no_attack(self, forget):
+        sets = image_sets(forget)
+        models = {
+            name: Table(logits_of(sets, seed)) for seed, name in enumerate(("unlearned", "retrained", "retrained-2"))
+        }
+        found = judge_all(models, sets, CPU, final=False)
+        assert list(found) == list(models)
+        for name, model in models.items():
+            assert not set(model.asked) & set(sets.splits.test.tolist())
+            assert not is_any_of(set(found[name].figures), FINAL) and "validation_top1" in found[name].figures
+            assert found[name].logits == {}
+
+    def test_a_sample_of_the_retain_set_is_the_same_for_every_model(self):
+        sets = image_sets("random:0.2")
+        models = {name: Table(logits_of(sets, seed)) for seed, name in enumerate(("original", "unlearned"))}
+        found = judge_all(models, sets, CPU, retain_images=30)
+        retain = set(sets.splits.retain.tolist())
+        looked = [set(model.asked) & retain for model in models.values()]
+        assert looked[0] == looked[1] and len(looked[0]) == 30
+        for name, model in models.items():
+            chosen = torch.tensor(sorted(looked[0]))
+            right = model.logits[chosen].argmax(1) == sets.splits.labels[chosen]
+            assert torch.equal(found[name].retain_right, right)
+            assert found[name].figures["retain_top1"] == pytest.approx(100 * right.float().mean().item())
+
+    def test_solver_and_selection_see_no_test_image(self, tmp_path, monkeypatch):
+        """All of a run up to its final report: budget, target, rewinding."""
+        read: set[int] = set()
+        assemble = TensorLoader.assemble
+
+        def spy(loader, indices, plan):
+            read.update(indices.tolist())
+            return assemble(loader, indices, plan)
+
+        def stop(run, outcome, script):
+            splits = run.workspace.splits
+            seen = {part: set(getattr(splits, part).tolist()) for part in PARTS}
+            assert read.isdisjoint(seen["test"]) and len(seen["test"])
+            assert read == seen["retain"] | seen["forget"] | seen["unseen"] | seen["validation"]
+            run.record.close()
+            return {"done": True}
+
+        monkeypatch.setattr(TensorLoader, "assemble", spy)
+        monkeypatch.setattr(train_constrained_unlearning, "conclude", stop)
+        flags = [*SMALL, "--forget", "random:40", "--train_num_epochs", 1, "--num_epochs", 1, "--log_dir", tmp_path]
+        args = train_constrained_unlearning.get_parser().parse(list(map(str, flags)))
+        assert train_constrained_unlearning.main(args) == {"done": True}
+
+    def test_final_figures_without_a_forget_set_compare_nothing(self):
+        sets = image_sets(None)
+        found = judge_all({"original": Table(logits_of(sets, 1)), "retrained": Table(logits_of(sets, 2))}, sets, CPU)
+        for judgement in found.values():
+            compared = [pattern for pattern in FINAL if pattern != "test_*"]
+            assert not is_any_of(set(judgement.figures), compared) and "test_top1" in judgement.figures
+
+
+class TestRetrained:
+    """Figures beside retrained models' outputs."""
+
+    def test_distances_are_means_over_the_retrained_models(self, sets):
+        names = ("unlearned", "retrained", "retrained-2", "retrained-3")
+        tables = {name: logits_of(sets, seed) for seed, name in enumerate(names)}
+        found = judge_all({name: Table(logits) for name, logits in tables.items()}, sets, CPU)
+        forget = sets.splits.forget
+        for name in names:
+            others = [tables[key][forget] for key in names[1:] if key != name]
+            for figure, distance in (("js_divergence", js_divergence), ("activation_distance", activation_distance)):
+                expected = sum(distance(tables[name][forget], other) for other in others) / len(others)
+                assert found[name].figures[figure] == pytest.approx(expected)
+            low, value, high = (found[name].figures[f"rmia_auc{end}"] for end in ("_low", "", "_high"))
+            assert low < value < high
+
+    def test_one_retrained_model_is_not_compared_with_itself(self, sets):
+        found = judge_all({"retrained": Table(logits_of(sets, 0)), "original": Table(logits_of(sets, 1))}, sets, CPU)
+        assert "js_divergence" in found["original"].figures and "rmia_auc" in found["original"].figures
+        assert not is_any_of(set(found["retrained"].figures), ("js_*", "activation_*", "rmia_*"))
+
+    def test_one_model_judged_alone_has_the_same_figures(self, sets):
+        logits = logits_of(sets, 0)
+        alone = judge_all({"original": Table(logits)}, sets, CPU)["original"].figures
+        beside = judge_all({"original": Table(logits), "retrained": Table(logits_of(sets, 1))}, sets, CPU)
+        assert alone.items() <= beside["original"].figures.items()
+
+    def test_outputs_that_are_no_numbers_have_none_and_spoil_no_other_model(self, sets):
+        broken = logits_of(sets, 0)
+        broken[sets.splits.forget[0], 0] = math.nan
+        models = {"original": broken, "unlearned": logits_of(sets, 1), "retrained": logits_of(sets, 2)}
+        found = judge_all({name: Table(logits) for name, logits in models.items()}, sets, CPU)
+        for name in ("js_divergence", "activation_distance", "rmia_auc", "rmia_auc_low", "rmia_tpr", "mia_auc"):
+            assert found["original"].figures[name] is None and found["unlearned"].figures[name] is not None
+
+    @pytest.mark.parametrize("forget", ["random:0.2", "class:b"])
+    def test_a_model_that_never_saw_the_forget_set_is_at_chance(self, forget, fitted):
+        """All figures at once, on data: forget images are to these models as test images are."""
+        sets = image_sets(forget, size=5000)
+        names = ("unlearned", "retrained", "retrained-2")
+        found = judge_all({name: Table(logits_of(sets, seed)) for seed, name in enumerate(names)}, sets, CPU)
+        pairs = len(match_targets(sets.dataset.labels, sets.splits.forget, sets.splits.test, 0).forget)
+        for judgement in found.values():
+            for name in ("mia_auc", "rmia_auc", "discriminator_auc"):
+                assert judgement.figures[name] == pytest.approx(0.5, abs=4.5 / math.sqrt(6 * pairs)), name
+            assert judgement.figures["mia_accuracy"] == pytest.approx(50, abs=450 / math.sqrt(8 * pairs))
+        gaps = signed_gaps(found["unlearned"].figures, found["retrained"].figures)
+        # Three draws of one kind are as far from one another as any two of them.
+        assert abs(gaps["js_divergence"]) < 0.01 and abs(gaps["activation_distance"]) < 0.02
+
+
+class TestSuperclasses:
+    SUPERCLASSES = {"first": ("a", "b", "c"), "second": ("d", "e")}
+
+    def figures(self, forget, superclasses) -> tuple[dict, ImageSets]:
+        sets = image_sets(forget, superclasses=superclasses)
+        return judge_all({"original": Table(logits_of(sets, 1))}, sets, CPU)["original"].figures, sets
+
+    @pytest.mark.parametrize(
+        ("forget", "adjacent", "remote"), [("class:b", {0, 2}, {3, 4}), ("class:b,d", {0, 2, 4}, set())]
+    )
+    def test_adjacent_and_remote_classes(self, forget, adjacent, remote):
+        found, sets = self.figures(forget, self.SUPERCLASSES)
+        logits, labels, test = logits_of(sets, 1), sets.dataset.labels, sets.splits.test
+        for name, classes in (("adjacent", adjacent), ("remote", remote), ("remaining", adjacent | remote)):
+            chosen = test[torch.isin(labels[test], torch.tensor(sorted(classes), dtype=torch.int64))]
+            if not classes:
+                assert f"test_{name}_top1" not in found
+                continue
+            expected = 100 * (logits[chosen].argmax(1) == labels[chosen]).double().mean().item()
+            assert found[f"test_{name}_top1"] == pytest.approx(expected, abs=1e-4)
+
+    def test_only_where_classes_are_forgotten_and_superclasses_known(self):
+        for forget, superclasses in (("random:0.1", self.SUPERCLASSES), ("class:b", {})):
+            found, _ = self.figures(forget, superclasses)
+            assert "test_adjacent_top1" not in found and "test_remote_top1" not in found
+        found, _ = self.figures("superclass:second", self.SUPERCLASSES)
+        assert "test_adjacent_top1" not in found and found["test_remote_top1"] == found["test_remaining_top1"]
+
+    def test_cifar100_has_five_classes_a_superclass(self):
+        assert len(CIFAR100_SUPERCLASSES) == 20 and {len(names) for names in CIFAR100_SUPERCLASSES.values()} == {5}

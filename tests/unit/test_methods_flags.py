@@ -1,0 +1,165 @@
+"""Methods from outside: flags that are refused and followed, own values, a user's loaders and modules."""
+
+import dataclasses
+
+import pytest
+import torch
+from helpers.method_cases import (
+    CLASSES,
+    ONE_SHOT,
+    PUBLISHED,
+    SIZES,
+    QuietRecord,
+    changed,
+    everything,
+    network,
+    run,
+    state_of,
+    streams,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from helper_functions.config import run_script
+from helper_functions.errors import UserError
+from train_constrained_unlearning import get_parser, main, untrain_constrained
+from unlearning.arguments import MethodArgs, PublishedArgs, UnlearnArgs, batch_sizes
+from unlearning.methods import METHODS, check_method, defaults_of
+from unlearning.workspace import Workspace
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch) -> None:
+    """Discriminators that learn in a few steps: it does not matter here how much."""
+    monkeypatch.setattr("contrastive_discrimination.games.WARM_UP_STEPS", 3)
+    monkeypatch.setattr("contrastive_discrimination.held_out.FEWEST_STEPS", 2)
+    monkeypatch.setattr("contrastive_discrimination.held_out.PASSES", 1)
+
+
+def flags_of(method) -> list[tuple[str, object]]:
+    """Every flag that means nothing to a method, with a value that it could have elsewhere."""
+    others = {
+        "num_epochs": 3, "learning_rate": 0.5, "multiplier": 3.0, "finetune_num_epochs": 2, "use_sam": True,
+        "bn": "train", "solver": "penalty", "stop_criterion": "unlearning",
+        **{field.name: 1.0 for field in dataclasses.fields(PublishedArgs) if field.name != "msteps"}, "msteps": 3,
+    }  # fmt: skip
+    changes = {name: value for name, value in others.items() if getattr(MethodArgs(), name) != value}
+    return [(name, value) for name, value in changes.items() if name not in METHODS[method].follows]
+
+
+class TestFlags:
+    @pytest.mark.parametrize("method", METHODS)
+    def test_those_that_mean_nothing_to_a_method_are_refused(self, method):
+        assert flags_of(method)
+        check_method(method, MethodArgs(**defaults_of(method)))
+        for name, value in flags_of(method):
+            with pytest.raises(UserError, match=f"^--{name} .*{method}"):
+                check_method(method, MethodArgs(**{**defaults_of(method), name: value}))
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_those_that_a_method_has_of_its_own_are_followed(self, method):
+        fields = {field.name for field in dataclasses.fields(MethodArgs)}
+        assert set(defaults_of(method)) <= METHODS[method].follows <= fields
+
+    @pytest.mark.parametrize(
+        ("method", "flag", "value"),
+        [("scrub", "multiplier", "3"), ("ssd", "num_epochs", "3"), ("neggrad_plus", "msteps", "3"),
+         ("constrained", "mask_share", "0.3"), ("delete", "finetune_num_epochs", "1")],
+    )  # fmt: skip
+    def test_on_the_command_line_with_one_line_and_status_2_before_any_work(
+        self, method, flag, value, tmp_path, monkeypatch, capsys
+    ):
+        flags = ["--dataset", "digits", "--model", "resnet8", "--width", "2", "--log_dir", str(tmp_path / "runs")]
+        monkeypatch.setattr("sys.argv", ["script", *flags, "--method", method, f"--{flag}", value])
+        assert run_script(get_parser, main) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("train_constrained_unlearning.py: error: ") and said.count("\n") == 1
+        assert f"--{flag}" in said and f"method {method}" in said and not (tmp_path / "runs").exists()
+
+    def test_a_method_that_does_not_exist(self):
+        with pytest.raises(UserError, match="--method(.|\\n)*scrubb"):
+            get_parser().parse(["--method", "scrubb"])
+
+
+class TestDefaults:
+    @pytest.mark.parametrize("method", METHODS)
+    def test_a_methods_own_apply_and_all_others_stay(self, method):
+        args, plain = get_parser().parse(["--method", method]), MethodArgs()
+        for field in dataclasses.fields(MethodArgs):
+            expected = defaults_of(method).get(field.name, getattr(plain, field.name))
+            assert getattr(args, field.name) == expected, field.name
+
+    def test_file_over_own_and_command_line_over_file(self, tmp_path):
+        path = tmp_path / "scrub.yaml"
+        path.write_text("method: scrub\nmsteps: 3\nlearning_rate: 0.25\n")
+        args = get_parser().parse(["--learning_rate", "0.5", "--config_file", str(path)])
+        assert (args.method, args.msteps, args.learning_rate, args.temperature) == ("scrub", 3, 0.5, 4.0)
+        own = defaults_of("scrub")
+        assert (args.batch_size, args.retain_batch_size) == (own["batch_size"], own["retain_batch_size"]) == (32, 128)
+        assert get_parser().parse(["--method", "scrub", "--msteps", "2"]).msteps == 2
+
+    def test_a_value_that_is_ours_by_default_can_be_asked_for(self):
+        assert get_parser().parse(["--method", "scrub", "--temperature", "1", "--bn", "frozen"]).bn == "frozen"
+
+    @pytest.mark.parametrize(
+        ("flags", "sizes"),
+        [
+            (["--method", "scrub"], (32, 128)),
+            (["--method", "scrub", "--retain_batch_size", "50"], (32, 50)),
+            (["--batch_size", "20"], (20, 20)),
+            ([], (17, 32)),  # of the 129 images that are a tenth
+            (["--retain_batch_size", "50"], (17, 50)),
+            (["--forget", "random:5"], (5, 32)),
+        ],
+    )
+    def test_batch_sizes_reach_the_loaders(self, flags, sizes, tmp_path):
+        args = get_parser().parse(["--dataset", "digits", "--data_dir", str(tmp_path), *flags])
+        workspace = Workspace(args, None, "random:0.1")
+        loaders = workspace.loaders(*batch_sizes(args, len(workspace.splits.forget), workspace.dataset.num_classes))
+        assert (loaders["forget"].batch_size, loaders["retain"].batch_size) == sizes
+
+    @given(st.integers(57, 10**6), st.integers(2, 1000))
+    def test_a_pass_over_a_set_of_any_size_has_several_steps(self, images, num_classes):
+        forget, retain = batch_sizes(UnlearnArgs(), images, num_classes)
+        assert -(-images // forget) >= 7 and 8 <= forget <= 256 and retain >= 32
+
+    @pytest.mark.parametrize(
+        ("images", "num_classes", "sizes"),
+        [(450, 100, (57, 256)), (450, 20, (57, 60)), (4500, 100, (256, 256)), (450, 10, (57, 57)), (57, 40, (8, 120))],
+    )
+    def test_small_forget_sets_have_every_class_beside_them(self, images, num_classes, sizes):
+        """A class that a step does not show is not held against the pull of forget images of one kind."""
+        assert batch_sizes(UnlearnArgs(), images, num_classes) == sizes
+        assert batch_sizes(UnlearnArgs(retain_batch_size=40), images, num_classes) == (sizes[0], 40)
+        assert batch_sizes(UnlearnArgs(batch_size=16), images, num_classes) == (16, 16)
+
+
+class TestOwnLoaders:
+    @pytest.mark.parametrize("method", METHODS)
+    def test_a_users_data_loaders_and_module(self, method, tmp_path):
+        torch.manual_seed(0)
+        loaders = {
+            name: DataLoader(TensorDataset(*everything(loader)), 7, shuffle=name in ("retain", "forget"))
+            for name, loader in streams().items()
+        }
+        model = network()
+        outcome = untrain_constrained(
+            model, *(loaders[name] for name in SIZES), log_dir=str(tmp_path), device="cpu", precision="fp32",
+            record=QuietRecord(tmp_path), method=method, forget_target="unseen",
+            **({"ssd_threshold": 1.0} if method == "ssd" else {}),
+            **({} if method in ONE_SHOT else {"num_epochs": 1, "learning_rate": 0.01}),
+        )  # fmt: skip
+        assert changed(state_of(network()), state_of(model)) and len(outcome.epochs) == 1
+        assert outcome.cost.gradient_steps == 0 or method not in ONE_SHOT
+        assert all(value.isfinite().all() for value in model.state_dict().values())
+
+    @pytest.mark.parametrize("method", sorted(set(PUBLISHED) - {"msg", "ct"}))
+    def test_a_perceptron_without_batch_norm(self, method, tmp_path):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU(), nn.Linear(10, CLASSES))
+        before = state_of(model)
+        run(method, tmp_path, model=model, num_epochs=2, last_layers=1, ssd_threshold=1.0)
+        expected = {"3.weight", "3.bias"} if method in ("cf_k", "eu_k") else set(before)
+        assert changed(before, state_of(model)) == expected

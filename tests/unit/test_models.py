@@ -1,0 +1,381 @@
+"""Classifiers, their weights' way in from files, and their way back to a random start."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from helper_functions.errors import UserError
+from helper_functions.training.batch_norm import no_running_stats_update
+from models import get_model, infer_stem, list_models, load_state, load_weights, reinitialised
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def one_line(info: pytest.ExceptionInfo[UserError], *parts: str) -> None:
+    """The message is one line and has every part."""
+    message = str(info.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def buffers_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.named_buffers()}
+
+
+def assert_same(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]), name
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A ResNet-8 with 10 classes, and the file of its weights."""
+    torch.manual_seed(0)
+    model = get_model("resnet8", 10, in_channels=1, width=4)
+    path = tmp_path / "weights.pth"
+    torch.save(model.state_dict(), path)
+    return model, path
+
+
+class TestSmallResNets:
+    @pytest.mark.parametrize(("name", "layers"), [("resnet8", 8), ("resnet20", 20)])
+    def test_has_6n_plus_2_weighted_layers(self, name, layers):
+        model = get_model(name, 10)
+        assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules()) == layers
+
+    def test_resnet20_has_the_papers_parameter_count(self):
+        # He et al. 2016, table 6: 0.27 M parameters.
+        assert sum(p.numel() for p in get_model("resnet20", 10).parameters()) == pytest.approx(0.27e6, rel=0.02)
+
+    def test_width_sets_the_three_stages(self):
+        model = get_model("resnet8", 10, width=6)
+        widths = [stage[-1].conv2.out_channels for stage in (model.layer1, model.layer2, model.layer3)]
+        assert widths == [6, 12, 24]
+
+    @pytest.mark.parametrize(("size", "channels"), [(8, 1), (9, 3), (32, 3), (33, 4)])
+    def test_takes_any_small_image(self, size, channels):
+        assert get_model("resnet8", 7, channels, width=4)(torch.randn(2, channels, size, size)).shape == (2, 7)
+
+    def test_shortcut_subsamples_and_pads_with_zeros(self):
+        block = get_model("resnet8", 10, width=4).layer2[0]
+        inputs = torch.randn(2, 4, 7, 7)
+        shortcut = block.shortcut(inputs)
+        assert torch.equal(shortcut[:, :4], inputs[:, :, ::2, ::2])
+        assert shortcut.shape == (2, 8, 4, 4) and not shortcut[:, 4:].any()
+
+    def test_starts_as_he_et_al(self):
+        weight = get_model("resnet8", 10, width=32).layer3[0].conv2.weight
+        assert weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
+
+    def test_both_stem_words_build_the_same(self):
+        assert str(get_model("resnet8", 10, stem="cifar")) == str(get_model("resnet8", 10, stem="imagenet"))
+
+    def test_importing_models_leaves_torchvision_alone(self):
+        code = "import sys, models; models.get_model('resnet8', 2); print('torchvision' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "False"
+
+
+class TestTorchvision:
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("resnet18", {}),
+            ("resnet18", {"stem": "cifar"}),
+            ("resnet18", {"stem": "cifar", "in_channels": 1}),
+            ("efficientnet_b0", {}),
+            ("mobilenet_v3_small", {"in_channels": 1}),
+        ],
+    )
+    def test_builds_and_runs_on_small_images(self, name, options):
+        model = get_model(name, 100, **options).eval()
+        with torch.no_grad():
+            assert model(torch.randn(2, options.get("in_channels", 3), 32, 32)).shape == (2, 100)
+
+    @pytest.mark.parametrize(
+        ("name", "in_channels"),
+        [
+            ("wide_resnet50_2", 1),
+            ("densenet121", 1),
+            ("vgg11_bn", 4),
+            ("squeezenet1_1", 1),
+            ("convnext_tiny", 1),
+            ("swin_t", 1),
+            ("mnasnet0_5", 2),
+            ("shufflenet_v2_x0_5", 1),
+        ],
+    )
+    def test_every_family_has_its_head_and_stem_replaced(self, name, in_channels):
+        with torch.device("meta"):
+            model = get_model(name, 12, in_channels).eval()
+            assert model(torch.empty(2, in_channels, 64, 64)).shape == (2, 12)
+
+    @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+    def test_auxiliary_heads_are_off(self, name, recwarn):
+        with torch.device("meta"):
+            # Its truncated-normal start draws real numbers, which takes seconds and which meta tensors do not need.
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(nn.init, "trunc_normal_", lambda tensor, *_, **__: tensor)
+                model = get_model(name, 5)
+            assert model.train()(torch.empty(2, 3, 96, 96)).shape == (2, 5)
+        assert not [warning for warning in recwarn if "init" in str(warning.message)]
+
+    def test_vit_takes_an_image_size(self):
+        with torch.device("meta"):
+            model = get_model("vit_b_16", 10, image_size=32)
+            assert model(torch.empty(2, 3, 32, 32)).shape == (2, 10)
+        with pytest.raises(UserError) as info:
+            get_model("vit_b_16", 10, image_size=40)
+        one_line(info, "40", "16 x 16")
+
+    def test_cifar_stem_keeps_the_resolution(self):
+        model = get_model("resnet18", 10, stem="cifar")
+        assert model.maxpool(model.conv1(torch.randn(1, 3, 32, 32))).shape == (1, 64, 32, 32)
+
+    def test_lists_classifiers_only(self):
+        names = list_models()
+        assert {"resnet8", "resnet18", "wide_resnet50_2", "vit_b_16"} <= set(names)
+        assert not [name for name in names if "rcnn" in name or "quantized" in name or "raft" in name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ({"name": "resnet81"}, ("resnet81", "did you mean", "resnet18")),
+        ({"name": "zzzzzz"}, ("zzzzzz", "torchvision")),
+        ({"name": "efficientnet_b0", "stem": "cifar"}, ("efficientnet_b0", "stem")),
+        ({"stem": "mnist"}, ("mnist", "imagenet", "cifar")),
+        ({"num_classes": 0}, ("num_classes", "0")),
+        ({"in_channels": -1}, ("in_channels", "-1")),
+        ({"width": 0}, ("width", "0")),
+    ],
+)
+def test_a_bad_request_is_one_line(arguments, parts):
+    with pytest.raises(UserError) as info:
+        get_model(**({"name": "resnet8", "num_classes": 10} | arguments))
+    one_line(info, *parts)
+
+
+class Bomb:
+    """Unpickled without care, it would leave a file behind."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (os.mkdir, (self.path,))
+
+
+class TestLoadWeights:
+    @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+    @pytest.mark.parametrize("key", [None, "state_dict", "model"])
+    def test_round_trip(self, weights, prefix, key):
+        model, path = weights
+        content = {prefix + name: value for name, value in model.state_dict().items()}
+        torch.save(content if key is None else {key: content, "epoch": 3}, path)
+        assert_same(model.state_dict(), load_weights(path))
+        again = get_model("resnet8", 10, in_channels=1, width=4, weight_path=path)
+        assert_same(model.state_dict(), again.state_dict())
+
+    def test_missing_file_and_folder(self, tmp_path):
+        with pytest.raises(UserError) as info:
+            load_weights(tmp_path / "nothing.pth")
+        one_line(info, "nothing.pth", "does not exist")
+        with pytest.raises(UserError) as info:
+            load_weights(tmp_path)
+        one_line(info, str(tmp_path), "is no file")
+
+    @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.99])
+    def test_truncated(self, weights, kept):
+        path = weights[1]
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+        with pytest.raises(UserError) as info:
+            load_weights(path)
+        one_line(info, str(path), "truncated")
+
+    @pytest.mark.parametrize("content", [b"hello\n", b"\x80\x04N.", b"PK\x03\x04", b"\x89PNG\r\n\x1a\n"])
+    def test_another_format(self, tmp_path, content):
+        path = tmp_path / "weights.pth"
+        path.write_bytes(content)
+        with pytest.raises(UserError) as info:
+            load_weights(path)
+        one_line(info, str(path))
+
+    @pytest.mark.parametrize("save", [torch.save, lambda what, path: path.write_bytes(pickle.dumps(what))])
+    def test_code_in_a_pickle_is_refused_and_not_run(self, tmp_path, save):
+        path, trace = tmp_path / "weights.pth", tmp_path / "trace"
+        save({"state_dict": Bomb(trace)}, path)
+        with pytest.raises(UserError) as info:
+            load_weights(path)
+        one_line(info, str(path))
+        assert not trace.exists()
+
+    def test_a_whole_pickled_model(self, weights):
+        model, path = weights
+        torch.save(model, path)
+        with pytest.raises(UserError) as info:
+            load_weights(path)
+        one_line(info, str(path), "state_dict()")
+
+    @pytest.mark.parametrize(
+        ("content", "part"),
+        [
+            ([torch.zeros(2)], "list"),
+            (torch.zeros(2), "Tensor"),
+            ({}, "empty"),
+            ({"state_dict": {}}, "empty"),
+            ({"epoch": 3, "weights": {"a": torch.zeros(2)}}, "'epoch'"),
+            ({0: torch.zeros(2)}, "of type int"),
+        ],
+    )
+    def test_no_dict_of_tensors(self, tmp_path, content, part):
+        path = tmp_path / "weights.pth"
+        torch.save(content, path)
+        with pytest.raises(UserError) as info:
+            load_weights(path)
+        one_line(info, str(path), part)
+
+
+class TestLoadState:
+    def test_another_class_count(self, weights):
+        model, path = weights
+        target = get_model("resnet8", 100, in_channels=1, width=4)
+        before = {name: value.clone() for name, value in target.state_dict().items()}
+        with pytest.raises(UserError) as info:
+            load_state(target, load_weights(path), path)
+        one_line(info, "weights.pth: head has 10 classes, the data set has 100")
+        assert_same(before, target.state_dict())
+
+    @pytest.mark.parametrize(
+        ("options", "parts"),
+        [
+            ({"in_channels": 3}, ("images of 1 channels", "have 3")),
+            ({"width": 8}, ("conv1.weight is [4, 1, 3, 3]", "[8, 1, 3, 3]", "width")),
+            ({"name": "resnet20"}, ("is no resnet20", "keys missing (first: layer1.1.conv1.weight)")),
+        ],
+    )
+    def test_another_architecture(self, weights, options, parts):
+        with pytest.raises(UserError) as info:
+            get_model(
+                **({"name": "resnet8", "num_classes": 10, "in_channels": 1, "width": 4} | options),
+                weight_path=weights[1],
+            )
+        one_line(info, "weights.pth", *parts)
+
+    def test_missing_and_unexpected_keys_are_counted(self):
+        with pytest.raises(UserError) as info:
+            load_state(nn.Linear(2, 3), {"weight": torch.zeros(3, 2), "scale": torch.zeros(3)}, "file.pth")
+        one_line(info, "file.pth is no Linear", "1 keys missing (first: bias)", "1 unexpected (first: scale)")
+
+    @pytest.mark.parametrize(("theirs", "ours"), [("cifar", "imagenet"), ("imagenet", "cifar")])
+    def test_another_stem(self, theirs, ours):
+        with torch.device("meta"):
+            state = get_model("resnet18", 10, stem=theirs).state_dict()
+            with pytest.raises(UserError) as info:
+                load_state(get_model("resnet18", 100, stem=ours), state, "w.pth")
+        one_line(info, "w.pth", f"the weights have the {theirs} stem", f"pass stem {theirs}")
+
+    def test_files_without_batch_counters_load(self, weights):
+        model, path = weights
+        state = {name: value for name, value in load_weights(path).items() if "num_batches" not in name}
+        target = get_model("resnet8", 10, in_channels=1, width=4)
+        load_state(target, state, path)
+        assert torch.equal(target.fc.weight, model.fc.weight)
+
+
+def test_infer_stem():
+    with torch.device("meta"):
+        assert infer_stem(get_model("resnet18", 10).state_dict()) == "imagenet"
+        assert infer_stem(get_model("resnet18", 10, stem="cifar").state_dict()) == "cifar"
+        assert infer_stem(get_model("mobilenet_v3_small", 10).state_dict()) is None
+    assert infer_stem(get_model("resnet8", 10).state_dict()) == "cifar"
+    assert infer_stem({"conv1.weight": torch.zeros(4, 4)}) is None
+
+
+def small_vit() -> nn.Module:
+    from torchvision.models import VisionTransformer
+
+    return VisionTransformer(image_size=16, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32)
+
+
+class ScaledResidual(nn.Module):
+    """A layer scale beside a linear layer, as ConvNeXt has one."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer_scale = nn.Parameter(torch.full((8,), 1e-6))
+        self.linear = nn.Linear(8, 8)
+
+
+class TestReinitialised:
+    @pytest.mark.parametrize(
+        "build",
+        [lambda: get_model("resnet8", 10), lambda: get_model("resnet18", 10), small_vit, ScaledResidual],
+        ids=["resnet8", "resnet18", "vit", "layer_scale"],
+    )
+    def test_nothing_that_was_learned_stays(self, build):
+        model = build()
+        with torch.no_grad():
+            for parameter in model.parameters():  # as if trained: no tensor is a constant any more
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        fresh = reinitialised(model)
+        assert_same(before, model.state_dict())
+        assert [name for name, _ in fresh.named_parameters()] == [name for name, _ in model.named_parameters()]
+        for (name, new), old in zip(fresh.named_parameters(), model.parameters(), strict=True):
+            assert not torch.isclose(new, old, rtol=1e-6, atol=0).all(), name
+            assert new.isfinite().all() and new.requires_grad == old.requires_grad, name
+            assert new.data_ptr() != old.data_ptr()
+
+    def test_keeps_the_models_own_start_and_clears_running_statistics(self):
+        model = get_model("resnet8", 10, width=32)
+        model(torch.randn(4, 3, 8, 8))
+        with torch.no_grad():
+            model.layer3[0].conv2.weight.mul_(9)
+        fresh = reinitialised(model)
+        assert fresh.layer3[0].conv2.weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
+        assert fresh.bn1.num_batches_tracked == 0 and not fresh.bn1.running_mean.any()
+
+    def test_raw_parameters_keep_their_scale(self):
+        model = ScaledResidual()
+        with torch.no_grad():
+            model.layer_scale.copy_(torch.linspace(0.9e-6, 1.1e-6, 8))
+        assert reinitialised(model).layer_scale.mean().item() == pytest.approx(1e-6, rel=0.3)
+
+
+class TestBatchNorm:
+    @pytest.mark.parametrize("momentum", [0.1, None])
+    def test_statistics_stay_and_the_batch_normalises(self, momentum):
+        layer = nn.BatchNorm2d(3, momentum=momentum)
+        inputs = 2 + torch.randn(8, 3, 4, 4)
+        layer(inputs)
+        before = buffers_of(layer)
+        with no_running_stats_update(layer):
+            inside = layer(inputs + 1)
+        assert_same(before, buffers_of(layer))
+        assert torch.equal(inside, layer(inputs + 1))
+        assert layer.num_batches_tracked == 2 and layer.momentum == momentum
+
+    def test_comes_back_after_an_exception_and_when_nested(self):
+        model = get_model("resnet8", 10, width=4)
+        untracked = nn.BatchNorm1d(2, track_running_stats=False)
+        both = nn.ModuleList([model, untracked])
+        with pytest.raises(ZeroDivisionError), no_running_stats_update(both), no_running_stats_update(both):
+            raise ZeroDivisionError
+        assert model.bn1.track_running_stats and not untracked.track_running_stats
+        model(torch.randn(2, 3, 8, 8))
+        assert model.bn1.num_batches_tracked == 1
+
+    def test_eval_mode_inside_uses_the_running_statistics(self):
+        layer = nn.BatchNorm2d(3).eval()
+        inputs = 5 + torch.randn(8, 3, 4, 4)
+        with no_running_stats_update(layer):
+            assert torch.equal(layer(inputs), nn.BatchNorm2d(3).eval()(inputs))

@@ -1,0 +1,383 @@
+"""The page of a report: what it says, that it loads nothing, and that what users wrote stays text."""
+
+import base64
+import hashlib
+import json
+import math
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.report_cases import COPIES, SEQUENCE, SHA, Page, example, figures
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluation.report.arguments import ReportArgs, check_report
+from evaluation.report.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Plot, round_ticks
+from evaluation.report.html import text
+from evaluation.report.page import PICTURE, TEMPLATE, report_page
+from evaluation.report.pictures import decoded, encoded
+from evaluation.report.record import list_digest, report_digest, saved_weights, thinned, trace_of
+from evaluation.report.words import METHODS as SENTENCES
+from helper_functions.code_version import code_version, code_words
+from helper_functions.errors import UserError
+from train_constrained_unlearning import get_parser
+from unlearning.methods import METHODS
+
+EVIL = "</style><script>alert(1)</script><img src=x onerror='alert(2)'>\"&amp;{{footer}}\u202ereversed\n\x07\udcff"
+
+
+
+
+def page_of(*args, **parts) -> Page:
+    return Page(report_page(example(*args, **parts)))
+
+
+class TestPage:
+    def test_it_says_what_was_asked_done_and_found(self):
+        report = example()
+        page = Page(report_page(report))
+        assert page.headings[0] == "Removal of 40 images from an image classifier"
+        wanted = ["What was asked", "What was done", "How well it was forgotten", "What the rest lost",
+                  "What this does not prove", "Figures", "How to check this report"]  # fmt: skip
+        assert [heading for heading in page.headings if heading in wanted] == wanted
+        for said in (
+            "2026/17", "M. Muster", "file:withdrawn.txt", "40 of 1,000", SHA, "LC_ALL=C sort -u list.txt | sha256sum",
+            "constrained unlearning; proxy constraints, Cotter et al. 2019", "commit " + "a" * 40, "Example CPU",
+            "12.5 s (300 gradient steps); 25.0 % of the 50.0 s of retraining", report["report_sha256"],
+            "python test.py --verify runs/unlearning-20261103-093000", "The budget was 1 percentage point",
+            "0.25 are left", "fell by 0.75 points (92.50 % before, 91.75 % after)",
+        ):  # fmt: skip
+            assert said in page.text, said
+
+    def test_tables_show_before_after_retrained_and_the_gap(self):
+        page = page_of()
+        assert page.row("Accuracy on the images to forget") == ["100.00", "93.25", "94.00", "−0.75"]
+        assert page.row("Loss on comparable") == ["0.300", "0.330", "0.116", "+0.214"]
+        assert page.row("Loss attack") == ["0.7100.660–0.760", "0.5300.480–0.580", "0.5000.450–0.550", "+0.030"]
+        assert page.row("Accuracy on the images that are kept") == ["92.50", "91.75", "97.10", "−5.35"]
+        assert "0.50 points from the retrained model" in page.text
+
+    def test_several_retrained_models_stand_as_their_mean(self):
+        page = page_of(3)
+        assert page.row("Accuracy on test images")[2:] == ["97.20", "−5.45"]
+        assert "retrained, mean of 3" in page.rows[3] or any("retrained, mean of 3" in row for row in page.rows)
+        assert "3 retrained models were given" in page.text and "0.30 points from each other" in page.text
+
+    def test_without_a_retrained_model_it_says_so(self):
+        page = page_of(0)
+        assert page.row("Accuracy on the images to forget") == ["100.00", "93.25"]
+        assert "No retrained model was given." in page.text and "gap" not in page.text
+
+    @pytest.mark.parametrize(
+        ("feasible", "forgotten", "kind", "said"),
+        [
+            (True, True, "good", "Forgotten, and the accuracy budget was kept"),
+            (True, False, "bad", "NOT forgotten; the accuracy budget was kept"),
+            (False, True, "bad", "Infeasible: forgotten, but the accuracy budget was NOT kept"),
+            (False, False, "bad", "Infeasible: NOT forgotten, and the accuracy budget was NOT kept"),
+        ],
+    )
+    def test_the_verdict_stands_in_a_box(self, feasible, forgotten, kind, said):
+        verdict = {"feasible": feasible, "forgotten": forgotten, "retain_budget": 0.5, "slack": 0.25 - (not feasible),
+                   "margin": 0.0}  # fmt: skip
+        forget = {**example()["forget"], "chosen_epoch": 2 if feasible else None}
+        page = page_of(verdict=verdict, forget=forget)
+        assert ("section", {"class": f"verdict {kind}", "aria-labelledby": "verdict"}) in page.tags
+        assert said in page.headings[1]
+        assert ("the request is not fulfilled" in page.text) == (kind == "bad")
+        for said in ("overdrawn by 0.75", "No state was found that kept the budget"):
+            assert (said in page.text) == (not feasible)
+
+    def test_a_rule_that_the_original_met_shows_nothing(self):
+        said = "The original met this rule before anything was done"
+        for known, shown in ((94.75, True), (95.25, False)):
+            models = {"original": figures(90, known, 0.5), "unlearned": figures(90, 90.5, 0.5)}
+            page = page_of(0, models=models)
+            assert (said in page.text) == ("but so did the original" in page.headings[1]) == shown
+            assert ("✓" in page.headings[1]) == (not shown)
+
+    def test_a_run_that_forgot_nothing(self):
+        report = example(0, verdict=None, forget={"request": "random:40", "images": 40})
+        report["models"].pop("unlearned"), report["run"].update(method=None, seconds=None)
+        page = Page(report_page(report))
+        assert page.headings[1] == "Nothing was forgotten in this run" and "How well" not in page.text
+
+    def test_a_run_judged_on_validation_images_says_that_no_attack_was_tried(self):
+        names = ("retain", "forget", "unseen", "validation")
+        models = {
+            name: {key: value for key, value in found.items() if key.split("_")[0] in names}
+            for name, found in example(0)["models"].items()
+        }
+        page = page_of(0, models=models, run={**example()["run"], "judge": "validation"})
+        assert "No attack was tried in this run." in page.text and "on validation images alone" in page.text
+
+    def test_half_is_not_the_aim_of_attacks_where_labels_were_wrong(self):
+        wrong = page_of(forget={**example()["forget"], "target": "chance", "request": "mislabelled:0.1"})
+        assert "only the retrained model's figure says" in wrong.text
+        assert "only the retrained model's figure says" not in page_of().text
+
+    def test_copies_and_earlier_requests_where_there_are_any(self):
+        models = {name: found | {"forgotten_top1": 41.5, "forgotten_loss": 2.25}
+                  for name, found in example()["models"].items()}  # fmt: skip
+        page = page_of(copies=COPIES, sequence=SEQUENCE, models=models)
+        said = "2 of the images to forget also stand among the images that are kept: cat/a.png is cat/b.png; 17 is 30"
+        assert said in page.text
+        assert "number3" in page.text and "120 images" in page.text and "11.5" in page.text
+        assert page.row("Accuracy on the images of earlier requests")[:2] == ["41.50", "41.50"]
+        assert "Images that also stand elsewhere" not in page_of().text
+
+    def test_small_forget_sets_have_wide_intervals(self):
+        half = 100 * 1.96 * math.sqrt(0.5 * 0.5 / 40)
+        assert f"Figures of forgetting rest on 40 images. Few images give wide intervals: a share measured on them is "\
+            f"uncertain by up to ±{half:.1f} points" in page_of().text  # fmt: skip
+
+    def test_every_method_has_its_sentence(self):
+        assert set(SENTENCES) == set(METHODS)
+
+    def test_it_is_the_same_again(self):
+        report = example(copies=COPIES)
+        assert report_page(report) == report_page(json.loads(json.dumps(report)))
+
+
+class TestForm:
+    def test_it_loads_nothing_and_needs_no_script(self):
+        content = report_page(example(copies=COPIES, sequence=SEQUENCE))
+        page = Page(content)
+        assert page.open == [] and not re.search(r"https?:|url\(|@import|javascript:", content)
+        assert "script" not in [tag for tag, _ in page.tags]
+        for tag, attributes in page.tags:
+            assert not [name for name in attributes if name.startswith("on")]
+            assert "src" not in attributes and attributes.get("href", "data:,") == "data:,", tag
+        policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+        assert policy.startswith("default-src 'none'")
+
+    def test_names_are_unique_and_lead_somewhere(self):
+        page = page_of(copies=COPIES, sequence=SEQUENCE)
+        names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+        assert len(set(names)) == len(names)
+        wanted = {name for _, a in page.tags for name in a.get("aria-labelledby", "").split()}
+        assert wanted <= set(names)
+
+    def test_every_drawing_has_a_title_and_a_description(self):
+        page = page_of()
+        tags = [tag for tag, _ in page.tags]
+        assert tags.count("svg") == tags.count("desc") == 7 and tags.count("title") == 8
+        assert all(a.get("role") == "img" for tag, a in page.tags if tag == "svg")
+
+    def test_headings_go_down_one_step_at_a_time(self):
+        levels = [int(tag[1]) for tag, _ in page_of(copies=COPIES).tags if re.fullmatch(r"h\d", tag)]
+        assert levels[0] == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+
+    @pytest.mark.parametrize("mode", ["light", "dark", "print"])
+    def test_text_stands_out(self, mode):
+        """WCAG 2.1, success criterion 1.4.3: relative luminances, from the published formula."""
+        blocks = re.findall(r":root \{(.*?)\}", (TEMPLATE / "style.css").read_text(), re.S)
+        colours = {}
+        for block in blocks[: {"light": 1, "dark": 2, "print": 3}[mode]]:
+            colours |= dict(re.findall(r"--([\w-]+): (#[0-9a-f]{3,6})", block))
+        pairs = [(ink, paper) for ink in ("ink", "soft") for paper in ("paper", "panel")]
+        pairs += [(kind, f"{kind}-panel") for kind in ("good", "bad")] + [("ink", "good-panel"), ("ink", "bad-panel")]
+        for ink, paper in pairs:
+            assert contrast(colours[ink], colours[paper]) >= 4.5, (ink, paper)
+        for mark in ("forget", "test", "retrained"):  # graphical objects want 3
+            assert contrast(colours[mark], colours["paper"]) >= 3
+
+
+def contrast(one: str, other: str) -> float:
+    def luminance(colour: str) -> float:
+        digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+        shares = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shares]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+class TestHostileText:
+    def test_what_users_wrote_stays_text(self):
+        report = example(copies={"retain": {"count": 1, "examples": [[EVIL, EVIL]]}}, sequence=SEQUENCE)
+        report["sequence"]["previous_run"] = EVIL
+        report["request"].update(id=EVIL, requester=EVIL, forget=EVIL)
+        for name in ("name", "script", "method", "cpu", "device", "torch", "python"):
+            report["run"][name] = EVIL
+        report["run"]["code"].update(version=EVIL, commit=EVIL)
+        report["data"].update(dataset=EVIL)
+        report["files"][0]["path"] = EVIL
+        report["pictures"] = [{"image": EVIL, "label": EVIL, "sha256": SHA}]
+        report.update(created=EVIL, report_sha256=EVIL)
+        content = report_page(report, [b"png"])
+        page = Page(content)
+        tags = [tag for tag, _ in page.tags]
+        assert page.open == [] and "script" not in tags and tags.count("img") == 1 and tags.count("style") == 1
+        assert not [a for _, a in page.tags if any(name.startswith("on") for name in a)]
+        assert "{{footer}}" in page.text and "alert(1)" in page.text
+        assert "\u202e" not in content and "\x07" not in content and r"\u202e" in page.text and r"\udcff" in page.text
+        content.encode()
+
+    @given(st.text(st.characters(exclude_categories=())))
+    def test_any_text_is_one_text_node_of_printed_characters(self, value):
+        page = Page(text(value))
+        assert page.tags == [] and isinstance(text(value).encode(), bytes)
+        shown = re.sub(r"\\u[0-9a-f]{4}", "", "".join(page.texts))
+        assert not set(shown) & {"\n", "\r", "\x00", "\u2028", "\u202e"}
+
+    @pytest.mark.parametrize(
+        "value", ["2026", "1e3", "true", "null", "#12", "[x]", "{a: 1}", "a: b", "ß漢字🙂", "'q'", "*a", "!!x", "<b>&"]
+    )
+    def test_a_reference_comes_as_it_was_written(self, value):
+        args = get_parser().parse(["--request_id", value])
+        check_report(args)
+        assert args.request_id == value
+
+    @pytest.mark.parametrize(
+        ("value", "said"),
+        [
+            ("a\nb", r"'\n'"), ("\x1b[31m", r"'\x1b'"), ("a\u202eb", r"'\u202e'"), ("\udcff", "printed"),
+            ("\u2028", "nothing to read"), ("x\u2029y", "printed"), (" ", "nothing to read"),
+            ("x" * 201, "201 characters"),
+        ],
+    )  # fmt: skip
+    def test_what_is_no_line_of_text_is_refused(self, value, said):
+        for name in ("request_id", "requester"):
+            with pytest.raises(UserError, match=f"^--{name}.*{re.escape(said)}"):
+                check_report(ReportArgs(**{name: value}))
+
+    def test_flags_of_the_report_are_for_runs_that_forget(self):
+        for given_flag in ({"request_id": "7"}, {"requester": "x"}, {"show_images": True}):
+            with pytest.raises(UserError, match="only runs that forget"):
+                check_report(ReportArgs(**given_flag), forgets=False)
+        check_report(ReportArgs(), forgets=False)
+
+
+class TestPictures:
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_they_stand_in_the_page_to_the_pixel(self, channels):
+        images = torch.arange(2 * channels * 64, dtype=torch.uint8).reshape(2, channels, 8, 8)
+        files = [encoded(image) for image in images]
+        described = [{"image": place, "label": "x", "sha256": hashlib.sha256(png).hexdigest()}
+                     for place, png in enumerate(files)]  # fmt: skip
+        content = report_page(example(pictures=described), files)
+        found = [base64.b64decode(data) for data in PICTURE.findall(content)]
+        assert found == files and all((decoded(files[place]) == images[place].numpy()).all() for place in (0, 1))
+        assert "img" not in [tag for tag, _ in page_of().tags]
+
+    def test_what_is_no_png_is_an_error(self):
+        for data in (b"", b"GIF89a", encoded(torch.zeros(1, 8, 8, dtype=torch.uint8))[:40]):
+            with pytest.raises(ValueError, match="PNG"):
+                decoded(data)
+
+
+class TestFigures:
+    def test_places_are_linear_or_logarithmic_between_the_corners(self):
+        plot = Plot((1, 100, True), (-1, 3))
+        assert plot.place(1, -1) == pytest.approx((LEFT, HEIGHT - BOTTOM))
+        assert plot.place(100, 3) == pytest.approx((WIDTH - RIGHT, TOP))
+        assert plot.place(10, 1) == pytest.approx(((LEFT + WIDTH - RIGHT) / 2, (HEIGHT - BOTTOM + TOP) / 2))
+
+    @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+    def test_ticks_are_few_evenly_spaced_and_inside(self, low, size):
+        high = low + size
+        ticks = list(round_ticks(low, high))
+        slack = 1e-6 * size + 1e-12 * abs(low)  # of doubles far from 0
+        assert len(ticks) <= 6 and all(low - slack <= tick <= high + slack for tick in ticks)
+        if high > low and size > 1e-9 * abs(low):
+            assert len(ticks) >= 2
+            steps = [b - a for a, b in zip(ticks, ticks[1:], strict=False)]
+            assert max(steps) - min(steps) < 1e-6 * max(steps) + 1e-9
+
+    def test_a_trace_of_one_epoch_and_equal_values_can_be_drawn(self):
+        trace = example()["trace"]
+        trace["epochs"] = {name: values[:1] for name, values in trace["epochs"].items()}
+        trace["intervals"] = {name: [values[0]] * 3 for name, values in trace["intervals"].items()}
+        page = page_of(trace=trace)
+        for tag, attributes in page.tags:
+            assert "nan" not in attributes.get("d", "") and tag
+
+
+class TestRecord:
+    NAMES = ("b/z.png", "a/ä.png", "a/B.png", "a/\udcff.png", "a/10.png", "a/9.png")
+
+    def test_the_digest_of_names_is_what_sort_and_sha256sum_say(self):
+        listed = b"\n".join(name.encode("utf-8", "surrogateescape") for name in (*self.NAMES[::-1], self.NAMES[0]))
+        assert list_digest([0, 1, 2, 3, 4, 5], self.NAMES) == shell("LC_ALL=C sort -u | sha256sum", listed + b"\n")
+
+    def test_the_digest_of_numbers_is_what_sort_and_sha256sum_say(self):
+        assert list_digest([100, 9, 20], None) == shell("LC_ALL=C sort -nu | sha256sum", b"20\n100\n9\n20\n")
+
+    def test_the_digest_of_a_report_is_that_of_its_canonical_json(self):
+        report = {"b": 1, "a": [0.1, "ä", None], "report_sha256": "x", "page_sha256": "y"}
+        assert report_digest(report) == hashlib.sha256(b'{"a":[0.1,"\\u00e4",null],"b":1}').hexdigest()
+
+    @given(st.lists(st.integers(), max_size=50), st.integers(2, 20))
+    def test_thinning_keeps_the_ends_and_the_order(self, values, most):
+        kept = thinned(list(enumerate(values)), most)
+        assert len(kept) == min(most, len(values)) and kept == sorted(set(kept))
+        assert not values or (kept[0][0], kept[-1][0]) == (0, len(values) - 1)
+
+    def test_the_trace_is_of_the_stage_whose_constraint_is_the_budget(self, tmp_path):
+        lines = [
+            {"step": 3, "train/loss": 1.0},
+            {"step": 1, "constraint/violation": 0.123456789, "constraint/surrogate": 0.1,
+             "constraint/multiplier": 10.0},
+            {"step": 2, "constraint/fall": 0.5, "constraint/fall_bound": 0.75, "forget/top1": 90.0,
+             "unseen/matched_top1": None},
+            {"step": 3, "constraint/violation": 99.0, "constraint/multiplier": 1.0},
+        ]  # fmt: skip
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert trace_of(tmp_path / "metrics.jsonl") == {
+            "intervals": {"step": [1], "violation": [0.123457], "multiplier": [10.0], "penalty_coefficient": [None]},
+            "epochs": {"step": [2], "retain_fall": [0.5], "retain_fall_bound": [0.75], "forget_top1": [90.0],
+                       "unseen_top1": [None]},
+        }  # fmt: skip
+
+    def test_weights_are_found_by_every_name_that_a_run_may_give_them(self, tmp_path):
+        for name in ("model.pt", "infeasible.pt", "unlearned.safetensors", "checkpoint.pt", "original.pt"):
+            (tmp_path / name).touch()
+        assert [path.name for path in saved_weights(tmp_path)] == ["model.pt", "infeasible.pt", "unlearned.safetensors"]
+
+
+def shell(command: str, given_lines: bytes) -> str:
+    done = subprocess.run(["sh", "-c", command], input=given_lines, capture_output=True, check=True)
+    return done.stdout.split()[0].decode()
+
+
+class TestCodeVersion:
+    def test_of_a_checkout_of_a_changed_one_and_of_none(self, tmp_path):
+        (tmp_path / "pyproject.toml").write_text('[project]\nversion = "3.4"\n')
+        (tmp_path / "docs").mkdir()
+        (tmp_path / "docs" / "record.jsonl").write_text("{}\n")
+        assert code_version(tmp_path) == {"version": "3.4", "commit": None, "changed": None}
+        assert code_words(code_version(tmp_path)) == "3.4"
+
+        def git(*command: str) -> str:
+            done = subprocess.run(["git", "-C", tmp_path, *command], check=True, capture_output=True, text=True)
+            return done.stdout.strip()
+
+        identity = ("-c", "user.name=n", "-c", "user.email=e@example.org")
+        for command in (("init", "-q"), ("add", "pyproject.toml", "docs"), (*identity, "commit", "-qm", "first")):
+            git(*command)
+        commit = git("rev-parse", "HEAD")
+        (tmp_path / "untracked").touch()
+        (tmp_path / "docs" / "record.jsonl").write_text("{}\n{}\n")
+        assert code_version(tmp_path) == {"version": "3.4", "commit": commit, "changed": False}
+        assert code_words(code_version(tmp_path)) == f"3.4 at {commit[:10]}"
+        (tmp_path / "pyproject.toml").write_text('[project]\nversion = "3.5"\n')
+        assert code_version(tmp_path) == {"version": "3.5", "commit": commit, "changed": True}
+        assert code_words(code_version(tmp_path)) == f"3.5 at {commit[:10]}, changed"
+        (tmp_path / "vendored").mkdir()
+        assert code_version(tmp_path / "vendored") == {"version": None, "commit": None, "changed": None}
+        assert code_words(code_version(tmp_path / "vendored")) == "unknown"
+
+    def test_without_git(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert code_version() == {"version": "0.1.0", "commit": None, "changed": None}
+
+
+def test_the_template_is_whole():
+    assert set(re.findall(r"\{\{(\w+)\}\}", (Path(TEMPLATE) / "page.html").read_text())) == {
+        "title", "style", "heading", "lead", "sections", "footer",
+    }  # fmt: skip

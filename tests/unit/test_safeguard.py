@@ -1,0 +1,516 @@
+"""The safeguard's way back and its way forward, and what a stage does with an epoch's figures."""
+
+import itertools
+import math
+from unittest.mock import patch
+
+import pytest
+import torch
+from helpers.method_cases import QuietRecord
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from data.loaders import TensorLoader
+from data.streams import CyclingLoader, PairedLoader
+from helper_functions.errors import NotFinite
+from helper_functions.files import load_tensors, save_tensors
+from helper_functions.training.devices import Precision
+from helper_functions.training.loop import Cost
+from optimizer.nan_guard import MOST_REWINDS
+from optimizer.sam import SAM
+from optimizer.schedules import get_schedule
+from optimizer.solver import SOLVERS, Solver
+from unlearning.arguments import UnlearnArgs
+from unlearning.constrained.problem import ForgetSubjectToRetain
+from unlearning.constrained.safeguard import LONGEST, PATIENCE, Safeguard
+from unlearning.constrained.stage import FAR_OUTSIDE, PACE, RUNAWAY, Stage, StageSettings, _dual_rate
+from unlearning.constrained.targets import ChanceTarget
+from unlearning.evaluator import Findings
+from unlearning.streams import RETAIN_LOSSES, Original, TwoStreams
+
+CPU = Precision(torch.device("cpu"), torch.float32)
+GENERATOR = torch.Generator().manual_seed(2)
+FORGET = [(torch.randn(4, 3, generator=GENERATOR), torch.tensor([0, 1, 2, 0])) for _ in range(2)]
+RETAIN = [(torch.randn(4, 3, generator=GENERATOR), torch.tensor([2, 1, 0, 0])) for _ in range(3)]
+BATCH = {"forget": FORGET[0], "retain": RETAIN[0]}
+LIMIT = 2.0
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+
+def problem_of(model, name="augmented_lagrangian"):
+    streams = TwoStreams(model, CPU, "train")
+    streams.prepare(model)
+    return ForgetSubjectToRetain(
+        streams=streams, original=Original(model, CPU, "train"), rise=RETAIN_LOSSES["labels"],
+        target=ChanceTarget(3, 1.5), aim=0.5, solver=name, multiplier=0.5, penalty_coefficient=4.0,
+    )  # fmt: skip
+
+
+def guarded(name="augmented_lagrangian", optimizer="sgd", rate=0.1, steps=1000, schedule="constant"):
+    model = network()
+    primal = {
+        "sgd": lambda: torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, nesterov=True),
+        "sam": lambda: SAM(model.parameters(), torch.optim.SGD, lr=rate, momentum=0.9),
+        "adamw": lambda: torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0),
+    }[optimizer]()
+    solver = Solver(problem_of(model, name), primal, model)
+    return Safeguard(model, solver, get_schedule(schedule, primal, steps), LIMIT)
+
+
+def advance(guard, steps=3) -> None:
+    for _ in range(steps):
+        guard.solver.step(BATCH)
+        guard.schedule.step()
+
+
+def weights(model) -> dict:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def dual_values(guard) -> list[float]:
+    problem = guard.solver.cmp
+    multipliers = [multiplier.weight.item() for multiplier in problem.multipliers()]
+    return multipliers + [coefficient.value.item() for coefficient in problem.penalty_coefficients()]
+
+
+class TestGoingBack:
+    @pytest.mark.parametrize("violation", [LIMIT + 0.1, math.inf, math.nan])
+    @pytest.mark.parametrize("optimizer", ["sgd", "sam"])
+    @pytest.mark.parametrize("name", SOLVERS)
+    def test_weights_back_step_halved_constraint_raised_event_recorded(self, violation, optimizer, name):
+        guard = guarded(name, optimizer)
+        good, dual = weights(guard.model), dual_values(guard)
+        advance(guard)
+        assert not same(good, weights(guard.model))
+        if math.isnan(violation):
+            nn.init.constant_(guard.model[0].weight, math.nan)
+        assert guard.watch(violation, step=17)
+        assert same(good, weights(guard.model))
+        assert guard.solver.primal.param_groups[0]["lr"] == pytest.approx(0.05)
+        assert all(now > then for now, then in zip(dual_values(guard), dual, strict=True))
+        (event,) = guard.events
+        assert event["step"] == 17 and event["scale"] == 0.5
+        assert event["violation"] == violation or math.isnan(violation)
+        # The smoothed fall belonged to weights that are gone.
+        assert guard.solver.cmp.smoothed.tolist() == [0, 0]
+
+    @pytest.mark.parametrize("optimizer", ["sgd", "sam", "adamw"])
+    def test_the_next_step_is_that_of_a_fresh_optimizer(self, optimizer):
+        """Momentum pointed to where the run went wrong; what is left is the new, shorter step."""
+        guard = guarded(optimizer=optimizer)
+        advance(guard, 50)
+        guard.watch(math.nan, step=50)
+        fresh = guarded(optimizer=optimizer, rate=0.05)
+        fresh.solver.cmp.load_state_dict(guard.solver.cmp.state_dict())
+        for each in (guard, fresh):
+            advance(each, 3)
+        for name, value in weights(fresh.model).items():
+            torch.testing.assert_close(weights(guard.model)[name], value, msg=name)
+
+    @pytest.mark.parametrize("name", SOLVERS)
+    def test_each_time_the_constraint_weighs_more(self, name):
+        guard, seen = guarded(name), []
+        for step in range(4):
+            seen.append(dual_values(guard))
+            advance(guard)
+            guard.watch(math.nan, step)
+        for earlier, later in zip(seen, seen[1:], strict=False):
+            assert all(now > then for now, then in zip(later, earlier, strict=True))
+
+    @pytest.mark.parametrize("name", SOLVERS)
+    def test_four_times_as_much_while_the_step_is_no_shorter_than_asked_for(self, name):
+        guard = guarded(name)
+        guard.hurry()
+        for multiplier in guard.solver.cmp.multipliers():
+            multiplier.weight.data.fill_(1.5)
+        guard.keep()
+        first = dual_values(guard)
+        for step, (scale, factor) in enumerate([(1, 4), (0.5, 8), (0.25, 16)]):
+            advance(guard)
+            guard.watch(math.nan, step)
+            assert guard.scale == scale
+            assert dual_values(guard) == pytest.approx([factor * value for value in first])
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.floats(0, 100), st.lists(st.floats(0.1, 10), max_size=4), st.floats(0, 1e4))
+    def test_a_price_is_the_multiplier_less_what_is_left_of_the_raise(self, before, moves, last):
+        """However it moved between going back and going back: at first it is what it was before, and never less than
+        that unless the multiplier itself is. One below 1 is raised from 1."""
+        guard = guarded()
+        (multiplier,) = guard.solver.cmp.multipliers()
+        multiplier.weight.data.fill_(before)
+        assert guard.prices == pytest.approx([before])
+        guard.keep()
+        raised, before = 1, max(1.0, before)
+        for step, move in enumerate(moves):
+            guard.watch(math.nan, step)
+            raised *= 4 if guard.scale >= 1 else 2
+            if step == 0:
+                assert guard.prices == pytest.approx([before])
+            multiplier.weight.data.mul_(move)
+            guard.keep()
+        multiplier.weight.data.fill_(last)
+        (price,) = guard.prices
+        if not moves or last <= before:
+            assert price == pytest.approx(last)
+        elif last < before * raised:
+            assert price == pytest.approx(before)
+        else:
+            assert price == pytest.approx(last / raised)
+
+    @pytest.mark.parametrize("violation", [-5.0, 0.0, LIMIT])
+    def test_nothing_happens_within_the_limit(self, violation):
+        guard = guarded()
+        advance(guard)
+        before, dual, rate = weights(guard.model), dual_values(guard), guard.solver.primal.param_groups[0]["lr"]
+        assert not guard.watch(violation, step=3)
+        assert same(before, weights(guard.model)) and dual == dual_values(guard) and guard.events == []
+        assert guard.solver.primal.param_groups[0]["lr"] == rate
+
+    def test_goes_back_to_what_was_kept_last(self):
+        guard = guarded()
+        advance(guard)
+        guard.keep()
+        kept = weights(guard.model)
+        advance(guard)
+        guard.watch(99.0, step=6)
+        assert same(kept, weights(guard.model))
+        advance(guard)
+        assert same(kept, guard._weights), "the copy in memory must not follow the model"
+
+    def test_without_a_limit_only_numbers_that_are_none_count(self):
+        guard = guarded()
+        guard.limit = math.inf
+        assert not guard.watch(1e9, step=1)
+        assert guard.watch(math.nan, step=2)
+
+
+class TestStepSize:
+    def test_hurrying_ends(self):
+        guard = guarded()
+        for _ in range(50):
+            guard.hurry()
+        assert guard.scale == LONGEST
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.lists(st.sampled_from(["hurry", "hurry", "runaway", "slow", "step"]), max_size=20))
+    def test_a_step_that_was_too_long_needs_patience_and_all_follow_their_schedule(self, actions):
+        guard = guarded(steps=20, schedule="cosine")
+        steps, too_long, in_vain = 0, math.inf, 0
+        for action in actions:
+            scale = guard.scale
+            if action == "hurry":
+                in_vain += scale * 2 >= too_long and scale < LONGEST
+                doubled = scale < LONGEST and (scale * 2 < too_long or in_vain == PATIENCE)
+                if doubled:
+                    # What was tried again may be kept, and what is twice as long is unknown.
+                    too_long, in_vain = too_long * (2 if scale * 2 >= too_long else 1), 0
+                assert guard.hurry() == doubled
+                assert guard.scale == scale * (2 if doubled else 1)
+            elif action in ("runaway", "slow"):
+                too_long, in_vain = scale, 0
+                guard.watch(math.nan, steps) if action == "runaway" else guard.slow()
+                assert guard.scale == scale / 2
+            else:
+                guard.solver.primal.step()
+                guard.schedule.step()
+                steps += 1
+            expected = 0.1 * guard.scale * (1 + math.cos(math.pi * steps / 20)) / 2
+            assert guard.solver.primal.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+class TestEasing:
+    @settings(deadline=None, max_examples=30)
+    @given(st.floats(0, 1e4))
+    def test_halves_the_multiplier_down_to_one_and_lifts_none(self, value):
+        guard = guarded()
+        before = weights(guard.model), guard.scale, dual_values(guard)[1]
+        (multiplier,) = guard.solver.cmp.multipliers()
+        multiplier.weight.data.fill_(value)
+        guard.ease()
+        assert multiplier.weight.item() == pytest.approx(value if value <= 1 else max(1, value / 2))
+        assert same(before[0], weights(guard.model)) and (guard.scale, dual_values(guard)[1]) == before[1:]
+
+    def test_a_penalty_stays(self):
+        guard = guarded("penalty")
+        before = dual_values(guard)
+        guard.ease()
+        assert dual_values(guard) == before
+
+
+class TestState:
+    def test_round_trip(self, tmp_path):
+        guard = guarded(schedule="linear")
+        advance(guard)
+        guard.hurry()
+        guard.keep()
+        advance(guard)
+        guard.watch(9.0, step=6)
+        guard.stray(1.5, step=6)
+        guard.ease()
+        parts = {"guard": guard.state_dict(), "solver": guard.solver.full_state()}
+        parts |= {"schedule": guard.schedule.state_dict(), "model": guard.model.state_dict()}
+        save_tensors(parts, tmp_path / "state.pt")
+        state, other = load_tensors(tmp_path / "state.pt", ""), guarded(schedule="linear")
+        other.model.load_state_dict(state["model"])
+        other.solver.load_full_state(state["solver"])
+        other.schedule.load_state_dict(state["schedule"])
+        other.load_state_dict(state["guard"])
+        for name in ("events", "scale", "ceiling", "refused", "nearest", "eased"):
+            assert getattr(other, name) == getattr(guard, name)
+        assert other.prices == guard.prices
+        for each in (guard, other):
+            advance(each)
+            each.hurry()
+            each.watch(math.nan, step=9)
+            advance(each)
+        assert same(weights(guard.model), weights(other.model)) and other.events == guard.events
+        assert dual_values(guard) == dual_values(other)
+
+
+class SpyRecord:
+    """Keeps scalars in memory."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict]] = []
+
+    def scalars(self, figures, step) -> None:
+        self.rows.append((step, dict(figures)))
+
+
+def figures_of(**changes) -> dict:
+    """An epoch that kept the budget and came near its target."""
+    figures = {
+        "constraint/fall": 0.1, "constraint/fall_bound": 0.2, "constraint/feasible": 1.0, "retain/rise": 0.01,
+        "retain/loss": 0.5, "forget/distance": 0.0,
+    }  # fmt: skip
+    return figures | {key.replace("_", "/", 1): value for key, value in changes.items()}
+
+
+LOST = {"constraint_fall": 60.0, "constraint_fall_bound": 61.0, "constraint_feasible": 0.0, "retain_rise": 2.0}
+
+
+class TestStage:
+    def run(
+        self, epochs, solver="augmented_lagrangian", spoil=None, aim=0.5, forget=FORGET, log_interval=50, disturb=None,
+        on_nan="rewind", record=None, **options,
+    ):
+        """Run a stage whose examination finds these figures; keeps the weights that they were measured on."""
+        model, record = network(), record or SpyRecord()
+        options = {"schedule": "constant", "learning_rate": 0.01, "retain_budget": 1.0} | options
+        args = UnlearnArgs(num_epochs=len(epochs), solver=solver, **options)
+        self.measured, self.coefficients, findings = [], [], iter(epochs)
+
+        def examine():
+            if spoil is not None:
+                spoil(model, len(self.measured))
+            self.measured.append(weights(model))
+            return Findings(next(findings), {}, ())
+
+        def report(found, epoch):
+            self.coefficients.append([c.value.item() for c in problem.penalty_coefficients()])
+            return False
+
+        problem = problem_of(model, solver)
+        self.start = weights(model)
+        loader = PairedLoader(forget, CyclingLoader(RETAIN))
+        self.stage = Stage(
+            StageSettings("forget", problem, len(epochs), aim), model, loader, args, record, Cost(), examine, 1.0,
+            report, log_interval, on_nan=on_nan,
+        )  # fmt: skip
+        if disturb is not None:
+            disturb(self.stage.solver)
+        self.stage.run()
+        self.model, self.record, self.problem = model, record, problem
+        return self.stage.safeguard
+
+    def test_an_epoch_that_kept_the_budget_is_the_place_to_go_back_to(self):
+        guard = self.run([figures_of(), figures_of(), figures_of(**LOST)])
+        assert same(weights(self.model), self.measured[1]) and not same(weights(self.model), self.start)
+        assert len(guard.events) == 1 and guard.scale == 0.5
+        assert any("constraint/safeguard" in row for _, row in self.record.rows)
+
+    def test_an_epoch_slightly_over_budget_is_gone_on_from_and_never_back_to(self):
+        over = {"constraint_fall": 1.2, "constraint_fall_bound": 1.5, "constraint_feasible": 0.0}
+        guard = self.run([figures_of(), figures_of(**over), figures_of(**over), figures_of(**LOST)])
+        assert len(guard.events) == 1
+        assert same(weights(self.model), self.measured[0])
+        assert not same(self.measured[1], self.measured[2])
+
+    FALL = 1.1 * FAR_OUTSIDE
+    FAR = {"constraint_fall": FALL, "constraint_fall_bound": FALL, "constraint_feasible": 0.0}
+
+    def test_an_epoch_far_over_budget_halves_the_step_and_goes_on(self):
+        assert self.FALL - 0.5 < RUNAWAY
+        guard = self.run([figures_of(**self.FAR), figures_of(), figures_of(**self.FAR)])
+        assert guard.scale == 0.25 and guard.events == [] and same(weights(self.model), self.measured[2])
+        assert self.record.rows[-1][1]["learning_rate"] == pytest.approx(0.005)
+
+    def test_one_after_it_that_comes_no_nearer_goes_back_and_weighs_the_constraint_more(self):
+        """Or ever shorter steps would leave the weights where they are, far outside."""
+        far = figures_of(**self.FAR)
+        guard = self.run([figures_of(), far, far], solver="lagrangian")
+        assert len(guard.events) == 1 and guard.scale == 0.5
+        assert same(weights(self.model), self.measured[0])
+        (multiplier,) = self.problem.multipliers()
+        assert multiplier.weight.item() >= 2
+        # Then it has two again.
+        assert len(self.run([figures_of(), far, far, far]).events) == 1
+        assert len(self.run([figures_of(), far, far, far, far]).events) == 2
+
+    @settings(deadline=None, max_examples=30)
+    @given(st.lists(st.floats(FALL, RUNAWAY + 0.4), min_size=1, max_size=9))
+    def test_while_it_comes_nearer_it_is_let_repair(self, falls):
+        """What was forgotten would be lost with the damage, and forgetting again does the same damage."""
+        nearest, slower, back = math.inf, 0, 0
+        for fall in falls:
+            slower += nearest == math.inf
+            back, nearest = (back, fall) if fall < nearest else (back + 1, math.inf)
+        epochs = [figures_of(**self.FAR | {"constraint_fall": fall, "constraint_fall_bound": fall}) for fall in falls]
+        guard = self.run(epochs)
+        assert len(guard.events) == back and guard.scale == 0.5**slower
+
+    def test_an_epoch_that_kept_the_budget_begins_anew(self):
+        far = figures_of(**self.FAR)
+        guard = self.run([far, figures_of(), far, figures_of()])
+        assert guard.events == [] and guard.scale == 0.25
+
+    @pytest.mark.parametrize(("batch_size", "expected"), [(None, 0.03 * 4 / 128), (2, 0.03 * 4 / 128)])
+    def test_the_multipliers_pace_with_a_users_loader_is_that_of_its_batches(self, batch_size, expected):
+        loader = DataLoader(TensorDataset(*FORGET[0]), batch_size=4)
+        args = UnlearnArgs(batch_size=batch_size)
+        assert _dual_rate(args, PairedLoader(loader, CyclingLoader(RETAIN))) == pytest.approx(expected)
+
+    @pytest.mark.parametrize(
+        ("asked", "size", "expected"), [(None, 8, 0.03), (None, 256, 0.06), (8, 8, 0.03 * 8 / 128), (256, 256, 0.06)]
+    )
+    def test_the_multipliers_pace_on_images(self, asked, size, expected):
+        images, labels = torch.zeros(300, 1, 2, 2, dtype=torch.uint8), torch.zeros(300, dtype=torch.int64)
+        loader = TensorLoader(images, labels, torch.arange(300), size, mean=(0.5,), std=(0.2,))
+        args = UnlearnArgs(batch_size=asked)
+        assert _dual_rate(args, PairedLoader(loader, CyclingLoader(RETAIN))) == pytest.approx(expected)
+
+    def test_first_epoch_lost_goes_back_to_the_original(self):
+        self.run([figures_of(**LOST)])
+        assert same(weights(self.model), self.start)
+
+    def test_penalty_grows_after_epochs_outside_of_the_budget_only(self):
+        over = {"constraint_fall": 1.2, "constraint_fall_bound": 1.5, "constraint_feasible": 0.0}
+        self.run([figures_of(), figures_of(**over), figures_of(), figures_of(**over)], solver="penalty")
+        first, second, third, fourth = (coefficient for (coefficient,) in self.coefficients)
+        assert first == 4 and second > first and third == second and fourth > third
+
+    def test_hurries_where_hardly_anything_was_forgotten(self):
+        guard = self.run([figures_of(forget_distance=0.99)] * 2)
+        assert guard.scale > 1
+        assert self.run([figures_of(forget_distance=0.1)] * 2).scale == 1
+
+    @settings(deadline=None, max_examples=20)
+    @given(st.lists(st.tuples(st.floats(0, 1.2), st.floats(-0.1, 0.1), st.floats(-1, 0.4)), min_size=1, max_size=4))
+    def test_hurries_after_the_epochs_that_are_held_up_by_the_step(self, epochs):
+        """Far from the target, less than half of the points spent that may be, and retain loss not much lower: where
+        it fell, it is the multiplier that holds the weights.
+        """
+        unspent = [(far, rise < -0.005) for far, rise, fall in epochs if fall < 0.25]
+        names = ("forget_distance", "retain_rise", "constraint_fall")
+        figures = [figures_of(**dict(zip(names, epoch, strict=True))) for epoch in epochs]
+        for to_the_last in (False, True):
+            with patch.object(ChanceTarget, "to_the_last", to_the_last), patch.object(Safeguard, "ease") as ease:
+                assert self.run(figures, aim=0.5).scale == 2.0 ** sum(far > 0.5 and not fell for far, fell in unspent)
+            assert ease.call_count == to_the_last * sum(fell for _, fell in unspent)
+
+    def test_a_number_that_is_none_sends_it_back(self):
+        def spoil(model, epoch):
+            if epoch == 1:
+                nn.init.constant_(model[0].weight, math.nan)
+
+        broken = figures_of(retain_loss=math.nan, retain_rise=math.nan, constraint_feasible=0.0)
+        guard = self.run([figures_of(), broken], spoil=spoil)
+        assert len(guard.events) == 1 and same(weights(self.model), self.measured[0])
+
+    def test_one_broken_epoch_is_left_behind(self):
+        broken = figures_of(retain_loss=math.nan, retain_rise=math.nan, constraint_feasible=0.0)
+        guard = self.run([broken, figures_of(), figures_of()])
+        assert len(guard.events) == 1
+        assert not same(weights(self.model), self.start)
+
+    def test_a_stage_whose_objective_is_accuracy_has_no_runaway(self):
+        guard = self.run([figures_of(**LOST)] * 2, aim=None)
+        assert guard.events == [] and same(weights(self.model), self.measured[-1])
+
+    LONG = FORGET * (PACE + 7)
+
+    @staticmethod
+    def showing(figure, value, steps):
+        """What has a solver's steps of these numbers show this value."""
+
+        def disturb(solver):
+            own, numbers = solver.step, itertools.count(1)
+            solver.step = lambda batch: own(batch) | ({figure: torch.tensor(value)} if next(numbers) in steps else {})
+
+        return disturb
+
+    @pytest.mark.parametrize(("figure", "value"), [("constraint/violation", 5000.0), ("forget/objective", math.nan)])
+    @pytest.mark.parametrize(("at", "caught"), [(3, PACE), (PACE, PACE), (2 * PACE + 3, len(LONG))])
+    def test_a_runaway_within_an_epoch_is_caught_at_the_next_look(self, figure, value, at, caught):
+        """Each so many steps, and at the epoch's end before the weights are measured."""
+        disturb = self.showing(figure, value, {at})
+        guard = self.run([figures_of()], forget=self.LONG, disturb=disturb)
+        assert [event["step"] for event in guard.events] == [caught]
+        assert same(self.measured[0], self.start) == (caught == len(self.LONG))
+
+    def test_a_mean_is_judged_and_not_a_step(self):
+        disturb = self.showing("constraint/violation", RUNAWAY * PACE / 10, range(20, 27))
+        assert self.run([figures_of()], forget=self.LONG, disturb=disturb).events == []
+
+    @pytest.mark.parametrize("schedule", ["constant", "cosine"])
+    @pytest.mark.parametrize(("learning_rate", "value"), [(1e-3, 0.0), (1e-3, 10 * RUNAWAY), (1e30, 0.0)])
+    def test_the_pace_of_the_logs_changes_nothing(self, learning_rate, value, schedule):
+        """Neither without a runaway, nor with one, nor with weights that are no numbers."""
+
+        def outcome(log_interval):
+            guard = self.run(
+                [figures_of()], forget=self.LONG, log_interval=log_interval, learning_rate=learning_rate,
+                schedule=schedule, disturb=self.showing("constraint/violation", value, range(20, 30)),
+            )  # fmt: skip
+            events = [(event["step"], event["scale"], str(event["violation"])) for event in guard.events]
+            return weights(self.model), dual_values(guard), events
+
+        alike = [outcome(log_interval) for log_interval in (1, 7, PACE, 10_000)]
+        for now, dual, events in alike[1:]:
+            assert same(now, alike[0][0]) and dual == alike[0][1] and events == alike[0][2]
+        assert bool(alike[0][2]) == (learning_rate > 1 or value > 0)
+
+    @pytest.mark.parametrize("log_interval", [1, PACE, 10_000])
+    def test_where_going_back_is_of_no_use_it_ends(self, log_interval, tmp_path):
+        flags = {"record": QuietRecord(tmp_path), "log_interval": log_interval, "learning_rate": 1e30}
+        with pytest.raises(NotFinite):
+            self.run([figures_of()], forget=FORGET * 10 * PACE, **flags)
+        looks = [PACE * number for number in range(1, MOST_REWINDS + 2)]
+        assert [event["step"] for event in self.stage.safeguard.events] == looks
+
+    @pytest.mark.parametrize("log_interval", [7, 10_000])
+    def test_who_asks_to_stop_is_not_sent_back_before(self, log_interval, tmp_path):
+        flags = {"record": QuietRecord(tmp_path), "log_interval": log_interval, "learning_rate": 1e30}
+        with pytest.raises(NotFinite):
+            self.run([figures_of()], forget=self.LONG, on_nan="stop", **flags)
+        assert self.stage.safeguard.events == []
+
+    def test_a_look_goes_on_where_a_stopped_run_left_it(self):
+        self.run([figures_of()], forget=self.LONG)
+        left = self.stage
+        left.heard.add({name: torch.tensor(7.0) for name in left.heard.names})
+        self.run([figures_of()], forget=self.LONG)
+        self.stage.load_state_dict(left.state_dict(), 0)
+        figures, spoiled = self.stage.heard.transfer()
+        assert set(figures.values()) == {7.0} and spoiled is None

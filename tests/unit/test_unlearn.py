@@ -1,0 +1,340 @@
+"""`untrain_constrained` with a user's own module and loaders: what it reaches, what it visits, how it resumes."""
+
+import copy
+import dataclasses
+import json
+from collections import Counter
+
+import pytest
+import torch
+from helpers.digits import CPU, RIGHT, TEST, TRAIN, UNSEEN, VALIDATION, WRONG, Digits, QuietRecord
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import train
+from data.loaders import TensorLoader
+from helper_functions.errors import UserError
+from helper_functions.record import RunRecord
+from helper_functions.training.batch_norm import batch_norm_layers
+from helper_functions.training.inference import predict
+from optimizer.solver import SOLVERS, Solver
+from train_constrained_unlearning import untrain_constrained
+from unlearning.constrained.stopping import STOP_CRITERIA
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    return Digits()
+
+
+@pytest.fixture(scope="module")
+def mislabelled(digits) -> nn.Module:
+    return digits.fit(digits.given)
+
+
+
+
+class TestForgetting:
+    @pytest.mark.parametrize("solver", SOLVERS)
+    def test_wrong_labels_go_and_the_budget_is_kept(self, digits, mislabelled, solver, tmp_path):
+        torch.manual_seed(0)
+        model = copy.deepcopy(mislabelled)
+        memory = model[1].weight.data_ptr()
+        outcome = untrain_constrained(
+            model, **digits.loaders(WRONG, RIGHT, digits.given), num_epochs=5, learning_rate=0.01,
+            log_dir=str(tmp_path), device="cpu", name_prefix="mine", solver=solver, retain_budget=1.0, precision="fp32",
+        )  # fmt: skip
+        before, after = digits.accuracy(mislabelled, WRONG, digits.given), digits.accuracy(model, WRONG, digits.given)
+        assert before > 80 and after < before / 2
+        assert digits.accuracy(model, WRONG) > digits.accuracy(mislabelled, WRONG) + 30
+        assert digits.accuracy(model, TEST) > digits.accuracy(mislabelled, TEST)
+        assert model[1].weight.data_ptr() == memory, "the caller's model is changed in place"
+        chosen = outcome.epochs[outcome.chosen - 1]
+        fall = digits.accuracy(mislabelled, RIGHT) - digits.accuracy(model, RIGHT)
+        assert fall <= 1 and chosen["constraint/feasible"] == 1
+        assert chosen["constraint/fall"] == pytest.approx(fall, abs=1e-3)
+        assert chosen["forget/top1"] == pytest.approx(after, abs=1e-3)
+        assert outcome.target == "chance" and len(outcome.epochs) == 5
+        # Four batches of 32 and less, an equal number of retain batches beside them.
+        assert outcome.cost.gradient_steps == 5 * 4 and 5 * 100 < outcome.cost.images <= 5 * (100 + 4 * 32)
+        (folder,) = tmp_path.iterdir()
+        assert folder.name.startswith("mine-") and (folder / "metrics.jsonl").exists()
+
+    def test_forgetting_what_was_never_learned_changes_next_to_nothing(self, digits, tmp_path):
+        """A negative control: held-out images already lie where unseen images do."""
+        torch.manual_seed(0)
+        original = digits.fit(digits.true)
+        model, held_out, test = copy.deepcopy(original), slice(1400, 1500), slice(1500, None)
+        outcome = untrain_constrained(
+            model, **digits.loaders(held_out, TRAIN, digits.true), num_epochs=5, learning_rate=0.01,
+            log_dir=str(tmp_path), device="cpu", forget_target="unseen",
+        )  # fmt: skip
+        assert outcome.chosen is not None
+        assert abs(digits.accuracy(model, TRAIN) - digits.accuracy(original, TRAIN)) <= 0.5
+        assert abs(digits.accuracy(model, held_out) - digits.accuracy(original, held_out)) <= 3
+        assert abs(digits.accuracy(model, test) - digits.accuracy(original, test)) <= 1
+        with torch.no_grad():
+            changed = model(digits.images[test]).argmax(1) != original(digits.images[test]).argmax(1)
+        assert changed.float().mean() < 0.03
+
+    @pytest.mark.parametrize("use_sam", [False, True])
+    @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
+    def test_batch_norm_statistics_move_in_training_mode_only(self, digits, batch_norm, use_sam, tmp_path):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+        model(digits.images[TRAIN])
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        untrain_constrained(
+            model, **digits.loaders(slice(0, 40), slice(40, 200), digits.true), num_epochs=1, learning_rate=0.01,
+            log_dir=str(tmp_path), device="cpu", bn=batch_norm, use_sam=use_sam,
+        )  # fmt: skip
+        for name in ("1.running_mean", "1.running_var"):
+            assert torch.equal(model.state_dict()[name], before[name]) == (batch_norm == "frozen")
+        steps = 2 if batch_norm == "train" else 0
+        assert model[1].num_batches_tracked == before["1.num_batches_tracked"] + steps
+        assert not torch.equal(model[0].weight, before["0.weight"])
+
+
+class TestPrice:
+    @pytest.mark.parametrize("target", ["zero", "chance"])
+    def test_a_multiplier_that_was_eased_is_no_price_for_the_next_request(
+        self, target, digits, mislabelled, tmp_path, monkeypatch
+    ):
+        """It is as low as the last images of a class want it: a set that is still whole would run away with it."""
+        # Every epoch counts as one that has lowered the retain loss.
+        monkeypatch.setattr("unlearning.constrained.stage.NATS_A_POINT", -1e9)
+        torch.manual_seed(0)
+        outcome = untrain_constrained(
+            copy.deepcopy(mislabelled), **digits.loaders(WRONG, RIGHT, digits.given), num_epochs=2,
+            retain_budget=100.0, forget_target=target, device="cpu", precision="fp32", record=QuietRecord(tmp_path),
+        )  # fmt: skip
+        assert outcome.events == [] and (outcome.multiplier is None) == (target == "zero")
+
+
+class Numbered(nn.Module):
+    """Writes down the numbers that its inputs carry in their first pixel, pass by pass, where gradients are wanted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.seen, self.looked_at = nn.Linear(4, 3), [], Counter()
+
+    def forward(self, inputs):
+        numbers = inputs[:, 0, 0, 0].round().long().tolist()
+        if torch.is_grad_enabled():
+            self.seen.append(numbers)
+        else:
+            self.looked_at.update(numbers)
+        return self.head(inputs.flatten(1) / 1000)
+
+
+class TestVisits:
+    def loader(self, numbers, batch_size, shuffle=True):
+        images = torch.zeros(len(numbers), 1, 2, 2)
+        images[:, 0, 0, 0] = torch.tensor(numbers, dtype=torch.float32)
+        return DataLoader(TensorDataset(images, torch.tensor(numbers) % 3), batch_size, shuffle=shuffle)
+
+    @pytest.mark.parametrize(
+        ("forget", "retain", "sizes"),
+        [(10, 30, (4, 6)), (9, 5, (3, 2)), (3, 50, (1, 8)), (12, 7, (12, 7)), (8, 9, (3, 5))],
+    )
+    def test_every_forget_image_once_an_epoch_and_the_retain_stream_evenly(self, forget, retain, sizes, tmp_path):
+        torch.manual_seed(0)
+        forget_numbers, retain_numbers = list(range(forget)), list(range(100, 100 + retain))
+        model, epochs = Numbered(), 5
+        forget_loader = self.loader(forget_numbers, sizes[0])
+        record = QuietRecord(tmp_path)
+        untrain_constrained(
+            model, self.loader(retain_numbers, sizes[1]), forget_loader, self.loader([200, 201, 202], 2),
+            self.loader([300, 301, 302], 2), epochs, 0.001, device="cpu", record=record,
+        )  # fmt: skip
+        assert len(model.seen) == epochs * len(forget_loader)
+        retained = Counter(dict.fromkeys(retain_numbers, 0))
+        for epoch in range(epochs):
+            passes = model.seen[epoch * len(forget_loader) : (epoch + 1) * len(forget_loader)]
+            visited = [number for numbers in passes for number in numbers]
+            assert sorted(number for number in visited if number < 100) == forget_numbers
+            for numbers in passes:
+                retained.update(number for number in numbers if number >= 100)
+                assert max(retained.values()) - min(retained.values()) <= 1
+        assert set(retained) == set(retain_numbers), "neither unseen nor validation images may be trained on"
+        assert set(model.looked_at) >= {200, 201, 202, 300, 301, 302}
+
+
+
+
+@pytest.fixture
+def spied(monkeypatch) -> dict[str, set]:
+    """Image numbers that loaders assembled for training, and for evaluation."""
+    indices = {"training": set(), "evaluation": set()}
+    assemble = TensorLoader.assemble
+
+    def spy(self, batch, plan):
+        kind = "evaluation" if torch.is_inference_mode_enabled() else "training"
+        indices[kind].update(batch.tolist())
+        return assemble(self, batch, plan)
+
+    monkeypatch.setattr(TensorLoader, "assemble", spy)
+    return indices
+
+
+class TestRetainOnly:
+    @pytest.mark.parametrize("retain_only", [True, False])
+    @pytest.mark.parametrize("forget", ["class:3", "mislabelled:0.1"])
+    def test_forget_images_never_reach_training(self, forget, retain_only, spied, tmp_path, monkeypatch):
+        splits = []
+        workspace = train.Workspace
+
+        def remember(*args, **options):
+            splits.append(workspace(*args, **options))
+            return splits[-1]
+
+        monkeypatch.setattr(train, "Workspace", remember)
+        train.main(
+            train.Args(
+                dataset="digits", model="resnet8", width=2, num_epochs=1, batch_size=256, forget=forget,
+                retain_only=retain_only, log_dir=str(tmp_path), device="cpu", precision="fp32",
+            )  # fmt: skip
+        )
+        parts = splits[0].splits
+        trained = {*parts.retain.tolist()} if retain_only else {*parts.train.tolist()}
+        assert spied["training"] == trained
+        assert spied["training"].isdisjoint(parts.forget.tolist()) == retain_only
+        assert spied["training"].isdisjoint(parts.test.tolist() + parts.validation.tolist() + parts.unseen.tolist())
+        assert spied["evaluation"] >= {*parts.forget.tolist()}, "the spy sees forget images where they are evaluated"
+
+
+class Killed(Exception):
+    pass
+
+
+class TestResume:
+    """A run that is killed in the middle of an epoch and goes on ends as one that never stopped, bit for bit."""
+
+    STEPS = 3
+
+    def run(self, folder, digits, checkpoint=None, kill_after=None, monkeypatch=None, **options):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.2), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)
+        )
+        model(digits.images[TRAIN])
+        torch.manual_seed(5)
+
+        def loader(part, shuffle):
+            images, labels = (digits.images[part] * 255).byte(), digits.given[part]
+            indices = torch.arange(len(labels))
+            return TensorLoader(images, labels, indices, 20, mean=(0.5,), std=(0.5,), shuffle=shuffle)
+
+        args = {"num_epochs": 3, "finetune_num_epochs": 2, "learning_rate": 1e-4, "bn": "train", "momentum": 0.9}
+        with monkeypatch.context() as patch:
+            if kill_after is not None:
+                step, taken = Solver.step, []
+
+                def dying(solver, batch):
+                    taken.append(1)
+                    if len(taken) > kill_after:
+                        raise Killed
+                    return step(solver, batch)
+
+                patch.setattr(Solver, "step", dying)
+            outcome = untrain_constrained(
+                model, loader(slice(60, 300), True), loader(slice(0, 60), True), loader(UNSEEN, False),
+                loader(VALIDATION, False), device="cpu", precision="fp32", record=QuietRecord(folder),
+                checkpoint=checkpoint, log_interval=2, **{**args, **options},
+            )  # fmt: skip
+        return model, outcome
+
+    def lines(self, folder) -> list[dict]:
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in row.items() if key != "images_per_second"} for row in rows]
+
+    @pytest.mark.parametrize(
+        ("kill_after", "options"),
+        [
+            (2, {"solver": "lagrangian"}),
+            (7, {"solver": "augmented_lagrangian"}),
+            (9, {"solver": "lagrangian", "forget_target": "unseen"}),
+            (11, {"solver": "penalty", "use_sam": True}),
+            (14, {"solver": "lagrangian", "optimizer": "adamw"}),
+            # Steps that run away, to numbers that are none: the safeguard's state is part of it.
+            (5, {"solver": "augmented_lagrangian", "learning_rate": 1.0, "max_grad_norm": None}),
+            (10, {"solver": "lagrangian", "learning_rate": 1.0, "max_grad_norm": None, "stop_criterion": "confusion"}),
+        ],
+    )
+    def test_ends_bit_for_bit_the_same(self, kill_after, options, digits, tmp_path, monkeypatch):
+        options = options | {"monkeypatch": monkeypatch}
+        whole, broken = tmp_path / "whole", tmp_path / "broken"
+        whole.mkdir()
+        broken.mkdir()
+        expected, outcome = self.run(whole, digits, **options)
+        with pytest.raises(Killed):
+            self.run(broken, digits, kill_after=kill_after, **options)
+        checkpoint = RunRecord(broken).load_checkpoint()
+        assert (checkpoint is None) == (kill_after < self.STEPS)
+        found, again = self.run(broken, digits, checkpoint=checkpoint, **options)
+        for name, value in expected.state_dict().items():
+            assert torch.equal(value, found.state_dict()[name]), name
+        # As text, in which a NaN equals itself.
+        for name in ("epochs", "chosen", "events", "original"):
+            assert str(getattr(again, name)) == str(getattr(outcome, name)), name
+        assert again.cost.gradient_steps == outcome.cost.gradient_steps
+        assert self.lines(broken) == self.lines(whole)
+
+    def test_events_of_a_stopped_stage_are_kept(self, digits, tmp_path, monkeypatch):
+        monkeypatch.setitem(STOP_CRITERIA, "refining", lambda epochs, original: True)
+        options = {"stop_criterion": "refining", "monkeypatch": monkeypatch}
+        with pytest.raises(Killed):
+            self.run(tmp_path, digits, kill_after=4, **options)
+        checkpoint = RunRecord(tmp_path).load_checkpoint()
+        procedure = checkpoint["procedure"]
+        assert procedure["stage"] == 0 and procedure["stopped"]
+        procedure["safeguard"]["events"] = [{"step": 2, "violation": 9.0, "scale": 0.5}]
+        _, outcome = self.run(tmp_path, digits, checkpoint=checkpoint, **options)
+        assert outcome.events == procedure["safeguard"]["events"]
+
+
+class TestRequests:
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            {"forget_target": "unseeen"}, {"solver": "newton"}, {"num_epochs": 0}, {"retain_budget": -1.0},
+            {"learning_rate": float("nan")}, {"stop_criterion": "never"},
+        ],
+    )  # fmt: skip
+    def test_one_that_cannot_be_met_is_refused(self, request_, digits, tmp_path):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        before = copy.deepcopy(model.state_dict())
+        with pytest.raises(UserError):
+            untrain_constrained(
+                model, **digits.loaders(slice(0, 20), slice(20, 60), digits.true), log_dir=str(tmp_path), device="cpu",
+                **{"num_epochs": 1, **request_},
+            )  # fmt: skip
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        assert not any(tmp_path.iterdir())
+
+    def test_a_setting_that_does_not_exist_is_an_error(self, digits, tmp_path):
+        with pytest.raises(TypeError, match="retian_budget"):
+            untrain_constrained(
+                nn.Linear(1, 1), **digits.loaders(WRONG, RIGHT, digits.true), log_dir=str(tmp_path), retian_budget=1.0
+            )
+
+
+class TestPredict:
+    def test_in_order_in_eval_mode_without_side_effects(self, digits):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 10))
+        twin = copy.deepcopy(model).eval()
+        model.train()
+        before = copy.deepcopy(model.state_dict())
+        loader = DataLoader(TensorDataset(digits.images[:50], digits.true[:50]), 7)
+        logits, labels = predict(model, loader, CPU)
+        torch.testing.assert_close(logits, twin(digits.images[:50]).detach())
+        assert torch.equal(labels, digits.true[:50]) and not logits.is_inference() and not logits.requires_grad
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        assert all(layer.training for layer in batch_norm_layers(model)) and model.training
+
+    def test_bfloat16_gives_float32_logits(self, digits):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        loader = DataLoader(TensorDataset(digits.images[:9], digits.true[:9]), 4)
+        logits, _ = predict(model, loader, dataclasses.replace(CPU, dtype=torch.bfloat16))
+        assert logits.dtype == torch.float32 and logits.shape == (9, 10)

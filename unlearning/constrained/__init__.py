@@ -1,0 +1,1 @@
+"""Constrained unlearning: the problem, the trainer, the targets, the safeguard."""

@@ -1,0 +1,175 @@
+"""Forget outputs that pass for the teacher's on unseen images: the targets of untrain and untrain_contrastive.
+
+The teacher is the original. The constraint, the loop, the safeguard and the verdict are those of every other target.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from contrastive_discrimination.critic import Critic
+from contrastive_discrimination.games import CHANCE_LOSS, AdversarialGame, BatchAveragedGame
+from contrastive_discrimination.held_out import Auc, held_out_auc
+from contrastive_discrimination.reference import Reference, View
+from helper_functions.errors import UserError
+from helper_functions.training.devices import Precision
+from models.features import FeatureTap, predict_features
+from unlearning.constrained.targets import Target, own_target
+from unlearning.context import Case
+from unlearning.evaluator import Examination
+
+# How far from 0.5 an AUC may be and still count as chance.
+AUC_TOLERANCE = 0.05
+
+
+class Outputs:
+    """What a discriminator sees of a model on the images of a loader, or of the latest forward pass of the student.
+
+    Args:
+        view: what is seen.
+        precision: device and dtype.
+    """
+
+    def __init__(self, view: View, precision: Precision) -> None:
+        self.view, self.precision = view, precision
+        self.tap: FeatureTap | None = None
+
+    def listen(self, model: nn.Module) -> None:
+        """Follow the student's passes, until `close`."""
+        self.tap = FeatureTap(model) if self.view.name == "features" else None
+
+    def of_batch(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """`[B, D]` of forget images that stood at the beginning of the latest pass; with its gradient."""
+        features = None if self.tap is None else self.tap.features[: len(logits)]
+        return self.view(logits, features, self.view.to_go(labels))
+
+    def features(self, model: nn.Module, loader: Iterable) -> Tensor | None:
+        """`[N, F]` of everything in a loader, where they are seen."""
+        return predict_features(model, loader, self.precision)[0] if self.view.name == "features" else None
+
+    def close(self) -> None:
+        """Let go of the student."""
+        if self.tap is not None:
+            self.tap.close()
+
+
+class DiscriminatorTarget(Target):
+    """A discriminator can no longer tell the student on forget images from the teacher on unseen ones.
+
+    Its distance is how far the AUC on held-out pairs, of a discriminator that is fitted anew, is from chance, beyond a
+    tolerance for noise. Held out are the validation images, of which the game sees nothing.
+
+    Args:
+        own: the target that the verdict goes by.
+        game: gives the objective.
+        outputs: what is seen of the student.
+        held_out: the teacher on validation images.
+        examination: its view of the forget images.
+        fresh: builds a discriminator.
+        seed: of the held-out pairs and the fresh discriminators.
+    """
+
+    floor = CHANCE_LOSS
+
+    def __init__(
+        self,
+        own: Target,
+        game: AdversarialGame | BatchAveragedGame,
+        outputs: Outputs,
+        held_out: Reference,
+        examination: Examination,
+        fresh: Callable[[], Critic],
+        seed: int,
+    ) -> None:
+        self.own, self.game, self.outputs, self.held_out = own, game, outputs, held_out
+        self.forget_view, self.fresh, self.seed = examination.views["forget"], fresh, seed
+        self.name = own.name
+
+    @property
+    def tolerances(self) -> tuple[float, float]:
+        return self.tolerance, self.own.tolerance
+
+    def refresh(self, unseen_losses: Tensor) -> None:
+        self.own.refresh(unseen_losses)
+
+    def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's loss against the discriminator, in nats, and the share that passes for unseen."""
+        return self.game.loss(self.outputs.of_batch(logits, labels), labels)
+
+    def commit(self) -> dict[str, Tensor]:
+        """The discriminator's turn: `classifier/loss` in nats and `classifier/accuracy` in percent."""
+        return self.game.commit()
+
+    def distance(self, logits: Tensor, labels: Tensor, reference_losses: Tensor, reference_weights: Tensor) -> float:
+        return self.own.distance(logits, labels, reference_losses, reference_weights)
+
+    def examine(self, model: nn.Module, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """`discriminator/auc` on held-out pairs with its 95 % interval, and the distance that follows from it."""
+        auc = self._auc(model, logits, labels)
+        return {
+            "discriminator/auc": auc.value,
+            "discriminator/auc_low": auc.low,
+            "discriminator/auc_high": auc.high,
+            "forget/distance": 2 * max(abs(auc.value - 0.5) - AUC_TOLERANCE, 0.0),
+        }
+
+    def _auc(self, model: nn.Module, logits: Tensor, labels: Tensor) -> Auc:
+        # The same pairs each time, so that epochs differ by the student alone.
+        generator = torch.Generator(labels.device).manual_seed(self.seed)
+        view = self.outputs.view
+        forget = view(logits, self.outputs.features(model, self.forget_view), view.to_go(labels))
+        first, second = self.held_out.draw(labels, generator)
+        _, beside = self.held_out.draw(labels, generator)
+        pairs = [self.held_out.outputs(rows, generator) for rows in (first, second, beside)]
+        images = first, len(self.held_out.labels) + torch.arange(len(labels))
+        return held_out_auc(self.fresh, (pairs[0], pairs[1]), (forget, pairs[2]), groups=images, seed=self.seed)
+
+    def listen(self, model: nn.Module) -> None:
+        self.outputs.listen(model)
+
+    def close(self) -> None:
+        self.outputs.close()
+
+    def state_dict(self) -> dict:
+        return self.game.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.game.load_state_dict(state)
+
+
+# What a label is worth as a partner: nothing where it is wrong, or where all of its class has to go.
+OWN_MATCH = {"unseen": "given", "zero": "none", "chance": "none"}
+
+
+class Parts:
+    """What both games are made of: views of the student and of the teacher."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, examination = case, case.examination
+        # Elsewhere a set may hold the whole of some class beside parts of others: each image's own label goes.
+        whole = examination.forgotten_classes() if case.target == "zero" else torch.zeros(0, dtype=torch.int64)
+        view = View(case.args.discriminate, examination.num_classes, whole)
+        if view.set_apart == view.num_classes:
+            raise UserError("every class is to be forgotten: there is nothing that its images could pass for")
+        self.outputs = Outputs(view, case.precision)
+        self.match = OWN_MATCH[case.target] if case.args.match == "auto" else case.args.match
+        logits, labels = examination.original_outputs["forget"]
+        features = self.outputs.features(case.model, examination.views["forget"])
+        self.forget = view(logits, features, view.to_go(labels))
+        self.generator = torch.Generator(labels.device).manual_seed(case.seed)
+
+    def reference(self, name: str) -> Reference:
+        """The original's outputs on the unseen or on the validation images."""
+        examination = self.case.examination
+        logits, labels = examination.original_outputs[name]
+        features = self.outputs.features(self.case.model, examination.views[name])
+        wanted = examination.forget_labels
+        return Reference(self.outputs.view, self.match, logits, labels, features, name, wanted)
+
+    def target(self, game: AdversarialGame | BatchAveragedGame, fresh: Callable[[], Critic]) -> DiscriminatorTarget:
+        """The target that pursues a game."""
+        held_out, case = self.reference("validation"), self.case
+        return DiscriminatorTarget(
+            own_target(case), game, self.outputs, held_out, case.examination, fresh, case.seed
+        )

@@ -1,0 +1,104 @@
+"""A case of forgetting: the model, what is to go and what stays, and everything that a method may draw on."""
+
+import copy
+import dataclasses
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from data.streams import CyclingLoader, PairedLoader
+from data.views import evaluation_view
+from helper_functions.training.devices import Precision
+from helper_functions.training.loop import Cost, NamedLoader
+from models.reinitialise import reinitialised
+from unlearning.arguments import MethodArgs
+from unlearning.evaluator import Examination
+from unlearning.streams import Original, TwoStreams
+
+
+@dataclasses.dataclass
+class Case:
+    """What is to be forgotten, and by which means.
+
+    Args:
+        target: name of the forget target.
+        model: the original, whose weights are still to move.
+        loaders: `retain` and `forget`, shuffled batches; `unseen` and `validation`.
+        examination: what was measured of the original.
+        args: flags, the method's own among them.
+        precision: device and dtype.
+        seed: of everything that a method draws.
+        cost: is added to, where a method takes gradients outside of the loop.
+    """
+
+    target: str
+    model: nn.Module
+    loaders: dict[str, Iterable]
+    examination: Examination
+    args: MethodArgs
+    precision: Precision
+    seed: int
+    cost: Cost = dataclasses.field(default_factory=Cost)
+
+    def __post_init__(self) -> None:
+        self.streams = TwoStreams(self.model, self.precision, self.args.bn)
+        # On the device, so that no draw waits for a transfer; its state goes into the checkpoint.
+        self.generator = torch.Generator(self.precision.device).manual_seed(self.seed)
+        # Those that a plan has asked for, in that order, which is the same in a resumed run.
+        self.opened: list[NamedLoader | PairedLoader] = []
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.examination.num_classes
+
+    def logits(self, inputs: Tensor, model: nn.Module | None = None) -> Tensor:
+        """Float32 logits `[B, K]` of the model, or of another, in whichever mode it is.
+
+        Of several ranks, all take the pass through the model together, for a step of the optimizer; through a model
+        that is named, and be it the same one, each takes a pass of its own, for gradients by hand.
+        """
+        with self.precision.autocast():
+            return (self.streams.forward_pass if model is None else model)(inputs).float()
+
+    def original(self) -> Original:
+        """A frozen copy of the model as it is now, in eval mode."""
+        return Original(self.model, self.precision, "frozen")
+
+    def fresh(self) -> nn.Module:
+        """A copy of the model with every weight drawn anew from the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)
+            # On the CPU whatever the device: one seed is one model everywhere.
+            drawn = reinitialised(copy.deepcopy(self.model).cpu())
+        return drawn.to(self.precision.device)
+
+    def stream(self, name: str) -> NamedLoader:
+        """Passes over the `forget` or the `retain` images, alone."""
+        return self._open(NamedLoader(name, self.loaders[name]))
+
+    def pairs(self, leader: str) -> PairedLoader:
+        """Passes over the `forget` or the `retain` images, with as many batches of the other ones beside them."""
+        beside = {"forget": "retain", "retain": "forget"}[leader]
+        follower = CyclingLoader(self.loaders[beside])
+        return self._open(PairedLoader(self.loaders[leader], follower, (leader, beside)))
+
+    def _open(self, stream: NamedLoader | PairedLoader) -> NamedLoader | PairedLoader:
+        self.opened.append(stream)
+        return stream
+
+    def images(self, name: str, limit: int | None = None) -> Iterable[tuple[Tensor, Tensor]]:
+        """Batches of a stream's images in a fixed order, not augmented, on the device; at most about `limit` images."""
+        for inputs, labels in evaluation_view(self.loaders[name], limit, self.seed):
+            yield inputs.to(self.precision.device), labels.to(self.precision.device)
+
+    def state_dict(self) -> dict:
+        """The generator's state and the places of all streams."""
+        return {"generator": self.generator.get_state(), "streams": [stream.state_dict() for stream in self.opened]}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Inverse of `state_dict`."""
+        self.generator.set_state(state["generator"])
+        for stream, place in zip(self.opened, state["streams"], strict=True):
+            stream.load_state_dict(place)

@@ -1,0 +1,188 @@
+"""A student's lesson: it learns a teacher's outputs through a discriminator, on images whose labels play no part."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from contrastive_discrimination.critic import Critic
+from contrastive_discrimination.discriminators import build_discriminator
+from contrastive_discrimination.held_out import FOLDS
+from contrastive_discrimination.teaching import CriticSteps, PassForTeacher, Scale, told_apart
+from data.views import evaluation_view
+from helper_functions.config import PositiveFloat
+from helper_functions.errors import UserError
+from helper_functions.files import load_tensors
+from helper_functions.metrics import summarise
+from helper_functions.training.devices import seed_everything, seeded
+from helper_functions.training.inference import predict
+from models.features import classifier_head, predict_features
+from models.reinitialise import reinitialised
+from optimizer.training import GradientSteps, fit
+from unlearning.evaluator import RETAIN_SAMPLE
+from unlearning.experiment import Run
+from unlearning.workspace import Workspace
+
+COLUMNS = (
+    "train/loss", "classifier/loss", "classifier/accuracy", "discriminator/auc", "retain/top1", "validation/top1",
+)  # fmt: skip
+
+
+@dataclasses.dataclass
+class LessonArgs:
+    """Mode train: student, discriminator, and who of them learns."""
+
+    noise: PositiveFloat = 0.5
+    """Mode train: noise on outputs, in standard deviations of the teacher's; smaller differences go unnoticed."""
+    weight_path_student: str | None = None
+    """Mode train: first weights of the student; random ones by default."""
+    weight_path_classifier: str | None = None
+    """Mode train: first weights of the discriminator, a classifier.pt of an earlier run."""
+    freeze_student: bool = False
+    """Mode train: only the discriminator learns."""
+    freeze_classifier: bool = False
+    """Mode train: only the student learns."""
+
+    def check(self) -> None:
+        """Refuse flags of one mode in another, and flags that leave nothing to do.
+
+        Raises:
+            UserError: naming the flag.
+        """
+        for flag in ("weight_path_student", "weight_path_classifier"):
+            path = getattr(self, flag)
+            if path is not None and not Path(path).is_file():
+                raise UserError(f"--{flag} {path}: there is no such file")
+        if self.mode != "train":
+            for flag in ("weight_path_student", "weight_path_classifier", "freeze_student", "freeze_classifier"):
+                if getattr(self, flag):
+                    raise UserError(f"--{flag}: it is for --mode train; the student of {self.mode} is the original")
+        elif self.retrain or self.retrained_weight_path:
+            raise UserError("--retrain --retrained_weight_path: a lesson forgets nothing to compare with")
+        elif self.discriminate == "losses":
+            raise UserError("--discriminate losses: a student learns without labels; give logits or features")
+        elif self.freeze_student and self.freeze_classifier:
+            raise UserError("--freeze_student --freeze_classifier: nothing is left to learn; give one of them")
+        elif self.freeze_classifier and self.weight_path_classifier is None:
+            raise UserError("--freeze_classifier: it has learned nothing yet; give --weight_path_classifier")
+
+
+class Lesson:
+    """Teacher, student and critic of one run.
+
+    Args:
+        run: its model `original` is the teacher.
+        args: an instance of a script's `Args`, with the fields of `LessonArgs` and `UnlearnArgs`.
+
+    Raises:
+        UserError: weights that cannot be read or do not fit.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.args, workspace = run, run.args, run.workspace
+        self.precision, self.device = workspace.precision, workspace.precision.device
+        self.see_features = self.args.discriminate == "features"
+        self.teacher = run.models["original"].eval().requires_grad_(False)
+        self.student = self._student(workspace)
+        self.scale = Scale.of(self._outputs(self.teacher, workspace.splits.train))
+        self.taught = self.scale(self._outputs(self.teacher, workspace.splits.validation))
+        with seeded(self.args.seed, self.device):
+            self.critic = self._critic()
+        self.critic.frozen = self.args.freeze_classifier
+        _load_classifier(self.critic.discriminator, self.args.weight_path_classifier)
+
+    def _student(self, workspace: Workspace) -> nn.Module:
+        path = self.args.weight_path_student
+        if path is not None:
+            student = workspace.model(path)
+        else:
+            with seeded(self.args.seed + 1, self.device):  # the teacher began from the seed itself
+                student = reinitialised(self.teacher).requires_grad_(True)
+        if self.see_features and not self.args.freeze_student:
+            # What is learned ends at the features; the teacher's head makes classes of them.
+            head, taught = classifier_head(student), classifier_head(self.teacher)
+            head.load_state_dict(taught.state_dict())
+            head.requires_grad_(False)
+        return student
+
+    def _critic(self) -> Critic:
+        discriminator = _discriminator(self.args, len(self.scale.mean)).to(self.device)
+        return Critic(discriminator, self.args.discriminator_learning_rate)
+
+    def _outputs(self, model: nn.Module, indices: Tensor) -> Tensor:
+        """What is learned, of a model on some images: logits `[N, K]` or features `[N, F]`."""
+        features, logits, _ = predict_features(model, self.run.workspace.sets.evaluation(indices), self.precision)
+        return features if self.see_features else logits
+
+    def give(self) -> dict[str, float]:
+        """Teach; the AUC of a fresh discriminator on held-out pairs `before` and `after`."""
+        args, run = self.args, self.run
+        before = self.auc()
+        loader = run.workspace.sets.training(run.workspace.splits.train, args.batch_size)
+        generator = torch.Generator(self.device).manual_seed(args.seed)
+        problem = PassForTeacher(
+            self.student, self.teacher, self.see_features, self.scale, self.critic, args.discriminator_steps,
+            args.noise, self.precision, generator,
+        )  # fmt: skip
+        if args.freeze_student:
+            steps = CriticSteps(problem)
+        else:
+            steps = GradientSteps(problem, self.student, args, len(loader), args.max_grad_norm)
+        run.models["student"] = self.student
+        # Whether the teacher was trained just now or read again must not show in what is drawn from here on.
+        seed_everything(args.seed)
+        run.costs["student"] = fit(
+            steps, self.student, loader, args.num_epochs, self.precision, run.record, name="student",
+            checkpoint=run.checkpoint, evaluate=lambda model: {**self.figures(), "discriminator/auc": self.auc()},
+            log_interval=args.log_interval, shown=("train/loss", "classifier/accuracy"), columns=COLUMNS,
+            on_nan=args.on_nan,
+        )  # fmt: skip
+        problem.close()
+        return {"before": before, "after": self.auc()}
+
+    def auc(self) -> float:
+        """Of a fresh discriminator that is to tell student from teacher on validation images."""
+        student = self.scale(self._outputs(self.student, self.run.workspace.splits.validation))
+        return told_apart(student, self.taught, self.args.noise, self._critic, self.args.seed).value
+
+    def figures(self) -> dict[str, float]:
+        """Top-1, top-5 and loss of the student on retain, forget, unseen and validation images, at most 5,000 each."""
+        workspace, found = self.run.workspace, {}
+        for part in ("retain", "forget", "unseen", "validation"):
+            indices = getattr(workspace.splits, part)
+            if len(indices):
+                view = evaluation_view(workspace.sets.evaluation(indices), RETAIN_SAMPLE, self.args.seed)
+                summary = summarise(*predict(self.student, view, self.precision))
+                found |= {f"{part}/{name}": value for name, value in summary.items()}
+        return found
+
+
+def check_lesson(args: LessonArgs, workspace: Workspace, teacher: nn.Module) -> None:
+    """Refuse weights that do not fit, and too few images to judge by, before any work.
+
+    Raises:
+        UserError: naming the file, or how many images there are.
+    """
+    count = len(workspace.splits.validation)
+    if count < FOLDS:
+        raise UserError(f"{count} validation images: held-out pairs want {FOLDS} or more; raise --validation")
+    if args.weight_path_student is not None:
+        workspace.model(args.weight_path_student)
+    size = classifier_head(teacher).in_features if args.discriminate == "features" else workspace.dataset.num_classes
+    with seeded(args.seed, workspace.precision.device):
+        _load_classifier(_discriminator(args, size), args.weight_path_classifier)
+
+
+def _discriminator(args: LessonArgs, size: int) -> nn.Module:
+    return build_discriminator("mlp" if args.discriminator == "auto" else args.discriminator, size)
+
+
+def _load_classifier(discriminator: nn.Module, path: str | None) -> None:
+    if path is None:
+        return
+    remedy = "give the classifier.pt of a run with the same --discriminator and data set"
+    try:
+        discriminator.load_state_dict(load_tensors(path, remedy))
+    except (RuntimeError, AttributeError):  # the latter where names are no text
+        raise UserError(f"--weight_path_classifier {path}: it does not fit this discriminator; {remedy}") from None

@@ -1,0 +1,171 @@
+"""What is measured after an epoch of unlearning: feasibility, distance to the target, figures of every stream."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data.loaders import TensorLoader
+from data.views import evaluation_view
+from helper_functions.metrics import summarise
+from helper_functions.training.devices import Precision
+from helper_functions.training.inference import predict
+from unlearning.constrained.difficulty import Difficulty
+
+RETAIN_SAMPLE = 5000
+ONE_SIDED_95 = 1.645
+
+
+def paired_fall(before: Tensor, after: Tensor, population: int) -> tuple[float, float]:
+    """Fall of accuracy on the same images and its one-sided 95 % upper bound, in points.
+
+    Args:
+        before: bool `[n]`, right answers of the original.
+        after: bool `[n]`, right answers now.
+        population: how many images the n were drawn from without replacement; with n of n the bound is the fall.
+    """
+    change = before.float() - after.float()
+    count = len(change)
+    rest = max(0.0, 1 - count / population)
+    error = change.std(correction=1).item() * math.sqrt(rest / count) if rest and count > 1 else 0.0
+    mean = change.mean().item()
+    return 100 * mean, 100 * (mean + ONE_SIDED_95 * error)
+
+
+def matching_weights(labels: Tensor, wanted: Tensor, num_classes: int) -> Tensor:
+    """Weight of each reference image, `[R]`, so that their classes weigh as those of `wanted` do.
+
+    Uniform where no class is shared.
+    """
+    counts = torch.bincount(labels, minlength=num_classes)
+    shares = torch.bincount(wanted, minlength=num_classes).float() / counts.clamp(min=1)
+    weights = shares[labels]
+    return weights / weights.sum() if weights.sum() > 0 else torch.full_like(weights, 1 / len(weights))
+
+
+def matched_top1(logits: Tensor, labels: Tensor, weights: Tensor) -> float:
+    """Top-1 accuracy in percent, each image of weight `[R]`, of logits `[R, K]` and labels `[R]`."""
+    right = (logits.argmax(1) == labels).to(weights.dtype)
+    return 100 * (right * weights.to(right.device)).sum().item()
+
+
+@dataclasses.dataclass
+class Findings:
+    """What one examination found: figures by name, per-image losses `[n]` by stream, forget logits and labels."""
+
+    figures: dict[str, float]
+    losses: dict[str, Tensor]
+    forget: tuple[Tensor, Tensor]
+
+
+class Examination:
+    """Repeated, paired measurements of a model against the original, on the same images without augmentation.
+
+    `unseen_weights` and `validation_weights` match the classes of these images to the forget set's, `as_hard` how hard
+    they are as well.
+
+    Args:
+        model: the original, examined once at the start.
+        loaders: `retain`, `forget`, `unseen` and `validation`, sized iterables of `(inputs, labels)`.
+        precision: device and dtype.
+        seed: of the fixed sample of retain images.
+        rise: retain loss less the original's, from logits `[n, K]` of the original and of the model, and labels `[n]`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loaders: dict[str, Iterable],
+        precision: Precision,
+        seed: int,
+        rise: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> None:
+        self.precision, self.rise = precision, rise
+        self.views = {name: evaluation_view(loader) for name, loader in loaders.items() if name != "retain"}
+        self.views["retain"] = evaluation_view(loaders["retain"], RETAIN_SAMPLE, seed)
+        self.original_outputs = {name: predict(model, view, precision) for name, view in self.views.items()}
+        self.num_classes = self.original_outputs["forget"][0].shape[1]
+        self.forget_labels = self.original_outputs["forget"][1]
+        self.retain_labels = self.original_outputs["retain"][1]
+        self.original_right = self.original_outputs["retain"][0].argmax(1) == self.retain_labels
+        self.retain_classes = self._classes(loaders["retain"])
+        self.retain_images = max(_size(loaders["retain"]), len(self.retain_labels))
+        self.forget_images = len(self.forget_labels)
+        self.unseen_weights = self._matching("unseen")
+        self.validation_weights = self._matching("validation")
+        self.unseen_top1 = matched_top1(*self.original_outputs["unseen"], self.unseen_weights)
+        self.difficulty = self._difficulty()
+        self.as_hard = {
+            name: self.difficulty.weigh(self._original_losses(name), weights)
+            for name, weights in (("unseen", self.unseen_weights), ("validation", self.validation_weights))
+        }
+
+    def _matching(self, name: str) -> Tensor:
+        return matching_weights(self.original_outputs[name][1], self.forget_labels, self.num_classes)
+
+    def _original_losses(self, name: str) -> Tensor:
+        return F.cross_entropy(*self.original_outputs[name], reduction="none")
+
+    def _difficulty(self) -> Difficulty:
+        # Of a class without retain images in the sample nothing can be said.
+        held = torch.isin(self.forget_labels, self.retain_labels)
+        weights = matching_weights(self.retain_labels, self.forget_labels[held], self.num_classes)
+        return Difficulty.of(self._original_losses("forget")[held], self._original_losses("retain"), weights)
+
+    def forgotten_classes(self) -> Tensor:
+        """Classes of the forget set that do not occur among the retain images, int64."""
+        forget = torch.bincount(self.forget_labels, minlength=self.num_classes) > 0
+        return torch.nonzero(forget & ~self.retain_classes).flatten()
+
+    def _classes(self, loader: Iterable) -> Tensor:
+        """Which classes occur in a loader, bool `[K]`; all of it counts, since a sample may lack a rare class."""
+        if isinstance(loader, TensorLoader):
+            labels = loader.labels[loader.indices.to(loader.labels.device)]
+        else:
+            labels = torch.cat([labels for _, labels in loader])
+        return torch.bincount(labels.to(self.forget_labels.device), minlength=self.num_classes) > 0
+
+    def losses(self, model: nn.Module, name: str) -> Tensor:
+        """Losses of one stream's images under the model's present weights, `[n]`."""
+        return F.cross_entropy(*predict(model, self.views[name], self.precision), reduction="none")
+
+    def of_original(self, target, budget: float) -> Findings:
+        """What the first examination, of the original, found."""
+        return self._find(self.original_outputs, target, budget)
+
+    def __call__(self, model: nn.Module, target, budget: float) -> Findings:
+        """Examine the model now; `constraint/feasible` is 1 where the bound on the fall keeps the budget."""
+        outputs = {name: predict(model, view, self.precision) for name, view in self.views.items()}
+        return self._find(outputs, target, budget)
+
+    def _find(self, outputs: dict[str, tuple[Tensor, Tensor]], target, budget: float) -> Findings:
+        figures, losses = {}, {}
+        for name, (logits, labels) in outputs.items():
+            losses[name] = F.cross_entropy(logits, labels, reduction="none")
+            figures |= {f"{name}/{figure}": value for figure, value in summarise(logits, labels).items()}
+        # Of the forget set's classes, in their shares: what its accuracy is to be compared with.
+        for name, weights in (("unseen", self.unseen_weights), ("validation", self.validation_weights)):
+            figures[f"{name}/matched_top1"] = matched_top1(*outputs[name], weights)
+        right = outputs["retain"][0].argmax(1) == self.retain_labels
+        fall, bound = paired_fall(self.original_right, right, self.retain_images)
+        figures |= {
+            "retain/rise": self.rise(self.original_outputs["retain"][0], *outputs["retain"]).item(),
+            "constraint/fall": fall,
+            "constraint/fall_bound": bound,
+            # Logits that are no numbers can still be right by chance.
+            "constraint/feasible": float(bound <= budget and math.isfinite(figures["retain/loss"])),
+        }
+        distance = target.distance(*outputs["forget"], losses["validation"], self.as_hard["validation"])
+        figures |= {"forget/distance": distance, "forget/own_distance": distance}
+        return Findings(figures, losses, outputs["forget"])
+
+
+def _size(loader: Iterable) -> int:
+    if hasattr(loader, "num_images"):
+        return loader.num_images
+    # A sampler may draw from a part of its data set.
+    sampler = getattr(loader, "sampler", None)
+    return len(sampler) if sampler is not None else sum(len(labels) for _, labels in loader)
