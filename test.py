@@ -35,8 +35,8 @@ from evaluation.verify.verify import verify_run
 from helper_functions.config import RunArgs, ScriptParser, run_script
 from helper_functions.files import write_json
 from models.arguments import ModelArgs
+from unlearning.experiment import Experiment
 from unlearning.known_weights import described
-from unlearning.workspace import Workspace
 
 # Whose reports can be verified.
 SCRIPTS = {
@@ -61,13 +61,13 @@ def get_parser() -> ScriptParser:
     )
 
 
-def attack_by_shadows(args: Args, method: object, workspace: Workspace, judgements: dict[str, Judgement]) -> None:
+def attack_by_shadows(args: Args, method: object, experiment: Experiment, judgements: dict[str, Judgement]) -> None:
     """Make the shadow models that are missing, and add U-LiRA's figures to every model's."""
-    folder = shadow_folder(args.shadow_dir, deciding(method), workspace.splits)
-    make = by_script(train_constrained_unlearning, method, workspace.model, Path(args.shadow_dir) / "originals")
-    shadows = run_shadows(workspace.sets, workspace.precision, args.shadow_models, folder, make)
+    folder = shadow_folder(args.shadow_dir, deciding(method), experiment.splits)
+    make = by_script(train_constrained_unlearning, method, experiment.model, Path(args.shadow_dir) / "originals")
+    shadows = run_shadows(experiment.sets, experiment.precision, args.shadow_models, folder, make)
     for judgement in judgements.values():
-        judgement.figures |= against_shadows(workspace.sets, shadows, judgement.logits)
+        judgement.figures |= against_shadows(experiment.sets, shadows, judgement.logits)
 
 
 def main(args: Args) -> dict:
@@ -78,16 +78,16 @@ def main(args: Args) -> dict:
     method = None
     if args.shadow_models:
         method = read_method(train_constrained_unlearning, args.shadow_config, args)
-    workspace = Workspace(args, args.weight_path[0])
-    splits, sets, precision = workspace.splits, workspace.sets, workspace.precision
+    experiment = Experiment(args, args.weight_path[0])
+    splits, sets, precision = experiment.splits, experiment.sets, experiment.precision
     check_forget_set(args, sets)
-    models = load_checkpoints(args, workspace)
+    models = load_checkpoints(args, experiment)
     judgements = judge_all(models, sets, precision)
     probe_further(args, models, judgements, sets, precision)
     if method is not None:
-        attack_by_shadows(args, method, workspace, judgements)
+        attack_by_shadows(args, method, experiment, judgements)
     figures = {name: judgement.figures for name, judgement in judgements.items()}
-    print(f"{workspace.describe()}\n\n{table(figures, tuple(FIGURES))}")
+    print(f"{experiment.describe()}\n\n{table(figures, tuple(FIGURES))}")
     report = {"models": figures, "splits_sha256": splits.sha256, "final_test": splits.final_test}
     report = plain(report | summarise_gaps(figures))
     if args.output is not None:

@@ -17,7 +17,7 @@ from helper_functions.files import save_tensors, write_json
 from helper_functions.record import RunRecord
 from models.arguments import ModelArgs
 from optimizer.training import Recipe, fit_classifier
-from unlearning.workspace import Workspace
+from unlearning.experiment import Experiment
 
 
 @dataclasses.dataclass
@@ -38,11 +38,11 @@ def main(args: Args) -> dict:
     record = None
     if args.resume is not None:
         record, args = RunRecord.reopen(args.resume, Args, args.on_nan)
-    workspace = Workspace(args)
-    splits, sets, precision = workspace.splits, workspace.sets, workspace.precision
+    experiment = Experiment(args)
+    splits, sets, precision = experiment.splits, experiment.sets, experiment.precision
     if args.retain_only and len(splits.forget) == 0:
         raise UserError("--retain_only True: there is no forget set to leave out; name it by --forget or --splits")
-    model = workspace.model()
+    model = experiment.model()
     record = record or RunRecord.create(args.log_dir, args.name_prefix or "train", args, precision.device)
     splits.save(record.path("splits.npz"))
 
@@ -51,7 +51,7 @@ def main(args: Args) -> dict:
     cost = fit_classifier(
         model, sets.training(indices, args.batch_size), args, precision, record,
         name=name, checkpoint=record.load_checkpoint(), log_interval=args.log_interval,
-        evaluate=workspace.validation_figures, on_nan=args.on_nan,
+        evaluate=experiment.validation_figures, on_nan=args.on_nan,
     )  # fmt: skip
     save_tensors(model.state_dict(), record.path("model.pt"))
     report = plain({"models": {name: judge(model, sets, precision).figures}, "cost": {name: cost}})

@@ -16,20 +16,20 @@ from typing import Literal
 from torch import nn
 
 from data.arguments import DataArgs
-from evaluation.conclude import conclude
 from evaluation.report.arguments import ReportArgs, check_report
+from evaluation.report.write import write_report
 from helper_functions.config import RunArgs, ScriptParser, run_script
 from helper_functions.errors import UserError
 from helper_functions.record import RunRecord
 from helper_functions.training.devices import choose_device, choose_precision
 from models.arguments import ModelArgs
 from unlearning.arguments import MethodArgs
-from unlearning.experiment import OriginalArgs, begin, check_forgetting, forget
+from unlearning.experiment import Experiment
 from unlearning.known_weights import described
 from unlearning.methods import METHODS, check_method, defaults_of
-from unlearning.run import Unlearned, Unlearning
+from unlearning.run import Unlearned, UnlearningRun
 from unlearning.sequence import SequenceArgs, taken_over
-from unlearning.workspace import Workspace
+from unlearning.setup import OriginalArgs, check_forgetting, forget, set_up
 
 # Where nothing is known of model and data, ours begin with a short step; they lengthen it themselves.
 CAREFUL = {"num_epochs": 10, "learning_rate": 0.001}
@@ -127,22 +127,22 @@ def untrain_constrained(
         record = RunRecord.create(log_dir, name_prefix or "untrain_constrained", args, compute.device)
     model.to(compute.device)
     loaders = {"retain": retainloader, "forget": forgetloader, "unseen": unseenloader, "validation": validloader}
-    run = Unlearning(model, loaders, args, forget_target, method, compute, record, seed, log_interval, on_nan)
+    run = UnlearningRun(model, loaders, args, forget_target, method, compute, record, seed, log_interval, on_nan)
     return run.run(checkpoint)
 
 
-def check(args: Args, workspace: Workspace, original: nn.Module) -> None:
+def check(args: Args, experiment: Experiment, original: nn.Module) -> None:
     """Refuse a method that these arguments and images do not allow."""
     if args.untrain:
-        check_forgetting(args, args.method, workspace)
+        check_forgetting(args, args.method, experiment)
 
 
 def main(args: Args) -> dict:
     """Train or load the original, forget, judge; returns what `report.json` holds."""
     check_report(args, args.untrain)
-    run = begin(args, "unlearning", "random:0.1", check)
+    run = set_up(args, "unlearning", "random:0.1", check)
     outcome = forget(run, run.args.method) if run.args.untrain else None
-    return conclude(run, outcome, "train_constrained_unlearning.py")
+    return write_report(run, outcome, "train_constrained_unlearning.py")
 
 
 if __name__ == "__main__":

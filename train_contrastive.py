@@ -14,19 +14,19 @@ from typing import Literal
 from torch import nn
 
 from data.arguments import DataArgs
-from evaluation.conclude import conclude, conclude_lesson
 from evaluation.report.arguments import ReportArgs, check_report
+from evaluation.report.write import write_report, write_student_report
 from helper_functions.config import PositiveInt, RunArgs, ScriptParser, run_script
 from models.arguments import ModelArgs
 from unlearning.arguments import DISCRIMINATING, UnlearnArgs
-from unlearning.distillation import Lesson, LessonArgs, check_lesson
-from unlearning.experiment import OriginalArgs, begin, check_forgetting, forget
+from unlearning.distillation import Distillation, DistillationArgs, check_distillation
+from unlearning.experiment import Experiment
 from unlearning.known_weights import described
-from unlearning.workspace import Workspace
+from unlearning.setup import OriginalArgs, check_forgetting, forget, set_up
 
 
 @dataclasses.dataclass
-class Args(RunArgs, DataArgs, ModelArgs, UnlearnArgs, OriginalArgs, LessonArgs, ReportArgs):
+class Args(RunArgs, DataArgs, ModelArgs, UnlearnArgs, OriginalArgs, DistillationArgs, ReportArgs):
     """Flags of train_contrastive.py."""
 
     mode: Literal["train", "untrain", "untrain_contrastive"] = "train"
@@ -42,23 +42,23 @@ def get_parser() -> ScriptParser:
     )
 
 
-def check(args: Args, workspace: Workspace, teacher: nn.Module) -> None:
+def check(args: Args, experiment: Experiment, teacher: nn.Module) -> None:
     """Refuse a lesson, or a method, that these arguments and images do not allow."""
     if args.mode == "train":
-        check_lesson(args, workspace, teacher)
+        check_distillation(args, experiment, teacher)
     else:
-        check_forgetting(args, args.mode, workspace)
+        check_forgetting(args, args.mode, experiment)
 
 
 def main(args: Args) -> dict:
     """Train or load the teacher, then teach or untrain a student; returns what `report.json` holds."""
     args.check()
     check_report(args, args.mode != "train")
-    run = begin(args, "contrastive", None if args.mode == "train" else "random:0.1", check)
+    run = set_up(args, "contrastive", None if args.mode == "train" else "random:0.1", check)
     if run.args.mode != "train":
-        return conclude(run, forget(run, run.args.mode), "train_contrastive.py")
-    lesson = Lesson(run)
-    return conclude_lesson(run, lesson.critic, lesson.give())
+        return write_report(run, forget(run, run.args.mode), "train_contrastive.py")
+    distillation = Distillation(run)
+    return write_student_report(run, distillation.critic, distillation.train())
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def by_hypothesis(guard: Any, cases: int, seed: int) -> None:
     while guard.tally.cases < cases:
         left = cases - guard.tally.cases
         settings = hypothesis.settings(
-            max_examples=left, database=None, deadline=None, phases=[hypothesis.Phase.generate],
+            max_examples=left, database=None, deadline=None, phases=[hypothesis.LoopConfig.generate],
             suppress_health_check=list(hypothesis.HealthCheck),
         )  # fmt: skip
         hypothesis.seed(seed)(settings(hypothesis.given(guard.target.cases)(lambda data: guard(data))))()

@@ -9,7 +9,6 @@ section 4).
 
 import dataclasses
 
-import cooper
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,7 +19,7 @@ from contrastive_discrimination.pairs import Pairs, paired, shuffled
 from helper_functions.training.devices import Precision
 from helper_functions.training.spread import spread
 from models.features import FeatureTap
-from optimizer.problems import Batch, Problem
+from optimizer.problems import Batch, Objective
 
 
 @dataclasses.dataclass
@@ -41,8 +40,8 @@ class Scale:
         return (outputs - self.mean) / self.std
 
 
-class PassForTeacher(Problem):
-    """The student's loss −log P(same) of its outputs beside the teacher's on the same images; no constraint.
+class PassForTeacher(Objective):
+    """The student's loss −log P(same) of its outputs beside the teacher's on the same images.
 
     Args:
         student: what learns.
@@ -68,7 +67,6 @@ class PassForTeacher(Problem):
         precision: Precision,
         generator: torch.Generator,
     ) -> None:
-        super().__init__()
         self.student, self.teacher, self.scale, self.critic = student, teacher.eval(), scale, critic
         self.critic_steps, self.noise, self.precision, self.generator = critic_steps, noise, precision, generator
         # A tap is no part of a compiled pass.
@@ -77,19 +75,19 @@ class PassForTeacher(Problem):
         self.taps = {model: FeatureTap(model) for model in (student, teacher)} if see_features else {}
         self._seen: Pairs | None = None
 
-    def compute_cmp_state(self, train: Batch) -> cooper.CMPState:
-        """Loss of one batch, whose labels play no part; `misc` holds `train/loss` in nats."""
+    def __call__(self, train: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of one batch, whose labels play no part; its figure is `train/loss`, in nats."""
         student, teacher = self._outputs(self.student, train[0]), self._taught(train[0])
         logits = self.critic.judge(*paired(self._noisy(student), self._noisy(teacher)))
         loss = F.softplus(-logits).mean()
         # Sharpness-aware steps come here twice; the critic learns from what the student said first.
         self._seen = self._seen or (student.detach(), teacher)
-        return cooper.CMPState(loss=loss, misc={"train/loss": loss.detach()})
+        return loss, {"train/loss": loss.detach()}
 
-    def commit(self, state: cooper.CMPState) -> None:
-        """The critic's turn; `misc` gains its loss in nats and its accuracy in percent, before its steps."""
+    def commit(self) -> dict[str, Tensor]:
+        """The critic's turn; its loss in nats and its accuracy in percent, before its steps."""
         seen, self._seen = self._seen, None
-        state.misc |= [self.teach_critic(*seen) for _ in range(self.critic_steps)][0]
+        return [self.teach_critic(*seen) for _ in range(self.critic_steps)][0]
 
     def rescale(self, factor: float) -> None:
         """Multiply the critic's learning rate."""
@@ -122,49 +120,38 @@ class PassForTeacher(Problem):
 
     def state_dict(self) -> dict:
         """The critic's state and the generator's."""
-        return {**super().state_dict(), "critic": self.critic.state_dict(), "generator": self.generator.get_state()}
+        return {"critic": self.critic.state_dict(), "generator": self.generator.get_state()}
 
-    def load_state_dict(self, state_dict: dict) -> None:
+    def load_state_dict(self, state: dict) -> None:
         """Inverse of `state_dict`."""
-        self.critic.load_state_dict(state_dict["critic"])
-        self.generator.set_state(state_dict["generator"].cpu())
+        self.critic.load_state_dict(state["critic"])
+        self.generator.set_state(state["generator"].cpu())
 
 
 class CriticSteps:
     """Steps of the loop in which the student stays as it is, and the critic alone learns.
 
     Args:
-        problem: whose critic learns.
+        objective: whose critic learns.
     """
 
-    def __init__(self, problem: PassForTeacher) -> None:
-        self.problem = problem
+    def __init__(self, objective: PassForTeacher) -> None:
+        self.objective = objective
+        self.rescale, self.state_dict = objective.rescale, objective.state_dict
+        self.load_state_dict = objective.load_state_dict
 
     def __call__(self, batch: dict) -> dict[str, Tensor]:
-        self.problem.student.eval()
+        self.objective.student.eval()
         with torch.no_grad():
-            state = self.problem.compute_cmp_state(**batch)
-        self.problem.commit(state)
-        return state.misc
-
-    def rescale(self, factor: float) -> None:
-        """Multiply the critic's learning rate."""
-        self.problem.rescale(factor)
+            _, figures = self.objective(**batch)
+        return figures | self.objective.commit()
 
     def figures(self) -> dict[str, float]:
         """Nothing beside an epoch's means."""
         return {}
 
-    def state_dict(self) -> dict:
-        """What a resumed run needs."""
-        return {"problem": self.problem.state_dict()}
 
-    def load_state_dict(self, state: dict) -> None:
-        """Inverse of `state_dict`."""
-        self.problem.load_state_dict(state["problem"])
-
-
-def told_apart(student: Tensor, teacher: Tensor, noise: float, fresh, seed: int) -> Auc:
+def student_teacher_auc(student: Tensor, teacher: Tensor, noise: float, fresh, seed: int) -> Auc:
     """How well a fresh critic tells (student, teacher) from (teacher, teacher) on images that neither learned from.
 
     Args:

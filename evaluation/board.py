@@ -11,7 +11,7 @@ from evaluation.judge import Judgement
 from helper_functions.record import RunRecord
 from helper_functions.training.distribution import on_main
 from helper_functions.training.inference import evaluation_mode
-from unlearning.workspace import Workspace
+from unlearning.experiment import Experiment
 
 SHOWN_IMAGES = 25
 
@@ -19,7 +19,7 @@ SHOWN_IMAGES = 25
 @on_main
 def show_run(
     record: RunRecord,
-    workspace: Workspace,
+    experiment: Experiment,
     models: dict[str, nn.Module],
     judgements: dict[str, Judgement],
     args: object,
@@ -32,15 +32,15 @@ def show_run(
     record.writer.add_hparams(flags, final, run_name=".")
     if not args.figures:
         return
-    _graph(record, workspace, models[main])
+    _graph(record, experiment, models[main])
     if main == "unlearned":
-        figure = _forgotten_images(workspace, models)
+        figure = _forgotten_images(experiment, models)
         record.writer.add_figure("forget/images", figure)
         draw_losses(record.path("losses.png"), {name: judgements[name].losses for name in judgements})
 
 
-def _graph(record: RunRecord, workspace: Workspace, model: nn.Module) -> None:
-    inputs, _ = next(iter(workspace.sets.evaluation(workspace.splits.retain[:1])))
+def _graph(record: RunRecord, experiment: Experiment, model: nn.Module) -> None:
+    inputs, _ = next(iter(experiment.sets.evaluation(experiment.splits.retain[:1])))
     model.eval()
     try:
         with warnings.catch_warnings():
@@ -51,13 +51,13 @@ def _graph(record: RunRecord, workspace: Workspace, model: nn.Module) -> None:
         print(f"no graph in TensorBoard: {str(error).splitlines()[0]}")
 
 
-def _forgotten_images(workspace: Workspace, models: dict[str, nn.Module]):
-    indices = workspace.splits.forget[:SHOWN_IMAGES]
-    inputs, labels = next(iter(workspace.sets.evaluation(indices)))
+def _forgotten_images(experiment: Experiment, models: dict[str, nn.Module]):
+    indices = experiment.splits.forget[:SHOWN_IMAGES]
+    inputs, labels = next(iter(experiment.sets.evaluation(indices)))
     named = {}
     for name in ("original", "unlearned"):
         model = models[name]
-        with evaluation_mode(model), torch.inference_mode(), workspace.precision.autocast():
+        with evaluation_mode(model), torch.inference_mode(), experiment.precision.autocast():
             named[name] = model(inputs).argmax(1).tolist()
-    dataset = workspace.dataset
+    dataset = experiment.dataset
     return draw_images(dataset.images[indices], dataset.classes, labels.tolist(), named["original"], named["unlearned"])

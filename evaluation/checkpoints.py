@@ -17,7 +17,7 @@ from helper_functions.files import check_new_file
 from helper_functions.training.devices import Precision
 from helper_functions.training.distribution import world_size
 from models.reinitialise import reinitialised
-from unlearning.workspace import Workspace
+from unlearning.experiment import Experiment
 
 ORIGINAL, FLOOR = "original", "re-initialised"
 
@@ -99,7 +99,7 @@ def check_forget_set(args: CheckpointArgs, sets: ImageSets) -> None:
         raise UserError(f"--{asked[0]}: these splits have no forget set; name it by --forget or --splits")
 
 
-def load_checkpoints(args: CheckpointArgs, workspace: Workspace) -> dict[str, nn.Module]:
+def load_checkpoints(args: CheckpointArgs, experiment: Experiment) -> dict[str, nn.Module]:
     """The models to judge by name: original, files by their paths, a re-initialised one, retrained ones.
 
     Raises:
@@ -107,14 +107,14 @@ def load_checkpoints(args: CheckpointArgs, workspace: Workspace) -> dict[str, nn
     """
     models: dict[str, nn.Module] = {}
     if args.original_weight_path is not None:
-        models[ORIGINAL] = workspace.model(args.original_weight_path)
+        models[ORIGINAL] = experiment.model(args.original_weight_path)
     for path in args.weight_path:
         # A file could be called as a model is.
         name = f"./{path}" if path in (ORIGINAL, FLOOR) or is_retrained(path) else path
-        models[name] = workspace.model(path)
+        models[name] = experiment.model(path)
     models[FLOOR] = reinitialised(next(iter(models.values())))
     for number, path in enumerate(args.retrained_weight_path, start=1):
-        models["retrained" if number == 1 else f"retrained-{number}"] = workspace.retrained(path)
+        models["retrained" if number == 1 else f"retrained-{number}"] = experiment.retrained(path)
     return models
 
 

@@ -9,13 +9,13 @@ from helper_functions.files import save_tensors
 from helper_functions.run_folder import INFEASIBLE, RESULT
 from helper_functions.training.distribution import on_main
 from models.weight_files import WeightFile, shown, write_weight_file
-from unlearning.experiment import Run
+from unlearning.setup import PreparedRun
 
 # Entries of a checkpoint that are named when they are left out.
 NAMED_ENTRIES = 6
 
 
-def save_result(run: Run, name: str, verdict: Verdict | None = None) -> str:
+def save_result(run: PreparedRun, name: str, verdict: Verdict | None = None) -> str:
     """Write the weights of the model called `name`; gives the lines that say where they are.
 
     A state_dict, and beside it, where the run began with weights in another form, that form; under names of their own

@@ -18,7 +18,7 @@ NAMED_IMAGES = 5
 
 
 class NanGuard:
-    """Hears of faults, and stops the run, or takes it back to where the pass was entered, at half the learning rate.
+    """At a fault, stops the run, or takes it back to where the pass was entered, at half the learning rate.
 
     Args:
         on_nan: `stop` or `rewind`.
@@ -48,7 +48,7 @@ class NanGuard:
             self._good = copy.deepcopy({name: part.state_dict() for name, part in self.parts.items()})
             self._good_count = self.count
 
-    def hear(self, fault: Fault) -> bool:
+    def on_fault(self, fault: Fault) -> bool:
         """Take the run back; True, for a pass that is to be begun again.
 
         Raises:

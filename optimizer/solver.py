@@ -1,4 +1,4 @@
-"""Solvers of constrained problems: cooper's formulations, one step that serves them all."""
+"""Solvers of constrained problems: cooper's formulations, and the steps of multipliers and weights."""
 
 from typing import Literal
 
@@ -6,13 +6,11 @@ import cooper
 import torch
 from cooper.formulations import AugmentedLagrangian, Lagrangian, QuadraticPenalty
 from cooper.multipliers import DenseMultiplier
-from cooper.optim import CooperOptimizer, RollOut
 from cooper.penalty_coefficients import DensePenaltyCoefficient, MultiplicativePenaltyCoefficientUpdater
 from torch import Tensor, nn
 
-from helper_functions.metrics import _grad_norm
-from helper_functions.training.batch_norm import no_running_stats_update
-from optimizer.sam import SAM
+from optimizer.descent import Descent
+from optimizer.problems import Problem
 
 SolverName = Literal["penalty", "lagrangian", "augmented_lagrangian"]
 SOLVERS = {"penalty": QuadraticPenalty, "lagrangian": Lagrangian, "augmented_lagrangian": AugmentedLagrangian}
@@ -66,100 +64,63 @@ def dual_figures(constraint: cooper.Constraint) -> dict[str, Tensor]:
     return figures
 
 
-class Solver(CooperOptimizer):
-    """Dual step first, then primal step, from one evaluation of the problem; with SAM from two.
+class Solver(Descent):
+    """The steps of a constrained problem: `dual_step` moves the multipliers, `step` the weights.
 
-    The dual variables move on the strict violation, the weights on its differentiable surrogate (proxy
-    constraints: Cotter et al. 2019, section 4.2). Moving the multiplier first costs no further forward pass and lets
-    the very step that sees a violation answer it (cooper's alternating dual-primal order). A problem without
-    constraints, or with penalties alone, needs no dual optimizer and takes the same step.
+    The multipliers move on the strict violation, the weights on its differentiable surrogate (proxy constraints: Cotter
+    et al. 2019, section 4.2). Moving the multipliers first costs no further forward pass, and the very step that sees a
+    violation counters it (cooper's alternating dual-primal order).
 
     Args:
-        problem: an `optimizer.problems.Problem`.
-        primal: moves the weights of `model`; a SAM optimizer takes its two passes.
-        model: whose gradients are measured and normalised.
-        dual_learning_rate: step of the multipliers for each unit of strict violation, as a share of a multiplier
-            above 1 (much like exponentiated gradient ascent, Kivinen & Warmuth 1997), absolute below.
+        problem: whose multipliers and penalty coefficients are held.
+        optimizer: of the weights of `model`; a SAM optimizer takes its two passes.
+        model: whose gradients are measured and clipped.
+        dual_learning_rate: step of a multiplier for each unit of strict violation, as a share of a multiplier above 1
+            (much like exponentiated gradient ascent, Kivinen & Warmuth 1997), absolute below.
         max_grad_norm: gradients longer than this are scaled down to it; None leaves them.
     """
 
     def __init__(
         self,
-        problem,
-        primal: torch.optim.Optimizer,
+        problem: Problem,
+        optimizer: torch.optim.Optimizer,
         model: nn.Module,
         dual_learning_rate: float = 0.03,
         max_grad_norm: float | None = None,
     ) -> None:
-        dual_parameters = list(problem.dual_parameters())
-        dual = torch.optim.SGD(dual_parameters, lr=dual_learning_rate, maximize=True) if dual_parameters else None
-        super().__init__(cmp=problem, primal_optimizers=primal, dual_optimizers=dual)
-        self.model = model
-        self.max_grad_norm = max_grad_norm
+        super().__init__(optimizer, model, max_grad_norm)
+        self.problem = problem
+        multipliers = list(problem.dual_parameters())
+        self.dual = torch.optim.SGD(multipliers, lr=dual_learning_rate, maximize=True) if multipliers else None
 
-    @property
-    def primal(self) -> torch.optim.Optimizer:
-        """The optimizer of the weights."""
-        return self.primal_optimizers[0]
+    def dual_step(self, state: cooper.CMPState) -> None:
+        """λ ← [λ + η_λ max(λ, 1) h]₊ for the strict violation h of each constraint; nothing where all are penalties."""
+        if self.dual is None:
+            return
+        state.compute_dual_lagrangian().backward()
+        with torch.no_grad():
+            for multiplier in self.problem.multipliers():
+                # In proportion to the multiplier, a step finds its order of magnitude in either direction; below 1 it
+                # is a plain step, so that 0 is neither a trap nor out of reach.
+                multiplier.weight.grad *= multiplier.weight.clamp(min=1)
+            self.dual.step()
+            for multiplier in self.problem.multipliers():
+                multiplier.post_step_()
+        self.dual.zero_grad()
 
-    def roll(self, compute_cmp_state_kwargs: dict | None = None) -> RollOut:
-        """Take one step; `cmp_state.misc` gains `gradient/norm`, measured before the gradient is normalised."""
-        batch = compute_cmp_state_kwargs or {}
-        self.zero_grad()
-        state = self.cmp.compute_cmp_state(**batch)
-        dual_store = state.compute_dual_lagrangian()
-        if self.dual_optimizers is not None:
-            dual_store.backward()
-            self._dual_step()
-        primal_store = state.compute_primal_lagrangian()
-        primal_store.backward()
-        norm = self._normalise_gradient()
-        if isinstance(self.primal, SAM):
-            self._second_pass(batch)
-        else:
-            self.primal_step()
-        self.cmp.commit(state)
-        state.misc = {**(state.misc or {}), "gradient/norm": norm}
-        return RollOut(state.loss, state, primal_store, dual_store)
+    def state_dict(self) -> dict:
+        """Everything a resumed run needs: both optimizers, multipliers, penalty coefficients, the problem's own."""
+        dual = {} if self.dual is None else self.dual.state_dict()
+        return {"optimizer": self.optimizer.state_dict(), "dual": dual, "problem": self.problem.state_dict()}
 
-    def step(self, batch: dict) -> dict[str, Tensor]:
-        """One step on a batch of the loop; gives the figures to log."""
-        return self.roll(batch).cmp_state.misc
+    def load_state_dict(self, state: dict) -> None:
+        """Inverse of `state_dict`."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.dual is not None:
+            self.dual.load_state_dict(state["dual"])
+        self.problem.load_state_dict(state["problem"])
 
-    @torch.no_grad()
-    def _dual_step(self) -> None:
-        for multiplier in self.cmp.multipliers():
-            # A step in proportion to the multiplier finds its order of magnitude in either direction; below 1 it is
-            # a plain step, so that 0 is neither a trap nor out of reach.
-            multiplier.weight.grad *= multiplier.weight.clamp(min=1)
-        for optimizer in self.dual_optimizers:
-            optimizer.step()
-        for multiplier in self.cmp.multipliers():
-            multiplier.post_step_()
 
-    def _normalise_gradient(self) -> Tensor:
-        norm = _grad_norm(self.model)
-        if self.max_grad_norm is not None:
-            self._shorten_gradient(norm)
-        return norm
-
-    def _shorten_gradient(self, norm: Tensor) -> None:
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
-
-    def _second_pass(self, batch: dict) -> None:
-        self.primal.first_step(zero_grad=True)
-        with no_running_stats_update(self.model):
-            self.cmp.compute_cmp_state(**batch).compute_primal_lagrangian().backward()
-        if self.max_grad_norm is not None:
-            self._shorten_gradient(_grad_norm(self.model))
-        self.primal.second_step(zero_grad=False)
-
-    def full_state(self) -> dict:
-        """Everything a resumed run needs: optimizers, multipliers and penalty coefficients."""
-        return {"optimizers": dict(self.state_dict()), "problem": self.cmp.state_dict()}
-
-    def load_full_state(self, state: dict) -> None:
-        """Inverse of `full_state`."""
-        self.load_state_dict(state["optimizers"])
-        self.cmp.load_state_dict(state["problem"])
+def lagrangian(state: cooper.CMPState) -> Tensor:
+    """What the weights descend along: F(θ) + λ g(θ), or what a penalty makes of g; 0-d."""
+    return state.compute_primal_lagrangian().lagrangian

@@ -7,19 +7,22 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from helper_functions.config import HalfOpenUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from helper_functions.files import load_tensors, save_tensors, write_json
 from helper_functions.record import RunRecord
 from helper_functions.training.devices import Precision
 from helper_functions.training.distribution import from_main
+from helper_functions.training.faults import Fault
 from helper_functions.training.generators import generator_states, restore_generators
-from helper_functions.training.loop import Cost, NamedLoader, Phase, run_phase
+from helper_functions.training.loop import Cost, LoopConfig, NamedLoader, Trainer, run_loop
+from helper_functions.training.spread import spread
+from optimizer.descent import Descent
 from optimizer.nan_guard import NanGuard
 from optimizer.optimizers import OPTIMIZERS, get_optimizer
-from optimizer.problems import EmpiricalRisk, Problem
+from optimizer.problems import Batch, Objective
 from optimizer.schedules import SCHEDULES, get_schedule, rescale_schedule
-from optimizer.solver import Solver
 
 
 @dataclasses.dataclass
@@ -67,11 +70,28 @@ def build_optimizer(model: nn.Module, recipe) -> torch.optim.Optimizer:
     )
 
 
+class EmpiricalRisk(Objective):
+    """Mean cross-entropy on the stream `train`."""
+
+    def __init__(self, model: nn.Module, precision: Precision) -> None:
+        self.forward_pass = spread(model, precision.compile_mode)
+        self.precision = precision
+
+    def __call__(self, train: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of one batch; figures are `train/loss` and `train/top1` in percent."""
+        inputs, labels = train
+        with self.precision.autocast():
+            logits = self.forward_pass(inputs)
+        loss = F.cross_entropy(logits.float(), labels)
+        accuracy = (logits.detach().argmax(1) == labels).float().mean() * 100
+        return loss, {"train/loss": loss.detach(), "train/top1": accuracy}
+
+
 class GradientSteps:
-    """A solver and the schedule of its learning rate, as steps of the loop on the stream `train`.
+    """Steps on the stream `train` that descend along an objective, with the schedule of their learning rate.
 
     Args:
-        problem: what is optimised.
+        objective: what is minimised.
         model: whose weights move; put into training mode before each step.
         recipe: a `Recipe`, or any arguments with the same fields.
         steps_per_epoch: batches in a pass.
@@ -79,24 +99,25 @@ class GradientSteps:
     """
 
     def __init__(
-        self, problem: Problem, model: nn.Module, recipe, steps_per_epoch: int, max_grad_norm: float | None = None
+        self, objective: Objective, model: nn.Module, recipe, steps_per_epoch: int, max_grad_norm: float | None = None
     ) -> None:
-        self.model = model
-        self.solver = Solver(problem, build_optimizer(model, recipe), model, max_grad_norm=max_grad_norm)
+        self.objective, self.model = objective, model
+        self.descent = Descent(build_optimizer(model, recipe), model, max_grad_norm)
         warmup = round(getattr(recipe, "warmup_epochs", 0) * steps_per_epoch)
         total = recipe.num_epochs * steps_per_epoch
-        self.schedule = get_schedule(recipe.schedule, self.solver.primal, total, warmup_steps=warmup)
+        self.schedule = get_schedule(recipe.schedule, self.descent.optimizer, total, warmup_steps=warmup)
 
     def __call__(self, batch: dict) -> dict[str, Tensor]:
         self.model.train()
-        figures = self.solver.step(batch)
+        loss, figures = self.objective(**batch)
+        norm = self.descent.step(loss, lambda: self.objective(**batch)[0])
         self.schedule.step()
-        return figures
+        return {**figures, **self.objective.commit(), "gradient/norm": norm}
 
     def rescale(self, factor: float) -> None:
         """Multiply all learning rates."""
         rescale_schedule(self.schedule, factor)
-        self.solver.cmp.rescale(factor)
+        self.objective.rescale(factor)
 
     def figures(self) -> dict[str, float]:
         """What the record shows beside an epoch's means."""
@@ -104,101 +125,128 @@ class GradientSteps:
 
     def state_dict(self) -> dict:
         """What a resumed run needs, the model's weights apart."""
-        return {"solver": self.solver.full_state(), "schedule": self.schedule.state_dict()}
+        states = {"optimizer": self.descent.optimizer, "schedule": self.schedule, "objective": self.objective}
+        return {name: part.state_dict() for name, part in states.items()}
 
     def load_state_dict(self, state: dict) -> None:
         """Inverse of `state_dict`."""
-        self.solver.load_full_state(state["solver"])
+        self.descent.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.objective.load_state_dict(state["objective"])
 
 
 def fit_classifier(
     model: nn.Module, loader: Iterable, recipe: Recipe, precision: Precision, record: RunRecord, **options
 ) -> Cost:
-    """Train `model` in place on everything in `loader` by mean cross-entropy; options as of `fit`."""
+    """Train `model` in place on everything in `loader` by mean cross-entropy; options as of `Fit`."""
     steps = GradientSteps(EmpiricalRisk(model, precision), model, recipe, len(loader))
-    return fit(steps, model, loader, recipe.num_epochs, precision, record, **options)
+    return Fit(steps, model, loader, recipe.num_epochs, precision, record, **options).run()
 
 
-def fit(
-    steps,
-    model: nn.Module,
-    loader: Iterable,
-    num_epochs: int,
-    precision: Precision,
-    record: RunRecord,
-    *,
-    name: str = "training",
-    checkpoint: dict | None = None,
-    evaluate: Callable[[nn.Module], dict[str, float]] = lambda model: {},
-    log_interval: int = 50,
-    shown: tuple[str, ...] = ("train/loss", "train/top1"),
-    columns: tuple[str, ...] | None = None,
-    on_nan: str | None = None,
-    rate_flag: str = "--learning_rate",
-) -> Cost:
-    """Pass over a loader `num_epochs` times, with a checkpoint after each epoch, and where a signal stops it.
+class Fit(Trainer):
+    """Passes over a loader, with a checkpoint after each epoch, and where a signal stops it.
 
     Args:
         steps: `GradientSteps`, or what has the same methods.
+        model: changed in place.
+        loader: of the stream `train`.
+        num_epochs: passes.
+        precision: device and dtype.
+        record: the run's record.
         name: of this training in the record; a checkpoint of the same name is gone on with.
         checkpoint: what `RunRecord.load_checkpoint` gave, or None.
         evaluate: figures of the model after an epoch, by their names in the record.
+        log_interval: steps between two transfers.
         shown: figures beside the progress bar.
         columns: figures in the table of epochs; all of them by default.
         on_nan: `stop`, by default, or `rewind`.
         rate_flag: the learning rate's name on the command line, for errors.
-
-    Raises:
-        NotFinite: a figure, or a weight, is no number any more.
-        Stopped: a signal has come.
     """
-    cost, start_epoch, place = Cost(), 0, None
-    guard = NanGuard(on_nan or "stop", {"model": model, "steps": steps}, steps.rescale, record, rate_flag)
-    if checkpoint is not None and checkpoint["name"] == name:
-        model.load_state_dict(checkpoint["model"])
-        steps.load_state_dict(checkpoint)
-        guard.load_state_dict(checkpoint["guard"])
-        cost, start_epoch, place = Cost(**checkpoint["cost"]), checkpoint["epoch"], checkpoint["place"]
-        restore_generators(checkpoint["generators"])
-    if hasattr(loader, "epoch"):
-        loader.epoch = start_epoch
-    watch = cost.stopwatch(precision.device)
 
-    def save(place: dict | None, epoch: int) -> None:
-        watch.lap()
-        record.save_checkpoint(
+    def __init__(
+        self,
+        steps: GradientSteps,
+        model: nn.Module,
+        loader: Iterable,
+        num_epochs: int,
+        precision: Precision,
+        record: RunRecord,
+        *,
+        name: str = "training",
+        checkpoint: dict | None = None,
+        evaluate: Callable[[nn.Module], dict[str, float]] = lambda model: {},
+        log_interval: int = 50,
+        shown: tuple[str, ...] = ("train/loss", "train/top1"),
+        columns: tuple[str, ...] | None = None,
+        on_nan: str | None = None,
+        rate_flag: str = "--learning_rate",
+    ) -> None:
+        self.name, self.batches = name, NamedLoader("train", loader)
+        self.steps, self.model, self.record = steps, model, record
+        self.evaluate, self.columns = evaluate, columns
+        self.guard = NanGuard(on_nan or "stop", {"model": model, "steps": steps}, steps.rescale, record, rate_flag)
+        self.config = LoopConfig(num_epochs, precision.device, log_interval, shown, model=model)
+        if checkpoint is not None and checkpoint["name"] == name:
+            self._restore(checkpoint)
+        if hasattr(loader, "epoch"):
+            loader.epoch = self.config.start_epoch
+        self.watch = self.config.cost.stopwatch(precision.device)
+
+    def run(self) -> Cost:
+        """Train to the end.
+
+        Raises:
+            NotFinite: a figure, or a weight, became NaN or infinite.
+            Stopped: a signal has come.
+        """
+        run_loop(self, self.config)
+        return self.config.cost
+
+    def step(self, batch: dict) -> dict[str, Tensor]:
+        return self.steps(batch)
+
+    def on_pass(self, epoch: int, number: int, resumed: bool) -> None:
+        self.guard.keep()
+
+    def on_fault(self, fault: Fault) -> bool:
+        return self.guard.on_fault(fault)
+
+    def on_epoch(self, means: dict[str, float], epoch: int) -> bool:
+        self.watch.lap()
+        cost, figures = self.config.cost, {**means, **self.evaluate(self.model), **self.steps.figures()}
+        self.record.scalars({f"{self.name}/{key}": value for key, value in figures.items()}, cost.gradient_steps)
+        row = figures if self.columns is None else {key: figures[key] for key in self.columns}
+        self.record.print_row(self.name, epoch, self.config.num_epochs, {**row, "seconds": cost.seconds})
+        self.watch.skip()
+        self.on_stop(None, epoch)
+        self.watch.skip()
+        return False
+
+    def on_stop(self, place: dict | None, epoch: int) -> None:
+        self.watch.lap()
+        self.record.save_checkpoint(
             {
-                "name": name,
+                "name": self.name,
                 "epoch": epoch,
                 "place": place,
-                "step": cost.gradient_steps,
-                "model": model.state_dict(),
-                "cost": dataclasses.asdict(cost),
+                "step": self.config.cost.gradient_steps,
+                "model": self.model.state_dict(),
+                "cost": dataclasses.asdict(self.config.cost),
                 "generators": generator_states(),
-                "guard": guard.state_dict(),
-                **steps.state_dict(),
+                "guard": self.guard.state_dict(),
+                "steps": self.steps.state_dict(),
             }
         )
 
-    def on_epoch(means: dict[str, float], epoch: int) -> None:
-        watch.lap()
-        figures = {**means, **evaluate(model), **steps.figures()}
-        record.scalars({f"{name}/{key}": value for key, value in figures.items()}, cost.gradient_steps)
-        row = figures if columns is None else {key: figures[key] for key in columns}
-        record.print_row(name, epoch, num_epochs, {**row, "seconds": cost.seconds})
-        watch.skip()
-        save(None, epoch)
-        watch.skip()
-
-    run_phase(
-        Phase(
-            name, num_epochs, NamedLoader("train", loader), steps, on_epoch=on_epoch, on_pass=guard.keep,
-            on_fault=guard.hear, on_stop=save, log_interval=log_interval, shown=shown, start_epoch=start_epoch,
-            place=place, model=model, device=precision.device, cost=cost,
+    def _restore(self, checkpoint: dict) -> None:
+        self.model.load_state_dict(checkpoint["model"])
+        self.steps.load_state_dict(checkpoint["steps"])
+        self.guard.load_state_dict(checkpoint["guard"])
+        config = self.config
+        config.cost, config.start_epoch, config.place = (
+            Cost(**checkpoint["cost"]), checkpoint["epoch"], checkpoint["place"]
         )  # fmt: skip
-    )
-    return cost
+        restore_generators(checkpoint["generators"])
 
 
 def fit_once(

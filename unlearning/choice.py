@@ -35,7 +35,7 @@ def _copy(model: nn.Module) -> Weights:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-class Last:
+class LastEpoch:
     """As published: the last epoch, whatever it cost."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Last:
         self.chosen, self.weights = state["chosen"], state["weights"]
 
 
-class WithinBudget(Last):
+class BestFeasible(LastEpoch):
     """Ours: of the epochs that kept the budget, the one nearest its target.
 
     Args:
@@ -75,7 +75,7 @@ class WithinBudget(Last):
             super().consider(epochs, model)
 
 
-class Rewind:
+class ScrubRewind:
     """SCRUB+R: the epoch whose forget error is nearest the last epoch's error on held-out images of the same classes.
 
     The last epoch's forget error is the highest, and images that were never seen say how high it should be. Source:

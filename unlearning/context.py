@@ -1,31 +1,33 @@
-"""A case of forgetting: the model, what is to go and what stays, and everything that a method may draw on."""
+"""What a method works on, `MethodContext`, and who listens to its trainer, `RunListener`."""
 
 import copy
 import dataclasses
 from collections.abc import Iterable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from data.streams import CyclingLoader, PairedLoader
 from data.views import evaluation_view
+from helper_functions.record import RunRecord
 from helper_functions.training.devices import Precision
 from helper_functions.training.loop import Cost, NamedLoader
 from models.reinitialise import reinitialised
 from unlearning.arguments import MethodArgs
-from unlearning.evaluator import Examination
-from unlearning.streams import Original, TwoStreams
+from unlearning.evaluator import Evaluation, Evaluator
+from unlearning.streams import OriginalAnswers, TwoStreams
 
 
 @dataclasses.dataclass
-class Case:
+class MethodContext:
     """What is to be forgotten, and by which means.
 
     Args:
         target: name of the forget target.
         model: the original, whose weights are still to move.
         loaders: `retain` and `forget`, shuffled batches; `unseen` and `validation`.
-        examination: what was measured of the original.
+        evaluator: what was measured of the original, and measures again.
         args: flags, the method's own among them.
         precision: device and dtype.
         seed: of everything that a method draws.
@@ -35,7 +37,7 @@ class Case:
     target: str
     model: nn.Module
     loaders: dict[str, Iterable]
-    examination: Examination
+    evaluator: Evaluator
     args: MethodArgs
     precision: Precision
     seed: int
@@ -45,13 +47,13 @@ class Case:
         self.streams = TwoStreams(self.model, self.precision, self.args.bn)
         # On the device, so that no draw waits for a transfer; its state goes into the checkpoint.
         self.generator = torch.Generator(self.precision.device).manual_seed(self.seed)
-        # Those that a plan has asked for, in that order, which is the same in a resumed run.
+        # Those that a method has asked for, in that order, which is the same in a resumed run.
         self.opened: list[NamedLoader | PairedLoader] = []
 
     @property
     def num_classes(self) -> int:
         """K."""
-        return self.examination.num_classes
+        return self.evaluator.num_classes
 
     def logits(self, inputs: Tensor, model: nn.Module | None = None) -> Tensor:
         """Float32 logits `[B, K]` of the model, or of another, in whichever mode it is.
@@ -62,9 +64,9 @@ class Case:
         with self.precision.autocast():
             return (self.streams.forward_pass if model is None else model)(inputs).float()
 
-    def original(self) -> Original:
+    def original(self) -> OriginalAnswers:
         """A frozen copy of the model as it is now, in eval mode."""
-        return Original(self.model, self.precision, "frozen")
+        return OriginalAnswers(self.model, self.precision, "frozen")
 
     def fresh(self) -> nn.Module:
         """A copy of the model with every weight drawn anew from the seed."""
@@ -102,3 +104,38 @@ class Case:
         self.generator.set_state(state["generator"])
         for stream, place in zip(self.opened, state["streams"], strict=True):
             stream.load_state_dict(place)
+
+
+class RunListener(Protocol):
+    """Whoever listens to a trainer: measures the model, writes down epochs and checkpoints.
+
+    `name` is the method's, `original` holds the original's figures, `epochs` those of each epoch so far.
+    """
+
+    name: str
+    record: RunRecord
+    log_interval: int
+    on_nan: str
+    original: dict[str, float]
+    epochs: list[dict[str, float]]
+
+    def evaluate(self, feasible: bool = True) -> Evaluation:
+        """Measure the model at the end of an epoch, and keep its weights if they may be the ones to end with.
+
+        Args:
+            feasible: False where these weights do not count as a result, whatever they keep.
+        """
+
+    def close_epoch(self, name: str, epoch: int, num_epochs: int, evaluation: Evaluation, trainer: dict) -> None:
+        """Write down what an epoch gave, and everything that a resumed run needs.
+
+        Args:
+            name: of the stage, in the table.
+            epoch: its number from 1.
+            num_epochs: of the stage.
+            evaluation: of `evaluate`.
+            trainer: the trainer's own state.
+        """
+
+    def save(self, trainer: dict) -> None:
+        """Write down everything that a resumed run needs, with the trainer's own state."""

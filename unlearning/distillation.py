@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import build_discriminator
 from contrastive_discrimination.held_out import FOLDS
-from contrastive_discrimination.teaching import CriticSteps, PassForTeacher, Scale, told_apart
+from contrastive_discrimination.teaching import CriticSteps, PassForTeacher, Scale, student_teacher_auc
 from data.views import evaluation_view
 from helper_functions.config import PositiveFloat
 from helper_functions.errors import UserError
@@ -19,10 +19,10 @@ from helper_functions.training.devices import seed_everything, seeded
 from helper_functions.training.inference import predict
 from models.features import classifier_head, predict_features
 from models.reinitialise import reinitialised
-from optimizer.training import GradientSteps, fit
+from optimizer.training import Fit, GradientSteps
 from unlearning.evaluator import RETAIN_SAMPLE
-from unlearning.experiment import Run
-from unlearning.workspace import Workspace
+from unlearning.experiment import Experiment
+from unlearning.setup import PreparedRun
 
 COLUMNS = (
     "train/loss", "classifier/loss", "classifier/accuracy", "discriminator/auc", "retain/top1", "validation/top1",
@@ -30,7 +30,7 @@ COLUMNS = (
 
 
 @dataclasses.dataclass
-class LessonArgs:
+class DistillationArgs:
     """Mode train: student, discriminator, and who of them learns."""
 
     noise: PositiveFloat = 0.5
@@ -68,34 +68,34 @@ class LessonArgs:
             raise UserError("--freeze_classifier: it has learned nothing yet; give --weight_path_classifier")
 
 
-class Lesson:
+class Distillation:
     """Teacher, student and critic of one run.
 
     Args:
         run: its model `original` is the teacher.
-        args: an instance of a script's `Args`, with the fields of `LessonArgs` and `UnlearnArgs`.
+        args: an instance of a script's `Args`, with the fields of `DistillationArgs` and `UnlearnArgs`.
 
     Raises:
         UserError: weights that cannot be read or do not fit.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.args, workspace = run, run.args, run.workspace
-        self.precision, self.device = workspace.precision, workspace.precision.device
+    def __init__(self, run: PreparedRun) -> None:
+        self.run, self.args, experiment = run, run.args, run.experiment
+        self.precision, self.device = experiment.precision, experiment.precision.device
         self.see_features = self.args.discriminate == "features"
         self.teacher = run.models["original"].eval().requires_grad_(False)
-        self.student = self._student(workspace)
-        self.scale = Scale.of(self._outputs(self.teacher, workspace.splits.train))
-        self.taught = self.scale(self._outputs(self.teacher, workspace.splits.validation))
+        self.student = self._student(experiment)
+        self.scale = Scale.of(self._outputs(self.teacher, experiment.splits.train))
+        self.taught = self.scale(self._outputs(self.teacher, experiment.splits.validation))
         with seeded(self.args.seed, self.device):
             self.critic = self._critic()
         self.critic.frozen = self.args.freeze_classifier
         _load_classifier(self.critic.discriminator, self.args.weight_path_classifier)
 
-    def _student(self, workspace: Workspace) -> nn.Module:
+    def _student(self, experiment: Experiment) -> nn.Module:
         path = self.args.weight_path_student
         if path is not None:
-            student = workspace.model(path)
+            student = experiment.model(path)
         else:
             with seeded(self.args.seed + 1, self.device):  # the teacher began from the seed itself
                 student = reinitialised(self.teacher).requires_grad_(True)
@@ -112,69 +112,69 @@ class Lesson:
 
     def _outputs(self, model: nn.Module, indices: Tensor) -> Tensor:
         """What is learned, of a model on some images: logits `[N, K]` or features `[N, F]`."""
-        features, logits, _ = predict_features(model, self.run.workspace.sets.evaluation(indices), self.precision)
+        features, logits, _ = predict_features(model, self.run.experiment.sets.evaluation(indices), self.precision)
         return features if self.see_features else logits
 
-    def give(self) -> dict[str, float]:
-        """Teach; the AUC of a fresh discriminator on held-out pairs `before` and `after`."""
+    def train(self) -> dict[str, float]:
+        """Train; the AUC of a fresh discriminator on held-out pairs `before` and `after`."""
         args, run = self.args, self.run
         before = self.auc()
-        loader = run.workspace.sets.training(run.workspace.splits.train, args.batch_size)
+        loader = run.experiment.sets.training(run.experiment.splits.train, args.batch_size)
         generator = torch.Generator(self.device).manual_seed(args.seed)
-        problem = PassForTeacher(
+        objective = PassForTeacher(
             self.student, self.teacher, self.see_features, self.scale, self.critic, args.discriminator_steps,
             args.noise, self.precision, generator,
         )  # fmt: skip
         if args.freeze_student:
-            steps = CriticSteps(problem)
+            steps = CriticSteps(objective)
         else:
-            steps = GradientSteps(problem, self.student, args, len(loader), args.max_grad_norm)
+            steps = GradientSteps(objective, self.student, args, len(loader), args.max_grad_norm)
         run.models["student"] = self.student
         # Whether the teacher was trained just now or read again must not show in what is drawn from here on.
         seed_everything(args.seed)
-        run.costs["student"] = fit(
+        run.costs["student"] = Fit(
             steps, self.student, loader, args.num_epochs, self.precision, run.record, name="student",
             checkpoint=run.checkpoint, evaluate=lambda model: {**self.figures(), "discriminator/auc": self.auc()},
             log_interval=args.log_interval, shown=("train/loss", "classifier/accuracy"), columns=COLUMNS,
             on_nan=args.on_nan,
-        )  # fmt: skip
-        problem.close()
+        ).run()  # fmt: skip
+        objective.close()
         return {"before": before, "after": self.auc()}
 
     def auc(self) -> float:
         """Of a fresh discriminator that is to tell student from teacher on validation images."""
-        student = self.scale(self._outputs(self.student, self.run.workspace.splits.validation))
-        return told_apart(student, self.taught, self.args.noise, self._critic, self.args.seed).value
+        student = self.scale(self._outputs(self.student, self.run.experiment.splits.validation))
+        return student_teacher_auc(student, self.taught, self.args.noise, self._critic, self.args.seed).value
 
     def figures(self) -> dict[str, float]:
         """Top-1, top-5 and loss of the student on retain, forget, unseen and validation images, at most 5,000 each."""
-        workspace, found = self.run.workspace, {}
+        experiment, found = self.run.experiment, {}
         for part in ("retain", "forget", "unseen", "validation"):
-            indices = getattr(workspace.splits, part)
+            indices = getattr(experiment.splits, part)
             if len(indices):
-                view = evaluation_view(workspace.sets.evaluation(indices), RETAIN_SAMPLE, self.args.seed)
+                view = evaluation_view(experiment.sets.evaluation(indices), RETAIN_SAMPLE, self.args.seed)
                 summary = summarise(*predict(self.student, view, self.precision))
                 found |= {f"{part}/{name}": value for name, value in summary.items()}
         return found
 
 
-def check_lesson(args: LessonArgs, workspace: Workspace, teacher: nn.Module) -> None:
+def check_distillation(args: DistillationArgs, experiment: Experiment, teacher: nn.Module) -> None:
     """Refuse weights that do not fit, and too few images to judge by, before any work.
 
     Raises:
         UserError: naming the file, or how many images there are.
     """
-    count = len(workspace.splits.validation)
+    count = len(experiment.splits.validation)
     if count < FOLDS:
         raise UserError(f"{count} validation images: held-out pairs want {FOLDS} or more; raise --validation")
     if args.weight_path_student is not None:
-        workspace.model(args.weight_path_student)
-    size = classifier_head(teacher).in_features if args.discriminate == "features" else workspace.dataset.num_classes
-    with seeded(args.seed, workspace.precision.device):
+        experiment.model(args.weight_path_student)
+    size = classifier_head(teacher).in_features if args.discriminate == "features" else experiment.dataset.num_classes
+    with seeded(args.seed, experiment.precision.device):
         _load_classifier(_discriminator(args, size), args.weight_path_classifier)
 
 
-def _discriminator(args: LessonArgs, size: int) -> nn.Module:
+def _discriminator(args: DistillationArgs, size: int) -> nn.Module:
     return build_discriminator("mlp" if args.discriminator == "auto" else args.discriminator, size)
 
 

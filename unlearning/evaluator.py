@@ -53,7 +53,7 @@ def matched_top1(logits: Tensor, labels: Tensor, weights: Tensor) -> float:
 
 
 @dataclasses.dataclass
-class Findings:
+class Evaluation:
     """What one examination found: figures by name, per-image losses `[n]` by stream, forget logits and labels."""
 
     figures: dict[str, float]
@@ -61,11 +61,11 @@ class Findings:
     forget: tuple[Tensor, Tensor]
 
 
-class Examination:
+class Evaluator:
     """Repeated, paired measurements of a model against the original, on the same images without augmentation.
 
-    `unseen_weights` and `validation_weights` match the classes of these images to the forget set's, `as_hard` how hard
-    they are as well.
+    `unseen_weights` and `validation_weights` match the classes of these images to the forget set's;
+    `difficulty_weights` match how hard they are as well.
 
     Args:
         model: the original, examined once at the start.
@@ -81,9 +81,9 @@ class Examination:
         loaders: dict[str, Iterable],
         precision: Precision,
         seed: int,
-        rise: Callable[[Tensor, Tensor, Tensor], Tensor],
+        retain_loss_gap: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> None:
-        self.precision, self.rise = precision, rise
+        self.precision, self.retain_loss_gap = precision, retain_loss_gap
         self.views = {name: evaluation_view(loader) for name, loader in loaders.items() if name != "retain"}
         self.views["retain"] = evaluation_view(loaders["retain"], RETAIN_SAMPLE, seed)
         self.original_outputs = {name: predict(model, view, precision) for name, view in self.views.items()}
@@ -98,7 +98,7 @@ class Examination:
         self.validation_weights = self._matching("validation")
         self.unseen_top1 = matched_top1(*self.original_outputs["unseen"], self.unseen_weights)
         self.difficulty = self._difficulty()
-        self.as_hard = {
+        self.difficulty_weights = {
             name: self.difficulty.weigh(self._original_losses(name), weights)
             for name, weights in (("unseen", self.unseen_weights), ("validation", self.validation_weights))
         }
@@ -132,16 +132,16 @@ class Examination:
         """Losses of one stream's images under the model's present weights, `[n]`."""
         return F.cross_entropy(*predict(model, self.views[name], self.precision), reduction="none")
 
-    def of_original(self, target, budget: float) -> Findings:
+    def of_original(self, target, budget: float) -> Evaluation:
         """What the first examination, of the original, found."""
         return self._find(self.original_outputs, target, budget)
 
-    def __call__(self, model: nn.Module, target, budget: float) -> Findings:
+    def __call__(self, model: nn.Module, target, budget: float) -> Evaluation:
         """Examine the model now; `constraint/feasible` is 1 where the bound on the fall keeps the budget."""
         outputs = {name: predict(model, view, self.precision) for name, view in self.views.items()}
         return self._find(outputs, target, budget)
 
-    def _find(self, outputs: dict[str, tuple[Tensor, Tensor]], target, budget: float) -> Findings:
+    def _find(self, outputs: dict[str, tuple[Tensor, Tensor]], target, budget: float) -> Evaluation:
         figures, losses = {}, {}
         for name, (logits, labels) in outputs.items():
             losses[name] = F.cross_entropy(logits, labels, reduction="none")
@@ -152,15 +152,15 @@ class Examination:
         right = outputs["retain"][0].argmax(1) == self.retain_labels
         fall, bound = paired_fall(self.original_right, right, self.retain_images)
         figures |= {
-            "retain/rise": self.rise(self.original_outputs["retain"][0], *outputs["retain"]).item(),
+            "retain/loss_gap": self.retain_loss_gap(self.original_outputs["retain"][0], *outputs["retain"]).item(),
             "constraint/fall": fall,
             "constraint/fall_bound": bound,
             # Logits that are no numbers can still be right by chance.
             "constraint/feasible": float(bound <= budget and math.isfinite(figures["retain/loss"])),
         }
-        distance = target.distance(*outputs["forget"], losses["validation"], self.as_hard["validation"])
+        distance = target.distance(*outputs["forget"], losses["validation"], self.difficulty_weights["validation"])
         figures |= {"forget/distance": distance, "forget/own_distance": distance}
-        return Findings(figures, losses, outputs["forget"])
+        return Evaluation(figures, losses, outputs["forget"])
 
 
 def _size(loader: Iterable) -> int:

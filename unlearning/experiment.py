@@ -1,202 +1,144 @@
-"""A run of unlearning from flags: its folder, data and models, and the forgetting itself."""
+"""What a script works on, from its arguments: device, data set, splits, loaders, and classifiers."""
 
-import copy
-import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal
+from pathlib import Path
 
+import torch
 from torch import nn
 
-from data.copies import find_copies, tell_copies
-from data.views import fixed_sample
-from helper_functions.config import NonNegativeFloat, PositiveFloat, PositiveInt
+from data.arguments import DataArgs, augmentation_from, dataset_from
+from data.forget import parse_forget
+from data.image_sets import ImageSets
+from data.split_record import OPTIONAL, PARTS, Splits
+from data.splits import make_splits
 from helper_functions.errors import UserError
 from helper_functions.metrics import summarise
-from helper_functions.record import RunRecord
-from helper_functions.training.devices import seed_everything
+from helper_functions.safe_files.printable import printable
+from helper_functions.training.devices import choose_device, choose_precision, seed_everything
 from helper_functions.training.distribution import from_main
 from helper_functions.training.inference import predict
-from helper_functions.training.loop import Cost
-from models.weight_files import WeightFile, read_weight_file
-from optimizer.schedules import SCHEDULES
-from optimizer.training import Recipe, fit_once
-from unlearning.arguments import MethodArgs, batch_sizes
-from unlearning.constrained.difficulty import Difficulty
-from unlearning.evaluator import RETAIN_SAMPLE
-from unlearning.methods import METHODS, check_images, check_method
-from unlearning.run import Unlearned, Unlearning
-from unlearning.sequence import Previous, SequenceArgs, check_previous, follow
-from unlearning.workspace import Workspace
+from helper_functions.training.shared_batch_norm import share_batch_norm
+from models.arguments import model_from
+
+TARGETS = {
+    "random": "unseen", "file": "unseen", "class": "zero", "superclass": "zero", "mislabelled": "chance",
+}  # fmt: skip
 
 
-@dataclasses.dataclass
-class OriginalArgs:
-    """Where the original, and the retrained model, come from."""
-
-    weight_path: str | None = None
-    """Weights of the original; without them it is trained first. Those of a run bring its data and its model along,
-    where no flag names others."""
-    train_num_epochs: PositiveInt = 30
-    """Passes over the training set when the original, or the retrained model, is trained here."""
-    train_batch_size: PositiveInt = 128
-    """Images in one gradient step of that training."""
-    train_learning_rate: PositiveFloat = 0.1
-    """Peak learning rate of that training."""
-    train_weight_decay: NonNegativeFloat = 5e-4
-    """Of that training."""
-    train_schedule: Literal[*SCHEDULES] = "one_cycle"
-    """Of that training's learning rate."""
-    retrain: bool = False
-    """Also train the retrained model, without the forget set, and report every gap to it."""
-    retrained_weight_path: list[str] = dataclasses.field(default_factory=list)
-    """Weights of one or several retrained models, to report every gap to them; several give a band."""
-    judge: Literal["final", "validation"] = "final"
-    """What the report rests on: everything, test images and attacks included, or no more than a run may look at while
-    flags are tuned."""
-    judged_retain_images: PositiveInt | None = None
-    """Retain images, drawn once for all models, that the report and the verdict rest on; all of them by default. For a
-    sample, the verdict adds the margin of a one-sided 95 % bound to the fall."""
-
-    def recipe(self) -> Recipe:
-        """How the original and the retrained model are trained; SAM as in unlearning."""
-        names = ("num_epochs", "batch_size", "learning_rate", "weight_decay", "schedule")
-        shared = ("use_sam", "adaptive_sam", "rho")
-        return Recipe(**{n: getattr(self, f"train_{n}") for n in names}, **{n: getattr(self, n) for n in shared})
-
-
-@dataclasses.dataclass
-class Run:
-    """A run that has begun: `models` and `costs` by name, `original` and, where it was asked for, `retrained`.
-
-    `args` are those of the run that is resumed, where one is, with what is left of the budget; `checkpoint` is its last
-    one. `notes` join the report: `copies` of forget images elsewhere, `sequence` for a request after others.
-    `weight_file` says how the original's file was written, where it came from one.
-    """
-
-    args: Any
-    workspace: Workspace
-    record: RunRecord
-    checkpoint: dict | None
-    models: dict[str, nn.Module]
-    costs: dict[str, Cost]
-    notes: dict[str, object]
-    weight_file: WeightFile | None = None
-
-
-Check = Callable[[Any, Workspace, nn.Module], None]
-
-
-def begin(args: Any, name: str, default_forget: str | None, check: Check) -> Run:
-    """Open or reopen the run folder, read what there is, train what is missing.
+class Experiment:
+    """Data and models of one run.
 
     Args:
-        args: an instance of a script's `Args`, with the fields of `RunArgs`, `DataArgs`, `ModelArgs`, `UnlearnArgs` and
-            `OriginalArgs`.
-        name: beginning of the folder's name where --name_prefix gives none.
-        default_forget: the forget set where neither arguments nor earlier splits name one.
-        check: refuses what the script would need and cannot have, from arguments, data and the original.
+        args: an instance of a script's `Args`, with the fields of `RunArgs`, `DataArgs` and `ModelArgs`.
+        weight_path: weights that the run starts from; the splits.npz beside them is used again, and where there is
+            none, they are taken to have been trained elsewhere.
+        default_forget: the forget set where neither the arguments nor earlier splits name one.
+        following: whether the forget set beside these weights is forgotten already, and another one is asked for.
+        with_copies: whether copies of forget images are forgotten, too.
 
     Raises:
         UserError: a request that cannot be met; nothing has been written.
     """
-    record = None
-    if args.resume is not None:
-        record, args = RunRecord.reopen(args.resume, type(args), args.on_nan)
-    if args.retrain and args.retrained_weight_path:
-        raise UserError("--retrain and --retrained_weight_path are two ways to a retrained model; give one")
-    workspace, previous = _open(args, default_forget)
-    models = {"original": workspace.model(args.weight_path)}
-    if args.weight_path is not None:
-        refuse_chance(models["original"], workspace, args.weight_path)
-    for number, path in enumerate(args.retrained_weight_path, start=1):
-        models["retrained" if number == 1 else f"retrained-{number}"] = workspace.retrained(path)
-    check(args, workspace, models["original"])
-    notes = {"copies": from_main(lambda: find_copies(workspace.dataset, workspace.splits))}
-    said, left = tell_copies(notes["copies"], workspace.splits), args.retain_budget
-    if previous is not None:
-        notes["sequence"] = follow(previous, args, workspace, models["original"])
-        said, left = [*said, f"sequence {notes['sequence']}"], notes["sequence"].left_of(left)
-    # Now: by the end of the run the file may be gone.
-    weight_file = read_weight_file(args.weight_path)[1] if args.weight_path is not None else None
-    record = record or RunRecord.create(args.log_dir, args.name_prefix or name, args, workspace.precision.device)
-    workspace.splits.save(record.path("splits.npz"))
-    print("\n".join([workspace.describe(), *said, f"run      {record.folder}"]))
-    own = dataclasses.replace(args, retain_budget=left)
-    run = Run(own, workspace, record, record.load_checkpoint(), models, {}, notes, weight_file)
-    _train_missing(run)
-    return run
 
+    def __init__(
+        self,
+        args: DataArgs,
+        weight_path: str | None = None,
+        default_forget: str | None = None,
+        *,
+        following: bool = False,
+        with_copies: bool = False,
+    ) -> None:
+        self.args = args
+        if args.compile_mode != "default" and not args.compile:
+            raise UserError(f"--compile_mode {args.compile_mode}: nothing is compiled; give --compile beside it")
+        mode = args.compile_mode if args.compile else None
+        self.precision = choose_precision(choose_device(args.device, args.deterministic), args.precision, mode)
+        # Before the data set, which takes longer to load.
+        if weight_path is not None and not Path(weight_path).is_file():
+            raise UserError(f"--weight_path {weight_path}: there is no such file")
+        self.dataset = dataset_from(args)
+        self.splits = from_main(lambda: self._splits(weight_path, default_forget, following, with_copies))
+        augmentation = augmentation_from(args, self.dataset)
+        self.sets = ImageSets(
+            self.dataset, self.splits, augmentation, self.precision.device, args.seed, args.data_on_device
+        )
 
-def _open(args: Any, default_forget: str | None) -> tuple[Workspace, Previous | None]:
-    """Data and splits, and the run before where the request is one of a sequence."""
-    request = args if isinstance(args, SequenceArgs) else SequenceArgs()
-    previous = check_previous(args) if request.previous_run is not None else None
-    workspace = Workspace(
-        args, args.weight_path, default_forget, following=previous is not None, with_copies=request.with_copies
-    )
-    return workspace, previous
-
-
-def _train_missing(run: Run) -> None:
-    args, workspace = run.args, run.workspace
-    parts = {"original": workspace.splits.train, "retrained": workspace.splits.retain}
-    for name in [*(["original"] if args.weight_path is None else []), *(["retrained"] if args.retrain else [])]:
-        if name not in run.models:
-            run.models[name] = workspace.model()
-        run.costs[name] = fit_once(
-            run.models[name], workspace.sets.training(parts[name], args.train_batch_size), args.recipe(),
-            workspace.precision, run.record, name=name, checkpoint=run.checkpoint, log_interval=args.log_interval,
-            evaluate=workspace.validation_figures, on_nan=args.on_nan,
+    def _splits(
+        self, weight_path: str | None, default_forget: str | None, following: bool, with_copies: bool
+    ) -> Splits:
+        args = self.args
+        # A run that goes on keeps its own, whatever has become of the lists and weights that it began with.
+        own = Path(args.resume) / "splits.npz" if args.resume is not None else None
+        if own is not None and own.is_file():
+            return Splits.load(own, self.dataset)
+        beside = Path(weight_path).with_name("splits.npz") if weight_path is not None else None
+        listed = args.validation.startswith("file:") and not following
+        path = args.splits or (beside if beside is not None and beside.is_file() and not listed else None)
+        previous = Splits.load(path, self.dataset, forget_may_lack=following) if path is not None else None
+        if following:
+            previous = previous.following()
+        forget = args.forget
+        if forget is None and (previous is None or not previous.forget_request):
+            forget = default_forget
+        elif forget is None and with_copies:
+            forget = previous.forget_request
+        return make_splits(
+            self.dataset, forget, validation=args.validation, test=args.test, seed=args.seed,
+            confusion=args.confusion, foreign=weight_path is not None and previous is None, previous=previous,
+            with_copies=with_copies,
         )  # fmt: skip
 
+    def model(self, weight_path: str | None = None) -> nn.Module:
+        """The classifier that the arguments ask for, on the device; its first weights come from the seed."""
+        seed_everything(self.args.seed)
+        dataset = self.dataset
+        model = model_from(self.args, dataset.num_classes, dataset.in_channels, dataset.image_size, weight_path)
+        if self.args.sync_bn:
+            share_batch_norm(model)
+        return model.to(self.precision.device, memory_format=torch.channels_last)
 
-def check_forgetting(args: Any, method: str, workspace: Workspace) -> None:
-    """Refuse a method that these arguments and images do not allow.
+    def retrained(self, weight_path: str) -> nn.Module:
+        """The retrained model from a file; splits beside it must leave the same forget set out.
 
-    Raises:
-        UserError: naming the flag, or the images that are too few.
-    """
-    settings, target = settings_from(args), workspace.target(args.forget_target)
-    check_method(method, settings)
-    check_images(method, settings, target, workspace.splits, workspace.dataset.num_classes)
+        Raises:
+            UserError: it was trained on another split.
+        """
+        beside = Path(weight_path).with_name("splits.npz")
+        if beside.is_file():
+            theirs = Splits.load(beside, self.dataset)
+            if not torch.equal(theirs.retain, self.splits.retain):
+                raise UserError(f"--retrained_weight_path {weight_path}: it was trained without another forget set")
+        return self.model(weight_path)
 
+    def validation_figures(self, model: nn.Module) -> dict[str, float]:
+        """Validation top-1 and top-5 in percent and loss, for the table of epochs."""
+        logits, labels = predict(model, self.sets.evaluation(self.splits.validation), self.precision)
+        return {f"validation/{name}": value for name, value in summarise(logits, labels).items()}
 
-def settings_from(args: Any) -> MethodArgs:
-    """The flags that methods follow, out of a script's; what the script has not stays as it is by default."""
-    names = [field.name for field in dataclasses.fields(MethodArgs) if hasattr(args, field.name)]
-    return MethodArgs(**{name: getattr(args, name) for name in names})
+    def describe(self) -> str:
+        """Data set and its parts, forget set and device, a line each."""
+        splits = self.splits
+        parts = (*PARTS, OPTIONAL) if len(splits.forgotten) else PARTS
+        sizes = ", ".join(f"{name} {len(getattr(splits, name)):,}" for name in parts)
+        device, dtype = self.precision.device, str(self.precision.dtype).removeprefix("torch.")
+        forget = printable(splits.forget_request) or "nothing"
+        data = f"{self.dataset.name}: {sizes} ({splits.final_test})"
+        return f"data     {data}\nforget   {forget}\ndevice   {device}, {dtype}"
 
+    def target(self, name: str) -> str:
+        """The forget target called `name`, or the one that fits the forget set for `auto`."""
+        return TARGETS[parse_forget(self.splits.forget_request).kind] if name == "auto" else name
 
-def forget(run: Run, method: str) -> Unlearned:
-    """Unlearn a copy of the original by one of `METHODS`; it joins the run's models as `unlearned`."""
-    args, workspace = run.args, run.workspace
-    model = run.models["unlearned"] = copy.deepcopy(run.models["original"])
-    settings, target = settings_from(args), workspace.target(args.forget_target)
-    sizes = batch_sizes(settings, len(workspace.splits.forget), workspace.dataset.num_classes)
-    loaders = workspace.loaders(*sizes, augment=METHODS[method].augmented)
-    seed_everything(args.seed)  # whether the original was trained just now or read again must not show
-    unlearning = Unlearning(
-        model, loaders, settings, target, method, workspace.precision, run.record, args.seed, args.log_interval,
-        args.on_nan,
-    )  # fmt: skip
-    if target == "unseen" and (difficulty := unlearning.evaluator.difficulty) != Difficulty():
-        print(f"ranks    of the forget losses: {difficulty}")
-    outcome = unlearning.experiment(run.checkpoint)
-    run.costs["unlearned"] = outcome.cost
-    return outcome
+    def loaders(self, batch_size: int, retain_batch_size: int, *, augment: bool = False) -> dict:
+        """Loaders for unlearning by name; forget and retain shuffled, augmented where it is asked for.
 
-
-def refuse_chance(model: nn.Module, workspace: Workspace, source: str) -> None:
-    """Refuse weights that know next to nothing about the retain set: forgetting them would prove nothing.
-
-    Raises:
-        UserError: retain accuracy is at most twice that of a guess, or ten points above it where that is less.
-    """
-    images = fixed_sample(workspace.splits.retain, RETAIN_SAMPLE)  # an accuracy to a point is enough
-    logits, labels = predict(model, workspace.sets.evaluation(images), workspace.precision)
-    top1, guess = summarise(logits, labels)["top1"], 100 / workspace.dataset.num_classes
-    if top1 <= guess + min(guess, 10):
-        raise UserError(
-            f"--weight_path {source}: {top1:.1f} % of the retain set is right, and guessing gives {guess:.1f} %; is "
-            "the normalisation (--mean --std), the order of the labels, the stem or the data set another one?"
-        )
+        Constrained methods ask for none: the budget is on images as they are. Measured on augmented ones, the fall is
+        another one, and so is the price of forgetting.
+        """
+        splits, sets = self.splits, self.sets
+        return {
+            "retain": sets.training(splits.retain, retain_batch_size, augment=augment, stream=1),
+            "forget": sets.training(splits.forget, batch_size, augment=augment, stream=2),
+            "unseen": sets.evaluation(splits.unseen),
+            "validation": sets.evaluation(splits.validation),
+        }

@@ -11,9 +11,9 @@ from helper_functions.training.distribution import from_main
 from helper_functions.training.generators import generator_states, restore_generators
 from helper_functions.training.loop import Cost
 from unlearning.arguments import MethodArgs
-from unlearning.choice import Last, Rewind, WithinBudget
-from unlearning.context import Case
-from unlearning.evaluator import Examination, Findings
+from unlearning.choice import BestFeasible, LastEpoch, ScrubRewind
+from unlearning.context import MethodContext
+from unlearning.evaluator import Evaluation, Evaluator
 from unlearning.methods import METHODS, check_method
 from unlearning.streams import RETAIN_LOSSES, own_retain_loss
 
@@ -45,7 +45,7 @@ class Unlearned:
     held_out_auc: dict[str, float]
 
 
-class Unlearning:
+class UnlearningRun:
     """One run of a method on loaders.
 
     Args:
@@ -81,16 +81,16 @@ class Unlearning:
         self.on_nan = on_nan or ("rewind" if self.method.constrained else "stop")
         self.cost = Cost()
         self.watch = self.cost.stopwatch(precision.device)
-        rise = RETAIN_LOSSES[own_retain_loss(args.retain_loss, target)]
-        self.examination = Examination(model, loaders, precision, seed, rise)
-        self.case = Case(target, model, loaders, self.examination, args, precision, seed, self.cost)
-        self.procedure = self.method.procedure(self.case)
-        self.target = self.procedure.target
-        findings = self.examination.of_original(self.target, args.retain_budget)
-        original = findings.figures | self.target.examine(model, *findings.forget)
+        retain_loss_gap = RETAIN_LOSSES[own_retain_loss(args.retain_loss, target)]
+        self.evaluator = Evaluator(model, loaders, precision, seed, retain_loss_gap)
+        self.context = MethodContext(target, model, loaders, self.evaluator, args, precision, seed, self.cost)
+        self.trainer = self.method.trainer(self.context)
+        self.target = self.trainer.target
+        evaluation = self.evaluator.of_original(self.target, args.retain_budget)
+        original = evaluation.figures | self.target.examine(model, *evaluation.forget)
         self.original = from_main(lambda: original)
-        own = WithinBudget(self.target.tolerances) if self.method.constrained else Last()
-        self.choice = Rewind(record) if args.rewind else own
+        own = BestFeasible(self.target.tolerances) if self.method.constrained else LastEpoch()
+        self.choice = ScrubRewind(record) if args.rewind else own
         self.epochs: list[dict[str, float]] = []
 
     def run(self, checkpoint: dict | None = None) -> Unlearned:
@@ -105,7 +105,7 @@ class Unlearning:
             self._restore(state)
         self.target.listen(self.model)
         try:
-            self.procedure.run(self, None if state is None else state["procedure"])
+            self.trainer.run(self, None if state is None else state["trainer"])
         finally:
             self.target.close()
         place, weights = self.choice.settle(self.epochs)
@@ -115,52 +115,52 @@ class Unlearning:
         chosen, auc = self.epochs[place], "discriminator/auc"
         kept = chosen["constraint/feasible"] or not self.method.constrained
         return Unlearned(
-            self.epochs, place + 1 if kept else None, self.original | self.procedure.original, self.target.name,
-            self.name, self.procedure.events, self.cost, self.procedure.multiplier,
+            self.epochs, place + 1 if kept else None, self.original | self.trainer.original, self.target.name,
+            self.name, self.trainer.events, self.cost, self.trainer.multiplier,
             {"original": self.original[auc], "unlearned": chosen[auc]} if auc in chosen else {},
         )  # fmt: skip
 
-    def examine(self, feasible: bool = True) -> Findings:
+    def evaluate(self, feasible: bool = True) -> Evaluation:
         """Measure the model at the end of an epoch, and keep its weights if they may be the ones to end with.
 
         Args:
             feasible: False where these weights do not count as a result, whatever they keep.
         """
-        findings = self.examination(self.model, self.target, self.args.retain_budget)
-        figures = findings.figures | self.target.examine(self.model, *findings.forget)
+        evaluation = self.evaluator(self.model, self.target, self.args.retain_budget)
+        figures = evaluation.figures | self.target.examine(self.model, *evaluation.forget)
         # Ranks that differed by a rounding could decide differently, and wait for each other.
-        figures = findings.figures = from_main(lambda: figures)
+        figures = evaluation.figures = from_main(lambda: figures)
         if not feasible:
             figures["constraint/feasible"] = 0.0
         self.epochs.append(figures)
         self.choice.consider(self.epochs, self.model)
-        return findings
+        return evaluation
 
-    def close_epoch(self, name: str, epoch: int, num_epochs: int, findings: Findings, procedure: dict) -> None:
+    def close_epoch(self, name: str, epoch: int, num_epochs: int, evaluation: Evaluation, trainer: dict) -> None:
         """Write down what an epoch gave, and everything that a resumed run needs; the time that takes does not count.
 
         Args:
             name: of the stage, in the table.
             epoch: its number from 1.
             num_epochs: of the stage.
-            findings: of `examine`.
-            procedure: the procedure's own state.
+            findings: of `evaluate`.
+            trainer: the trainer's own state.
         """
         self.watch.lap()
-        figures, step = findings.figures, self.cost.gradient_steps
+        figures, step = evaluation.figures, self.cost.gradient_steps
         self.record.scalars(figures, step)
-        self.record.histograms({f"{name}/losses": findings.losses[name] for name in ("forget", "unseen")}, step)
+        self.record.histograms({f"{name}/losses": evaluation.losses[name] for name in ("forget", "unseen")}, step)
         row = {column: figures[column] for column in COLUMNS if column in figures}
         self.record.print_row(name, epoch, num_epochs, {**row, "seconds": self.cost.seconds})
         self.watch.skip()
-        self.save(procedure)
+        self.save(trainer)
         self.watch.skip()
 
-    def save(self, procedure: dict) -> None:
+    def save(self, trainer: dict) -> None:
         """Write down everything that a resumed run needs, at the end of an epoch or in the middle of one.
 
         Args:
-            procedure: the procedure's own state.
+            trainer: the trainer's own state.
         """
         self.watch.lap()
         self.record.save_checkpoint(
@@ -172,8 +172,8 @@ class Unlearning:
                 "choice": self.choice.state_dict(),
                 "cost": dataclasses.asdict(self.cost),
                 "generators": generator_states(),
-                "case": self.case.state_dict(),
-                "procedure": procedure,
+                "case": self.context.state_dict(),
+                "trainer": trainer,
             }
         )
 
@@ -183,4 +183,4 @@ class Unlearning:
         self.choice.load_state_dict(state["choice"])
         vars(self.cost).update(state["cost"])
         restore_generators(state["generators"])
-        self.case.load_state_dict(state["case"])
+        self.context.load_state_dict(state["case"])

@@ -15,9 +15,9 @@ from helper_functions.run_folder import RESULT
 from helper_functions.training.distribution import from_main
 from helper_functions.training.inference import predict
 from unlearning.evaluator import paired_fall
+from unlearning.experiment import Experiment
 from unlearning.known_weights import DESCRIBING, MODEL
 from unlearning.methods import METHODS
-from unlearning.workspace import Workspace
 
 # Flags that a later request cannot change: data, their parts, and the model.
 SAME = ("dataset", *MODEL, "image_size", "mean", "std", "validation", "test")
@@ -208,7 +208,7 @@ def check_previous(args: Any) -> Previous:
     return previous
 
 
-def follow(previous: Previous, args: Any, workspace: Workspace, model: nn.Module) -> Sequence:
+def follow(previous: Previous, args: Any, experiment: Experiment, model: nn.Module) -> Sequence:
     """Where a request stands, before anything is forgotten.
 
     What has been spent is measured anew, on the images that this request retains: the fall of accuracy from the first
@@ -224,15 +224,15 @@ def follow(previous: Previous, args: Any, workspace: Workspace, model: nn.Module
     """
     first, spent = previous.first_original(), previous.spent
     if first is not None:
-        images = fixed_sample(workspace.splits.retain, args.judged_retain_images)
+        images = fixed_sample(experiment.splits.retain, args.judged_retain_images)
         right = []
-        for compared in (workspace.model(str(first)), model):
-            logits, labels = predict(compared, workspace.sets.evaluation(images), workspace.precision)
+        for compared in (experiment.model(str(first)), model):
+            logits, labels = predict(compared, experiment.sets.evaluation(images), experiment.precision)
             right.append(logits.argmax(1) == labels)
-        spent = max(0.0, paired_fall(*right, len(workspace.splits.retain))[1])
+        spent = max(0.0, paired_fall(*right, len(experiment.splits.retain))[1])
     spent = from_main(lambda: math.ceil(spent * 10**DIGITS) / 10**DIGITS)
     carried = previous.multiplier if previous.config.get("solver") == args.solver else None
     return Sequence(
-        args.previous_run, previous.number + 1, spent, workspace.splits.num_forgotten,
+        args.previous_run, previous.number + 1, spent, experiment.splits.num_forgotten,
         carried if carried == args.multiplier else None,
     )  # fmt: skip

@@ -43,7 +43,7 @@ class TwoStreams:
                 return self.forward_pass(forget).float(), retain_logits
 
 
-class Original:
+class OriginalAnswers:
     """The frozen original model, asked for its answers on each retain batch in a pass without gradient.
 
     It is put into the same batch-norm mode as the model, so that the two differ in their weights alone.
@@ -62,7 +62,7 @@ class Original:
             return self.forward_pass(inputs).float()
 
 
-def rise_on_labels(original_logits: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+def label_loss_gap(original_logits: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy on the labels, less the original's on the same inputs, in nats, 0-d.
 
     Args:
@@ -73,10 +73,10 @@ def rise_on_labels(original_logits: Tensor, logits: Tensor, labels: Tensor) -> T
     return F.cross_entropy(logits, labels) - F.cross_entropy(original_logits, labels)
 
 
-def rise_on_original(original_logits: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+def original_divergence(original_logits: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy against the original's own answers, less the original's: KL(original || model), in nats, 0-d.
 
-    Arguments as for `rise_on_labels`; the labels play no part.
+    Arguments as for `label_loss_gap`; the labels play no part.
     """
     return F.kl_div(logits.log_softmax(1), original_logits.log_softmax(1), log_target=True, reduction="batchmean")
 
@@ -84,7 +84,7 @@ def rise_on_original(original_logits: Tensor, logits: Tensor, labels: Tensor) ->
 # Which answers the retain loss compares with. The original's are the better record of what is to be kept: its gradient
 # is zero there, so that nothing of the budget is spent before anything is forgotten. But where labels or classes have
 # to go, the original's answers are part of what is wrong.
-RETAIN_LOSSES = {"labels": rise_on_labels, "original": rise_on_original}
+RETAIN_LOSSES = {"labels": label_loss_gap, "original": original_divergence}
 OWN_RETAIN_LOSS = {"unseen": "original", "zero": "labels", "chance": "labels"}
 
 

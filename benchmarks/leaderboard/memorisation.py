@@ -15,7 +15,7 @@ from benchmarks.leaderboard.trained_models import Training
 from data.random_streams import random_state
 from helper_functions.errors import UserError
 from helper_functions.training.inference import predict
-from unlearning.workspace import Workspace
+from unlearning.experiment import Experiment
 
 THIRDS = ("low", "middle", "high")
 # Of the training images, so that the set has the size of random:0.1.
@@ -57,16 +57,16 @@ def score(training: Training, seed: int) -> dict[int, float]:
     """The loss of each training image under the model of the half that it is not in, by image."""
     original = training.original("", seed)
     argv = ["--config_file", training.config_file, "--splits", str(original / "splits.npz"), "--seed", str(seed)]
-    workspace = Workspace(train.get_parser().parse(argv))
-    images = workspace.splits.train
+    experiment = Experiment(train.get_parser().parse(argv))
+    images = experiment.splits.train
     order = torch.from_numpy(random_state(seed, "halves").permutation(len(images)))
     scores = {}
     for number, half in enumerate(images[order].tensor_split(2)):
         path = Path(training.log_dir) / f"half-{number}-{original.name}.txt"
         path.write_text("\n".join(map(str, half.sort().values.tolist())) + "\n")
         flags = {"seed": seed, "splits": original / "splits.npz", "forget": f"file:{path}", "retain_only": True}
-        model = workspace.model(str(training.run("half", flags) / "model.pt"))
-        logits, labels = predict(model, workspace.sets.evaluation(half), workspace.precision)
+        model = experiment.model(str(training.run("half", flags) / "model.pt"))
+        logits, labels = predict(model, experiment.sets.evaluation(half), experiment.precision)
         losses = F.cross_entropy(logits, labels, reduction="none")
         scores |= dict(zip(half.tolist(), losses.tolist(), strict=True))
     return scores

@@ -15,11 +15,9 @@ from data.datasets import Dataset, load_dataset
 from data.image_sets import ImageSets
 from data.loaders import TensorLoader
 from helper_functions.training.devices import Precision, seed_everything
-from helper_functions.training.loop import Cost, Phase, run_phase
+from helper_functions.training.loop import LoopConfig, Trainer, run_loop
 from helper_functions.training.peak_memory import peak_memory, release_memory, reset_peak_memory
 from models import get_model
-from optimizer.schedules import get_schedule
-from optimizer.solver import Solver
 
 NUM_CLASSES = 100
 SCHEDULE_STEPS = 100_000  # so many that no schedule comes to its end
@@ -121,29 +119,25 @@ class Bench:
         """Anything of ours."""
         return Ours(run, amount, self.device, warm_up)
 
-    def our_steps(self, solver: Solver, schedule: str, batches: Iterable[dict], prepare: Callable) -> Ours:
-        """Steps of a solver in the loop that all scripts use; `prepare` sets the model's mode before each."""
-        scheduler, stream = get_schedule(schedule, solver.primal, SCHEDULE_STEPS), iter(batches)
-
-        def step(batch: dict) -> dict:
-            prepare()
-            figures = solver.step({name: self.formatted(pair) for name, pair in batch.items()})
-            scheduler.step()
-            return figures
+    def our_steps(self, step: Callable[[dict], dict], batches: Iterable[dict]) -> Ours:
+        """Steps of a trainer in the loop that all scripts use."""
+        stream = iter(batches)
 
         def run(steps: int) -> int:
-            cost = Cost()
-            run_phase(Phase("benchmark", 1, Taken(stream, steps), step, device=self.device, cost=cost))
-            return cost.images
+            config = LoopConfig(1, self.device)
+            run_loop(Taken(stream, steps, lambda batch: step({k: self.formatted(v) for k, v in batch.items()})), config)
+            return config.cost.images
 
         return self.ours(run, self.steps)
 
 
-class Taken:
-    """The next few batches of an endless stream, as the sized iterable that the loop wants."""
+class Taken(Trainer):
+    """The next few batches of an endless stream, and what is done with each."""
 
-    def __init__(self, stream: Iterator, steps: int) -> None:
-        self.stream, self.steps = stream, steps
+    name = "benchmark"
+
+    def __init__(self, stream: Iterator, steps: int, step: Callable[[dict], dict]) -> None:
+        self.stream, self.steps, self.step, self.batches = stream, steps, step, self
 
     def __len__(self) -> int:
         return self.steps

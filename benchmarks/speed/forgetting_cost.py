@@ -15,8 +15,8 @@ from helper_functions.training.devices import Precision, seed_everything
 from models import get_model
 from optimizer.training import Recipe, fit_classifier
 from unlearning.arguments import MethodArgs
-from unlearning.evaluator import Examination
-from unlearning.run import Unlearning
+from unlearning.evaluator import Evaluator
+from unlearning.run import UnlearningRun
 
 BATCH_SIZE = 128
 # Unseen images, and as many for validation, whatever the setting.
@@ -59,18 +59,18 @@ class Unrecorded:
 class TimedExamination:
     """An examination whose time is added up in `seconds`."""
 
-    def __init__(self, examination: Examination, device: torch.device) -> None:
-        self.examination, self.device, self.seconds = examination, device, 0.0
+    def __init__(self, evaluator: Evaluator, device: torch.device) -> None:
+        self.evaluator, self.device, self.seconds = evaluator, device, 0.0
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.examination, name)
+        return getattr(self.evaluator, name)
 
     def __call__(self, *arguments: Any) -> Any:
-        return self._timed(self.examination, *arguments)
+        return self._timed(self.evaluator, *arguments)
 
     def losses(self, *arguments: Any) -> Tensor:
-        """As `Examination.losses`."""
-        return self._timed(self.examination.losses, *arguments)
+        """As `Evaluator.losses`."""
+        return self._timed(self.evaluator.losses, *arguments)
 
     def _timed(self, examine, *arguments: Any) -> Any:
         began = clock(self.device)
@@ -111,12 +111,12 @@ class Forgetting:
         model.load_state_dict(weights)
 
         began = clock(device)
-        run = Unlearning(
+        run = UnlearningRun(
             model, loaders, MethodArgs(num_epochs=1), "unseen", "constrained", self.precision, Unrecorded(), self.seed
         )
         examined = clock(device)
-        timed = TimedExamination(run.examination, device)
-        run.examination = run.case.examination = timed
+        timed = TimedExamination(run.evaluator, device)
+        run.evaluator = run.case.evaluator = timed
         run.run()
         ended = clock(device)
         return {

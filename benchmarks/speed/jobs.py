@@ -3,24 +3,21 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
+from types import SimpleNamespace
 
 import torch
 from torch.nn import functional as F
 
 from benchmarks.speed import plain
-from benchmarks.speed.bench import Bench, Measure, Ours, forever
+from benchmarks.speed.bench import SCHEDULE_STEPS, Bench, Measure, Ours, forever
 from helper_functions.metrics import calculate_accuracy
 from helper_functions.training.inference import predict
-from optimizer.problems import EmpiricalRisk
-from optimizer.solver import Solver
-from optimizer.training import Recipe, build_optimizer
+from optimizer.training import EmpiricalRisk, GradientSteps, Recipe
 from unlearning.arguments import MethodArgs
-from unlearning.constrained.problem import ForgetSubjectToRetain
-from unlearning.constrained.two_stages import AIMED_SHARE
-from unlearning.context import Case
-from unlearning.evaluator import Examination
+from unlearning.context import MethodContext
+from unlearning.evaluator import Evaluator
 from unlearning.methods import METHODS
-from unlearning.streams import rise_on_original
+from unlearning.streams import original_divergence
 
 # Batches for each of --steps: what is fast needs more of them to be timed well.
 EVALUATION_BATCHES, LOADER_BATCHES = 4, 40
@@ -31,9 +28,8 @@ Pair = tuple[Ours, Measure]
 def our_training(bench: Bench, use_sam: bool = False) -> Ours:
     """A step of train.py."""
     model, recipe = bench.model(), Recipe(use_sam=use_sam)
-    solver = Solver(EmpiricalRisk(model, bench.precision), build_optimizer(model, recipe), model)
-    batches = ({"train": batch} for batch in forever(bench.loader("train")))
-    return bench.our_steps(solver, recipe.schedule, batches, model.train)
+    steps = GradientSteps(EmpiricalRisk(model, bench.precision), model, recipe, SCHEDULE_STEPS // recipe.num_epochs)
+    return bench.our_steps(steps, ({"train": batch} for batch in forever(bench.loader("train"))))
 
 
 def our_unlearning(bench: Bench, method: str) -> Ours:
@@ -42,18 +38,15 @@ def our_unlearning(bench: Bench, method: str) -> Ours:
     # As much of each part as a method needs to begin with; what it examines later is no step.
     parts = ("retain", "forget", "unseen", "validation")
     views = {name: bench.sets.evaluation(bench.indices(name)[:1000]) for name in parts}
-    examination = Examination(model, views, precision, 0, rise_on_original)
+    evaluator = Evaluator(model, views, precision, 0, original_divergence)
     loaders = views | {name: bench.loader(name, augment=False) for name in ("forget", "retain")}
-    case = Case("unseen", model, loaders, examination, args, precision, 0)
-    procedure = METHODS[method].procedure(case)
-    procedure.target.refresh(examination.losses(model, "unseen"))
-    problem = ForgetSubjectToRetain(
-        case.streams, procedure.frozen, rise_on_original, procedure.target, AIMED_SHARE * args.retain_budget,
-        args.solver, args.multiplier, args.penalty_coefficient,
-    )  # fmt: skip
-    solver = Solver(problem, build_optimizer(model, args), model, args.dual_learning_rate, args.max_grad_norm)
-    case.streams.prepare(model)
-    return bench.our_steps(solver, args.schedule, forever(procedure.loader), lambda: None)
+    context = MethodContext("unseen", model, loaders, evaluator, args, precision, 0)
+    trainer = METHODS[method].trainer(context)
+    trainer.target.refresh(evaluator.losses(model, "unseen"))
+    trainer.listener = SimpleNamespace(record=SimpleNamespace(scalars=lambda figures, step: None), on_nan="rewind")
+    trainer.set_up_stage(0, SCHEDULE_STEPS // len(trainer.batches))
+    context.streams.prepare(model)
+    return bench.our_steps(trainer.step, forever(trainer.batches))
 
 
 def training(bench: Bench, use_sam: bool = False) -> Pair:

@@ -29,7 +29,7 @@ from helper_functions.errors import UserError
 from helper_functions.keys import key_of
 from helper_functions.run_folder import run_quietly
 from helper_functions.training.inference import predict
-from unlearning.workspace import Workspace
+from unlearning.experiment import Experiment
 
 # What the requests ask for: random training images, without which retraining itself falls by up to 1.1 points; or wrong
 # labels, found out lot by lot. Until it is reported, a wrong label is retained, and forgetting the first lots corrects
@@ -148,8 +148,8 @@ class _Ruler:
 
     def __init__(self, config_file: str, original: Path, seed: int) -> None:
         argv = ["--config_file", config_file, "--splits", str(original / "splits.npz"), "--seed", str(seed)]
-        self.workspace = Workspace(train.get_parser().parse(argv))
-        self.splits, self.seed = self.workspace.splits, seed
+        self.experiment = Experiment(train.get_parser().parse(argv))
+        self.splits, self.seed = self.experiment.splits, seed
         self.held_out = torch.cat([self.splits.validation, self.splits.unseen]).sort().values
         self.original = self._model(original)
 
@@ -173,10 +173,10 @@ class _Ruler:
         }
 
     def _model(self, folder: Path) -> nn.Module:
-        return self.workspace.model(str(folder / "model.pt"))
+        return self.experiment.model(str(folder / "model.pt"))
 
     def _figures(self, model: nn.Module, images: Tensor) -> dict[str, float]:
-        logits, labels = predict(model, self.workspace.sets.evaluation(images), self.workspace.precision)
+        logits, labels = predict(model, self.experiment.sets.evaluation(images), self.experiment.precision)
         right = (logits.argmax(1) == labels).double().mean().item()
         return {"top1": 100 * right, "loss": F.cross_entropy(logits, labels).item()}
 

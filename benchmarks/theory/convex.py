@@ -153,7 +153,7 @@ class Front:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class MethodContext:
     """Digits, one of which is forgotten; the original and the retrained optimum.
 
     Args:
@@ -212,7 +212,7 @@ def _risk_on_labels(features: Tensor, labels: Tensor) -> Risk:
     return Risk(features, F.one_hot(labels, NUM_CLASSES).double(), DECAY)
 
 
-def digits_case(digit: int = 3, images: int = TRAIN_IMAGES, seed: int = 0) -> Case:
+def digits_case(digit: int = 3, images: int = TRAIN_IMAGES, seed: int = 0) -> MethodContext:
     """The first images of the digits in an order drawn by `seed`, with both optima."""
     from sklearn.datasets import load_digits
 
@@ -223,6 +223,6 @@ def digits_case(digit: int = 3, images: int = TRAIN_IMAGES, seed: int = 0) -> Ca
     features = features / features.norm(dim=1).max()
     labels = torch.from_numpy(bunch.target)[order].long()
     zero = torch.zeros(NUM_CLASSES, features.shape[1], dtype=features.dtype)
-    case = Case(features, labels, digit, zero, zero)
+    context = MethodContext(features, labels, digit, zero, zero)
     original = minimise([(1.0, _risk_on_labels(features, labels))], zero)
-    return replace(case, original=original, retrained=minimise([(1.0, case.retain_on_labels)], original))
+    return replace(context, original=original, retrained=minimise([(1.0, context.retain_on_labels)], original))

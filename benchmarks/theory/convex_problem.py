@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from benchmarks.theory.convex import Front
 from optimizer.problems import Problem
-from optimizer.solver import SOLVERS, Solver, SolverName, inequality
+from optimizer.solver import SOLVERS, Solver, SolverName, inequality, lagrangian
 
 
 class Weights(nn.Module):
@@ -55,5 +55,7 @@ def learn(front: Front, bound: float, steps: int, solver: SolverName = "lagrangi
     dual_rate = 0.01 / abs(bound - front.constraint(front.start).item())
     solver = Solver(problem, primal, model, dual_rate)
     for _ in range(steps):
-        solver.roll()
+        state = problem.compute_cmp_state()
+        solver.dual_step(state)
+        solver.step(lagrangian(state), lambda: lagrangian(problem.compute_cmp_state()))
     return problem

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.theory.convex import DECAY, NUM_CLASSES, Case, Front, digits_case
+from benchmarks.theory.convex import DECAY, NUM_CLASSES, Front, MethodContext, digits_case
 from benchmarks.theory.convex_problem import learn
 from helper_functions.config import PositiveInt, ScriptParser, run_script
 from helper_functions.errors import UserError
@@ -58,30 +58,30 @@ def nearest(front: Front, distance: Callable[[torch.Tensor], float]) -> tuple[fl
 
 def row_of(digit: int) -> str:
     """A line of the table of digits: the best multiplier by outputs and the one that keeps `BUDGET`, side by side."""
-    case = digits_case(digit)
-    front = case.front(case.retain_on_original)
-    _, start = case.distances(case.original)
-    best, distance = nearest(front, lambda weights: case.distances(weights)[1])
+    context = digits_case(digit)
+    front = context.front(context.retain_on_original)
+    _, start = context.distances(context.original)
+    best, distance = nearest(front, lambda weights: context.distances(weights)[1])
     spent = front.constraint(front.at(best).weights).item()
     kept = front.within(BUDGET)
-    fall = case.retain_accuracy(case.original) - case.retain_accuracy(kept.weights)
+    fall = context.retain_accuracy(context.original) - context.retain_accuracy(kept.weights)
     return (
         f"| {digit} | {best:.1f} | {spent:.3f} | {distance / start:.2f} | {kept.multiplier:.1f} | "
-        f"{case.distances(kept.weights)[1] / start:.2f} | {fall:+.1f} |"
+        f"{context.distances(kept.weights)[1] / start:.2f} | {fall:+.1f} |"
     )
 
 
-def bounds_of(case: Case) -> list[tuple[str, float, float]]:
+def bounds_of(context: MethodContext) -> list[tuple[str, float, float]]:
     """What section 8 bounds: a name, the distance or difference as it is, and its bound."""
-    retain, original = case.retain_on_labels, case.original
-    away = case.distances(original)[0]
+    retain, original = context.retain_on_labels, context.original
+    away = context.distances(original)[0]
     slope = retain.gradient(original).norm().item()
-    share = case.forget.double().mean().item()
-    kept = case.front(retain).within(retain(original).item() + BUDGET).weights
-    distance = case.distances(kept)[0]
-    excess = (retain(kept) - retain(case.retrained)).item()
+    share = context.forget.double().mean().item()
+    kept = context.front(retain).within(retain(original).item() + BUDGET).weights
+    distance = context.distances(kept)[0]
+    excess = (retain(kept) - retain(context.retrained)).item()
     ahead = math.hypot(math.sqrt(2 * BUDGET / DECAY), slope / DECAY)
-    pair = [(case.features[case.forget] @ weights.T).log_softmax(1) for weights in (kept, case.retrained)]
+    pair = [(context.features[context.forget] @ weights.T).log_softmax(1) for weights in (kept, context.retrained)]
     return [
         ("original to retrained, from the gradient", away, slope / DECAY),
         ("original to retrained, before any training", away, 2 * math.sqrt(2) * share / DECAY),
@@ -91,7 +91,7 @@ def bounds_of(case: Case) -> list[tuple[str, float, float]]:
     ]
 
 
-def draw(path: Path, case: Case, learned: dict[float, float], points: int = 81) -> None:
+def draw(path: Path, context: MethodContext, learned: dict[float, float], points: int = 81) -> None:
     """Two panels over the fixed multiplier: distances to the retrained model, and the rise of the retain loss.
 
     Args:
@@ -105,7 +105,7 @@ def draw(path: Path, case: Case, learned: dict[float, float], points: int = 81) 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    front = case.front(case.retain_on_original)
+    front = context.front(context.retain_on_original)
     multipliers = torch.logspace(*LOGARITHMS, points, dtype=torch.float64).tolist()
     solved = [front.at(multiplier).weights for multiplier in multipliers]
     marked = [front.at(multiplier).weights for multiplier in learned.values()]
@@ -117,9 +117,9 @@ def draw(path: Path, case: Case, learned: dict[float, float], points: int = 81) 
             axis.axvspan(multipliers[0], learned[BUDGET], color="#999999", alpha=0.25, linewidth=0)
             axis.axvline(learned[BUDGET], color="black", linewidth=1)
         for part, (name, style, colour, place) in enumerate(CURVES):
-            start = case.distances(case.original)[part]
-            found = [case.distances(weights)[part] / start for weights in marked]
-            curve = [case.distances(weights)[part] / start for weights in solved]
+            start = context.distances(context.original)[part]
+            found = [context.distances(weights)[part] / start for weights in marked]
+            curve = [context.distances(weights)[part] / start for weights in solved]
             above.plot(multipliers, curve, style, color=colour, linewidth=2.5)
             _mark(above, learned, found, colour)
             above.text(*place, name, color=colour)
@@ -154,19 +154,19 @@ def main(args: Args) -> dict:
     path = Path(args.output)
     if not path.parent.is_dir():
         raise UserError(f"--output {path}: no folder {path.parent}; make it first")
-    case = digits_case(SHOWN_DIGIT)
-    front = case.front(case.retain_on_original)
+    context = digits_case(SHOWN_DIGIT)
+    front = context.front(context.retain_on_original)
     learned = {}
     print(_table("budget, nats", "learned", "exact"))
     for budget in BUDGETS:
         learned[budget] = learn(front, budget, args.steps, multiplier=10.0).budget.multiplier.weight.item()
         print(f"| {budget} | {learned[budget]:.3f} | {front.within(budget).multiplier:.3f} |")
-    draw(path, case, learned)
+    draw(path, context, learned)
     print("\n" + _table("digit", "best", "rise there", "distance", "at the budget", "distance", "fall"))
     for digit in range(NUM_CLASSES):
         print(row_of(digit))
     print("\n" + _table("", "measured", "bound"))
-    for name, measured, bound in bounds_of(case):
+    for name, measured, bound in bounds_of(context):
         print(f"| {name} | {measured:.2f} | {bound:.2f} |")
     return {"learned": learned}
 

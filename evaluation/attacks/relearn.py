@@ -1,7 +1,7 @@
 """Relearn time: how soon forgotten images are known again when they are learned once more."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from torch import nn
 
@@ -10,9 +10,8 @@ from data.views import evaluation_view
 from helper_functions.metrics import summarise
 from helper_functions.training.devices import Precision
 from helper_functions.training.inference import predict
-from helper_functions.training.loop import Phase, run_phase
-from optimizer.problems import EmpiricalRisk
-from optimizer.training import GradientSteps, Recipe
+from helper_functions.training.loop import LoopConfig, Trainer, run_loop
+from optimizer.training import EmpiricalRisk, GradientSteps, Recipe
 
 MARGIN = 1.0
 LEARNING_RATE = 1e-3
@@ -66,14 +65,20 @@ def relearn_steps(
         return 0
     recipe = Recipe(learning_rate=learning_rate, weight_decay=0.0, schedule="constant", num_epochs=max_epochs)
     stretch = _Stretch(loader, max(1, len(loader) // CHECKS_PER_EPOCH))
-    most = -(-max_epochs * len(loader) // len(stretch))
+    config = LoopConfig(-(-max_epochs * len(loader) // len(stretch)), precision.device, shown=("train/loss",))
     steps = GradientSteps(EmpiricalRisk(model, precision), model, recipe, len(loader))
-    phase = Phase(
-        "relearning", most, stretch, steps, on_epoch=lambda *_: is_known(), shown=("train/loss",),
-        device=precision.device,
-    )  # fmt: skip
-    run_phase(phase)
-    return phase.cost.gradient_steps
+    run_loop(_Relearning(stretch, steps, is_known), config)
+    return config.cost.gradient_steps
+
+
+class _Relearning(Trainer):
+    name = "relearning"
+
+    def __init__(self, batches: "_Stretch", step: GradientSteps, is_known: Callable[[], bool]) -> None:
+        self.batches, self.step, self.is_known = batches, step, is_known
+
+    def on_epoch(self, means: dict[str, float], epoch: int) -> bool:
+        return self.is_known()
 
 
 class _Stretch:

@@ -12,7 +12,7 @@ from helper_functions.code_version import code_version
 from helper_functions.run_folder import RESULT
 from helper_functions.training.devices import describe_environment
 from helper_functions.training.loop import Cost
-from unlearning.workspace import Workspace
+from unlearning.experiment import Experiment
 
 SCHEMA_VERSION = 1
 # The report's own digest, which the page shows, and the page's digest, which therefore it cannot cover.
@@ -62,9 +62,9 @@ def list_digest(images: list[int], file_names: tuple[str, ...] | None) -> str:
     return hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
 
 
-def data_of(workspace: Workspace) -> dict:
+def data_of(experiment: Experiment) -> dict:
     """The data set: its name, how many classes and images, and whether images are told apart by file names."""
-    splits, dataset = workspace.splits, workspace.dataset
+    splits, dataset = experiment.splits, experiment.dataset
     return {
         "dataset": dataset.name,
         "classes": dataset.num_classes,
@@ -73,10 +73,10 @@ def data_of(workspace: Workspace) -> dict:
     }
 
 
-def run_of(folder: Path, script: str, args: Any, workspace: Workspace, method: str | None, cost: Cost | None) -> dict:
+def run_of(folder: Path, script: str, args: Any, experiment: Experiment, method: str | None, cost: Cost | None) -> dict:
     """By what, with which settings, and on what a run came about; hardware and versions as of its beginning."""
     kept = folder / "environment.json"
-    environment = json.loads(kept.read_text()) if kept.is_file() else describe_environment(workspace.precision.device)
+    environment = json.loads(kept.read_text()) if kept.is_file() else describe_environment(experiment.precision.device)
     return {
         "name": folder.name,
         "script": script,
@@ -87,7 +87,7 @@ def run_of(folder: Path, script: str, args: Any, workspace: Workspace, method: s
         "configuration_sha256": file_digest(folder / "config.yaml"),
         "code": code_version(),
         **{name: environment.get(name) for name in ENVIRONMENT},
-        "precision": str(workspace.precision.dtype).removeprefix("torch."),
+        "precision": str(experiment.precision.dtype).removeprefix("torch."),
     }
 
 

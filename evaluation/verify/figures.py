@@ -10,18 +10,18 @@ import numpy as np
 from torch import Tensor, nn
 
 from data.copies import find_copies
-from evaluation.conclude import findings, judge_models, verdict_of
 from evaluation.judge import Judgement
 from evaluation.report.page import PAGE, PICTURE
 from evaluation.report.pictures import decoded
 from evaluation.report.record import ENVIRONMENT, data_of, file_digest, listed_files, request_of, trace_of
 from evaluation.report.tables import plain
+from evaluation.report.write import evaluation, judge_models, verdict_of
 from evaluation.verify.checks import ROUNDING, Check, all_near, at, exact, near, titled, tolerance_of
 from helper_functions.errors import UserError
 from helper_functions.run_folder import INFEASIBLE, RESULT
 from helper_functions.training.devices import describe_environment
+from unlearning.experiment import Experiment
 from unlearning.sequence import DIGITS
-from unlearning.workspace import Workspace
 
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
 # What a run may have ended with, as weights that its own model takes.
@@ -75,12 +75,12 @@ class Recorded:
         return {(str(at(file, "role")), str(at(file, "path"))): at(file, "sha256") for file in listed}
 
     @functools.cached_property
-    def workspace(self) -> Workspace:
+    def experiment(self) -> Experiment:
         """Data and splits of the run, in the precision that it computed in."""
         precision = PRECISIONS.get(str(at(self.report, "run", "precision")), self.args.precision)
         moved = {name: value for name, value in self.moved.items() if name in ("data_dir", "device")}
         # A run that is resumed takes its own splits.
-        return Workspace(dataclasses.replace(self.args, resume=str(self.folder), precision=precision, **moved))
+        return Experiment(dataclasses.replace(self.args, resume=str(self.folder), precision=precision, **moved))
 
 
 def check_files(run: Recorded) -> list[Check]:
@@ -107,9 +107,9 @@ def check_figures(run: Recorded) -> list[Check]:
         UserError: data or the resulting weights are absent, or cannot be read.
     """
     models, checks = _models(run), _records(run)
-    judgements = judge_models(models, run.workspace, run.args)
-    found, told = plain(findings(judgements, run.workspace)), at(run.report, "models")
-    same, images = _same_place(run), data_of(run.workspace)["images"]
+    judgements = judge_models(models, run.experiment, run.args)
+    found, told = plain(evaluation(judgements, run.experiment)), at(run.report, "models")
+    same, images = _same_place(run), data_of(run.experiment)["images"]
     for name, figures in told.items() if isinstance(told, dict) else ():
         checks += _figures(name, figures, at(found, "models", name), images, same)
     tolerance = ROUNDING if same else tolerance_of("forget_top1", images)
@@ -136,17 +136,17 @@ def _models(run: Recorded) -> dict[str, nn.Module]:
     if not results:
         raise UserError(f"--verify {run.folder}: the resulting weights are not there ({' or '.join(RESULTS)})")
     if run.method is None:
-        return {"original": run.workspace.model(str(results[0]))}
+        return {"original": run.experiment.model(str(results[0]))}
     retrained = [path for role, _, path in run.files if role == "retrained"]
     named = [("original", path) for role, _, path in run.files if role == "original"] + [("unlearned", results[0])]
     named += [("retrained" if n == 1 else f"retrained-{n}", path) for n, path in enumerate(retrained, 1)]
-    return {name: run.workspace.model(str(path)) for name, path in named if path.is_file()}
+    return {name: run.experiment.model(str(path)) for name, path in named if path.is_file()}
 
 
 def _records(run: Recorded) -> list[Check]:
     """What is no measurement: it has to be the same to the letter."""
-    report, workspace, splits = run.report, run.workspace, run.workspace.splits
-    request, told = request_of(run.args, splits, workspace.dataset), report.get("request")
+    report, experiment, splits = run.report, run.experiment, run.experiment.splits
+    request, told = request_of(run.args, splits, experiment.dataset), report.get("request")
     titles = {"id": "request id", "requester": "requester", "forget": "what to forget, as written",
               "images": "images to forget", "sha256": "digest of their list"}  # fmt: skip
     checks = [exact(title, at(told, name), request[name]) for name, title in titles.items()]
@@ -154,8 +154,8 @@ def _records(run: Recorded) -> list[Check]:
     checks += [exact(name, at(report, "run", name), value) for name, value in expected.items()]
     return [
         *checks,
-        exact("data set and its parts", report.get("data"), data_of(workspace)),
-        exact("copies of forget images elsewhere", report.get("copies"), find_copies(workspace.dataset, splits)),
+        exact("data set and its parts", report.get("data"), data_of(experiment)),
+        exact("copies of forget images elsewhere", report.get("copies"), find_copies(experiment.dataset, splits)),
         exact("images of earlier requests", at(report, "sequence", "forgotten_images") or 0, splits.num_forgotten),
         all_near("trace", report.get("trace"), trace_of(run.folder / "metrics.jsonl"), 0),
     ]
@@ -163,7 +163,7 @@ def _records(run: Recorded) -> list[Check]:
 
 def _same_place(run: Recorded) -> bool:
     """Whether figures should come out as they were: the same processor and versions; GPUs do not promise it."""
-    device = run.workspace.precision.device
+    device = run.experiment.precision.device
     here = describe_environment(device)
     return device.type == "cpu" and all(at(run.report, "run", name) == here[name] for name in ENVIRONMENT)
 
@@ -187,13 +187,13 @@ def _figures(name: str, told: Any, found: dict | None, images: dict[str, int], s
 def _verdict(run: Recorded, judgements: dict[str, Judgement], same: bool) -> list[Check]:
     if run.method is None:
         return [exact("verdict", run.report.get("verdict"), None)]
-    splits, target = run.workspace.splits, run.workspace.target(run.args.forget_target)
+    splits, target = run.experiment.splits, run.experiment.target(run.args.forget_target)
     how = {"request": splits.forget_request, "images": len(splits.forget), "method": run.method, "target": target}
     checks = [exact(f"forgetting: {name}", at(run.report, "forget", name), value) for name, value in how.items()]
     if "original" not in judgements:
         return [*checks, Check("verdict", "", "not at hand", None)]
-    found = plain(verdict_of(judgements, run.within_what_was_left, target, run.workspace))
-    tolerance = ROUNDING if same else tolerance_of("retain_top1", data_of(run.workspace)["images"])
+    found = plain(verdict_of(judgements, run.within_what_was_left, target, run.experiment))
+    tolerance = ROUNDING if same else tolerance_of("retain_top1", data_of(run.experiment)["images"])
     for name, value in found.items():
         compare = exact if isinstance(value, bool) else functools.partial(near, tolerance=tolerance)
         checks.append(compare(f"verdict: {name.replace('_', ' ')}", at(run.report, "verdict", name), value))
@@ -205,7 +205,7 @@ def _pictures(run: Recorded) -> list[Check]:
     told, page = run.report.get("pictures"), run.folder / PAGE
     if not told or not page.is_file():
         return []
-    dataset, splits = run.workspace.dataset, run.workspace.splits
+    dataset, splits = run.experiment.dataset, run.experiment.splits
     names = dataset.file_names or range(len(dataset.images))
     places = {names[index]: index for index in splits.forget.tolist()}
     shown = PICTURE.findall(page.read_text(errors="replace"))

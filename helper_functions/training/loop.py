@@ -1,9 +1,13 @@
-"""The one loop: it draws batches, takes steps and hands figures on, and knows no method."""
+"""The loop over epochs and batches: every training, and every unlearning method, goes through `run_loop`.
+
+It knows no method: a `Trainer` brings batches, takes steps and is told what happens. It reads figures from the device
+once an interval, shows a progress bar where somebody watches, and counts what it costs.
+"""
 
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -13,10 +17,8 @@ from tqdm import tqdm
 from helper_functions.signals import Stops, held_back
 from helper_functions.training.distribution import from_main, is_main, wait_for_main
 from helper_functions.training.faults import WEIGHTS, Fault, all_finite
-from helper_functions.training.passes import RunningPass
+from helper_functions.training.passes import ResumableEpoch
 from helper_functions.training.peak_memory import peak_memory, release_memory, reset_peak_memory
-
-Step = Callable[[dict], dict[str, Tensor]]
 
 
 @dataclass
@@ -56,37 +58,64 @@ class Stopwatch:
         self._since = time.perf_counter()
 
 
-@dataclass
-class Phase:
-    """A stretch of a run: where batches come from, what one step does with them, and who listens.
+class Trainer:
+    """What the loop runs: where batches come from, one step, and hooks, which do nothing unless they are overridden.
 
-    `batches` yields dicts that map a stream's name to `(inputs, labels)`. `step` takes one of them and returns 0-d
-    tensors by name, the same names at each step; they stay on the device until the next transfer.
-    `on_interval(means, step)` hears the means since the last transfer, `on_epoch(means, epoch) -> stop` those of
-    the epoch, and ends the phase by returning True.
-
-    `on_pass()` is told when a pass is entered. `on_fault(fault) -> again` hears of a figure that is no number, and at
-    the end of a pass of a weight of `model` that is none; by returning True it has the pass begun again from where it
-    was entered. `on_stop(place, epoch)` saves everything when a signal ends the run in the middle of the epoch of
-    this number, from 0; a phase that is given `start_epoch` and `place` goes on from there. Without it, a signal is
-    raised wherever it comes.
+    Batches are dicts that map a stream's name to `(inputs, labels)`. An epoch is one pass over `batches`, or several
+    (`passes`), each with a name for the record.
     """
 
-    name: str
-    num_epochs: int
+    name = "training"
     batches: Iterable[dict]
-    step: Step
-    on_interval: Callable[[dict[str, float], int], None] = lambda means, step: None
-    on_epoch: Callable[[dict[str, float], int], bool | None] = lambda means, epoch: None
-    on_pass: Callable[[], None] = lambda: None
-    on_fault: Callable[[Fault], bool] = lambda fault: False
-    on_stop: Callable[[dict, int], None] | None = None
+
+    def passes(self, epoch: int) -> list[tuple[str, Iterable[dict]]]:
+        """Names and batches of the passes of an epoch, from 0."""
+        return [(self.name, self.batches)]
+
+    def step(self, batch: dict) -> dict[str, Tensor]:
+        """One step on a batch; gives 0-d tensors by name, the same names at each step of a pass."""
+        raise NotImplementedError
+
+    def on_pass(self, epoch: int, number: int, resumed: bool) -> None:
+        """Pass `number` of an epoch, both from 0, begins, or goes on in the middle where a run is `resumed`."""
+
+    def on_interval(self, figures: dict[str, float], step: int) -> None:
+        """Means since the last interval, after so many gradient steps."""
+
+    def on_epoch(self, means: dict[str, float], epoch: int) -> bool:
+        """Means of the last pass of an epoch, from 1; True ends the loop."""
+        return False
+
+    def on_fault(self, fault: Fault) -> bool:
+        """A figure, or a weight, became NaN or infinite; True begins the pass again from where it was entered."""
+        return False
+
+    def on_stop(self, place: dict, epoch: int) -> None:
+        """A signal ends the run in the middle of an epoch, from 0: save what a `LoopConfig` needs to go on there."""
+
+
+@dataclass
+class LoopConfig:
+    """How far and on what a loop runs.
+
+    Args:
+        num_epochs: in all; those before `start_epoch` are done.
+        device: where batches go.
+        log_interval: steps between two transfers of figures from the device.
+        shown: figures beside the progress bar.
+        start_epoch: epochs that are done.
+        place: what `on_stop` was given in the epoch that is gone on with; None at its beginning.
+        model: whose weights are checked for NaN after each pass; None checks nothing.
+        cost: is added to.
+    """
+
+    num_epochs: int
+    device: torch.device = torch.device("cpu")
     log_interval: int = 50
     shown: tuple[str, ...] = ("loss",)
     start_epoch: int = 0
     place: dict | None = None
     model: nn.Module | None = None
-    device: torch.device = torch.device("cpu")
     cost: Cost = field(default_factory=Cost)
 
 
@@ -118,89 +147,100 @@ class NamedLoader:
         return {self.name: self.loader.images_of(state["epoch"], number)}
 
 
-def run_phase(phase: Phase) -> None:
-    """Run a phase to its end, or until a listener stops it.
+def run_loop(trainer: Trainer, config: LoopConfig) -> None:
+    """Run a trainer's epochs to their end, or until it ends them.
 
     Raises:
-        Stopped: a signal has come; `on_stop` was told where the phase was left, unless its figures are spoiled.
+        Stopped: a signal has come; `on_stop` was told where the loop was left, unless its figures are not finite.
     """
-    held = contextlib.nullcontext() if phase.on_stop is None else held_back()
-    with held:
-        stops, epoch, place = Stops(), phase.start_epoch, phase.place
-        while epoch < phase.num_epochs:
-            running = RunningPass(phase.batches, phase.device, place)
-            phase.on_pass()
-            while not _run_pass(phase, running, epoch, stops):
-                running.begin_again()
-            epoch, place = epoch + 1, None
-            if phase.on_epoch(running.means.of_pass(), epoch):
+    with held_back():
+        stops, epoch, place = Stops(), config.start_epoch, config.place
+        while epoch < config.num_epochs:
+            for number, (name, batches) in enumerate(trainer.passes(epoch)):
+                if place is not None and number < place["pass"]:
+                    continue
+                trainer.on_pass(epoch, number, resumed=place is not None)
+                running, done = ResumableEpoch(batches, config.device, place), False
+                watch, place = _PassWatch(trainer, config, stops, running, (epoch, number, name, len(batches))), None
+                while not done:
+                    with watch.progress_bar():
+                        for batch in running:
+                            running.means.add(trainer.step(_to_device(batch, config.device)))
+                            if watch.after_step(batch):
+                                break
+                        else:
+                            done = all_finite(config.model) or not trainer.on_fault(watch.fault())
+                    if not done:
+                        running.begin_again()
+            epoch += 1
+            if trainer.on_epoch(running.means.of_pass(), epoch):
                 break
 
 
-def _run_pass(phase: Phase, running: RunningPass, epoch: int, stops: Stops) -> bool:
-    """Take a pass to its end; False where it has to be begun again."""
-    total = len(phase.batches)
-    clock = _Clock(phase)
-    title = f"{phase.name} {epoch + 1}/{phase.num_epochs}"
-    shows = is_main() and sys.stderr.isatty()
-    _stop_if_asked(phase, running, epoch, stops, last=True)
-    with tqdm(total=total, initial=running.done, desc=title, unit="step", leave=False, disable=not shows) as bar:
-        for batch in running:
-            running.means.add(phase.step({name: _to(phase.device, *pair) for name, pair in batch.items()}))
-            clock.count(sum(len(labels) for _, labels in batch.values()))
-            if running.done % phase.log_interval == 0 or running.done == total:
-                figures, spoiled = running.means.transfer()
-                figures["images_per_second"] = clock.images_per_second()
-                phase.on_interval(figures, phase.cost.gradient_steps)
-                if spoiled is not None and phase.on_fault(_fault(phase, running, epoch, *spoiled)):
-                    return False
-                bar.update(running.done - bar.n)
-                bar.set_postfix_str(_postfix(figures, phase.shown), refresh=False)
-            _stop_if_asked(phase, running, epoch, stops, last=running.done == total)
-    return all_finite(phase.model) or not phase.on_fault(_fault(phase, running, epoch))
+class _PassWatch:
+    """What is looked at around the steps of a pass: progress, costs, figures and signals.
 
+    Args:
+        place: epoch and number of the pass in it, from 0, its name, and how many batches it has.
+    """
 
-class _Clock:
-    """Counts steps and images of a phase, and how fast the images of an interval were."""
+    def __init__(
+        self, trainer: Trainer, config: LoopConfig, stops: Stops, running: ResumableEpoch,
+        place: tuple[int, int, str, int],
+    ) -> None:  # fmt: skip
+        self.trainer, self.config, self.stops, self.running = trainer, config, stops, running
+        self.epoch, self.number, self.name, self.total = place
 
-    def __init__(self, phase: Phase) -> None:
-        self.cost, self.images, self.began = phase.cost, 0, time.perf_counter()
+    @contextlib.contextmanager
+    def progress_bar(self) -> Iterator[None]:
+        """Inside, the pass runs from where it was left; the bar is shown on a terminal alone."""
+        self.images, self.began = 0, time.perf_counter()
+        self._stop_if_asked(last=True)
+        shows, done = is_main() and sys.stderr.isatty(), self.running.done
+        title = f"{self.name} {self.epoch + 1}/{self.config.num_epochs}"
+        with tqdm(total=self.total, initial=done, desc=title, unit="step", leave=False, disable=not shows) as self.bar:
+            yield
 
-    def count(self, images: int) -> None:
-        self.cost.gradient_steps += 1
-        self.cost.images += images
+    def after_step(self, batch: dict) -> bool:
+        """Count the step, hand on its figures once an interval, and heed signals; True begins the pass again."""
+        images, last = sum(len(labels) for _, labels in batch.values()), self.running.done == self.total
         self.images += images
+        self.config.cost.images += images
+        self.config.cost.gradient_steps += 1
+        if (self.running.done % self.config.log_interval == 0 or last) and self._report():
+            return True
+        self._stop_if_asked(last)
+        return False
 
-    def images_per_second(self) -> float:
-        """Since the last call."""
+    def _report(self) -> bool:
+        figures, non_finite = self.running.means.transfer()
         now = time.perf_counter()
-        rate = self.images / (now - self.began)
+        figures["images_per_second"] = self.images / (now - self.began)
         self.images, self.began = 0, now
-        return rate
+        self.trainer.on_interval(figures, self.config.cost.gradient_steps)
+        if non_finite is not None and self.trainer.on_fault(self.fault(*non_finite)):
+            return True
+        self.bar.update(self.running.done - self.bar.n)
+        shown = [f"{name.rpartition('/')[2]} {figures[name]:.3g}" for name in self.config.shown if name in figures]
+        self.bar.set_postfix_str(", ".join([f"{figures['images_per_second']:,.0f} images/s", *shown]), refresh=False)
+        return False
+
+    def fault(self, ago: int = 0, figure: str = WEIGHTS) -> Fault:
+        """What became NaN or infinite so many steps ago."""
+        batch = self.running.done - ago
+        step, images = self.config.cost.gradient_steps - ago, self.running.images(batch - 1)
+        return Fault(figure, self.name, self.epoch + 1, batch, self.total, step, images)
+
+    def _stop_if_asked(self, last: bool) -> None:
+        if self.stops.asked(last) is None:
+            return
+        # A state that is not finite is not saved: the run that goes on comes to it again.
+        sound = from_main(lambda: self.running.means.sound() and all_finite(self.config.model))
+        if sound:
+            self.trainer.on_stop({"pass": self.number, **self.running.place()}, self.epoch)
+            wait_for_main()
+        self.stops.stop(self.config.cost.gradient_steps if sound else None)
 
 
-def _fault(phase: Phase, running: RunningPass, epoch: int, ago: int = 0, figure: str = WEIGHTS) -> Fault:
-    batch = running.done - ago
-    step, images = phase.cost.gradient_steps - ago, running.images(batch - 1)
-    return Fault(figure, phase.name, epoch + 1, batch, len(phase.batches), step, images)
-
-
-def _stop_if_asked(phase: Phase, running: RunningPass, epoch: int, stops: Stops, last: bool) -> None:
-    if phase.on_stop is None or stops.asked(last) is None:
-        return
-    # What is spoiled is not saved: the run that goes on comes to it again.
-    sound = from_main(lambda: running.means.sound() and all_finite(phase.model))
-    if sound:
-        phase.on_stop(running.place(), epoch)
-        wait_for_main()
-    stops.stop(phase.cost.gradient_steps if sound else None)
-
-
-def _to(device: torch.device, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    return inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-
-
-def _postfix(figures: dict[str, float], shown: tuple[str, ...]) -> str:
-    parts = [f"{figures['images_per_second']:,.0f} images/s"]
-    parts += [f"{name.rpartition('/')[2]} {figures[name]:.3g}" for name in shown if name in figures]
-    return ", ".join(parts)
+def _to_device(batch: dict, device: torch.device) -> dict:
+    return {name: tuple(part.to(device, non_blocking=True) for part in pair) for name, pair in batch.items()}

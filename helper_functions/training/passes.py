@@ -63,7 +63,7 @@ def _finite(column: tuple[float, ...]) -> bool:
     return all(math.isfinite(value) for value in column)
 
 
-class RunningPass:
+class ResumableEpoch:
     """One pass, from its beginning, or from where an earlier run left it.
 
     Args:

@@ -146,13 +146,13 @@ class TestLeaderboard:
 
         import train_constrained_unlearning as script
 
-        conclude, began = script.conclude, len(list((folder / "runs" / "cells").iterdir()))
+        write_report, began = script.write_report, len(list((folder / "runs" / "cells").iterdir()))
         try:
-            script.conclude = interrupted
+            script.write_report = interrupted
             with pytest.raises(KeyboardInterrupt):
                 leaderboard.run_cell(vars(cell))
         finally:
-            script.conclude = conclude
+            script.write_report = write_report
         row = leaderboard.run_cell(vars(cell))
         assert len(list((folder / "runs" / "cells").iterdir())) == began + 1
         assert {key: row[key] for key in ("key", "figures", "verdict")} == {

@@ -216,11 +216,11 @@ class TestMemorisation:
             (folder,) = find_half(training, number)
             own = Splits.load(folder / "splits.npz", dataset)
             argv = ["--config_file", training.config_file, "--splits", str(folder / "splits.npz")]
-            workspace = train.Workspace(train.get_parser().parse(argv))
-            model = workspace.model(str(folder / "model.pt")).eval()
+            experiment = train.Experiment(train.get_parser().parse(argv))
+            model = experiment.model(str(folder / "model.pt")).eval()
             images = own.forget[:20]
-            with torch.no_grad(), workspace.precision.autocast():
-                inputs, labels = next(iter(workspace.sets.evaluation(images)))
+            with torch.no_grad(), experiment.precision.autocast():
+                inputs, labels = next(iter(experiment.sets.evaluation(images)))
                 losses = F.cross_entropy(model(inputs).float(), labels, reduction="none")
             torch.testing.assert_close(torch.tensor([scores[i] for i in images.tolist()]), losses, rtol=2e-2, atol=2e-2)
 

@@ -28,7 +28,7 @@ from evaluation.report.arguments import ReportArgs  # noqa: E402
 from helper_functions.config import RunArgs  # noqa: E402
 from models.arguments import ModelArgs  # noqa: E402
 from unlearning.arguments import PublishedArgs, UnlearnArgs  # noqa: E402
-from unlearning.experiment import OriginalArgs  # noqa: E402
+from unlearning.setup import OriginalArgs  # noqa: E402
 
 SCRIPTS = {
     "train.py": train,

@@ -12,7 +12,7 @@ from helper_functions.record import RunRecord
 from helper_functions.training.devices import Precision
 from unlearning.arguments import MethodArgs
 from unlearning.methods import METHODS, defaults_of
-from unlearning.run import Unlearned, Unlearning
+from unlearning.run import Unlearned, UnlearningRun
 
 CPU = Precision(torch.device("cpu"), torch.float32)
 CLASSES = 4
@@ -92,9 +92,9 @@ def settings_of(method: str, **settings) -> MethodArgs:
 def begin(
     method: str, folder: Path, model: nn.Module | None = None, loaders: dict | None = None, *, seed: int = 0,
     target: str = "unseen", **settings,
-) -> Unlearning:  # fmt: skip
+) -> UnlearningRun:  # fmt: skip
     """A run that is set up; nothing has been learned yet."""
-    return Unlearning(
+    return UnlearningRun(
         model or network(), loaders or streams(), settings_of(method, **settings), target, method, CPU,
         QuietRecord(folder), seed, log_interval=2,
     )  # fmt: skip
@@ -103,7 +103,7 @@ def begin(
 def run(method: str, folder: Path, **options) -> tuple[nn.Module, Unlearned]:
     """The model that a whole run ends with, and what it gave."""
     unlearning = begin(method, folder, **options)
-    outcome = unlearning.experiment()
+    outcome = unlearning.run()
     return unlearning.model, outcome
 
 

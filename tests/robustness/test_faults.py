@@ -66,7 +66,7 @@ def run_until_stopped(method: str, folder: Path, at: int | None = None, **settin
         if at is not None:
             interrupt(patch, at)
         try:
-            return unlearning, unlearning.experiment(checkpoint), None
+            return unlearning, unlearning.run(checkpoint), None
         except Stopped as stopped:
             return unlearning, None, stopped.step
 
@@ -190,7 +190,7 @@ class TestScripts:
         assert figures_of(folder) == figures_of(original.folder)
 
     def test_the_end_of_an_epoch_is_not_disturbed(self, original, tmp_path):
-        before = partial(signal_in, "unlearning.workspace.Workspace.validation_figures", "SIGTERM")
+        before = partial(signal_in, "unlearning.experiment.Experiment.validation_figures", "SIGTERM")
         done, folder = self.stop(original, tmp_path, before)
         assert (done.status, done.err) == (143, f"train.py: stopped at step 11; {again('train.py', folder)}\n")
         assert "1/2" in done.out

@@ -29,7 +29,7 @@ from helper_functions.files import LARGEST_CONFIG, load_config
 from helper_functions.record import RunRecord
 from helper_functions.safe_files.printable import printable
 from helper_functions.training.distribution import complain, say
-from unlearning.workspace import Workspace
+from unlearning.experiment import Experiment
 
 SCRIPTS = {
     "train.py": train, "train_constrained_unlearning.py": train_constrained_unlearning,
@@ -227,7 +227,7 @@ class TestTerminal:
         arrays = dict(np.load(original.folder / "splits.npz"))
         np.savez(tmp_path / "splits.npz", **{**arrays, "forget_request": np.array("class:\x1b[2J\nverdict  feasible")})
         flags = [*map(str, SMALL), "--splits", str(tmp_path / "splits.npz")]
-        lines = Workspace(train.get_parser().parse(flags)).describe().splitlines()
+        lines = Experiment(train.get_parser().parse(flags)).describe().splitlines()
         assert "forget   class:\\x1b[2J\\nverdict  feasible" in lines
 
     def test_ascii_alone(self, tmp_path, monkeypatch):

@@ -223,7 +223,7 @@ class TestGuard:
     def test_a_method_without_steps_that_spoils_the_weights(self, tmp_path):
         unlearning = begin("fisher", tmp_path, noise_scale=math.inf)
         with pytest.raises(NotFinite, match="fisher: weights is no number .* give the method milder flags"):
-            unlearning.experiment()
+            unlearning.run()
         assert not (tmp_path / "checkpoint.pt").exists()
 
 
@@ -278,7 +278,7 @@ class TestImages:
         unlearning = begin("constrained", tmp_path, **SHORT)
         unlearning.on_nan = "stop"
         with pytest.raises(NotFinite):
-            unlearning.experiment()
+            unlearning.run()
         fault = json.loads((tmp_path / "nan.json").read_text())
         assert [fault["images"]["forget"], fault["images"]["retain"]] == steps[2]
         found = [fault[name] for name in ("figure", "phase", "epoch", "batch")]

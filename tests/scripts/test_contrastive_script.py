@@ -35,7 +35,7 @@ CLASSIFIER = {"classifier/loss", "classifier/accuracy"}
 
 
 @pytest.fixture(scope="module")
-def lesson(tmp_path_factory) -> Ran:
+def distillation(tmp_path_factory) -> Ran:
     """Mode train on digits from nothing: first the teacher, then the student; 11 steps an epoch."""
     log_dir = tmp_path_factory.mktemp("lesson")
     done = fork(SCRIPT, *SMALL, "--mode", "train", "--train_num_epochs", 2, "--num_epochs", 2, "--log_dir", log_dir)
@@ -107,35 +107,35 @@ class TestHelp:
 
 
 class TestTrain:
-    def test_leaves_a_complete_run_folder(self, lesson):
-        names = {path.name.split(".1")[0] for path in lesson.folder.iterdir()}
+    def test_leaves_a_complete_run_folder(self, distillation):
+        names = {path.name.split(".1")[0] for path in distillation.folder.iterdir()}
         assert names == {
             "config.yaml", "environment.json", "splits.npz", "metrics.jsonl", "checkpoint.pt", "events.out.tfevents",
             "original.pt", "original.json", "model.pt", "classifier.pt", "report.json",
         }  # fmt: skip
-        assert lesson.folder.name.startswith("contrastive-")
-        assert yaml.safe_load((lesson.folder / "config.yaml").read_text())["mode"] == "train"
-        assert weights_of(lesson.folder).keys() == weights_of(lesson.folder, "original.pt").keys()
-        assert weights_of(lesson.folder, "classifier.pt")
+        assert distillation.folder.name.startswith("contrastive-")
+        assert yaml.safe_load((distillation.folder / "config.yaml").read_text())["mode"] == "train"
+        assert weights_of(distillation.folder).keys() == weights_of(distillation.folder, "original.pt").keys()
+        assert weights_of(distillation.folder, "classifier.pt")
 
-    def test_prints_the_teacher_then_the_student(self, lesson):
-        printed = lesson.done.out
-        assert lesson.done.err == ""
+    def test_prints_the_teacher_then_the_student(self, distillation):
+        printed = distillation.done.out
+        assert distillation.done.err == ""
         titles = re.findall(r"^ +(\w+) epoch ", printed, re.M)
         assert titles == ["original", "student"]
         assert printed.index("original epoch") < printed.index("student epoch") < printed.index("retain top-1")
         assert re.search(r"^ +teacher +student$", printed, re.M)
-        auc = report_of(lesson.folder)["held_out_discriminator_auc"]
+        auc = report_of(distillation.folder)["held_out_discriminator_auc"]
         assert f"was {auc['before']:.3f} and is {auc['after']:.3f}" in printed
-        assert str(lesson.folder / "report.json") in printed and str(lesson.folder / "model.pt") in printed
+        assert str(distillation.folder / "report.json") in printed and str(distillation.folder / "model.pt") in printed
 
-    def test_reports_teacher_student_and_cost(self, lesson):
-        report = report_of(lesson.folder)
+    def test_reports_teacher_student_and_cost(self, distillation):
+        report = report_of(distillation.folder)
         assert set(report) == {"models", "cost", "held_out_discriminator_auc"}
         assert list(report["models"]) == list(report["cost"]) == ["teacher", "student"]
         # Nothing is forgotten, so nothing but these three parts has figures.
         parts = {f"{part}_{name}" for part in ("retain", "validation", "test") for name in ("top1", "top5", "loss")}
-        images = len(np.load(lesson.folder / "splits.npz")["train"])
+        images = len(np.load(distillation.folder / "splits.npz")["train"])
         for name in ("teacher", "student"):
             assert set(report["models"][name]) == parts
             cost = report["cost"][name]
@@ -146,8 +146,8 @@ class TestTrain:
         # A student that has learned nothing is told from its teacher with ease.
         assert auc["before"] > 0.9 and 0 <= auc["after"] <= 1
 
-    def test_records_every_epoch(self, lesson):
-        lines = [line for line in figures_of(lesson.folder) if "student/train/loss" in line]
+    def test_records_every_epoch(self, distillation):
+        lines = [line for line in figures_of(distillation.folder) if "student/train/loss" in line]
         assert [line["step"] for line in lines] == [11, 22]
         for line in lines:
             assert set(line) >= {
@@ -159,14 +159,14 @@ class TestTrain:
             for name, value in line.items():
                 if re.search("top1|top5|accuracy", name):
                     assert 0 <= value <= 100, name
-        report = report_of(lesson.folder)
+        report = report_of(distillation.folder)
         assert lines[-1]["student/discriminator/auc"] == report["held_out_discriminator_auc"]["after"]
         assert lines[-1]["student/validation/top1"] == pytest.approx(report["models"]["student"]["validation_top1"])
 
-    def test_tensorboard_shows_what_the_record_holds(self, lesson):
-        found = scalars_of(lesson.folder)
+    def test_tensorboard_shows_what_the_record_holds(self, distillation):
+        found = scalars_of(distillation.folder)
         assert {"original/train/loss", "student/train/loss", "student/discriminator/auc"} <= set(found)
-        assert found == recorded_scalars(lesson.folder)
+        assert found == recorded_scalars(distillation.folder)
 
 
 class TestGivenWeights:
@@ -184,13 +184,13 @@ class TestGivenWeights:
         parts = ("retain", "forget", "unseen", "validation")
         assert {f"student/{part}/{top}" for part in parts for top in ("top1", "top5")} <= names
 
-    def test_student_and_discriminator_begin_with_theirs(self, lesson, teach):
+    def test_student_and_discriminator_begin_with_theirs(self, distillation, teach):
         """Steps next to nothing away from them, both."""
         tiny = ("--learning_rate", 1e-9, "--weight_decay", 0, "--discriminator_learning_rate", 1e-9)
-        paths = ("--weight_path_student", lesson.folder / "model.pt")
-        folder = teach(*tiny, *paths, "--weight_path_classifier", lesson.folder / "classifier.pt").folder
+        paths = ("--weight_path_student", distillation.folder / "model.pt")
+        folder = teach(*tiny, *paths, "--weight_path_classifier", distillation.folder / "classifier.pt").folder
         for name in ("model.pt", "classifier.pt"):
-            assert_started_from(weights_of(folder, name), weights_of(lesson.folder, name), moved=True, tolerance=1e-6)
+            assert_started_from(weights_of(folder, name), weights_of(distillation.folder, name), moved=True, tolerance=1e-6)
 
     def test_a_student_that_is_the_teacher_cannot_be_told_from_it(self, original, teach):
         folder = teach("--weight_path_student", original.folder / "model.pt", "--freeze_student").folder
@@ -198,23 +198,23 @@ class TestGivenWeights:
         assert 0.3 < auc["before"] < 0.7 and auc["after"] == auc["before"]
 
     @pytest.mark.parametrize("frozen", ["student", "classifier"])
-    def test_what_is_frozen_stays_as_it_was(self, lesson, teach, frozen):
-        earlier = contents(lesson.folder)
-        paths = {"student": lesson.folder / "model.pt", "classifier": lesson.folder / "classifier.pt"}
+    def test_what_is_frozen_stays_as_it_was(self, distillation, teach, frozen):
+        earlier = contents(distillation.folder)
+        paths = {"student": distillation.folder / "model.pt", "classifier": distillation.folder / "classifier.pt"}
         given = [part for name, path in paths.items() for part in (f"--weight_path_{name}", path)]
         folder = teach(*given, f"--freeze_{frozen}").folder
         for name, path in paths.items():
-            found, start = weights_of(folder, path.name), weights_of(lesson.folder, path.name)
+            found, start = weights_of(folder, path.name), weights_of(distillation.folder, path.name)
             if name == frozen:
                 assert_same_weights(found, start)
             else:
                 assert_started_from(found, start, moved=True, tolerance=math.inf)
-        assert contents(lesson.folder) == earlier
+        assert contents(distillation.folder) == earlier
 
-    def test_a_frozen_student_keeps_its_head(self, lesson, teach):
-        given = ("--weight_path_student", lesson.folder / "model.pt", "--freeze_student")
+    def test_a_frozen_student_keeps_its_head(self, distillation, teach):
+        given = ("--weight_path_student", distillation.folder / "model.pt", "--freeze_student")
         folder = teach(*given, "--discriminate", "features").folder
-        assert_same_weights(weights_of(folder), weights_of(lesson.folder))
+        assert_same_weights(weights_of(folder), weights_of(distillation.folder))
 
 
 @pytest.mark.parametrize("request_", ["random", "mislabelled:0.1"])
@@ -267,15 +267,15 @@ class TestResume:
     # 11 steps an epoch for the teacher and for the student; a finished epoch is not taken again.
     KILLED_AT = {"the teacher's second epoch": 11 + 4, "the student's first epoch": 11 + 3, "the second one": 11 + 7}
 
-    def test_mode_train_ends_as_if_it_had_never_stopped(self, lesson, tmp_path):
-        flags = ("--config_file", lesson.folder / "config.yaml", "--log_dir", tmp_path)
+    def test_mode_train_ends_as_if_it_had_never_stopped(self, distillation, tmp_path):
+        flags = ("--config_file", distillation.folder / "config.yaml", "--log_dir", tmp_path)
         for moment, step in self.KILLED_AT.items():
             done = fork(SCRIPT, *flags, before=partial(signal_at, step))
             assert done.status == -signal.SIGKILL, (moment, done)
             flags = ("--resume", only(tmp_path))
         done = fork(SCRIPT, *flags)
         assert done.status == 0 and done.err == ""
-        self.assert_same(only(tmp_path), lesson.folder, ("model.pt", "classifier.pt", "original.pt"))
+        self.assert_same(only(tmp_path), distillation.folder, ("model.pt", "classifier.pt", "original.pt"))
 
     @pytest.mark.parametrize("mode", MODES[1:])
     def test_untraining_does_too(self, untrained, tmp_path, mode):
@@ -287,8 +287,8 @@ class TestResume:
         assert done.status == whole.done.status and done.err == ""
         self.assert_same(only(tmp_path), whole.folder, (None,))
 
-    def test_a_frozen_student_is_found_again(self, lesson, teach, tmp_path):
-        given = ("--weight_path_student", lesson.folder / "model.pt", "--freeze_student")
+    def test_a_frozen_student_is_found_again(self, distillation, teach, tmp_path):
+        given = ("--weight_path_student", distillation.folder / "model.pt", "--freeze_student")
         whole = teach(*given, "--num_epochs", 2).folder
         flags = ("--config_file", whole / "config.yaml", "--log_dir", tmp_path / "killed")
         assert fork(SCRIPT, *flags, before=partial(kill_at_critic_step, 11 + 5)).status == -signal.SIGKILL
@@ -296,10 +296,10 @@ class TestResume:
         assert fork(SCRIPT, "--resume", folder).status == 0
         self.assert_same(folder, whole, ("model.pt", "classifier.pt"))
 
-    def test_another_script_does_not_go_on_with_it(self, lesson):
-        earlier = contents(lesson.folder)
-        assert_refused(fork(UNLEARN, "--resume", lesson.folder), UNLEARN, lesson.folder, "another script")
-        assert contents(lesson.folder) == earlier
+    def test_another_script_does_not_go_on_with_it(self, distillation):
+        earlier = contents(distillation.folder)
+        assert_refused(fork(UNLEARN, "--resume", distillation.folder), UNLEARN, distillation.folder, "another script")
+        assert contents(distillation.folder) == earlier
 
     @staticmethod
     def assert_same(one: Path, other: Path, weights: tuple[str | None, ...]) -> None:
@@ -376,18 +376,18 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def refused(original, lesson, tmp_path_factory):
+def refused(original, distillation, tmp_path_factory):
     """What became of a case, and where its run folder would be; each of them runs once."""
     place, made = tmp_path_factory.mktemp("refused"), {}
     torch.save({1: torch.zeros(3)}, place / "numbered.pt")
-    (place / "damaged.pt").write_bytes((lesson.folder / "classifier.pt").read_bytes()[:500])
+    (place / "damaged.pt").write_bytes((distillation.folder / "classifier.pt").read_bytes()[:500])
     weights = weights_of(original.folder)
     torch.save({**weights, "conv1.weight": torch.zeros(8, 1, 3, 3)}, place / "student.pt")
     labels = load_dataset("digits", place).labels
     held_out = [torch.nonzero(labels == label).flatten()[: 2 + 4 * (label > 0)] for label in range(10)]
     (place / "list.txt").write_text("\n".join(map(str, torch.cat(held_out).tolist())))
     (place / "few.txt").write_text("\n".join(map(str, torch.nonzero(labels == 3).flatten()[:4].tolist())))
-    teacher, classifier = ("--weight_path", original.folder / "model.pt"), lesson.folder / "classifier.pt"
+    teacher, classifier = ("--weight_path", original.folder / "model.pt"), distillation.folder / "classifier.pt"
     train, untrain = ("--mode", "train", *teacher), ("--mode", "untrain")
     given = (*train, "--weight_path_classifier")
     flags = {

@@ -24,8 +24,8 @@ from data.split_record import TENSORS, Splits
 from data.splits import make_splits
 from helper_functions.errors import UserError
 from helper_functions.training.inference import predict
+from unlearning.experiment import Experiment
 from unlearning.sequence import SAME, Previous, Sequence
-from unlearning.workspace import Workspace
 
 UNLEARN = "train_constrained_unlearning.py"
 # A short run that may cost what it likes.
@@ -201,16 +201,16 @@ def parse(*flags: object) -> object:
     return script.get_parser().parse([*map(str, flags)])
 
 
-def right(workspace: Workspace, path: Path, images: torch.Tensor) -> torch.Tensor:
-    logits, labels = predict(workspace.model(str(path)), workspace.sets.evaluation(images), workspace.precision)
+def right(experiment: Experiment, path: Path, images: torch.Tensor) -> torch.Tensor:
+    logits, labels = predict(experiment.model(str(path)), experiment.sets.evaluation(images), experiment.precision)
     return logits.argmax(1) == labels
 
 
 class TestTwoRequests:
     def test_splits_and_report_say_what_was_forgotten_before(self, first, second, original):
-        workspace = Workspace(parse("--config_file", second.folder / "config.yaml", "--resume", second.folder))
-        before = Splits.load(first.folder / "splits.npz", workspace.dataset)
-        splits = workspace.splits
+        experiment = Experiment(parse("--config_file", second.folder / "config.yaml", "--resume", second.folder))
+        before = Splits.load(first.folder / "splits.npz", experiment.dataset)
+        splits = experiment.splits
         check_sequence([before, splits])
         assert len(before.forget) == 40 and len(splits.forget) == 30 and len(splits.forgotten) == 40
         assert "passed over 2 images" in second.done.out
@@ -220,24 +220,24 @@ class TestTwoRequests:
         assert told["multiplier"] == report_of(first.folder)["forget"]["multiplier"] > 0
         # From the first original to the model that this request started from, on what it retains.
         points = [
-            100 * right(workspace, path, splits.retain).double().mean().item()
+            100 * right(experiment, path, splits.retain).double().mean().item()
             for path in (original.folder / "model.pt", first.folder / "model.pt")
         ]
         assert told["budget_spent"] == pytest.approx(max(0.0, points[0] - points[1]), abs=2e-4)
         verdict = report_of(second.folder)["verdict"]
         assert verdict["retain_budget"] + told["budget_spent"] == pytest.approx(60)
-        after = 100 * right(workspace, second.folder / "model.pt", splits.retain).double().mean().item()
+        after = 100 * right(experiment, second.folder / "model.pt", splits.retain).double().mean().item()
         assert verdict["slack"] == pytest.approx(verdict["retain_budget"] - (points[1] - after), abs=1e-3)
 
     def test_what_earlier_requests_forgot_is_watched(self, first, second):
-        workspace = Workspace(parse("--config_file", second.folder / "config.yaml", "--resume", second.folder))
-        images = workspace.splits.forgotten
+        experiment = Experiment(parse("--config_file", second.folder / "config.yaml", "--resume", second.folder))
+        images = experiment.splits.forgotten
         models = {"original": first.folder / "model.pt", "unlearned": second.folder / "model.pt"}
         models["retrained"] = second.folder / "retrained.pt"
         figures = report_of(second.folder)["models"]
         for name, path in models.items():
             logits, labels = predict(
-                workspace.model(str(path)), workspace.sets.evaluation(images), workspace.precision
+                experiment.model(str(path)), experiment.sets.evaluation(images), experiment.precision
             )
             top1 = 100 * (logits.argmax(1) == labels).double().mean().item()
             assert figures[name]["forgotten_top1"] == pytest.approx(top1, abs=1e-3)

@@ -18,7 +18,7 @@ from optimizer.sam import SAM
 from optimizer.solver import SOLVERS, Solver
 from unlearning.constrained.problem import SMOOTHING_IMAGES, ForgetSubjectToRetain, RetainSubjectToForget
 from unlearning.constrained.targets import ChanceTarget, UnseenTarget, ZeroTarget
-from unlearning.streams import RETAIN_LOSSES, Original, TwoStreams
+from unlearning.streams import RETAIN_LOSSES, OriginalAnswers, TwoStreams
 
 CPU = Precision(torch.device("cpu"), torch.float32)
 # The k-th image is the k-th unit vector, so that column k of the weights holds its logits.
@@ -44,7 +44,7 @@ def forgetting(
     streams.prepare(model)
     options = {"multiplier": 1.0, "penalty_coefficient": 10.0} | options
     return ForgetSubjectToRetain(
-        streams=streams, original=Original(original, CPU, batch_norm), rise=RETAIN_LOSSES[loss],
+        streams=streams, original=OriginalAnswers(original, CPU, batch_norm), retain_loss_gap=RETAIN_LOSSES[loss],
         target=target or ChanceTarget(2, 1.5), aim=aim, solver=solver, **options,
     )  # fmt: skip
 
@@ -77,17 +77,17 @@ class TestForgetSubjectToRetain:
         own = np.exp(-losses(now, [0, 1], [0, 1]))
         objective = -np.log(1 - own).mean()
         if loss == "labels":
-            rise = losses(now, [2, 3, 1], [0, 0, 1]).mean() - losses(before, [2, 3, 1], [0, 0, 1]).mean()
+            retain_loss_gap = losses(now, [2, 3, 1], [0, 0, 1]).mean() - losses(before, [2, 3, 1], [0, 0, 1]).mean()
         else:
             rows = (np.exp(logits[[2, 3, 1]]) for logits in (before, now))
             p, q = (row / row.sum(1, keepdims=True) for row in rows)
-            rise = (p * np.log(p / q)).sum(1).mean()
+            retain_loss_gap = (p * np.log(p / q)).sum(1).mean()
         # Right before: all three. Right now: images 2 and 1.
         fall = 100 / 3
         figures = state.misc
         (constraint,) = state.observed_constraints.values()
         assert state.loss.item() == pytest.approx(objective, rel=1e-5)
-        assert constraint.violation.item() == pytest.approx(rise - 0.25, rel=1e-5)
+        assert constraint.violation.item() == pytest.approx(retain_loss_gap - 0.25, rel=1e-5)
         assert constraint.strict_violation.item() == pytest.approx(fall - 0.5, rel=1e-5)
         assert not constraint.strict_violation.requires_grad
         assert figures["forget/objective"].item() == pytest.approx(objective, rel=1e-5)
@@ -95,7 +95,7 @@ class TestForgetSubjectToRetain:
         assert figures["forget/reached"] == 0
         assert figures["retain/batch_loss"].item() == pytest.approx(losses(now, [2, 3, 1], [0, 0, 1]).mean(), rel=1e-5)
         assert figures["constraint/violation"].item() == pytest.approx(fall - 0.5, rel=1e-5)
-        assert figures["constraint/surrogate"].item() == pytest.approx(rise - 0.25, rel=1e-5)
+        assert figures["constraint/surrogate"].item() == pytest.approx(retain_loss_gap - 0.25, rel=1e-5)
         assert figures["constraint/multiplier"] == 1
 
     # Accuracy falls by half while the loss falls, too, or the answers hardly move; and the reverse.
@@ -121,8 +121,8 @@ class TestForgetSubjectToRetain:
         forget, retain = (IMAGES[:1, :3], torch.tensor([0])), (IMAGES[1:3, :3], torch.tensor([0, 0]))
         start = model.weight.detach().clone().requires_grad_()
         p, q = torch.tensor(logits["before"][1:]).softmax(1), (retain[0] @ start.T).softmax(1)
-        rise = (p / q).log()[:, 0] if loss == "labels" else (p * (p / q).log()).sum(1)
-        surrogate = rise.mean() - 0.25
+        retain_loss_gap = (p / q).log()[:, 0] if loss == "labels" else (p * (p / q).log()).sum(1)
+        surrogate = retain_loss_gap.mean() - 0.25
         assert (surrogate.item() > 0) == (strict < 0)
         objective = F.softplus((forget[0] @ start.T) @ torch.tensor([1.0, -1.0])).sum()
         multiplier = 1 + 0.1 * strict
@@ -180,7 +180,7 @@ class TestForgetSubjectToRetain:
         problem = forgetting(table(*self.FALLS["now"]), table(*self.FALLS["before"]))
         forget = (IMAGES[:1, :3], ZERO[None])
         problem.commit(problem.compute_cmp_state(forget, (IMAGES[2:3, :3], ZERO[None])))
-        problem.forget_history()
+        problem.rollback()
         state = problem.compute_cmp_state(forget, (IMAGES[1:2, :3], ZERO[None]))
         assert state.misc["constraint/violation"].item() == pytest.approx(-0.5)
 
@@ -277,9 +277,9 @@ class TestDivergence:
         generator = torch.Generator().manual_seed(0)
         before, now = torch.randn(2, 7, 4, generator=generator)
         answers = before.softmax(1)
-        rise = F.cross_entropy(now, answers) - F.cross_entropy(before, answers)
+        retain_loss_gap = F.cross_entropy(now, answers) - F.cross_entropy(before, answers)
         divergence = RETAIN_LOSSES["original"]
-        torch.testing.assert_close(divergence(before, now, None), rise)
+        torch.testing.assert_close(divergence(before, now, None), retain_loss_gap)
         independent = torch.distributions.kl_divergence(
             torch.distributions.Categorical(logits=before), torch.distributions.Categorical(logits=now)
         )
@@ -303,7 +303,7 @@ class TestOriginal:
         model, (inputs, _) = normalised(), streams_of()[1]
         twin = copy.deepcopy(model).train(batch_norm == "train")
         expected = copy.deepcopy(twin)(inputs).detach()
-        original = Original(model, CPU, batch_norm)
+        original = OriginalAnswers(model, CPU, batch_norm)
         streams = TwoStreams(model, CPU, batch_norm)
         streams.prepare(model)
         for _ in range(3):

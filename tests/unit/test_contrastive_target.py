@@ -21,10 +21,10 @@ from unlearning.arguments import MethodArgs
 from unlearning.constrained.discriminator_target import AUC_TOLERANCE, OWN_MATCH, DiscriminatorTarget
 from unlearning.constrained.stopping import STOP_CRITERIA
 from unlearning.constrained.targets import ChanceTarget, Target, UnseenTarget, ZeroTarget
-from unlearning.context import Case
-from unlearning.evaluator import Examination
+from unlearning.context import MethodContext
+from unlearning.evaluator import Evaluator
 from unlearning.methods import METHODS
-from unlearning.run import Unlearning
+from unlearning.run import UnlearningRun
 from unlearning.streams import RETAIN_LOSSES
 
 DISCRIMINATING = ["untrain", "untrain_contrastive"]
@@ -77,15 +77,15 @@ def network(num_classes=4) -> nn.Sequential:
     return model
 
 
-def case_of(target="unseen", model=None, loaders=None, **settings) -> Case:
+def context_of(target="unseen", model=None, loaders=None, **settings) -> MethodContext:
     model, loaders = model or network(), loaders or small_loaders()
-    examination = Examination(model, loaders, CPU, 0, RETAIN_LOSSES["labels"])
-    return Case(target, model, loaders, examination, MethodArgs(**settings), CPU, seed=0)
+    evaluator = Evaluator(model, loaders, CPU, 0, RETAIN_LOSSES["labels"])
+    return MethodContext(target, model, loaders, evaluator, MethodArgs(**settings), CPU, seed=0)
 
 
-def target_of(method, case) -> Target:
+def target_of(method, context) -> Target:
     """What a method steers to on a case."""
-    return METHODS[method].procedure(case).target
+    return METHODS[method].procedure(context).target
 
 
 def hooks(model) -> int:
@@ -101,48 +101,48 @@ class TestBuild:
     def test_each_method_for_each_target_and_view(self, method, target, view, hasty):
         """An objective with a gradient into the model, figures after it, and a distance of the original."""
         loaders = small_loaders(forget=(1,), retain=(0, 2, 3)) if target == "zero" else small_loaders()
-        case = case_of(target, loaders=loaders, discriminate=view)
-        state = {name: value.clone() for name, value in case.model.state_dict().items()}
-        found = target_of(method, case)
-        assert all(torch.equal(value, state[name]) for name, value in case.model.state_dict().items())
+        context = context_of(target, loaders=loaders, discriminate=view)
+        state = {name: value.clone() for name, value in context.model.state_dict().items()}
+        found = target_of(method, context)
+        assert all(torch.equal(value, state[name]) for name, value in context.model.state_dict().items())
         assert found.name == target
         own = found.own if method in DISCRIMINATING else found
         assert type(own) is self.TARGETS[target]
-        found.refresh(case.examination.losses(case.model, "unseen"))
+        found.refresh(context.evaluator.losses(context.model, "unseen"))
         inputs, labels = next(iter(loaders["forget"]))
-        found.listen(case.model)
-        logits = case.model.eval()(inputs)
+        found.listen(context.model)
+        logits = context.model.eval()(inputs)
         # In the game, the retain images stand behind the forget images of the same pass.
         objective, reached = found.objective(logits[:12], labels[:12])
-        slopes = torch.autograd.grad(objective, list(case.model.parameters()), allow_unused=True)
+        slopes = torch.autograd.grad(objective, list(context.model.parameters()), allow_unused=True)
         assert objective.isfinite() and 0 <= reached <= 1
         assert slopes[0].isfinite().all() and (slopes[0].abs().max() > 0 or objective == 0)
         figures = found.commit()
         assert set(figures) == ({"classifier/loss", "classifier/accuracy"} if method in DISCRIMINATING else set())
         assert found.floor == (math.log(2) if method in DISCRIMINATING else 0)
         found.close()
-        assert hooks(case.model) == 0
+        assert hooks(context.model) == 0
 
     @pytest.mark.parametrize("method", DISCRIMINATING)
     @pytest.mark.parametrize("view", VIEWS)
     def test_the_own_distance_is_that_of_the_constrained_method(self, view, method, hasty):
-        case = case_of("unseen", discriminate=view)
-        found, plain = target_of(method, case), target_of("constrained", case)
-        outputs = case.examination.original_outputs["forget"]
-        losses, weights = case.examination.losses(case.model, "validation"), case.examination.validation_weights
+        context = context_of("unseen", discriminate=view)
+        found, plain = target_of(method, context), target_of("constrained", context)
+        outputs = context.evaluator.original_outputs["forget"]
+        losses, weights = context.evaluator.losses(context.model, "validation"), context.evaluator.validation_weights
         assert found.distance(*outputs, losses, weights) == plain.distance(*outputs, losses, weights) > 0
 
     def test_wrong_labels_and_forgotten_classes_are_worth_nothing_as_partners(self, hasty):
         assert set(OWN_MATCH) == set(self.TARGETS)
         for target, match in (("unseen", "given"), ("zero", "none"), ("chance", "none")):
             for asked, expected in (("auto", match), ("given", "given"), ("none", "none")):
-                found = target_of("untrain_contrastive", case_of(target, match=asked))
+                found = target_of("untrain_contrastive", context_of(target, match=asked))
                 assert found.game.reference.match == found.held_out.match == expected
 
     def test_the_game_sees_unseen_images_and_the_verdict_validation_images(self, hasty):
-        case = case_of()
-        found = target_of("untrain", case)
-        outputs = case.examination.original_outputs
+        context = context_of()
+        found = target_of("untrain", context)
+        outputs = context.evaluator.original_outputs
         assert torch.equal(found.game.reference.logits, outputs["unseen"][0])
         assert torch.equal(found.held_out.logits, outputs["validation"][0])
 
@@ -152,9 +152,9 @@ class TestBuild:
             model = network()
             torch.manual_seed(100 + len(states))
             before = torch.get_rng_state()
-            case = case_of(model=model)
-            case.seed = seed
-            states.append(str(target_of("untrain", case).state_dict()))
+            context = context_of(model=model)
+            context.seed = seed
+            states.append(str(target_of("untrain", context).state_dict()))
             assert torch.equal(torch.get_rng_state(), before)
         assert states[0] == states[1] != states[2]
 
@@ -180,29 +180,29 @@ class TestRefusals:
                 model, *loaders, num_epochs=1, device="cpu", record=QuietRecord(tmp_path), method=method, **settings
             )
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-        assert target_of("untrain_contrastive", case_of(discriminator="logistic"))
+        assert target_of("untrain_contrastive", context_of(discriminator="logistic"))
 
     @pytest.mark.parametrize("method", DISCRIMINATING)
     def test_every_class_forgotten(self, method):
-        case = case_of("zero")
-        case.examination.forgotten_classes = lambda: torch.arange(4)
+        context = context_of("zero")
+        context.evaluator.forgotten_classes = lambda: torch.arange(4)
         with pytest.raises(UserError, match="every class is to be forgotten"):
-            target_of(method, case)
+            target_of(method, context)
 
     @pytest.mark.parametrize("method", DISCRIMINATING)
     def test_a_forget_class_without_unseen_images_is_named(self, method):
         loaders = small_loaders(held_out=(0, 1, 3))
         with pytest.raises(UserError, match="class 2 of the forget set has 0 unseen images"):
-            target_of(method, case_of(loaders=loaders))
+            target_of(method, context_of(loaders=loaders))
         with pytest.raises(UserError, match="class 2 of the forget set has 0 validation images"):
-            target_of(method, case_of(loaders=loaders | {"unseen": pictures(40, (0, 1, 2, 3), 2)}))
+            target_of(method, context_of(loaders=loaders | {"unseen": pictures(40, (0, 1, 2, 3), 2)}))
 
     def test_a_refused_model_can_be_asked_again(self, tmp_path, hasty):
         """Three images are too few for five folds; what listens to the model must go with the refusal."""
         model, few = network(), pictures(3, (0, 1, 2), 1)
         args = MethodArgs(discriminate="features")
         with pytest.raises(UserError, match="folds"):
-            Unlearning(
+            UnlearningRun(
                 model, small_loaders() | {"forget": few}, args, "unseen", "untrain", CPU, QuietRecord(tmp_path)
             )
         assert hooks(model) == 0
@@ -218,9 +218,9 @@ class TestExamine:
         assert AUC_TOLERANCE == 0.05
         module = "unlearning.constrained.discriminator_target"
         monkeypatch.setattr(f"{module}.held_out_auc", lambda *args, **options: Auc(auc, 0.25, 0.75))
-        case = case_of()
-        target, outputs = target_of("untrain_contrastive", case), case.examination.original_outputs["forget"]
-        figures = target.examine(case.model, *outputs)
+        context = context_of()
+        target, outputs = target_of("untrain_contrastive", context), context.evaluator.original_outputs["forget"]
+        figures = target.examine(context.model, *outputs)
         expected = {"auc": auc, "auc_low": 0.25, "auc_high": 0.75}
         assert {name: figures[f"discriminator/{name}"] for name in expected} == pytest.approx(expected, nan_ok=True)
         assert figures["forget/distance"] == pytest.approx(distance, nan_ok=True)
@@ -239,14 +239,14 @@ class TestExamine:
                 name: DataLoader(TensorDataset(*map(torch.cat, zip(*loader, strict=True))), 20)
                 for name, loader in loaders.items()
             }
-        case = case_of(model=model.train(), loaders=loaders, discriminate=view)
-        target = target_of(method, case)
+        context = context_of(model=model.train(), loaders=loaders, discriminate=view)
+        target = target_of(method, context)
         model[2].eval()
         modes = [module.training for module in model.modules()]
         state = {name: value.clone() for name, value in model.state_dict().items()}
         game = str(target.state_dict())
         rng, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-        outputs = case.examination.original_outputs["forget"]
+        outputs = context.evaluator.original_outputs["forget"]
         found = [target.examine(model, *outputs) for _ in range(2)]
         assert modes == [module.training for module in model.modules()]
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
@@ -271,9 +271,9 @@ class TestExamine:
                 "unseen": loader_of(digits.images[UNSEEN], digits.true[UNSEEN]),
                 "validation": loader_of(digits.images[VALIDATION], digits.true[VALIDATION]),
             }
-            case = case_of(target, model=model, loaders=loaders, discriminate=view)
-            outputs = case.examination.original_outputs["forget"]
-            found = target_of("untrain_contrastive", case)
+            context = context_of(target, model=model, loaders=loaders, discriminate=view)
+            outputs = context.evaluator.original_outputs["forget"]
+            found = target_of("untrain_contrastive", context)
             aucs.append(found.examine(model, *outputs)["discriminator/auc"])
             found.close()
         assert aucs[0] > 0.9 and aucs[1] == pytest.approx(0.5, abs=0.1)
@@ -439,14 +439,14 @@ class TestResume:
 class TestHooks:
     @pytest.mark.parametrize("method", DISCRIMINATING)
     def test_close_lets_the_model_go(self, method, hasty):
-        case = case_of(discriminate="features")
-        target = target_of(method, case)
-        assert isinstance(target, DiscriminatorTarget) and hooks(case.model) == 0
-        target.listen(case.model)
-        assert hooks(case.model) == 1
-        target.examine(case.model, *case.examination.original_outputs["forget"])
-        assert hooks(case.model) == 1
+        context = context_of(discriminate="features")
+        target = target_of(method, context)
+        assert isinstance(target, DiscriminatorTarget) and hooks(context.model) == 0
+        target.listen(context.model)
+        assert hooks(context.model) == 1
+        target.examine(context.model, *context.evaluator.original_outputs["forget"])
+        assert hooks(context.model) == 1
         target.close()
         target.close()
-        assert hooks(case.model) == 0
-        assert set(copy.deepcopy(case.model).state_dict()) == set(network().state_dict())
+        assert hooks(context.model) == 0
+        assert set(copy.deepcopy(context.model).state_dict()) == set(network().state_dict())

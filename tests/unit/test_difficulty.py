@@ -13,7 +13,7 @@ import train
 from helper_functions.training.inference import predict
 from unlearning.constrained.difficulty import Difficulty, rank_among
 from unlearning.constrained.targets import weighted_quantiles
-from unlearning.workspace import Workspace
+from unlearning.experiment import Experiment
 
 RANDOM = Difficulty()
 # Few values, so that many tie.
@@ -147,10 +147,10 @@ class TestWeights:
 @pytest.mark.parametrize("part", ["easy", "even", "hard"])
 def test_a_run_says_so_where_its_forget_set_is_no_random_one(part, original, tmp_path):
     flags = [*map(str, SMALL), "--splits", str(original.folder / "splits.npz")]
-    workspace = Workspace(train.get_parser().parse(flags))
-    images = workspace.splits.train
-    model = workspace.model(str(original.folder / "model.pt"))
-    logits, labels = predict(model, workspace.sets.evaluation(images), workspace.precision)
+    experiment = Experiment(train.get_parser().parse(flags))
+    images = experiment.splits.train
+    model = experiment.model(str(original.folder / "model.pt"))
+    logits, labels = predict(model, experiment.sets.evaluation(images), experiment.precision)
     order = F.cross_entropy(logits, labels, reduction="none").argsort(descending=part == "hard")
     chosen = order[:: len(order) // 100 + 1] if part == "even" else order[:100]
     (tmp_path / "list.txt").write_text("\n".join(map(str, images[chosen].tolist())) + "\n")

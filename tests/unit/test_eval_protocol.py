@@ -272,7 +272,7 @@ class TestReaders:
             return assemble(loader, indices, plan)
 
         def stop(run, outcome, script):
-            splits = run.workspace.splits
+            splits = run.experiment.splits
             seen = {part: set(getattr(splits, part).tolist()) for part in PARTS}
             assert read.isdisjoint(seen["test"]) and len(seen["test"])
             assert read == seen["retain"] | seen["forget"] | seen["unseen"] | seen["validation"]

@@ -30,7 +30,7 @@ from evaluation.verdict import Verdict, give_verdict, is_forgotten, next_try
 from helper_functions.errors import UserError
 from helper_functions.training.devices import Precision
 from helper_functions.training.loop import Cost
-from unlearning.experiment import refuse_chance
+from unlearning.setup import refuse_chance
 
 CPU = Precision(torch.device("cpu"), torch.float32)
 
@@ -282,13 +282,13 @@ class TestJudge:
 
     def test_weights_at_chance_are_refused_with_the_likely_causes(self):
         sets = image_sets()
-        workspace = types.SimpleNamespace(sets=sets, splits=sets.splits, precision=CPU, dataset=sets.dataset)
-        refuse_chance(network(), workspace, "good.pth")
+        experiment = types.SimpleNamespace(sets=sets, splits=sets.splits, precision=CPU, dataset=sets.dataset)
+        refuse_chance(network(), experiment, "good.pth")
         shifted = network()
         shifted[2].weight.data = shifted[2].weight.data.roll(1, dims=0)
         assert judge(shifted, sets, CPU).figures["retain_top1"] < 50
         with pytest.raises(UserError, match=r"bad\.pth.*normalisation.*labels.*stem") as info:
-            refuse_chance(shifted, workspace, "bad.pth")
+            refuse_chance(shifted, experiment, "bad.pth")
         assert "\n" not in str(info.value)
 
     def test_two_classes_can_be_known_well_enough(self):
@@ -301,8 +301,8 @@ class TestJudge:
         model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
         model[1].weight.data = torch.zeros(2, 16)
         model[1].weight.data[1, 0] = 1
-        workspace = types.SimpleNamespace(sets=sets, splits=sets.splits, precision=CPU, dataset=dataset)
-        refuse_chance(model, workspace, "perfect.pth")
+        experiment = types.SimpleNamespace(sets=sets, splits=sets.splits, precision=CPU, dataset=dataset)
+        refuse_chance(model, experiment, "perfect.pth")
 
 
 class TestFigures:

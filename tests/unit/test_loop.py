@@ -16,14 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.streams import CyclingLoader, PairedLoader
 from helper_functions.training.devices import Precision
-from helper_functions.training.loop import Cost, NamedLoader, Phase, run_phase
+from helper_functions.training.loop import Cost, LoopConfig, NamedLoader, run_phase
 from helper_functions.training.peak_memory import CLEAR_REFS
 from optimizer.problems import EmpiricalRisk
 from optimizer.solver import Solver
 from optimizer.training import GradientSteps, Recipe
 from unlearning.constrained.problem import ForgetSubjectToRetain
 from unlearning.constrained.targets import UnseenTarget
-from unlearning.streams import RETAIN_LOSSES, Original, TwoStreams
+from unlearning.streams import RETAIN_LOSSES, OriginalAnswers, TwoStreams
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +37,7 @@ class Listener:
 
     def __init__(self, sizes, num_epochs=1, stop_after=None, **options) -> None:
         self.numbers, self.intervals, self.epochs, self.cost = itertools.count(1), [], [], Cost()
-        self.phase = Phase(
+        self.phase = LoopConfig(
             "listen", num_epochs, batches_of(sizes), self.step, self.on_interval, self.on_epoch, cost=self.cost,
             **options,
         )  # fmt: skip
@@ -91,7 +91,7 @@ class TestCounts:
     def test_costs_add_up_over_phases(self):
         cost = Cost()
         for _ in range(2):
-            run_phase(Phase("part", 1, batches_of([2, 3]), lambda batch: {"loss": torch.zeros(())}, cost=cost))
+            run_phase(LoopConfig("part", 1, batches_of([2, 3]), lambda batch: {"loss": torch.zeros(())}, cost=cost))
         assert (cost.gradient_steps, cost.images) == (4, 10)
 
     @pytest.mark.skipif(not os.access(CLEAR_REFS, os.W_OK), reason="the system cannot forget a peak")
@@ -119,23 +119,23 @@ class TestCounts:
     def test_all_streams_of_a_batch_count_as_images(self):
         pair = {"forget": (torch.zeros(2), torch.zeros(2)), "retain": (torch.zeros(3), torch.zeros(3))}
         cost = Cost()
-        run_phase(Phase("two", 1, [pair], lambda batch: {"loss": torch.zeros(())}, cost=cost))
+        run_phase(LoopConfig("two", 1, [pair], lambda batch: {"loss": torch.zeros(())}, cost=cost))
         assert cost.images == 5
 
     def test_a_nan_stays_in_its_interval(self):
         numbers = iter([1.0, float("nan"), 3.0, 5.0])
-        heard = []
+        violation_window = []
         run_phase(
-            Phase(
+            LoopConfig(
                 "nan",
                 1,
                 batches_of([1] * 4),
                 lambda batch: {"loss": torch.tensor(next(numbers))},
-                lambda means, step: heard.append(means["loss"]),
+                lambda means, step: violation_window.append(means["loss"]),
                 log_interval=2,
             )  # fmt: skip
         )
-        assert heard[0] != heard[0] and heard[1] == 4
+        assert violation_window[0] != violation_window[0] and violation_window[1] == 4
 
 
 class Transfers(TorchDispatchMode):
@@ -159,14 +159,14 @@ class Transfers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def training_phase(recipe: Recipe, device: torch.device) -> Phase:
+def training_phase(recipe: Recipe, device: torch.device) -> LoopConfig:
     """Six steps of train.py on a small network, figures of every three."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).to(device)
     data = [(torch.randn(4, 4), torch.tensor([0, 1, 2, 0])) for _ in range(6)]
     problem = EmpiricalRisk(model, Precision(device, torch.float32))
     steps = GradientSteps(problem, model, recipe, len(data))
-    return Phase("train", 1, NamedLoader("train", data), steps, log_interval=3, device=device)
+    return LoopConfig("train", 1, NamedLoader("train", data), steps, log_interval=3, device=device)
 
 
 class TestTransfers:
@@ -183,7 +183,7 @@ class TestTransfers:
         def step(batch):
             return {f"figure{number}": torch.full((), float(number)) for number in range(30)}
 
-        phase = Phase("quiet", 1, batches_of([2] * steps), step, log_interval=log_interval)
+        phase = LoopConfig("quiet", 1, batches_of([2] * steps), step, log_interval=log_interval)
         with Transfers(monkeypatch) as transfers:
             run_phase(phase)
         assert transfers.count == expected
@@ -214,14 +214,14 @@ class TestTransfers:
         model, precision = nn.Linear(4, 3), Precision(torch.device("cpu"), torch.float32)
         target = UnseenTarget(torch.ones(5))
         target.refresh(torch.arange(5.0))
-        streams, original = TwoStreams(model, precision, "frozen"), Original(model, precision, "frozen")
+        streams, original = TwoStreams(model, precision, "frozen"), OriginalAnswers(model, precision, "frozen")
         problem = ForgetSubjectToRetain(
-            streams=streams, original=original, rise=RETAIN_LOSSES["original"], target=target, aim=0.5,
+            streams=streams, original=original, retain_loss_gap=RETAIN_LOSSES["original"], target=target, aim=0.5,
             solver="augmented_lagrangian", multiplier=1.0, penalty_coefficient=10.0,
         )  # fmt: skip
         solver = Solver(problem, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), model, max_grad_norm=1.0)
         data = [(torch.randn(4, 4), torch.tensor([0, 1, 2, 0])) for _ in range(6)]
         loader = PairedLoader(data, CyclingLoader(copy.deepcopy(data)))
         with Transfers(monkeypatch) as transfers:
-            run_phase(Phase("forget", 2, loader, solver.step, log_interval=3))
+            run_phase(LoopConfig("forget", 2, loader, solver.step, log_interval=3))
         assert transfers.count == 4

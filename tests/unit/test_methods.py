@@ -24,9 +24,9 @@ from torch import nn
 from data.loaders import TensorLoader
 from helper_functions.record import RunRecord
 from optimizer.solver import Solver
-from unlearning.evaluator import Examination
+from unlearning.evaluator import Evaluator
 from unlearning.methods import METHODS
-from unlearning.streams import RETAIN_LOSSES, Original
+from unlearning.streams import RETAIN_LOSSES, OriginalAnswers
 
 EPOCHS = 3
 SMALL = {"num_epochs": EPOCHS, "bn": "train", "learning_rate": 0.01, "batch_size": 6}
@@ -119,13 +119,13 @@ class TestReads:
 class TestLeavesAlone:
     @pytest.mark.parametrize("method", ["scrub", "bad_teacher", "delete", "lotus", "boundary_shrink", *OURS])
     def test_the_teacher_never_changes(self, method, tmp_path, monkeypatch):
-        teachers, build = [], Original.__init__
+        teachers, build = [], OriginalAnswers.__init__
 
         def remember(original, *args, **options):
             build(original, *args, **options)
             teachers.append((original.model, state_of(original.model)))
 
-        monkeypatch.setattr(Original, "__init__", remember)
+        monkeypatch.setattr(OriginalAnswers, "__init__", remember)
         run(method, tmp_path, use_sam=True, **SMALL | {"learning_rate": 0.1})
         assert len(teachers) == (2 if method == "bad_teacher" else 1)
         for teacher, before in teachers:
@@ -206,7 +206,7 @@ class TestResume:
                 kind, number = kill_at
                 place = (Solver, "step") if kind == "step" else (unlearning.record, "save_checkpoint")
                 patch.setattr(*place, self.dying(getattr(*place), number, kind == "checkpoint"))
-            return unlearning.model, unlearning.experiment(checkpoint)
+            return unlearning.model, unlearning.run(checkpoint)
 
     def dying(self, function, number, afterwards):
         calls = []
@@ -260,22 +260,22 @@ class TestRewind:
     def run(self, method, folder, monkeypatch, script=None):
         """The model, the outcome, and the weights at the end of each epoch."""
         unlearning, weights = begin(method, folder, rewind=True, **SMALL), []
-        find, consider = Examination._find, unlearning.choice.consider
+        find, consider = Evaluator._find, unlearning.choice.consider
         forget = iter(script[0]) if script is not None else None
 
-        def scripted(examination, *args):
-            findings = find(examination, *args)
+        def scripted(evaluator, *args):
+            evaluation = find(evaluator, *args)
             if script is not None:
-                findings.figures |= {"forget/top1": next(forget), "validation/matched_top1": script[1]}
-            return findings
+                evaluation.figures |= {"forget/top1": next(forget), "validation/matched_top1": script[1]}
+            return evaluation
 
         def remember(epochs, model):
             weights.append(state_of(model))
             consider(epochs, model)
 
-        monkeypatch.setattr(Examination, "_find", scripted)
+        monkeypatch.setattr(Evaluator, "_find", scripted)
         monkeypatch.setattr(unlearning.choice, "consider", remember)
-        return unlearning.model, unlearning.experiment(), weights
+        return unlearning.model, unlearning.run(), weights
 
     @pytest.mark.parametrize("method", METHODS)
     def test_ends_with_the_epoch_whose_forget_error_is_nearest_the_last_held_out_one(
@@ -315,17 +315,17 @@ class TestRewind:
         loaders = streams() | {"forget": pictures("forget", 6, num_classes=2)}
         loaders["forget"].labels[:9] = 0
         model = network()
-        examination = Examination(model, loaders, CPU, 0, RETAIN_LOSSES["labels"])
+        evaluator = Evaluator(model, loaders, CPU, 0, RETAIN_LOSSES["labels"])
         shares = torch.bincount(everything(loaders["forget"])[1], minlength=CLASSES) / 12
         for name in ("unseen", "validation"):
             inputs, labels = everything(loaders[name])
             right = (model(inputs).argmax(1) == labels).float()
             by_class = torch.stack([right[labels == label].mean() for label in range(CLASSES)])
-            figures = examination.of_original(begin_target(examination), 1.0).figures
+            figures = evaluator.of_original(begin_target(evaluator), 1.0).figures
             assert figures[f"{name}/matched_top1"] == pytest.approx(100 * (shares * by_class).sum().item(), abs=1e-3)
 
 
-def begin_target(examination):
+def begin_target(evaluator):
     """A target that measures nothing, where only other figures are wanted."""
 
     class Nothing:

@@ -26,8 +26,8 @@ from helper_functions.config import run_script
 from helper_functions.errors import UserError
 from train_constrained_unlearning import get_parser, main, untrain_constrained
 from unlearning.arguments import MethodArgs, PublishedArgs, UnlearnArgs, batch_sizes
+from unlearning.experiment import Experiment
 from unlearning.methods import METHODS, check_method, defaults_of
-from unlearning.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
@@ -116,8 +116,8 @@ class TestDefaults:
     )
     def test_batch_sizes_reach_the_loaders(self, flags, sizes, tmp_path):
         args = get_parser().parse(["--dataset", "digits", "--data_dir", str(tmp_path), *flags])
-        workspace = Workspace(args, None, "random:0.1")
-        loaders = workspace.loaders(*batch_sizes(args, len(workspace.splits.forget), workspace.dataset.num_classes))
+        experiment = Experiment(args, None, "random:0.1")
+        loaders = experiment.loaders(*batch_sizes(args, len(experiment.splits.forget), experiment.dataset.num_classes))
         assert (loaders["forget"].batch_size, loaders["retain"].batch_size) == sizes
 
     @given(st.integers(57, 10**6), st.integers(2, 1000))

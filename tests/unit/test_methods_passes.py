@@ -24,7 +24,7 @@ from scipy import special, stats
 from torch import nn
 from torch.nn import functional as F
 
-from unlearning.context import Case
+from unlearning.context import MethodContext
 from unlearning.methods import lotus, random_labels, unsir
 from unlearning.methods.boundary_shrink import nearest_wrong_labels
 from unlearning.methods.delete import without_own
@@ -126,7 +126,7 @@ class TestSteps:
     def test_bad_teacher_weighs_every_image_the_same(self, bn, tmp_path, monkeypatch):
         torch.manual_seed(9)
         ignorant = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
-        monkeypatch.setattr(Case, "fresh", lambda case: ignorant)
+        monkeypatch.setattr(MethodContext, "fresh", lambda context: ignorant)
         steps = Steps("bad_teacher", tmp_path, bn, temperature=3.0)
         bad, good = ignorant(steps.forget).detach(), steps.original(steps.retain).detach()
 
@@ -211,7 +211,7 @@ class TestSteps:
     def test_unsir_impairs_with_noise_once_and_repairs_without(self, bn, tmp_path, monkeypatch):
         noise = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(3))
         labels = torch.tensor([0, 1, 2, 3, 0, 1])
-        monkeypatch.setattr(unsir, "learn_noise", lambda case, classes, count: (noise, labels))
+        monkeypatch.setattr(unsir, "learn_noise", lambda context, classes, count: (noise, labels))
         steps = Steps("unsir", tmp_path, bn, num_epochs=3)
         both = torch.cat([steps.retain, noise]), torch.cat([steps.retain_labels, labels])
         steps.descend(lambda model: cross_entropy(model(both[0]), both[1]))
@@ -381,30 +381,30 @@ class TestTempered:
 
 
 class TestNoise:
-    def case(self, tmp_path, **settings):
+    def context(self, tmp_path, **settings):
         unlearning = begin("unsir", tmp_path, **settings)
         return unlearning.context
 
     def test_maximises_the_originals_error_and_leaves_it_alone(self, tmp_path):
-        case = self.case(tmp_path, noise_steps=30)
-        before = state_of(case.model)
-        case.generator.manual_seed(0)
-        noise, labels = learn_noise(case, torch.tensor([1, 3]), 5)
+        context = self.context(tmp_path, noise_steps=30)
+        before = state_of(context.model)
+        context.generator.manual_seed(0)
+        noise, labels = learn_noise(context, torch.tensor([1, 3]), 5)
         first = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         assert labels.tolist() == [1] * 5 + [3] * 5 and not noise.requires_grad
         with torch.no_grad():
-            losses = [F.cross_entropy(case.model(images), labels).item() for images in (first, noise)]
+            losses = [F.cross_entropy(context.model(images), labels).item() for images in (first, noise)]
         assert losses[1] > losses[0] + 0.5
-        assert not changed(before, state_of(case.model))
-        assert all(parameter.grad is None for parameter in case.model.parameters())
+        assert not changed(before, state_of(context.model))
+        assert all(parameter.grad is None for parameter in context.model.parameters())
 
     def test_a_step_is_adams_on_loss_and_size(self, tmp_path):
         """Adam's first step has the size of its rate, against the sign of the gradient."""
-        case = self.case(tmp_path, noise_steps=1, noise_learning_rate=0.2)
-        case.generator.manual_seed(0)
-        noise, labels = learn_noise(case, torch.tensor([0, 2]), 3)
+        context = self.context(tmp_path, noise_steps=1, noise_learning_rate=0.2)
+        context.generator.manual_seed(0)
+        noise, labels = learn_noise(context, torch.tensor([0, 2]), 3)
         first = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
-        loss = -F.cross_entropy(case.model(first), labels) + NOISE_PENALTY * first.square().mean()
+        loss = -F.cross_entropy(context.model(first), labels) + NOISE_PENALTY * first.square().mean()
         (slope,) = torch.autograd.grad(loss, first)
         # The small number beside the root matters where the gradient is small itself.
         torch.testing.assert_close(noise, (first - 0.2 * slope / (slope.abs() + 1e-8)).detach(), rtol=1e-3, atol=1e-4)
@@ -412,9 +412,9 @@ class TestNoise:
     def test_one_batch_of_noise_for_all_classes_that_go(self, tmp_path, monkeypatch):
         asked = []
 
-        def asking(case, classes, count):
+        def asking(context, classes, count):
             asked.append((classes.tolist(), count))
-            return learn_noise(case, classes, count)
+            return learn_noise(context, classes, count)
 
         monkeypatch.setattr(unsir, "learn_noise", asking)
         for batch_size in (128, 3):

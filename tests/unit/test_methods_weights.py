@@ -201,7 +201,7 @@ class TestLastLayers:
         unlearning = begin("cf_k", tmp_path, last_layers=1, num_epochs=1)
         monkeypatch.setattr(unlearning, "examine", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            unlearning.experiment()
+            unlearning.run()
         assert all(parameter.requires_grad for parameter in unlearning.model.parameters())
 
     @pytest.mark.parametrize(("count", "drawn"), [(1, {"7"}), (2, {"3", "4", "7"}), (9, {"0", "1", "3", "4", "7"})])
@@ -392,7 +392,7 @@ class TestFisherNoise:
 
         monkeypatch.setattr(fisher, "diagonal_fisher", spy)
         unlearning = begin("fisher", tmp_path)
-        unlearning.experiment()
+        unlearning.run()
         assert asked == [(24, unlearning.context.generator)]
 
 

@@ -22,7 +22,7 @@ def test_a_script_gives_its_folder_and_report_and_says_nothing(tmp_path, capsys)
 
 def test_a_second_run_has_a_folder_of_its_own(tmp_path):
     def main(args):
-        RunRecord.create(args.log_dir, args.name_prefix, args, train.Workspace(args).precision.device)
+        RunRecord.create(args.log_dir, args.name_prefix, args, train.Experiment(args).precision.device)
         return {}
 
     script = types.SimpleNamespace(get_parser=train.get_parser, main=main)
@@ -32,7 +32,7 @@ def test_a_second_run_has_a_folder_of_its_own(tmp_path):
 
 def test_a_folder_that_another_process_made_meanwhile_is_not_its_own(tmp_path):
     def main(args):
-        record = RunRecord.create(args.log_dir, args.name_prefix, args, train.Workspace(args).precision.device)
+        record = RunRecord.create(args.log_dir, args.name_prefix, args, train.Experiment(args).precision.device)
         (tmp_path / "same-of-another-process").mkdir()
         return {"folder": record.folder}
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from unlearning.constrained.stage import FAR_OUTSIDE, PACE, RUNAWAY, Stage, StageSettings, _dual_rate
 
 from data.loaders import TensorLoader
 from data.streams import CyclingLoader, PairedLoader
@@ -25,10 +26,9 @@ from optimizer.solver import SOLVERS, Solver
 from unlearning.arguments import UnlearnArgs
 from unlearning.constrained.problem import ForgetSubjectToRetain
 from unlearning.constrained.safeguard import LONGEST, PATIENCE, Safeguard
-from unlearning.constrained.stage import FAR_OUTSIDE, PACE, RUNAWAY, Stage, StageSettings, _dual_rate
 from unlearning.constrained.targets import ChanceTarget
-from unlearning.evaluator import Findings
-from unlearning.streams import RETAIN_LOSSES, Original, TwoStreams
+from unlearning.evaluator import Evaluation
+from unlearning.streams import RETAIN_LOSSES, OriginalAnswers, TwoStreams
 
 CPU = Precision(torch.device("cpu"), torch.float32)
 GENERATOR = torch.Generator().manual_seed(2)
@@ -47,7 +47,7 @@ def problem_of(model, name="augmented_lagrangian"):
     streams = TwoStreams(model, CPU, "train")
     streams.prepare(model)
     return ForgetSubjectToRetain(
-        streams=streams, original=Original(model, CPU, "train"), rise=RETAIN_LOSSES["labels"],
+        streams=streams, original=OriginalAnswers(model, CPU, "train"), retain_loss_gap=RETAIN_LOSSES["labels"],
         target=ChanceTarget(3, 1.5), aim=0.5, solver=name, multiplier=0.5, penalty_coefficient=4.0,
     )  # fmt: skip
 
@@ -130,7 +130,7 @@ class TestGoingBack:
     @pytest.mark.parametrize("name", SOLVERS)
     def test_four_times_as_much_while_the_step_is_no_shorter_than_asked_for(self, name):
         guard = guarded(name)
-        guard.hurry()
+        guard.lengthen_step()
         for multiplier in guard.solver.cmp.multipliers():
             multiplier.weight.data.fill_(1.5)
         guard.keep()
@@ -149,18 +149,18 @@ class TestGoingBack:
         guard = guarded()
         (multiplier,) = guard.solver.cmp.multipliers()
         multiplier.weight.data.fill_(before)
-        assert guard.prices == pytest.approx([before])
+        assert guard.learned_multipliers == pytest.approx([before])
         guard.keep()
         raised, before = 1, max(1.0, before)
         for step, move in enumerate(moves):
             guard.watch(math.nan, step)
             raised *= 4 if guard.scale >= 1 else 2
             if step == 0:
-                assert guard.prices == pytest.approx([before])
+                assert guard.learned_multipliers == pytest.approx([before])
             multiplier.weight.data.mul_(move)
             guard.keep()
         multiplier.weight.data.fill_(last)
-        (price,) = guard.prices
+        (price,) = guard.learned_multipliers
         if not moves or last <= before:
             assert price == pytest.approx(last)
         elif last < before * raised:
@@ -199,7 +199,7 @@ class TestStepSize:
     def test_hurrying_ends(self):
         guard = guarded()
         for _ in range(50):
-            guard.hurry()
+            guard.lengthen_step()
         assert guard.scale == LONGEST
 
     @settings(deadline=None, max_examples=100)
@@ -215,11 +215,11 @@ class TestStepSize:
                 if doubled:
                     # What was tried again may be kept, and what is twice as long is unknown.
                     too_long, in_vain = too_long * (2 if scale * 2 >= too_long else 1), 0
-                assert guard.hurry() == doubled
+                assert guard.lengthen_step() == doubled
                 assert guard.scale == scale * (2 if doubled else 1)
             elif action in ("runaway", "slow"):
                 too_long, in_vain = scale, 0
-                guard.watch(math.nan, steps) if action == "runaway" else guard.slow()
+                guard.watch(math.nan, steps) if action == "runaway" else guard.shorten_step()
                 assert guard.scale == scale / 2
             else:
                 guard.solver.primal.step()
@@ -237,14 +237,14 @@ class TestEasing:
         before = weights(guard.model), guard.scale, dual_values(guard)[1]
         (multiplier,) = guard.solver.cmp.multipliers()
         multiplier.weight.data.fill_(value)
-        guard.ease()
+        guard.relax_multipliers()
         assert multiplier.weight.item() == pytest.approx(value if value <= 1 else max(1, value / 2))
         assert same(before[0], weights(guard.model)) and (guard.scale, dual_values(guard)[1]) == before[1:]
 
     def test_a_penalty_stays(self):
         guard = guarded("penalty")
         before = dual_values(guard)
-        guard.ease()
+        guard.relax_multipliers()
         assert dual_values(guard) == before
 
 
@@ -252,12 +252,12 @@ class TestState:
     def test_round_trip(self, tmp_path):
         guard = guarded(schedule="linear")
         advance(guard)
-        guard.hurry()
+        guard.lengthen_step()
         guard.keep()
         advance(guard)
         guard.watch(9.0, step=6)
-        guard.stray(1.5, step=6)
-        guard.ease()
+        guard.check_far_outside(1.5, step=6)
+        guard.relax_multipliers()
         parts = {"guard": guard.state_dict(), "solver": guard.solver.full_state()}
         parts |= {"schedule": guard.schedule.state_dict(), "model": guard.model.state_dict()}
         save_tensors(parts, tmp_path / "state.pt")
@@ -268,10 +268,10 @@ class TestState:
         other.load_state_dict(state["guard"])
         for name in ("events", "scale", "ceiling", "refused", "nearest", "eased"):
             assert getattr(other, name) == getattr(guard, name)
-        assert other.prices == guard.prices
+        assert other.learned_multipliers == guard.learned_multipliers
         for each in (guard, other):
             advance(each)
-            each.hurry()
+            each.lengthen_step()
             each.watch(math.nan, step=9)
             advance(each)
         assert same(weights(guard.model), weights(other.model)) and other.events == guard.events
@@ -291,7 +291,7 @@ class SpyRecord:
 def figures_of(**changes) -> dict:
     """An epoch that kept the budget and came near its target."""
     figures = {
-        "constraint/fall": 0.1, "constraint/fall_bound": 0.2, "constraint/feasible": 1.0, "retain/rise": 0.01,
+        "constraint/fall": 0.1, "constraint/fall_bound": 0.2, "constraint/feasible": 1.0, "retain/loss_gap": 0.01,
         "retain/loss": 0.5, "forget/distance": 0.0,
     }  # fmt: skip
     return figures | {key.replace("_", "/", 1): value for key, value in changes.items()}
@@ -309,13 +309,13 @@ class TestStage:
         model, record = network(), record or SpyRecord()
         options = {"schedule": "constant", "learning_rate": 0.01, "retain_budget": 1.0} | options
         args = UnlearnArgs(num_epochs=len(epochs), solver=solver, **options)
-        self.measured, self.coefficients, findings = [], [], iter(epochs)
+        self.measured, self.coefficients, evaluation = [], [], iter(epochs)
 
         def examine():
             if spoil is not None:
                 spoil(model, len(self.measured))
             self.measured.append(weights(model))
-            return Findings(next(findings), {}, ())
+            return Evaluation(next(evaluation), {}, ())
 
         def report(found, epoch):
             self.coefficients.append([c.value.item() for c in problem.penalty_coefficients()])
@@ -421,13 +421,13 @@ class TestStage:
         """Far from the target, less than half of the points spent that may be, and retain loss not much lower: where
         it fell, it is the multiplier that holds the weights.
         """
-        unspent = [(far, rise < -0.005) for far, rise, fall in epochs if fall < 0.25]
+        unspent = [(far, retain_loss_gap < -0.005) for far, retain_loss_gap, fall in epochs if fall < 0.25]
         names = ("forget_distance", "retain_rise", "constraint_fall")
         figures = [figures_of(**dict(zip(names, epoch, strict=True))) for epoch in epochs]
         for to_the_last in (False, True):
-            with patch.object(ChanceTarget, "to_the_last", to_the_last), patch.object(Safeguard, "ease") as ease:
+            with patch.object(ChanceTarget, "to_the_last", to_the_last), patch.object(Safeguard, "ease") as relax_multipliers:
                 assert self.run(figures, aim=0.5).scale == 2.0 ** sum(far > 0.5 and not fell for far, fell in unspent)
-            assert ease.call_count == to_the_last * sum(fell for _, fell in unspent)
+            assert relax_multipliers.call_count == to_the_last * sum(fell for _, fell in unspent)
 
     def test_a_number_that_is_none_sends_it_back(self):
         def spoil(model, epoch):
@@ -509,8 +509,8 @@ class TestStage:
     def test_a_look_goes_on_where_a_stopped_run_left_it(self):
         self.run([figures_of()], forget=self.LONG)
         left = self.stage
-        left.heard.add({name: torch.tensor(7.0) for name in left.heard.names})
+        left.violation_window.add({name: torch.tensor(7.0) for name in left.violation_window.names})
         self.run([figures_of()], forget=self.LONG)
         self.stage.load_state_dict(left.state_dict(), 0)
-        figures, spoiled = self.stage.heard.transfer()
+        figures, spoiled = self.stage.violation_window.transfer()
         assert set(figures.values()) == {7.0} and spoiled is None

@@ -19,8 +19,8 @@ from unlearning.choice import is_better
 from unlearning.constrained.difficulty import Difficulty
 from unlearning.constrained.stopping import STOP_CRITERIA
 from unlearning.constrained.targets import ChanceTarget, Target, ZeroTarget, own_target, weighted_quantiles
-from unlearning.evaluator import Examination, Findings, matching_weights, paired_fall
-from unlearning.run import Unlearning
+from unlearning.evaluator import Evaluation, Evaluator, matching_weights, paired_fall
+from unlearning.run import UnlearningRun
 from unlearning.streams import RETAIN_LOSSES
 
 CPU = Precision(torch.device("cpu"), torch.float32)
@@ -203,7 +203,7 @@ class TestRewind:
         args = MethodArgs(num_epochs=len(script) - finetune, finetune_num_epochs=finetune, learning_rate=0.01)
         record = QuietRecord(tmp_path)
         record.save_checkpoint = lambda content: on_checkpoint(unlearning)
-        unlearning = Unlearning(model, loaders, args, target, "constrained", CPU, record)
+        unlearning = UnlearningRun(model, loaders, args, target, "constrained", CPU, record)
         self.start = {name: value.clone() for name, value in model.state_dict().items()}
         self.measured, real, figures = [], unlearning.evaluator, iter(script)
 
@@ -213,10 +213,10 @@ class TestRewind:
             def __call__(scripted, model, target, budget):
                 self.measured.append({name: value.clone() for name, value in model.state_dict().items()})
                 found = real(model, target, budget)
-                return Findings(found.figures | next(figures), found.losses, found.forget)
+                return Evaluation(found.figures | next(figures), found.losses, found.forget)
 
         unlearning.evaluator = Scripted()
-        outcome = unlearning.experiment()
+        outcome = unlearning.run()
         self.model = model
         return outcome
 
@@ -323,8 +323,8 @@ class TestMatchingWeights:
             assert sum(here) == pytest.approx(expected, abs=1e-5)
 
 
-def examination_of(model, loaders, loss="labels") -> Examination:
-    return Examination(model, loaders, CPU, seed=0, rise=RETAIN_LOSSES[loss])
+def examination_of(model, loaders, loss="labels") -> Evaluator:
+    return Evaluator(model, loaders, CPU, seed=0, retain_loss_gap=RETAIN_LOSSES[loss])
 
 
 class TestExamination:
@@ -356,20 +356,20 @@ class TestExamination:
         now[[0, 1]], now[5] = torch.tensor([0.0, 0, 5]), torch.tensor([0.0, 0, 1])
         now[[6, 7]] = torch.tensor([0.0, 0, 3])
         target = ChanceTarget(3, 1.0)
-        examination = examination_of(self.model(original), self.loaders(shuffle=shuffle), loss)
-        figures = examination(self.model(now), target, budget=20.0).figures
+        evaluator = examination_of(self.model(original), self.loaders(shuffle=shuffle), loss)
+        figures = evaluator(self.model(now), target, budget=20.0).figures
         assert figures["constraint/fall"] == pytest.approx(100 / 6, abs=1e-4)
         assert figures["constraint/fall_bound"] == pytest.approx(100 / 6, abs=1e-4)
         assert figures["constraint/feasible"] == 1
-        assert examination(self.model(now), target, budget=16.0).figures["constraint/feasible"] == 0
+        assert evaluator(self.model(now), target, budget=16.0).figures["constraint/feasible"] == 0
         assert figures["retain/top1"] == pytest.approx(100 * 4 / 6, abs=1e-4)
         assert figures["forget/top1"] == pytest.approx(100 / 3, abs=1e-4)
         assert figures["retain/loss"] == pytest.approx(nn.CrossEntropyLoss()(now[:6], self.LABELS[:6]).item(), rel=1e-5)
         p, q = original[:6].softmax(1), now[:6].softmax(1)
-        rise = (p / q).log()[range(6), self.LABELS[:6]] if loss == "labels" else (p * (p / q).log()).sum(1)
-        assert figures["retain/rise"] == pytest.approx(rise.mean().item(), rel=1e-4)
+        retain_loss_gap = (p / q).log()[range(6), self.LABELS[:6]] if loss == "labels" else (p * (p / q).log()).sum(1)
+        assert figures["retain/loss_gap"] == pytest.approx(retain_loss_gap.mean().item(), rel=1e-4)
         assert figures["forget/distance"] == pytest.approx(1 / 3)
-        assert examination.of_original(target, 0.0).figures["constraint/fall"] == 0
+        assert evaluator.of_original(target, 0.0).figures["constraint/fall"] == 0
 
     @pytest.mark.parametrize("part", ["easy", "hard", "even"])
     def test_the_distance_is_to_images_as_hard_as_the_forget_set(self, part):
@@ -392,28 +392,28 @@ class TestExamination:
         }  # fmt: skip
         kept = TensorDataset(pixels[parts["retain"], None], torch.zeros(200, dtype=torch.int64))
         loaders["retain"] = DataLoader(kept, 50)
-        examination = examination_of(model, loaders)
-        case = SimpleNamespace(target="unseen", examination=examination)
+        evaluator = examination_of(model, loaders)
+        case = SimpleNamespace(target="unseen", evaluator=evaluator)
         target = own_target(case)
-        assert torch.equal(target.weights, examination.as_hard["unseen"])
+        assert torch.equal(target.weights, evaluator.difficulty_weights["unseen"])
 
         expected = torch.full((100,), 0.01)
         if part != "even":
             difficulty = Difficulty.of(losses[forget], losses[retain], torch.ones(200))
             expected = difficulty.weigh(losses[400:], expected)
             assert (difficulty.first < difficulty.second) == (part == "easy")
-        torch.testing.assert_close(examination.as_hard["validation"], expected, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(evaluator.difficulty_weights["validation"], expected, rtol=1e-3, atol=1e-5)
         goals = weighted_quantiles(losses[400:], expected, (torch.arange(100) + 0.5) / 100)
         odds = goals.expm1().log() - losses[forget].sort().values.expm1().log()
-        found = examination.of_original(target, 1.0).figures["forget/distance"]
+        found = evaluator.of_original(target, 1.0).figures["forget/distance"]
         assert found == pytest.approx(odds.abs().mean().item(), rel=1e-3)
 
     def test_right_by_chance_with_numbers_that_are_none_is_not_feasible(self):
         logits = 6.0 * torch.nn.functional.one_hot(self.LABELS, 3)
-        examination = examination_of(self.model(logits), self.loaders())
+        evaluator = examination_of(self.model(logits), self.loaders())
         broken = self.model(logits)
         nn.init.constant_(broken[1].weight, math.nan)
-        assert examination(broken, ChanceTarget(3, 1.0), budget=100.0).figures["constraint/feasible"] == 0
+        assert evaluator(broken, ChanceTarget(3, 1.0), budget=100.0).figures["constraint/feasible"] == 0
 
     def test_leaves_batch_norm_and_modes_alone(self):
         torch.manual_seed(0)
@@ -422,9 +422,9 @@ class TestExamination:
         model[2].eval()
         before = {name: value.clone() for name, value in model.state_dict().items()}
         modes = [module.training for module in model.modules()]
-        examination = examination_of(model, self.loaders())
-        examination(model, ChanceTarget(3, 1.0), 1.0)
-        examination.losses(model, "unseen")
+        evaluator = examination_of(model, self.loaders())
+        evaluator(model, ChanceTarget(3, 1.0), 1.0)
+        evaluator.losses(model, "unseen")
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
         assert modes == [module.training for module in model.modules()]
 
@@ -460,9 +460,9 @@ class TestExamination:
         for shuffle in (False, True):
             validation = self.loader(list(range(12)), shuffle)
             loaders = self.loaders() | {"forget": self.loader([2, 5, 8]), "validation": validation}
-            examination = examination_of(model, loaders)
+            evaluator = examination_of(model, loaders)
             target = Weighted()
-            distances += [examination(model, target, 1.0).figures["forget/distance"] for _ in range(3)]
+            distances += [evaluator(model, target, 1.0).figures["forget/distance"] for _ in range(3)]
         assert distances == pytest.approx(distances[:1] * 6, abs=1e-4)
 
 

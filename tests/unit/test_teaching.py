@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import build_discriminator
-from contrastive_discrimination.teaching import CriticSteps, PassForTeacher, Scale, told_apart
+from contrastive_discrimination.teaching import CriticSteps, PassForTeacher, Scale, student_teacher_auc
 from data.datasets import Dataset
 from data.image_sets import ImageSets
 from data.splits import make_splits
@@ -18,7 +18,7 @@ from helper_functions.training.devices import Precision
 from models.features import classifier_head
 from optimizer.sam import SAM
 from optimizer.solver import Solver
-from unlearning.distillation import Lesson, LessonArgs
+from unlearning.distillation import Distillation, DistillationArgs
 
 CPU = Precision(torch.device("cpu"), torch.float32)
 INPUTS = torch.randn(48, 6, generator=torch.Generator().manual_seed(0))
@@ -171,13 +171,13 @@ class TestPassForTeacher:
 
     def test_the_student_comes_to_pass_for_the_teacher(self):
         problem = problem_of(steps=2, noise=0.3)
-        before = told_apart(*self.outputs(problem), 0.3, lambda: critic_of(3, name="logistic"), seed=0).value
+        before = student_teacher_auc(*self.outputs(problem), 0.3, lambda: critic_of(3, name="logistic"), seed=0).value
         optimizer = torch.optim.Adam(problem.student.parameters(), 0.02)
         solver, generator = Solver(problem, optimizer, problem.student), torch.Generator().manual_seed(9)
         for _ in range(150):
             inputs = torch.randn(64, 6, generator=generator)
             solver.step({"train": (inputs, torch.zeros(64, dtype=torch.int64))})
-        after = told_apart(*self.outputs(problem), 0.3, lambda: critic_of(3, name="logistic"), seed=0).value
+        after = student_teacher_auc(*self.outputs(problem), 0.3, lambda: critic_of(3, name="logistic"), seed=0).value
         assert before > 0.9 and after < before - 0.2
 
     def outputs(self, problem) -> tuple[torch.Tensor, torch.Tensor]:
@@ -216,7 +216,7 @@ class TestToldApart:
     TEACHER = torch.randn(1200, 4, generator=torch.Generator().manual_seed(1))
 
     def told(self, student, noise=0.3, name="logistic") -> float:
-        found = told_apart(student, self.TEACHER, noise, lambda: critic_of(4, name=name), 0)
+        found = student_teacher_auc(student, self.TEACHER, noise, lambda: critic_of(4, name=name), 0)
         assert found.low <= found.value <= found.high
         return found.value
 
@@ -239,14 +239,14 @@ class TestToldApart:
         def fresh():
             return Critic(build_discriminator("difference", 4), learning_rate=3e-3)
 
-        found = [told_apart(student, self.TEACHER[:200], 0.3, fresh, seed) for seed in (1, 1, 2)]
+        found = [student_teacher_auc(student, self.TEACHER[:200], 0.3, fresh, seed) for seed in (1, 1, 2)]
         assert found[0] == found[1] != found[2] and torch.equal(torch.get_rng_state(), state)
 
 
 class TestLesson:
     """Teacher and student of a whole run, on random pictures."""
 
-    def lesson(self, **changes) -> Lesson:
+    def distillation(self, **changes) -> Distillation:
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 255, (200, 1, 4, 4), generator=generator, dtype=torch.uint8)
         dataset = Dataset("toy", images, torch.arange(200) % 3, ("a", "b", "c"), 200, (0.5,), (0.5,))
@@ -254,48 +254,48 @@ class TestLesson:
         sets = ImageSets(dataset, splits, None, torch.device("cpu"), 0)
         torch.manual_seed(1)
         teacher = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
-        own = LessonArgs()
+        own = DistillationArgs()
         args = types.SimpleNamespace(
             **{**vars(own), "mode": "train", "discriminate": "logits", "discriminator": "auto", "seed": 0,
                "discriminator_learning_rate": 3e-3, "discriminator_steps": 1, **changes},
         )  # fmt: skip
-        workspace = types.SimpleNamespace(dataset=dataset, splits=splits, sets=sets, precision=CPU)
-        run = types.SimpleNamespace(args=args, workspace=workspace, models={"original": teacher}, costs={})
-        return Lesson(run)
+        experiment = types.SimpleNamespace(dataset=dataset, splits=splits, sets=sets, precision=CPU)
+        run = types.SimpleNamespace(args=args, experiment=experiment, models={"original": teacher}, costs={})
+        return Distillation(run)
 
     def test_of_features_the_students_head_is_the_teachers_and_frozen(self):
-        lesson = self.lesson(discriminate="features")
-        head, taught = classifier_head(lesson.student), classifier_head(lesson.teacher)
+        distillation = self.distillation(discriminate="features")
+        head, taught = classifier_head(distillation.student), classifier_head(distillation.teacher)
         for ours, theirs in zip(head.parameters(), taught.parameters(), strict=True):
             assert torch.equal(ours, theirs) and ours is not theirs and not ours.requires_grad
-        body = [parameter for name, parameter in lesson.student.named_parameters() if not name.startswith("4.")]
+        body = [parameter for name, parameter in distillation.student.named_parameters() if not name.startswith("4.")]
         assert all(parameter.requires_grad for parameter in body) and len(body) == 4
-        assert not torch.equal(lesson.student[1].weight, lesson.teacher[1].weight)
-        assert len(lesson.scale.mean) == 8 and lesson.taught.shape[1] == 8
+        assert not torch.equal(distillation.student[1].weight, distillation.teacher[1].weight)
+        assert len(distillation.scale.mean) == 8 and distillation.taught.shape[1] == 8
 
     def test_of_logits_all_of_the_student_begins_anew_and_learns(self):
-        lesson = self.lesson()
-        assert all(parameter.requires_grad for parameter in lesson.student.parameters())
-        assert not any(parameter.requires_grad for parameter in lesson.teacher.parameters())
-        assert not torch.equal(lesson.student[4].weight, lesson.teacher[4].weight)
-        assert len(lesson.scale.mean) == 3
+        distillation = self.distillation()
+        assert all(parameter.requires_grad for parameter in distillation.student.parameters())
+        assert not any(parameter.requires_grad for parameter in distillation.teacher.parameters())
+        assert not torch.equal(distillation.student[4].weight, distillation.teacher[4].weight)
+        assert len(distillation.scale.mean) == 3
 
     @pytest.mark.parametrize("discriminate", ["logits", "features"])
     def test_taught_are_the_validation_images_in_units_of_the_training_images(self, discriminate):
-        lesson = self.lesson(discriminate=discriminate)
-        sets, splits = lesson.run.workspace.sets, lesson.run.workspace.splits
-        layers = lesson.teacher[:4] if discriminate == "features" else lesson.teacher
+        distillation = self.distillation(discriminate=discriminate)
+        sets, splits = distillation.run.experiment.sets, distillation.run.experiment.splits
+        layers = distillation.teacher[:4] if discriminate == "features" else distillation.teacher
         with torch.no_grad():
             train, validation = (
                 layers(torch.cat([inputs for inputs, _ in sets.evaluation(part)]))
                 for part in (splits.train, splits.validation)
             )
         expected = (validation - train.mean(0)) / train.std(0).clamp(min=1e-6)
-        torch.testing.assert_close(lesson.taught, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(distillation.taught, expected, rtol=1e-4, atol=1e-4)
 
     def test_the_auc_changes_neither_models_nor_generators(self):
-        lesson = self.lesson(freeze_classifier=True, discriminator="logistic")
-        before, state = [bits(model) for model in (lesson.student, lesson.teacher)], torch.get_rng_state()
-        assert lesson.auc() == lesson.auc() and lesson.critic.frozen
-        assert [bits(model) for model in (lesson.student, lesson.teacher)] == before
+        distillation = self.distillation(freeze_classifier=True, discriminator="logistic")
+        before, state = [bits(model) for model in (distillation.student, distillation.teacher)], torch.get_rng_state()
+        assert distillation.auc() == distillation.auc() and distillation.critic.frozen
+        assert [bits(model) for model in (distillation.student, distillation.teacher)] == before
         assert torch.equal(torch.get_rng_state(), state)

@@ -102,7 +102,7 @@ class TestPrice:
     ):
         """It is as low as the last images of a class want it: a set that is still whole would run away with it."""
         # Every epoch counts as one that has lowered the retain loss.
-        monkeypatch.setattr("unlearning.constrained.stage.NATS_A_POINT", -1e9)
+        monkeypatch.setattr("unlearning.constrained.trainer.NATS_A_POINT", -1e9)
         torch.manual_seed(0)
         outcome = untrain_constrained(
             copy.deepcopy(mislabelled), **digits.loaders(WRONG, RIGHT, digits.given), num_epochs=2,
@@ -182,10 +182,10 @@ class TestRetainOnly:
     @pytest.mark.parametrize("forget", ["class:3", "mislabelled:0.1"])
     def test_forget_images_never_reach_training(self, forget, retain_only, spied, tmp_path, monkeypatch):
         splits = []
-        workspace = train.Workspace
+        experiment = train.Experiment
 
         def remember(*args, **options):
-            splits.append(workspace(*args, **options))
+            splits.append(experiment(*args, **options))
             return splits[-1]
 
         monkeypatch.setattr(train, "Workspace", remember)

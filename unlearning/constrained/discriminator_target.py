@@ -16,8 +16,8 @@ from helper_functions.errors import UserError
 from helper_functions.training.devices import Precision
 from models.features import FeatureTap, predict_features
 from unlearning.constrained.targets import Target, own_target
-from unlearning.context import Case
-from unlearning.evaluator import Examination
+from unlearning.context import MethodContext
+from unlearning.evaluator import Evaluator
 
 # How far from 0.5 an AUC may be and still count as chance.
 AUC_TOLERANCE = 0.05
@@ -78,12 +78,12 @@ class DiscriminatorTarget(Target):
         game: AdversarialGame | BatchAveragedGame,
         outputs: Outputs,
         held_out: Reference,
-        examination: Examination,
+        evaluator: Evaluator,
         fresh: Callable[[], Critic],
         seed: int,
     ) -> None:
         self.own, self.game, self.outputs, self.held_out = own, game, outputs, held_out
-        self.forget_view, self.fresh, self.seed = examination.views["forget"], fresh, seed
+        self.forget_view, self.fresh, self.seed = evaluator.views["forget"], fresh, seed
         self.name = own.name
 
     @property
@@ -145,31 +145,31 @@ OWN_MATCH = {"unseen": "given", "zero": "none", "chance": "none"}
 class Parts:
     """What both games are made of: views of the student and of the teacher."""
 
-    def __init__(self, case: Case) -> None:
-        self.case, examination = case, case.examination
+    def __init__(self, context: MethodContext) -> None:
+        self.context, evaluator = context, context.evaluator
         # Elsewhere a set may hold the whole of some class beside parts of others: each image's own label goes.
-        whole = examination.forgotten_classes() if case.target == "zero" else torch.zeros(0, dtype=torch.int64)
-        view = View(case.args.discriminate, examination.num_classes, whole)
+        whole = evaluator.forgotten_classes() if context.target == "zero" else torch.zeros(0, dtype=torch.int64)
+        view = View(context.args.discriminate, evaluator.num_classes, whole)
         if view.set_apart == view.num_classes:
             raise UserError("every class is to be forgotten: there is nothing that its images could pass for")
-        self.outputs = Outputs(view, case.precision)
-        self.match = OWN_MATCH[case.target] if case.args.match == "auto" else case.args.match
-        logits, labels = examination.original_outputs["forget"]
-        features = self.outputs.features(case.model, examination.views["forget"])
+        self.outputs = Outputs(view, context.precision)
+        self.match = OWN_MATCH[context.target] if context.args.match == "auto" else context.args.match
+        logits, labels = evaluator.original_outputs["forget"]
+        features = self.outputs.features(context.model, evaluator.views["forget"])
         self.forget = view(logits, features, view.to_go(labels))
-        self.generator = torch.Generator(labels.device).manual_seed(case.seed)
+        self.generator = torch.Generator(labels.device).manual_seed(context.seed)
 
     def reference(self, name: str) -> Reference:
         """The original's outputs on the unseen or on the validation images."""
-        examination = self.case.examination
-        logits, labels = examination.original_outputs[name]
-        features = self.outputs.features(self.case.model, examination.views[name])
-        wanted = examination.forget_labels
+        evaluator = self.context.evaluator
+        logits, labels = evaluator.original_outputs[name]
+        features = self.outputs.features(self.context.model, evaluator.views[name])
+        wanted = evaluator.forget_labels
         return Reference(self.outputs.view, self.match, logits, labels, features, name, wanted)
 
     def target(self, game: AdversarialGame | BatchAveragedGame, fresh: Callable[[], Critic]) -> DiscriminatorTarget:
         """The target that pursues a game."""
-        held_out, case = self.reference("validation"), self.case
+        held_out, context = self.reference("validation"), self.context
         return DiscriminatorTarget(
-            own_target(case), game, self.outputs, held_out, case.examination, fresh, case.seed
+            own_target(context), game, self.outputs, held_out, context.evaluator, fresh, context.seed
         )

@@ -43,7 +43,7 @@ class Safeguard:
         self.scale = 1.0
         self.ceiling = LONGEST
         self.refused = 0
-        self.eased = False
+        self.relaxed = False
         self.events: list[dict[str, float]] = []
         self._first_multipliers = self._current_multipliers()
         self._unraised: list[float] | None = None
@@ -53,19 +53,19 @@ class Safeguard:
     def keep(self) -> None:
         """Take the present weights and multipliers for good."""
         self.holds_original, self.nearest = False, math.inf
-        self.solver.cmp.keep_history()
+        self.solver.problem.snapshot()
         self._multipliers = self._current_multipliers()
         self._weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
-    def watch(self, violation: float, step: int) -> bool:
+    def check(self, violation: float, step: int) -> bool:
         """Act on the mean smoothed violation since the last look; True where the run went back."""
         if violation <= self.limit:  # a NaN is not
             return False
-        self.slow()
+        self.shorten_step()
         self._go_back(violation, step)
         return True
 
-    def stray(self, violation: float, step: int) -> bool:
+    def check_far_outside(self, violation: float, step: int) -> bool:
         """Act on an epoch that ended far outside of the budget: halve the step at the first, go back where one after it
         has come no nearer.
 
@@ -73,7 +73,7 @@ class Safeguard:
         the weights where they are. True where the run went back.
         """
         if self.nearest == math.inf:
-            self.slow()
+            self.shorten_step()
         if violation < self.nearest:
             self.nearest = violation
             return False
@@ -81,7 +81,7 @@ class Safeguard:
         return True
 
     @property
-    def prices(self) -> list[float]:
+    def learned_multipliers(self) -> list[float]:
         """The multipliers as the budget taught them: less what is left of the raises of going back.
 
         What one has fallen by since is taken off the raise first: at its value of before, which counts as 1 where it
@@ -96,7 +96,7 @@ class Safeguard:
         self.nearest = math.inf
         self.model.load_state_dict(self._weights)
         # Momentum points to where the run went wrong.
-        primal = getattr(self.solver.primal, "base_optimizer", self.solver.primal)
+        primal = getattr(self.solver.optimizer, "base_optimizer", self.solver.optimizer)
         for state in primal.state.values():
             for value in state.values():
                 if isinstance(value, torch.Tensor):  # Adam's step count, too: its bias correction begins anew
@@ -104,12 +104,12 @@ class Safeguard:
         self._weigh_more()
         self.events.append({"step": step, "violation": violation, "scale": self.scale})
 
-    def slow(self) -> None:
-        """Halve the primal step; `hurry` has to be patient before it is as long again."""
+    def shorten_step(self) -> None:
+        """Halve the primal step; `lengthen_step` has to be patient before it is as long again."""
         self.ceiling, self.refused = self.scale / 2, 0
         self._rescale(0.5)
 
-    def hurry(self) -> bool:
+    def lengthen_step(self) -> bool:
         """Double the primal step where none so long has run away yet, or not lately; True where it was doubled.
 
         Multipliers come back to their first values: they fell for want of steps, not for want of a constraint.
@@ -123,19 +123,19 @@ class Safeguard:
             self.ceiling *= 2
         self.refused = 0
         self._rescale(2.0)
-        for multiplier, first in zip(self.solver.cmp.multipliers(), self._first_multipliers, strict=True):
+        for multiplier, first in zip(self.solver.problem.multipliers(), self._first_multipliers, strict=True):
             multiplier.weight.data.clamp_(min=first)
         return True
 
-    def ease(self) -> None:
+    def relax_multipliers(self) -> None:
         """Halve the multipliers, down to 1: below that their own steps are plain ones, and 0 is within reach."""
-        self.eased = True
-        for multiplier in self.solver.cmp.multipliers():
+        self.relaxed = True
+        for multiplier in self.solver.problem.multipliers():
             weight = multiplier.weight.data
             weight.copy_(torch.minimum(weight, (weight / 2).clamp(min=1)))
 
     def _current_multipliers(self) -> list[torch.Tensor]:
-        return [multiplier.weight.detach().clone() for multiplier in self.solver.cmp.multipliers()]
+        return [multiplier.weight.detach().clone() for multiplier in self.solver.problem.multipliers()]
 
     def _rescale(self, factor: float) -> None:
         self.scale *= factor
@@ -143,7 +143,7 @@ class Safeguard:
 
     @torch.no_grad()
     def _weigh_more(self) -> None:
-        problem = self.solver.cmp
+        problem = self.solver.problem
         factor = _raise(self.scale)
         if self._unraised is None:
             self._unraised = [max(1.0, value.item()) for value in self._multipliers]
@@ -153,7 +153,7 @@ class Safeguard:
         self._multipliers = self._current_multipliers()
         for coefficient in problem.penalty_coefficients():
             coefficient.value = coefficient.value * factor
-        problem.forget_history()
+        problem.rollback()
 
     def state_dict(self) -> dict:
         """Scale, events and the last good state."""
@@ -164,7 +164,7 @@ class Safeguard:
             "events": self.events,
             "holds_original": self.holds_original,
             "nearest": self.nearest,
-            "eased": self.eased,
+            "eased": self.relaxed,
             "weights": self._weights,
             "multipliers": self._multipliers,
             "unraised": self._unraised,
@@ -177,7 +177,7 @@ class Safeguard:
         self._multipliers = state["multipliers"]
         self.holds_original = state["holds_original"]
         # Checkpoints of before runs were let repair, multipliers eased, or the raise was noted, lack these.
-        self.nearest, self.eased = state.get("nearest", math.inf), state.get("eased", False)
+        self.nearest, self.relaxed = state.get("nearest", math.inf), state.get("eased", False)
         self._unraised = state.get("unraised", [0.0] * len(self._multipliers) if self.events else None)
 
 

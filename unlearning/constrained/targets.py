@@ -226,10 +226,10 @@ class UnseenTarget(Target):
         return (log_odds(goals) - log_odds(losses)).abs().mean().item()
 
 
-def own_target(case) -> Target:
-    """The forget target by which the distance, and the verdict, of every method is measured on a `Case`."""
-    if case.target == "unseen":
-        return UnseenTarget(case.examination.as_hard["unseen"])
-    if case.target == "zero":
-        return ZeroTarget(case.examination.forgotten_classes())
-    return ChanceTarget(case.num_classes, case.args.chance_margin)
+def own_target(context) -> Target:
+    """The forget target by which the distance, and the verdict, of every method is measured on a `MethodContext`."""
+    if context.target == "unseen":
+        return UnseenTarget(context.evaluator.difficulty_weights["unseen"])
+    if context.target == "zero":
+        return ZeroTarget(context.evaluator.forgotten_classes())
+    return ChanceTarget(context.num_classes, context.args.chance_margin)

@@ -6,10 +6,10 @@ from data.split_record import Splits
 from helper_functions.errors import UserError
 from unlearning.arguments import MethodArgs
 from unlearning.constrained.discriminator_target import OWN_MATCH
+from unlearning.constrained.targets import own_target
 from unlearning.methods import (
     bad_teacher,
     boundary_shrink,
-    constrained,
     delete,
     finetune,
     fisher,
@@ -30,10 +30,10 @@ from unlearning.methods import (
     untrain,
     untrain_contrastive,
 )
-from unlearning.methods.method import Method, unheeded
+from unlearning.methods.method import Method, constrained, unheeded
 
 METHODS: dict[str, Method] = {
-    "constrained": constrained.METHOD,
+    "constrained": constrained(own_target),
     "untrain": untrain.METHOD,
     "untrain_contrastive": untrain_contrastive.METHOD,
     "retrain": retrain.METHOD,

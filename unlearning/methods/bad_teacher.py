@@ -2,20 +2,20 @@
 
 from torch import Tensor
 
-from unlearning.context import Case
+from unlearning.context import MethodContext
+from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.method import published
-from unlearning.methods.plan import Pass, Plan
 from unlearning.methods.scrub import divergence
-from unlearning.streams import Original
+from unlearning.streams import OriginalAnswers
 
 
-def plan(case: Case) -> Plan:
+def spec(context: MethodContext) -> BaselineSpec:
     """KL(random ‖ θ) on D_f and KL(M_o ‖ θ) on D_r, each image weighing the same. Source: Chundawat et al. 2023, eq. 3.
 
     The retain images beside each forget batch are a part of D_r, three for one by default, as in the authors' code.
     """
-    good, bad = case.original(), Original(case.fresh(), case.precision, "frozen")
-    temperature = case.args.temperature
+    good, bad = context.original(), OriginalAnswers(context.fresh(), context.precision, "frozen")
+    temperature = context.args.temperature
 
     def answers(batch: dict) -> dict:
         forget, retain = batch["forget"][0], batch["retain"][0]
@@ -23,17 +23,17 @@ def plan(case: Case) -> Plan:
 
     def loss(forget: tuple[Tensor, Tensor], retain: tuple[Tensor, Tensor]) -> Tensor:
         (forget_inputs, forget_taught), (retain_inputs, retain_taught) = forget, retain
-        forget_logits, retain_logits = case.streams(forget_inputs, retain_inputs)
+        forget_logits, retain_logits = context.streams(forget_inputs, retain_inputs)
         sums = [
             len(taught) * divergence(taught, logits, temperature)
             for taught, logits in ((forget_taught, forget_logits), (retain_taught, retain_logits))
         ]
         return (sums[0] + sums[1]) / (len(forget_inputs) + len(retain_inputs))
 
-    part = Pass("bad_teacher", case.pairs("forget"), loss, answers)
-    return Plan(lambda epoch: [part])
+    part = LossPass("bad_teacher", context.pairs("forget"), loss, answers)
+    return BaselineSpec(lambda epoch: [part])
 
 
 METHOD = published(
-    plan, num_epochs=3, batch_size=64, retain_batch_size=192, optimizer="adamw", learning_rate=1e-4, temperature=1.0
+    spec, num_epochs=3, batch_size=64, retain_batch_size=192, optimizer="adamw", learning_rate=1e-4, temperature=1.0
 )

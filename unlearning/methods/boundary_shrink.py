@@ -5,10 +5,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from helper_functions.metrics import class_mask
-from unlearning.context import Case
+from unlearning.context import MethodContext
+from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.finetune import cross_entropy
 from unlearning.methods.method import published
-from unlearning.methods.plan import Pass, Plan
 
 
 def nearest_wrong_labels(logits_of, inputs: Tensor, labels: Tensor, step: float) -> Tensor:
@@ -28,20 +28,20 @@ def nearest_wrong_labels(logits_of, inputs: Tensor, labels: Tensor, step: float)
     return logits.masked_fill(own, -torch.inf).argmax(1)
 
 
-def plan(case: Case) -> Plan:
+def spec(context: MethodContext) -> BaselineSpec:
     """CE on D_f to the nearest wrong class of the original. Source: Chen et al. 2023, equations 2 and 3."""
-    original = case.original().model
+    original = context.original().model
 
     def answers(batch: dict) -> dict:
         inputs, labels = batch["forget"]
         with torch.enable_grad():
             wrong = nearest_wrong_labels(
-                lambda images: case.logits(images, original), inputs, labels, case.args.fgsm_step
+                lambda images: context.logits(images, original), inputs, labels, context.args.fgsm_step
             )
         return {"forget": (inputs, wrong)}
 
-    part = Pass("shrink", case.stream("forget"), cross_entropy(case, "forget"), answers)
-    return Plan(lambda epoch: [part])
+    part = LossPass("shrink", context.stream("forget"), cross_entropy(context, "forget"), answers)
+    return BaselineSpec(lambda epoch: [part])
 
 
-METHOD = published(plan, num_epochs=10, learning_rate=1e-4, fgsm_step=0.4)
+METHOD = published(spec, num_epochs=10, learning_rate=1e-4, fgsm_step=0.4)

@@ -5,9 +5,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from helper_functions.metrics import class_mask
-from unlearning.context import Case
+from unlearning.context import MethodContext
+from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.method import published
-from unlearning.methods.plan import Pass, Plan
 
 
 def without_own(logits: Tensor, labels: Tensor) -> Tensor:
@@ -16,9 +16,9 @@ def without_own(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.masked_fill(own, -torch.inf).softmax(1)
 
 
-def plan(case: Case) -> Plan:
+def spec(context: MethodContext) -> BaselineSpec:
     """KL(M_o without the label's class ‖ θ) on D_f. Source: Zhou et al. 2025 (DELETE), section 3."""
-    original = case.original()
+    original = context.original()
 
     def answers(batch: dict) -> dict:
         inputs, labels = batch["forget"]
@@ -26,10 +26,10 @@ def plan(case: Case) -> Plan:
 
     def loss(forget: tuple[Tensor, Tensor]) -> Tensor:
         inputs, wanted = forget
-        return F.kl_div(case.logits(inputs).log_softmax(1), wanted, reduction="batchmean")
+        return F.kl_div(context.logits(inputs).log_softmax(1), wanted, reduction="batchmean")
 
-    part = Pass("delete", case.stream("forget"), loss, answers)
-    return Plan(lambda epoch: [part])
+    part = LossPass("delete", context.stream("forget"), loss, answers)
+    return BaselineSpec(lambda epoch: [part])
 
 
-METHOD = published(plan, num_epochs=20, learning_rate=5e-4)
+METHOD = published(spec, num_epochs=20, learning_rate=5e-4)

@@ -3,21 +3,21 @@
 from torch import Tensor
 
 from optimizer.problems import Batch
-from unlearning.context import Case
+from unlearning.context import MethodContext
+from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.finetune import cross_entropy
 from unlearning.methods.method import published
-from unlearning.methods.plan import Pass, Plan
 
 
-def plan(case: Case) -> Plan:
+def spec(context: MethodContext) -> BaselineSpec:
     """−CE(D_f). Source: Graves et al. 2021; Thudi et al. 2022."""
-    climbed = cross_entropy(case, "forget")
+    climbed = cross_entropy(context, "forget")
 
     def loss(forget: Batch) -> Tensor:
         return -climbed(forget=forget)
 
-    part = Pass("ascent", case.stream("forget"), loss)
-    return Plan(lambda epoch: [part])
+    part = LossPass("ascent", context.stream("forget"), loss)
+    return BaselineSpec(lambda epoch: [part])
 
 
-METHOD = published(plan, num_epochs=5, learning_rate=1e-4)
+METHOD = published(spec, num_epochs=5, learning_rate=1e-4)

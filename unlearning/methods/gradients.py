@@ -8,28 +8,28 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from helper_functions.training.inference import evaluation_mode
-from unlearning.context import Case
+from unlearning.context import MethodContext
 
 # Images whose gradients are held at once: one gradient is as large as the model.
 CHUNK = 16
 
 
-def mean_gradient(case: Case, stream: str, limit: int | None = None) -> dict[str, Tensor]:
+def mean_gradient(context: MethodContext, stream: str, limit: int | None = None) -> dict[str, Tensor]:
     """Gradient of the mean cross-entropy over a stream's images, in eval mode, by parameter name.
 
     Of parameters that the logits do not depend on it is 0.
     """
-    parameters = {name: value for name, value in case.model.named_parameters() if value.requires_grad}
+    parameters = {name: value for name, value in context.model.named_parameters() if value.requires_grad}
     total = {name: torch.zeros_like(value) for name, value in parameters.items()}
     images = 0
-    with evaluation_mode(case.model):
-        for inputs, labels in case.images(stream, limit):
-            loss = F.cross_entropy(case.logits(inputs, case.model), labels, reduction="sum")
+    with evaluation_mode(context.model):
+        for inputs, labels in context.images(stream, limit):
+            loss = F.cross_entropy(context.logits(inputs, context.model), labels, reduction="sum")
             gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
             for name, gradient in zip(parameters, gradients, strict=True):
                 total[name] += gradient
             images += len(labels)
-    case.cost.images += images
+    context.cost.images += images
     return {name: value / images for name, value in total.items()}
 
 

@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from helper_functions.training.inference import evaluation_mode
-from unlearning.context import Case
+from unlearning.context import MethodContext
+from unlearning.methods.baseline import BaselineSpec
 from unlearning.methods.gradients import mean_gradient
 from unlearning.methods.method import one_shot
-from unlearning.methods.plan import Plan
 
 # Gradients that the curvature is made of, each as large as the model.
 GRADIENTS = 64
@@ -30,28 +30,28 @@ def woodbury_solve(gradients: Tensor, damping: float, vector: Tensor) -> Tensor:
     return (vector - gradients.T @ torch.linalg.solve(inner, gradients @ vector)) / damping
 
 
-def _gradient_rows(case: Case) -> Tensor:
+def _gradient_rows(context: MethodContext) -> Tensor:
     """Gradients over equal parts of the retain images, `[N, P]`, scaled as if each were a single image's.
 
     Near an optimum the gradients of images scatter about 0, so that the outer product of a mean over m of them is m
     times smaller than theirs.
     """
-    parameters = [parameter for parameter in case.model.parameters() if parameter.requires_grad]
-    limit = case.args.importance_images
-    inputs, labels = (torch.cat(parts)[:limit] for parts in zip(*case.images("retain", limit), strict=True))
+    parameters = [parameter for parameter in context.model.parameters() if parameter.requires_grad]
+    limit = context.args.importance_images
+    inputs, labels = (torch.cat(parts)[:limit] for parts in zip(*context.images("retain", limit), strict=True))
     count = min(GRADIENTS, len(labels))
     rows = torch.empty(count, sum(parameter.numel() for parameter in parameters), device=labels.device)
-    with evaluation_mode(case.model):
+    with evaluation_mode(context.model):
         parts = zip(inputs.tensor_split(count), labels.tensor_split(count), strict=True)
         for row, (part, given) in enumerate(parts):
-            loss = F.cross_entropy(case.logits(part, case.model), given)
+            loss = F.cross_entropy(context.logits(part, context.model), given)
             gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
             rows[row] = math.sqrt(len(given)) * torch.cat([gradient.flatten() for gradient in gradients])
-    case.cost.images += len(labels)
+    context.cost.images += len(labels)
     return rows
 
 
-def plan(case: Case) -> Plan:
+def spec(context: MethodContext) -> BaselineSpec:
     """θ ← θ + α·(n_f / n_r)·H⁻¹·∇CE(D_f), H the damped Fisher information of D_r.
 
     Source: Koh and Liang 2017, equation 2, for the sum over D_f; curvature as in Singh and Alistarh 2020 (WoodFisher),
@@ -59,16 +59,16 @@ def plan(case: Case) -> Plan:
     """
 
     def begin() -> None:
-        args, examination = case.args, case.examination
-        upwards = torch.cat([value.flatten() for value in mean_gradient(case, "forget").values()])
-        step = woodbury_solve(_gradient_rows(case), args.damping, upwards)
-        step *= args.newton_step * examination.forget_images / examination.retain_images
-        parameters = [parameter for parameter in case.model.parameters() if parameter.requires_grad]
+        args, evaluator = context.args, context.evaluator
+        upwards = torch.cat([value.flatten() for value in mean_gradient(context, "forget").values()])
+        step = woodbury_solve(_gradient_rows(context), args.damping, upwards)
+        step *= args.newton_step * evaluator.forget_images / evaluator.retain_images
+        parameters = [parameter for parameter in context.model.parameters() if parameter.requires_grad]
         with torch.no_grad():
             for parameter, part in zip(parameters, step.split([p.numel() for p in parameters]), strict=True):
                 parameter.add_(part.view(parameter.shape))
 
-    return Plan(begin=begin)
+    return BaselineSpec(begin=begin)
 
 
-METHOD = one_shot(plan, newton_step=1.0, damping=0.01, importance_images=1000)
+METHOD = one_shot(spec, newton_step=1.0, damping=0.01, importance_images=1000)

@@ -6,10 +6,10 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from unlearning.context import Case
+from unlearning.context import MethodContext
+from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.finetune import cross_entropy
 from unlearning.methods.method import published
-from unlearning.methods.plan import Pass, Plan
 
 
 def split_layers(model: nn.Module, count: int) -> tuple[list[nn.Module], list[nn.Module]]:
@@ -30,31 +30,31 @@ def own_tensors(module: nn.Module) -> Iterator[Tensor]:
     return chain(module.parameters(recurse=False), module.buffers(recurse=False))
 
 
-def _passes(case: Case) -> list[Pass]:
-    return [Pass("last_layers", case.stream("retain"), cross_entropy(case, "retain"))]
+def _passes(context: MethodContext) -> list[LossPass]:
+    return [LossPass("last_layers", context.stream("retain"), cross_entropy(context, "retain"))]
 
 
-def plan_cf(case: Case) -> Plan:
+def spec_cf(context: MethodContext) -> BaselineSpec:
     """CE(D_r) in the last k layers. Source: Goel et al. 2022, section 4 (catastrophic forgetting-k)."""
-    parts = _passes(case)
-    frozen, _ = split_layers(case.model, case.args.last_layers)
-    return Plan(lambda epoch: parts, frozen=tuple(frozen))
+    parts = _passes(context)
+    frozen, _ = split_layers(context.model, context.args.last_layers)
+    return BaselineSpec(lambda epoch: parts, frozen=tuple(frozen))
 
 
-def plan_eu(case: Case) -> Plan:
+def spec_eu(context: MethodContext) -> BaselineSpec:
     """The last k layers drawn anew, then CE(D_r) in them. Source: Goel et al. 2022, section 4 (exact unlearning-k)."""
-    parts = _passes(case)
-    frozen, last = split_layers(case.model, case.args.last_layers)
+    parts = _passes(context)
+    frozen, last = split_layers(context.model, context.args.last_layers)
 
     def begin() -> None:
-        _, drawn = split_layers(case.fresh(), case.args.last_layers)
+        _, drawn = split_layers(context.fresh(), context.args.last_layers)
         with torch.no_grad():
             for module, fresh in zip(last, drawn, strict=True):
                 for value, new in zip(own_tensors(module), own_tensors(fresh), strict=True):
                     value.copy_(new)
 
-    return Plan(lambda epoch: parts, begin=begin, frozen=tuple(frozen))
+    return BaselineSpec(lambda epoch: parts, begin=begin, frozen=tuple(frozen))
 
 
-CF_K = published(plan_cf, num_epochs=10, learning_rate=0.01, last_layers=5)
-EU_K = published(plan_eu, num_epochs=10, learning_rate=0.01, last_layers=5)
+CF_K = published(spec_cf, num_epochs=10, learning_rate=0.01, last_layers=5)
+EU_K = published(spec_eu, num_epochs=10, learning_rate=0.01, last_layers=5)

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from helper_functions.metrics import class_mask
 from helper_functions.training.inference import predict
-from unlearning.context import Case
+from unlearning.context import MethodContext
+from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.method import published
-from unlearning.methods.plan import Pass, Plan
 
 
 def tempered(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
@@ -32,32 +32,32 @@ def temperature_of(forget_top1: float, unseen_top1: float, tempering: float) -> 
     return math.exp(tempering * (forget_top1 - unseen_top1) / 100)
 
 
-def plan(case: Case) -> Plan:
+def spec(context: MethodContext) -> BaselineSpec:
     """CE to softened answers of the original on D_f and to its sampled ones on D_r; the temperature is set anew before
     each epoch. Source: Spartalis et al. 2025 (LoTUS), section 3.
     """
-    original, examination = case.original(), case.examination
-    unseen = examination.unseen_top1
+    original, evaluator = context.original(), context.evaluator
+    unseen = evaluator.unseen_top1
 
     def begin() -> dict[str, float]:
-        logits, labels = predict(case.model, examination.views["forget"], case.precision)
+        logits, labels = predict(context.model, evaluator.views["forget"], context.precision)
         forget = 100 * (logits.argmax(1) == labels).float().mean().item()
-        return {"temperature": temperature_of(forget, unseen, case.args.tempering)}
+        return {"temperature": temperature_of(forget, unseen, context.args.tempering)}
 
     def answers(batch: dict) -> dict:
         forget, retain = batch["forget"][0], batch["retain"][0]
         return {
-            "forget": (forget, tempered(original(forget), part.found["temperature"], case.generator)),
-            "retain": (retain, tempered(original(retain), 0, case.generator)),
+            "forget": (forget, tempered(original(forget), part.found["temperature"], context.generator)),
+            "retain": (retain, tempered(original(retain), 0, context.generator)),
         }
 
     def loss(forget: tuple[Tensor, Tensor], retain: tuple[Tensor, Tensor]) -> Tensor:
-        forget_logits, retain_logits = case.streams(forget[0], retain[0])
+        forget_logits, retain_logits = context.streams(forget[0], retain[0])
         both, wanted = torch.cat([forget_logits, retain_logits]), torch.cat([forget[1], retain[1]])
         return F.cross_entropy(both, wanted)
 
-    part = Pass("lotus", case.pairs("forget"), loss, answers, begin)
-    return Plan(lambda epoch: [part])
+    part = LossPass("lotus", context.pairs("forget"), loss, answers, begin)
+    return BaselineSpec(lambda epoch: [part])
 
 
-METHOD = published(plan, num_epochs=10, learning_rate=1e-3, tempering=2.0)
+METHOD = published(spec, num_epochs=10, learning_rate=1e-3, tempering=2.0)

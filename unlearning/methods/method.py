@@ -1,14 +1,13 @@
-"""What a method is: how it goes about a case, and its own values of the flags that it follows."""
+"""What a method is: its trainer, and its own values of the flags that it follows."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 
 from unlearning.arguments import BATCH_SIZE, DISCRIMINATING, MethodArgs, PublishedArgs, UnlearnArgs
-from unlearning.constrained.targets import Target, own_target
-from unlearning.constrained.two_stages import TwoStages
-from unlearning.context import Case
-from unlearning.methods.plan import Plan
-from unlearning.methods.planned import Planned
+from unlearning.constrained.targets import Target
+from unlearning.constrained.trainer import ConstrainedTrainer
+from unlearning.context import MethodContext
+from unlearning.methods.baseline import BaselineSpec, BaselineTrainer
 
 # What a user states or compares by, whatever the method; the second line is of methods that take gradient steps.
 STATED = ("retain_budget", "forget_target", "chance_margin", "retain_loss", "rewind", "batch_size")
@@ -28,7 +27,7 @@ class Method:
     """One entry of `METHODS`.
 
     Args:
-        procedure: builds what runs the method's epochs on a case: `TwoStages` or `Planned`.
+        build: gives the forget target of a constrained method, or the specification of a published one.
         defaults: the method's own values of flags, where they differ from ours.
         follows: flags that mean something to it.
         constrained: whether the budget rules the run, and the choice of its epoch.
@@ -36,37 +35,36 @@ class Method:
         discriminates: whether it needs pairs of images for a discriminator.
     """
 
-    procedure: Callable[[Case], TwoStages | Planned]
+    build: Callable[[MethodContext], Target | BaselineSpec]
     defaults: Mapping[str, object]
     follows: frozenset[str]
     constrained: bool = False
     augmented: bool = True
     discriminates: bool = False
 
+    def trainer(self, context: MethodContext) -> ConstrainedTrainer | BaselineTrainer:
+        """What runs the method's epochs."""
+        return (ConstrainedTrainer if self.constrained else BaselineTrainer)(context, self.build)
 
-def constrained(build_target: Callable[[Case], Target], *, discriminates: bool = False) -> Method:
+
+def constrained(build_target: Callable[[MethodContext], Target], *, discriminates: bool = False) -> Method:
     """One of ours: the constrained problem with a forget target of its own."""
-    fields = {field.name for field in dataclasses.fields(UnlearnArgs)}
     return Method(
-        lambda case: TwoStages(case, build_target), DISCRIMINATING if discriminates else {}, frozenset(fields),
+        build_target, DISCRIMINATING if discriminates else {},
+        frozenset(field.name for field in dataclasses.fields(UnlearnArgs)),
         constrained=True, augmented=False, discriminates=discriminates,
     )  # fmt: skip
 
 
-def published(build_plan: Callable[[Case], Plan], **defaults: object) -> Method:
+def published(build_spec: Callable[[MethodContext], BaselineSpec], **defaults: object) -> Method:
     """A method of passes: with the flags of `defaults`, and those of every gradient method."""
     values = {**PUBLISHED, **defaults}
-    return Method(
-        lambda case: Planned(case, build_plan, own_target(case), case.args.num_epochs), values,
-        frozenset({*STATED, *STEPPING, *values}),
-    )  # fmt: skip
+    return Method(build_spec, values, frozenset({*STATED, *STEPPING, *values}))
 
 
-def one_shot(build_plan: Callable[[Case], Plan], **defaults: object) -> Method:
+def one_shot(build_spec: Callable[[MethodContext], BaselineSpec], **defaults: object) -> Method:
     """A method that changes the weights once, without an epoch."""
-    return Method(
-        lambda case: Planned(case, build_plan, own_target(case), 0), defaults, frozenset({*STATED, *defaults})
-    )
+    return Method(build_spec, defaults, frozenset({*STATED, *defaults}))
 
 
 def unheeded(method: Method, args: MethodArgs) -> list[str]:

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from unlearning.context import Case
+from unlearning.context import MethodContext
+from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.finetune import cross_entropy
 from unlearning.methods.method import published
-from unlearning.methods.plan import Pass, Plan
 
 
 def other_labels(labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
@@ -15,23 +15,23 @@ def other_labels(labels: Tensor, num_classes: int, generator: torch.Generator) -
     return (labels + shifts) % num_classes
 
 
-def relabelled_passes(case: Case) -> list[Pass]:
+def relabelled_passes(context: MethodContext) -> list[LossPass]:
     """An epoch: CE to labels drawn anew on D_f, then CE on D_r."""
 
     def answers(batch: dict) -> dict:
         inputs, labels = batch["forget"]
-        return {"forget": (inputs, other_labels(labels, case.num_classes, case.generator))}
+        return {"forget": (inputs, other_labels(labels, context.num_classes, context.generator))}
 
     return [
-        Pass("relabel", case.stream("forget"), cross_entropy(case, "forget"), answers),
-        Pass("repair", case.stream("retain"), cross_entropy(case, "retain")),
+        LossPass("relabel", context.stream("forget"), cross_entropy(context, "forget"), answers),
+        LossPass("repair", context.stream("retain"), cross_entropy(context, "retain")),
     ]
 
 
-def plan(case: Case) -> Plan:
+def spec(context: MethodContext) -> BaselineSpec:
     """Source: Golatkar et al. 2020; as in Fan et al. 2024, appendix, with labels other than the image's own."""
-    parts = relabelled_passes(case)
-    return Plan(lambda epoch: parts)
+    parts = relabelled_passes(context)
+    return BaselineSpec(lambda epoch: parts)
 
 
-METHOD = published(plan, num_epochs=10, learning_rate=0.01)
+METHOD = published(spec, num_epochs=10, learning_rate=0.01)

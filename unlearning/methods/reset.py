@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from helper_functions.errors import UserError
-from unlearning.context import Case
+from unlearning.context import MethodContext
+from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.finetune import cross_entropy
 from unlearning.methods.gradients import mean_gradient
 from unlearning.methods.method import published
-from unlearning.methods.plan import Pass, Plan
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -17,13 +17,13 @@ def convolutions(model: nn.Module) -> dict[str, nn.Parameter]:
     return {f"{name}.weight": module.weight for name, module in layers.items() if module.weight.requires_grad}
 
 
-def require_convolutions(case: Case, method: str) -> None:
+def require_convolutions(context: MethodContext, method: str) -> None:
     """Refuse a model that a method would not disturb.
 
     Raises:
         UserError: it has no convolution.
     """
-    if not convolutions(case.model):
+    if not convolutions(context.model):
         raise UserError(f"method {method} disturbs convolutions, and this model has none that may move; take another")
 
 
@@ -34,47 +34,47 @@ def smallest(values: Tensor, share: float) -> Tensor:
     return mask.view(values.shape)
 
 
-def _finetuned(case: Case, begin) -> Plan:
-    part = Pass("repair", case.stream("retain"), cross_entropy(case, "retain"))
-    return Plan(lambda epoch: [part], begin=begin)
+def _finetuned(context: MethodContext, begin) -> BaselineSpec:
+    part = LossPass("repair", context.stream("retain"), cross_entropy(context, "retain"))
+    return BaselineSpec(lambda epoch: [part], begin=begin)
 
 
-def plan_msg(case: Case) -> Plan:
+def spec_msg(context: MethodContext) -> BaselineSpec:
     """Draw anew, in each convolution, the weights with the smallest |∇(CE(D_r) − CE(D_f))|, then CE(D_r).
 
     Those are the weights on which the two sets agree or which neither holds. Source: Cadet et al. 2024, section 3
     (Masked Small Gradients).
     """
 
-    require_convolutions(case, "msg")
+    require_convolutions(context, "msg")
 
     def begin() -> None:
-        retain = mean_gradient(case, "retain", case.args.importance_images)
-        forget = mean_gradient(case, "forget", case.args.importance_images)
-        fresh = convolutions(case.fresh())
+        retain = mean_gradient(context, "retain", context.args.importance_images)
+        forget = mean_gradient(context, "forget", context.args.importance_images)
+        fresh = convolutions(context.fresh())
         with torch.no_grad():
-            for name, weight in convolutions(case.model).items():
-                drawn = smallest(retain[name] - forget[name], case.args.reset_share)
+            for name, weight in convolutions(context.model).items():
+                drawn = smallest(retain[name] - forget[name], context.args.reset_share)
                 weight.copy_(torch.where(drawn, fresh[name], weight))
 
-    return _finetuned(case, begin)
+    return _finetuned(context, begin)
 
 
-def plan_ct(case: Case) -> Plan:
+def spec_ct(context: MethodContext) -> BaselineSpec:
     """Transpose every kernel, then CE(D_r). Source: Cadet et al. 2024, section 3 (Convolution Transpose).
 
     Kernels that are not square stay as they are: transposed, they would not fit.
     """
-    require_convolutions(case, "ct")
+    require_convolutions(context, "ct")
 
     def begin() -> None:
         with torch.no_grad():
-            for weight in convolutions(case.model).values():
+            for weight in convolutions(context.model).values():
                 if weight.shape[2] == weight.shape[3]:
                     weight.copy_(weight.transpose(2, 3).clone())
 
-    return _finetuned(case, begin)
+    return _finetuned(context, begin)
 
 
-MSG = published(plan_msg, num_epochs=4, learning_rate=1e-3, reset_share=0.3, importance_images=1000)
-CT = published(plan_ct, num_epochs=4, learning_rate=1e-3)
+MSG = published(spec_msg, num_epochs=4, learning_rate=1e-3, reset_share=0.3, importance_images=1000)
+CT = published(spec_ct, num_epochs=4, learning_rate=1e-3)

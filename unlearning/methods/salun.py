@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from unlearning.context import Case
+from unlearning.context import MethodContext
+from unlearning.methods.baseline import BaselineSpec
 from unlearning.methods.gradients import mean_gradient
 from unlearning.methods.method import published
-from unlearning.methods.plan import Plan
 from unlearning.methods.random_labels import relabelled_passes
 
 
@@ -20,10 +20,10 @@ def largest(values: dict[str, Tensor], share: float) -> dict[str, Tensor]:
     return {name: part.view(values[name].shape) for name, part in zip(values, parts, strict=True)}
 
 
-def plan(case: Case) -> Plan:
+def spec(context: MethodContext) -> BaselineSpec:
     """Masked by |∇CE(D_f)|, the epochs of random labels. Source: Fan et al. 2024, equations 3 to 5."""
-    parts = relabelled_passes(case)
-    return Plan(lambda epoch: parts, mask=largest(mean_gradient(case, "forget"), case.args.mask_share))
+    parts = relabelled_passes(context)
+    return BaselineSpec(lambda epoch: parts, mask=largest(mean_gradient(context, "forget"), context.args.mask_share))
 
 
-METHOD = published(plan, num_epochs=10, learning_rate=0.01, mask_share=0.5)
+METHOD = published(spec, num_epochs=10, learning_rate=0.01, mask_share=0.5)

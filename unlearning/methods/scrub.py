@@ -3,9 +3,9 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from unlearning.context import Case
+from unlearning.context import MethodContext
+from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.method import published
-from unlearning.methods.plan import Pass, Plan
 
 
 def divergence(teacher_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
@@ -18,32 +18,32 @@ def divergence(teacher_logits: Tensor, logits: Tensor, temperature: float) -> Te
     return mean * temperature**2
 
 
-def plan(case: Case) -> Plan:
+def spec(context: MethodContext) -> BaselineSpec:
     """Max pass: raise KL(M_o ‖ θ) on D_f; min pass: α·KL + γ·CE on D_r; after `msteps` epochs min passes alone.
 
     Source: Kurmanji et al. 2023, equation 3 and algorithm 1.
     """
-    teacher, args = case.original(), case.args
+    teacher, args = context.original(), context.args
 
     def answered(name: str):
         return lambda batch: {name: (*batch[name], teacher(batch[name][0]))}
 
     def disobey(forget: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         inputs, _, taught = forget
-        return -divergence(taught, case.logits(inputs), args.temperature)
+        return -divergence(taught, context.logits(inputs), args.temperature)
 
     def obey(retain: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         inputs, labels, taught = retain
-        logits = case.logits(inputs)
+        logits = context.logits(inputs)
         away = divergence(taught, logits, args.temperature)
         return args.divergence_weight * away + args.retain_weight * F.cross_entropy(logits, labels)
 
-    rising = Pass("max", case.stream("forget"), disobey, answered("forget"))
-    falling = Pass("min", case.stream("retain"), obey, answered("retain"))
-    return Plan(lambda epoch: [rising, falling] if epoch < args.msteps else [falling])
+    rising = LossPass("max", context.stream("forget"), disobey, answered("forget"))
+    falling = LossPass("min", context.stream("retain"), obey, answered("retain"))
+    return BaselineSpec(lambda epoch: [rising, falling] if epoch < args.msteps else [falling])
 
 
 METHOD = published(
-    plan, num_epochs=4, learning_rate=1e-3, batch_size=32, retain_batch_size=128,
+    spec, num_epochs=4, learning_rate=1e-3, batch_size=32, retain_batch_size=128,
     msteps=2, divergence_weight=0.001, retain_weight=0.99, temperature=4.0,
 )  # fmt: skip

@@ -4,9 +4,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optimizer.problems import Batch
-from unlearning.context import Case
+from unlearning.context import MethodContext
+from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.method import published
-from unlearning.methods.plan import Pass, Plan
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
@@ -21,20 +21,20 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> 
     return (1 - smoothing) * F.nll_loss(logs, labels) - smoothing * logs.mean()
 
 
-def plan(case: Case) -> Plan:
+def spec(context: MethodContext) -> BaselineSpec:
     """p·CE(D_r) − (1−p)·CE(D_f) to labels smoothed by α < 0, an epoch one pass over D_r. Source: Di et al. 2026,
     section 4 (UGradSL+).
     """
-    weight, smoothing = case.args.retain_weight, -case.args.smoothing
+    weight, smoothing = context.args.retain_weight, -context.args.smoothing
 
     def loss(retain: Batch, forget: Batch) -> dict[str, Tensor]:
-        forget_logits, retain_logits = case.streams(forget[0], retain[0])
+        forget_logits, retain_logits = context.streams(forget[0], retain[0])
         kept = F.cross_entropy(retain_logits, retain[1])
         climbed = smoothed_cross_entropy(forget_logits, forget[1], smoothing)
         return {"loss": weight * kept - (1 - weight) * climbed, "retain_loss": kept, "forget_loss": climbed}
 
-    part = Pass("ugradsl_plus", case.pairs("retain"), loss)
-    return Plan(lambda epoch: [part])
+    part = LossPass("ugradsl_plus", context.pairs("retain"), loss)
+    return BaselineSpec(lambda epoch: [part])
 
 
-METHOD = published(plan, retain_weight=0.95, smoothing=0.2, learning_rate=0.01)
+METHOD = published(spec, retain_weight=0.95, smoothing=0.2, learning_rate=0.01)

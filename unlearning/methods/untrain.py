@@ -6,23 +6,23 @@ from contrastive_discrimination.games import AdversarialGame
 from helper_functions.training.devices import seeded
 from unlearning.arguments import forget_batch_size
 from unlearning.constrained.discriminator_target import DiscriminatorTarget, Parts
-from unlearning.context import Case
+from unlearning.context import MethodContext
 from unlearning.methods.method import constrained
 
 
-def target(case: Case) -> DiscriminatorTarget:
+def target(context: MethodContext) -> DiscriminatorTarget:
     """The adversary's game, warmed up on the original's outputs."""
-    args, parts = case.args, Parts(case)
+    args, parts = context.args, Parts(context)
     name = "mlp" if args.discriminator == "auto" else args.discriminator
     size = parts.forget.shape[1]
 
     def critic() -> Critic:
         return Critic(build_discriminator(name, size).to(parts.forget.device), args.discriminator_learning_rate)
 
-    with seeded(case.seed, parts.forget.device):
+    with seeded(context.seed, parts.forget.device):
         game = AdversarialGame(critic(), parts.reference("unseen"), args.discriminator_steps, parts.generator)
-        batch_size = forget_batch_size(args, case.examination.forget_images)
-        game.warm_up(parts.forget, case.examination.forget_labels, batch_size)
+        batch_size = forget_batch_size(args, context.evaluator.forget_images)
+        game.warm_up(parts.forget, context.evaluator.forget_labels, batch_size)
     return parts.target(game, critic)
 
 

@@ -7,21 +7,21 @@ from contrastive_discrimination.discriminators import StatisticsRegression
 from contrastive_discrimination.games import BatchAveragedGame
 from contrastive_discrimination.statistics import output_statistics
 from unlearning.constrained.discriminator_target import DiscriminatorTarget, Parts
-from unlearning.context import Case
+from unlearning.context import MethodContext
 from unlearning.methods.method import constrained
 
 
-def target(case: Case) -> DiscriminatorTarget:
+def target(context: MethodContext) -> DiscriminatorTarget:
     """The game of batch averaging."""
-    parts = Parts(case)
+    parts = Parts(context)
     # Features are many as they are; of the others, one mean alone can be met by a wrong distribution.
-    statistics = (lambda outputs: outputs) if case.args.discriminate == "features" else output_statistics
+    statistics = (lambda outputs: outputs) if context.args.discriminate == "features" else output_statistics
 
     def critic() -> Critic:
         regression = StatisticsRegression(parts.forget.shape[1], lambda first, second: statistics(first))
         return Critic(regression.to(parts.forget.device))
 
-    game = BatchAveragedGame(statistics, parts.reference("unseen"), case.args.group_size, parts.generator)
+    game = BatchAveragedGame(statistics, parts.reference("unseen"), context.args.group_size, parts.generator)
     return parts.target(game, critic)
 
 

@@ -32,12 +32,12 @@ from helper_functions.files import save_tensors, whole_file, write_json
 from helper_functions.training.distribution import from_main, on_main
 from helper_functions.training.loop import Cost
 from unlearning.evaluator import paired_fall
-from unlearning.experiment import Run
+from unlearning.experiment import Experiment
 from unlearning.run import Unlearned
-from unlearning.workspace import Workspace
+from unlearning.setup import PreparedRun
 
 
-def conclude(run: Run, outcome: Unlearned | None, script: str) -> dict:
+def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> dict:
     """Judge the models, save weights, report and its page, print them; gives the report.
 
     By `--judge final` on everything, test images and attacks included; by `validation` on what a run may look at.
@@ -47,14 +47,14 @@ def conclude(run: Run, outcome: Unlearned | None, script: str) -> dict:
         outcome: what the unlearning gave, None where nothing was to be forgotten.
         script: name of the script that ran.
     """
-    args, models, workspace = run.args, run.models, run.workspace
-    judgements = judge_models(models, workspace, args)
-    report = findings(judgements, workspace)
+    args, models, experiment = run.args, run.models, run.experiment
+    judgements = judge_models(models, experiment, args)
+    report = evaluation(judgements, experiment)
     report["cost"] = run.costs
     report |= run.notes
     said, verdict = None, None
     if outcome is not None:
-        verdict = verdict_of(judgements, args, outcome.target, workspace)
+        verdict = verdict_of(judgements, args, outcome.target, experiment)
         report = {"verdict": verdict, **report}
         report["forget"] |= {
             "method": outcome.method, "target": outcome.target, "chosen_epoch": outcome.chosen,
@@ -72,19 +72,19 @@ def conclude(run: Run, outcome: Unlearned | None, script: str) -> dict:
     return _finish(run, models, weights, judgements, report, said)
 
 
-def judge_models(models: dict[str, nn.Module], workspace: Workspace, args: Any) -> dict[str, Judgement]:
+def judge_models(models: dict[str, nn.Module], experiment: Experiment, args: Any) -> dict[str, Judgement]:
     """Judge the models of a run as its flags ask for: `original` and `unlearned` first, then the retrained ones."""
     order = [*(name for name in ("original", "unlearned") if name in models), *retrained_of(models)]
     return judge_all(
-        {name: models[name] for name in order}, workspace.sets, workspace.precision,
+        {name: models[name] for name in order}, experiment.sets, experiment.precision,
         final=args.judge == "final", retain_images=args.judged_retain_images,
     )  # fmt: skip
 
 
-def findings(judgements: dict[str, Judgement], workspace: Workspace) -> dict:
+def evaluation(judgements: dict[str, Judgement], experiment: Experiment) -> dict:
     """What a report says of judged models and of their splits; the same figures whenever it is asked again."""
     figures = {name: judgement.figures for name, judgement in judgements.items()}
-    splits = workspace.splits
+    splits = experiment.splits
     return {
         "models": figures,
         "forget": {"request": splits.forget_request, "images": len(splits.forget)},
@@ -96,27 +96,27 @@ def findings(judgements: dict[str, Judgement], workspace: Workspace) -> dict:
     }
 
 
-def verdict_of(judgements: dict[str, Judgement], args: Any, target: str, workspace: Workspace) -> Verdict:
+def verdict_of(judgements: dict[str, Judgement], args: Any, target: str, experiment: Experiment) -> Verdict:
     """The verdict on the judged models `original` and `unlearned`."""
     original, unlearned = judgements["original"], judgements["unlearned"]
-    fall, bound = paired_fall(original.retain_right, unlearned.retain_right, len(workspace.splits.retain))
+    fall, bound = paired_fall(original.retain_right, unlearned.retain_right, len(experiment.splits.retain))
     return give_verdict(
-        original.figures, unlearned.figures, args.retain_budget, target, workspace.dataset.num_classes,
+        original.figures, unlearned.figures, args.retain_budget, target, experiment.dataset.num_classes,
         margin=bound - fall,
     )  # fmt: skip
 
 
-def _complete(run: Run, outcome: Unlearned | None, script: str, figures: dict) -> tuple[dict, bytes]:
+def _complete(run: PreparedRun, outcome: Unlearned | None, script: str, figures: dict) -> tuple[dict, bytes]:
     """The whole report, with its own digest and that of its page, and the page."""
-    args, workspace, folder = run.args, run.workspace, run.record.folder
+    args, experiment, folder = run.args, run.experiment, run.record.folder
     method = None if outcome is None else outcome.method
-    pictures = sample_pictures(workspace.splits, workspace.dataset) if args.show_images and outcome else []
+    pictures = sample_pictures(experiment.splits, experiment.dataset) if args.show_images and outcome else []
     report = {
         "schema_version": SCHEMA_VERSION,
         "created": now(),
-        "request": request_of(args, workspace.splits, workspace.dataset),
-        "run": run_of(folder, script, args, workspace, method, run.costs.get("unlearned")),
-        "data": data_of(workspace),
+        "request": request_of(args, experiment.splits, experiment.dataset),
+        "run": run_of(folder, script, args, experiment, method, run.costs.get("unlearned")),
+        "data": data_of(experiment),
         **figures,
         "trace": trace_of(folder / "metrics.jsonl"),
         "files": files_of(folder, args),
@@ -129,7 +129,7 @@ def _complete(run: Run, outcome: Unlearned | None, script: str, figures: dict) -
     return report | {PAGE_DIGEST: hashlib.sha256(page).hexdigest()}, page
 
 
-def conclude_lesson(run: Run, critic: Critic, auc: dict[str, float]) -> dict:
+def write_student_report(run: PreparedRun, critic: Critic, auc: dict[str, float]) -> dict:
     """Judge teacher and student, test images included, save student, discriminator and report, print; the report.
 
     Args:
@@ -138,7 +138,7 @@ def conclude_lesson(run: Run, critic: Critic, auc: dict[str, float]) -> dict:
         auc: of a fresh discriminator on held-out pairs, `before` and `after`.
     """
     models = {"teacher": run.models["original"], "student": run.models["student"]}
-    sets, precision = run.workspace.sets, run.workspace.precision
+    sets, precision = run.experiment.sets, run.experiment.precision
     judgements = judge_all(models, sets, precision)
     figures = {name: judgement.figures for name, judgement in judgements.items()}
     costs = {"teacher" if name == "original" else name: cost for name, cost in run.costs.items()}
@@ -156,13 +156,13 @@ def _write_page(page: bytes, path: Path) -> None:
 
 
 def _finish(
-    run: Run, models: dict[str, nn.Module], weights: str, judgements: dict[str, Judgement], report: dict,
+    run: PreparedRun, models: dict[str, nn.Module], weights: str, judgements: dict[str, Judgement], report: dict,
     said: str | None,
 ) -> dict:  # fmt: skip
     """Write the report, print both tables, `said`, and where the weights and all else lie."""
     record, figures, costs = run.record, report["models"], report["cost"]
     write_json(record.path("report.json"), report)
-    show_run(record, run.workspace, models, judgements, run.args)
+    show_run(record, run.experiment, models, judgements, run.args)
     record.close()
     print(f"\n{table(figures)}\n\n{cost_table({name: Cost(**cost) for name, cost in costs.items()})}\n")
     if said is not None:

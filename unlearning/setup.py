@@ -1,0 +1,202 @@
+"""A run of unlearning from flags: its folder, data and models, and the forgetting itself."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch import nn
+
+from data.copies import find_copies, tell_copies
+from data.views import fixed_sample
+from helper_functions.config import NonNegativeFloat, PositiveFloat, PositiveInt
+from helper_functions.errors import UserError
+from helper_functions.metrics import summarise
+from helper_functions.record import RunRecord
+from helper_functions.training.devices import seed_everything
+from helper_functions.training.distribution import from_main
+from helper_functions.training.inference import predict
+from helper_functions.training.loop import Cost
+from models.weight_files import WeightFile, read_weight_file
+from optimizer.schedules import SCHEDULES
+from optimizer.training import Recipe, fit_once
+from unlearning.arguments import MethodArgs, batch_sizes
+from unlearning.constrained.difficulty import Difficulty
+from unlearning.evaluator import RETAIN_SAMPLE
+from unlearning.experiment import Experiment
+from unlearning.methods import METHODS, check_images, check_method
+from unlearning.run import Unlearned, UnlearningRun
+from unlearning.sequence import Previous, SequenceArgs, check_previous, follow
+
+
+@dataclasses.dataclass
+class OriginalArgs:
+    """Where the original, and the retrained model, come from."""
+
+    weight_path: str | None = None
+    """Weights of the original; without them it is trained first. Those of a run bring its data and its model along,
+    where no flag names others."""
+    train_num_epochs: PositiveInt = 30
+    """Passes over the training set when the original, or the retrained model, is trained here."""
+    train_batch_size: PositiveInt = 128
+    """Images in one gradient step of that training."""
+    train_learning_rate: PositiveFloat = 0.1
+    """Peak learning rate of that training."""
+    train_weight_decay: NonNegativeFloat = 5e-4
+    """Of that training."""
+    train_schedule: Literal[*SCHEDULES] = "one_cycle"
+    """Of that training's learning rate."""
+    retrain: bool = False
+    """Also train the retrained model, without the forget set, and report every gap to it."""
+    retrained_weight_path: list[str] = dataclasses.field(default_factory=list)
+    """Weights of one or several retrained models, to report every gap to them; several give a band."""
+    judge: Literal["final", "validation"] = "final"
+    """What the report rests on: everything, test images and attacks included, or no more than a run may look at while
+    flags are tuned."""
+    judged_retain_images: PositiveInt | None = None
+    """Retain images, drawn once for all models, that the report and the verdict rest on; all of them by default. For a
+    sample, the verdict adds the margin of a one-sided 95 % bound to the fall."""
+
+    def recipe(self) -> Recipe:
+        """How the original and the retrained model are trained; SAM as in unlearning."""
+        names = ("num_epochs", "batch_size", "learning_rate", "weight_decay", "schedule")
+        shared = ("use_sam", "adaptive_sam", "rho")
+        return Recipe(**{n: getattr(self, f"train_{n}") for n in names}, **{n: getattr(self, n) for n in shared})
+
+
+@dataclasses.dataclass
+class PreparedRun:
+    """A run that has begun: `models` and `costs` by name, `original` and, where it was asked for, `retrained`.
+
+    `args` are those of the run that is resumed, where one is, with what is left of the budget; `checkpoint` is its last
+    one. `notes` join the report: `copies` of forget images elsewhere, `sequence` for a request after others.
+    `weight_file` says how the original's file was written, where it came from one.
+    """
+
+    args: Any
+    experiment: Experiment
+    record: RunRecord
+    checkpoint: dict | None
+    models: dict[str, nn.Module]
+    costs: dict[str, Cost]
+    notes: dict[str, object]
+    weight_file: WeightFile | None = None
+
+
+Check = Callable[[Any, Experiment, nn.Module], None]
+
+
+def set_up(args: Any, name: str, default_forget: str | None, check: Check) -> PreparedRun:
+    """Open or reopen the run folder, read what there is, train what is missing.
+
+    Args:
+        args: an instance of a script's `Args`, with the fields of `RunArgs`, `DataArgs`, `ModelArgs`, `UnlearnArgs` and
+            `OriginalArgs`.
+        name: beginning of the folder's name where --name_prefix gives none.
+        default_forget: the forget set where neither arguments nor earlier splits name one.
+        check: refuses what the script would need and cannot have, from arguments, data and the original.
+
+    Raises:
+        UserError: a request that cannot be met; nothing has been written.
+    """
+    record = None
+    if args.resume is not None:
+        record, args = RunRecord.reopen(args.resume, type(args), args.on_nan)
+    if args.retrain and args.retrained_weight_path:
+        raise UserError("--retrain and --retrained_weight_path are two ways to a retrained model; give one")
+    experiment, previous = _open(args, default_forget)
+    models = {"original": experiment.model(args.weight_path)}
+    if args.weight_path is not None:
+        refuse_chance(models["original"], experiment, args.weight_path)
+    for number, path in enumerate(args.retrained_weight_path, start=1):
+        models["retrained" if number == 1 else f"retrained-{number}"] = experiment.retrained(path)
+    check(args, experiment, models["original"])
+    notes = {"copies": from_main(lambda: find_copies(experiment.dataset, experiment.splits))}
+    said, left = tell_copies(notes["copies"], experiment.splits), args.retain_budget
+    if previous is not None:
+        notes["sequence"] = follow(previous, args, experiment, models["original"])
+        said, left = [*said, f"sequence {notes['sequence']}"], notes["sequence"].left_of(left)
+    # Now: by the end of the run the file may be gone.
+    weight_file = read_weight_file(args.weight_path)[1] if args.weight_path is not None else None
+    record = record or RunRecord.create(args.log_dir, args.name_prefix or name, args, experiment.precision.device)
+    experiment.splits.save(record.path("splits.npz"))
+    print("\n".join([experiment.describe(), *said, f"run      {record.folder}"]))
+    own = dataclasses.replace(args, retain_budget=left)
+    run = PreparedRun(own, experiment, record, record.load_checkpoint(), models, {}, notes, weight_file)
+    _train_missing(run)
+    return run
+
+
+def _open(args: Any, default_forget: str | None) -> tuple[Experiment, Previous | None]:
+    """Data and splits, and the run before where the request is one of a sequence."""
+    request = args if isinstance(args, SequenceArgs) else SequenceArgs()
+    previous = check_previous(args) if request.previous_run is not None else None
+    experiment = Experiment(
+        args, args.weight_path, default_forget, following=previous is not None, with_copies=request.with_copies
+    )
+    return experiment, previous
+
+
+def _train_missing(run: PreparedRun) -> None:
+    args, experiment = run.args, run.experiment
+    parts = {"original": experiment.splits.train, "retrained": experiment.splits.retain}
+    for name in [*(["original"] if args.weight_path is None else []), *(["retrained"] if args.retrain else [])]:
+        if name not in run.models:
+            run.models[name] = experiment.model()
+        run.costs[name] = fit_once(
+            run.models[name], experiment.sets.training(parts[name], args.train_batch_size), args.recipe(),
+            experiment.precision, run.record, name=name, checkpoint=run.checkpoint, log_interval=args.log_interval,
+            evaluate=experiment.validation_figures, on_nan=args.on_nan,
+        )  # fmt: skip
+
+
+def check_forgetting(args: Any, method: str, experiment: Experiment) -> None:
+    """Refuse a method that these arguments and images do not allow.
+
+    Raises:
+        UserError: naming the flag, or the images that are too few.
+    """
+    settings, target = settings_from(args), experiment.target(args.forget_target)
+    check_method(method, settings)
+    check_images(method, settings, target, experiment.splits, experiment.dataset.num_classes)
+
+
+def settings_from(args: Any) -> MethodArgs:
+    """The flags that methods follow, out of a script's; what the script has not stays as it is by default."""
+    names = [field.name for field in dataclasses.fields(MethodArgs) if hasattr(args, field.name)]
+    return MethodArgs(**{name: getattr(args, name) for name in names})
+
+
+def forget(run: PreparedRun, method: str) -> Unlearned:
+    """Unlearn a copy of the original by one of `METHODS`; it joins the run's models as `unlearned`."""
+    args, experiment = run.args, run.experiment
+    model = run.models["unlearned"] = copy.deepcopy(run.models["original"])
+    settings, target = settings_from(args), experiment.target(args.forget_target)
+    sizes = batch_sizes(settings, len(experiment.splits.forget), experiment.dataset.num_classes)
+    loaders = experiment.loaders(*sizes, augment=METHODS[method].augmented)
+    seed_everything(args.seed)  # whether the original was trained just now or read again must not show
+    unlearning = UnlearningRun(
+        model, loaders, settings, target, method, experiment.precision, run.record, args.seed, args.log_interval,
+        args.on_nan,
+    )  # fmt: skip
+    if target == "unseen" and (difficulty := unlearning.evaluator.difficulty) != Difficulty():
+        print(f"ranks    of the forget losses: {difficulty}")
+    outcome = unlearning.run(run.checkpoint)
+    run.costs["unlearned"] = outcome.cost
+    return outcome
+
+
+def refuse_chance(model: nn.Module, experiment: Experiment, source: str) -> None:
+    """Refuse weights that know next to nothing about the retain set: forgetting them would prove nothing.
+
+    Raises:
+        UserError: retain accuracy is at most twice that of a guess, or ten points above it where that is less.
+    """
+    images = fixed_sample(experiment.splits.retain, RETAIN_SAMPLE)  # an accuracy to a point is enough
+    logits, labels = predict(model, experiment.sets.evaluation(images), experiment.precision)
+    top1, guess = summarise(logits, labels)["top1"], 100 / experiment.dataset.num_classes
+    if top1 <= guess + min(guess, 10):
+        raise UserError(
+            f"--weight_path {source}: {top1:.1f} % of the retain set is right, and guessing gives {guess:.1f} %; is "
+            "the normalisation (--mean --std), the order of the labels, the stem or the data set another one?"
+        )
