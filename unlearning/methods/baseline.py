@@ -35,7 +35,7 @@ class LossPass:
         answers: turns the batches of a step, by their streams' names, into what the loss takes: draws, and answers of
             other models. Once a step and without gradient, where SAM takes the loss twice.
         begin: called before each time that the pass begins; what it gives, plain values, is `found` until the next
-            time, and in a run that goes on in the middle of the pass.
+            time, and in a run that is resumed in the middle of the pass.
     """
 
     name: str
