@@ -1,4 +1,4 @@
-"""Student, teacher and discriminator: learn a teacher's outputs without labels, or untrain until a discriminator is at chance.
+"""Student, teacher, discriminator: learn a teacher's outputs without labels, or untrain until the latter is at chance.
 
     python train_contrastive.py --config_file configs/contrastive/train.yaml
     python train_contrastive.py --config_file configs/contrastive/untrain.yaml

@@ -63,7 +63,8 @@ class NanGuard:
         self.rescale(0.5 ** (self.count - self._good_count))
         scale = 0.5**self.count
         self.record.scalars({f"{fault.phase}/rewound": scale}, fault.step)
-        say(f"  step {fault.step}: {fault.figure} became NaN or infinite; back to the last good state, learning rate x {scale:g}")
+        what = f"{fault.figure} became NaN or infinite"
+        say(f"  step {fault.step}: {what}; back to the last good state, learning rate x {scale:g}")
         return True
 
     def state_dict(self) -> dict:

@@ -73,7 +73,7 @@ class BestFeasible(LastEpoch):
 
 
 class ScrubRewind:
-    """SCRUB+R: the epoch whose forget error is nearest to the last epoch's error on held-out images of the same classes.
+    """SCRUB+R: the epoch whose forget error is nearest to the last one's on held-out images of the same classes.
 
     The last epoch's forget error is the highest, and images that were never seen show how high it should be. Source:
     Kurmanji et al. 2023, section 3.3. The run folder keeps every epoch's weights until the choice is made, then the

@@ -53,7 +53,8 @@ class Difficulty:
         total = self.first + self.second
         mean = self.first / total
         spread = math.sqrt(mean * (1 - mean) / (total + 1))
-        return f"{mean:.2f} ± {spread:.2f} among retain losses (0.50 ± 0.29 in a random sample); unseen images are weighted to match"
+        ranks = f"{mean:.2f} ± {spread:.2f} among retain losses (0.50 ± 0.29 in a random sample)"
+        return f"{ranks}; unseen images are weighted to match"
 
     @classmethod
     def of(cls, forget: Tensor, retain: Tensor, weights: Tensor) -> "Difficulty":
