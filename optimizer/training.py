@@ -18,11 +18,11 @@ from helper_functions.training.faults import Fault
 from helper_functions.training.generators import generator_states, restore_generators
 from helper_functions.training.loop import Cost, LoopConfig, NamedLoader, Trainer, run_loop
 from helper_functions.training.spread import spread
-from optimizer.descent import Descent
 from optimizer.nan_guard import NanGuard
 from optimizer.optimizers import OPTIMIZERS, get_optimizer
 from optimizer.problems import Batch, Objective
 from optimizer.schedules import SCHEDULES, get_schedule, rescale_schedule
+from optimizer.solver import Descent
 
 
 @dataclasses.dataclass
