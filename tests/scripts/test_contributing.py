@@ -59,6 +59,11 @@ def test_the_method_takes_no_more_lines_than_promised():
     assert len([line for line in [*method.splitlines(), *added] if line.strip()]) <= MOST_LINES
 
 
+def test_it_touches_five_files():
+    changed = [line for diff in blocks("diff") for line in re.findall(r"^\+\+\+ b/(.*)$", diff, re.M)]
+    assert len({*new_files(), *changed}) == 5
+
+
 def test_the_script_knows_it_and_its_flag(copy, tmp_path):
     said = run(
         copy, "train_constrained_unlearning.py", "--dataset", "digits", "--model", "resnet8", "--width", 4,
@@ -70,7 +75,7 @@ def test_the_script_knows_it_and_its_flag(copy, tmp_path):
 
 def test_its_own_test_and_the_tests_of_all_methods(copy):
     run(
-        copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_npo.py", "tests/unit/test_methods.py",
+        copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/test_npo.py", "tests/unit/test_methods.py",
         "tests/unit/test_methods_flags.py", "tests/scripts/test_docs.py", "-k", "npo",
     )  # fmt: skip
 

@@ -227,7 +227,10 @@ class UnseenTarget(Target):
 
 
 def own_target(context) -> Target:
-    """The forget target by which the distance, and the verdict, of every method is measured on a `MethodContext`."""
+    """min F(θ) subject to the retain budget: each image is pushed until it has reached its target.
+
+    The distance, and the verdict, of every method is measured by this target as well.
+    """
     if context.target == "unseen":
         return UnseenTarget(context.evaluator.difficulty_weights["unseen"])
     if context.target == "zero":

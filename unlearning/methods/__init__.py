@@ -30,10 +30,13 @@ from unlearning.methods import (
     untrain,
     untrain_contrastive,
 )
-from unlearning.methods.method import Method, constrained, unheeded
+from unlearning.methods.method import Log, Method, Span, constrained, unheeded
 
 METHODS: dict[str, Method] = {
-    "constrained": constrained(own_target),
+    "constrained": constrained(
+        own_target,
+        search={"learning_rate": Log(3e-3, 1e-1), "num_epochs": Span(4, 20), "batch_size": (None, 32, 64, 128)},
+    ),
     "untrain": untrain.METHOD,
     "untrain_contrastive": untrain_contrastive.METHOD,
     "retrain": retrain.METHOD,
