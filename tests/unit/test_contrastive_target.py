@@ -110,7 +110,7 @@ class TestBuild:
         assert type(own) is self.TARGETS[target]
         found.refresh(context.evaluator.losses(context.model, "unseen"))
         inputs, labels = next(iter(loaders["forget"]))
-        found.listen(context.model)
+        found.attach(context.model)
         logits = context.model.eval()(inputs)
         # In the game, the retain images stand behind the forget images of the same pass.
         objective, reached = found.objective(logits[:12], labels[:12])
@@ -120,7 +120,7 @@ class TestBuild:
         figures = found.commit()
         assert set(figures) == ({"classifier/loss", "classifier/accuracy"} if method in DISCRIMINATING else set())
         assert found.floor == (math.log(2) if method in DISCRIMINATING else 0)
-        found.close()
+        found.detach()
         assert hooks(context.model) == 0
 
     @pytest.mark.parametrize("method", DISCRIMINATING)
@@ -275,7 +275,7 @@ class TestExamine:
             outputs = context.evaluator.original_outputs["forget"]
             found = target_of("untrain_contrastive", context)
             aucs.append(found.examine(model, *outputs)["discriminator/auc"])
-            found.close()
+            found.detach()
         assert aucs[0] > 0.9 and aucs[1] == pytest.approx(0.5, abs=0.1)
 
 
@@ -442,11 +442,11 @@ class TestHooks:
         context = context_of(discriminate="features")
         target = target_of(method, context)
         assert isinstance(target, DiscriminatorTarget) and hooks(context.model) == 0
-        target.listen(context.model)
+        target.attach(context.model)
         assert hooks(context.model) == 1
         target.examine(context.model, *context.evaluator.original_outputs["forget"])
         assert hooks(context.model) == 1
-        target.close()
-        target.close()
+        target.detach()
+        target.detach()
         assert hooks(context.model) == 0
         assert set(copy.deepcopy(context.model).state_dict()) == set(network().state_dict())

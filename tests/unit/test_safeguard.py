@@ -145,7 +145,7 @@ class TestGoingBack:
 
     @settings(deadline=None, max_examples=100)
     @given(st.floats(0, 100), st.lists(st.floats(0.1, 10), max_size=4), st.floats(0, 1e4))
-    def test_a_price_is_the_multiplier_less_what_is_left_of_the_raise(self, before, moves, last):
+    def test_a_learned_multiplier_is_the_multiplier_less_what_is_left_of_the_raise(self, before, moves, last):
         """However it moved between going back and going back: at first it is what it was before, and never less than
         that unless the multiplier itself is. One below 1 is raised from 1."""
         guard = guarded()
@@ -162,13 +162,13 @@ class TestGoingBack:
             multiplier.weight.data.mul_(move)
             guard.keep()
         multiplier.weight.data.fill_(last)
-        (price,) = guard.learned_multipliers
+        (learned,) = guard.learned_multipliers
         if not moves or last <= before:
-            assert price == pytest.approx(last)
+            assert learned == pytest.approx(last)
         elif last < before * raised:
-            assert price == pytest.approx(before)
+            assert learned == pytest.approx(before)
         else:
-            assert price == pytest.approx(last / raised)
+            assert learned == pytest.approx(last / raised)
 
     @pytest.mark.parametrize("violation", [-5.0, 0.0, LIMIT])
     def test_nothing_happens_within_the_limit(self, violation):
@@ -190,7 +190,7 @@ class TestGoingBack:
         advance(guard)
         assert same(kept, guard._weights), "the copy in memory must not follow the model"
 
-    def test_without_a_limit_only_numbers_that_are_none_count(self):
+    def test_without_a_limit_only_nan_counts(self):
         guard = guarded()
         guard.limit = math.inf
         assert not guard.check(1e9, step=1)
@@ -198,20 +198,20 @@ class TestGoingBack:
 
 
 class TestStepSize:
-    def test_hurrying_ends(self):
+    def test_lengthening_ends(self):
         guard = guarded()
         for _ in range(50):
             guard.lengthen_step()
         assert guard.scale == LONGEST
 
     @settings(deadline=None, max_examples=100)
-    @given(st.lists(st.sampled_from(["hurry", "hurry", "runaway", "slow", "step"]), max_size=20))
+    @given(st.lists(st.sampled_from(["lengthen", "lengthen", "runaway", "shorten", "step"]), max_size=20))
     def test_a_step_that_was_too_long_needs_patience_and_all_follow_their_schedule(self, actions):
         guard = guarded(steps=20, schedule="cosine")
         steps, too_long, in_vain = 0, math.inf, 0
         for action in actions:
             scale = guard.scale
-            if action == "hurry":
+            if action == "lengthen":
                 in_vain += scale * 2 >= too_long and scale < LONGEST
                 doubled = scale < LONGEST and (scale * 2 < too_long or in_vain == PATIENCE)
                 if doubled:
@@ -219,7 +219,7 @@ class TestStepSize:
                     too_long, in_vain = too_long * (2 if scale * 2 >= too_long else 1), 0
                 assert guard.lengthen_step() == doubled
                 assert guard.scale == scale * (2 if doubled else 1)
-            elif action in ("runaway", "slow"):
+            elif action in ("runaway", "shorten"):
                 too_long, in_vain = scale, 0
                 guard.check(math.nan, steps) if action == "runaway" else guard.shorten_step()
                 assert guard.scale == scale / 2
@@ -231,7 +231,7 @@ class TestStepSize:
             assert guard.solver.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
 
 
-class TestEasing:
+class TestRelaxing:
     @settings(deadline=None, max_examples=30)
     @given(st.floats(0, 1e4))
     def test_halves_the_multiplier_down_to_one_and_lifts_none(self, value):
@@ -420,14 +420,14 @@ class TestTrainer:
         first, second, third, fourth = (coefficient for (coefficient,) in self.coefficients)
         assert first == 4 and second > first and third == second and fourth > third
 
-    def test_hurries_where_hardly_anything_was_forgotten(self):
+    def test_lengthens_the_step_where_hardly_anything_was_forgotten(self):
         guard = self.run([figures_of(forget_distance=0.99)] * 2)
         assert guard.scale > 1
         assert self.run([figures_of(forget_distance=0.1)] * 2).scale == 1
 
     @settings(deadline=None, max_examples=20)
     @given(st.lists(st.tuples(st.floats(0, 1.2), st.floats(-0.1, 0.1), st.floats(-1, 0.4)), min_size=1, max_size=4))
-    def test_hurries_after_the_epochs_that_are_held_up_by_the_step(self, epochs):
+    def test_lengthens_the_step_after_epochs_that_a_short_step_limits(self, epochs):
         """Far from the target, less than half of the points spent that may be, and retain loss not much lower: where
         it fell, it is the multiplier that holds the weights.
         """
@@ -440,7 +440,7 @@ class TestTrainer:
                 assert self.run(figures, aim=0.5).scale == 2.0 ** sum(far > 0.5 and not fell for far, fell in unspent)
             assert relax_multipliers.call_count == to_the_last * sum(fell for _, fell in unspent)
 
-    def test_a_number_that_is_none_sends_it_back(self):
+    def test_a_nan_rolls_back(self):
         def spoil(model, epoch):
             if epoch == 1:
                 nn.init.constant_(model[0].weight, math.nan)
@@ -477,8 +477,11 @@ class TestTrainer:
         return disturb
 
     @pytest.mark.parametrize(("figure", "value"), [("constraint/violation", 5000.0), ("forget/objective", math.nan)])
-    @pytest.mark.parametrize(("at", "caught"), [(3, CHECK_INTERVAL), (CHECK_INTERVAL, CHECK_INTERVAL), (2 * CHECK_INTERVAL + 3, len(LONG))])
-    def test_a_runaway_within_an_epoch_is_caught_at_the_next_look(self, figure, value, at, caught):
+    @pytest.mark.parametrize(
+        ("at", "caught"),
+        [(3, CHECK_INTERVAL), (CHECK_INTERVAL, CHECK_INTERVAL), (2 * CHECK_INTERVAL + 3, len(LONG))],
+    )
+    def test_a_runaway_within_an_epoch_is_caught_at_the_next_check(self, figure, value, at, caught):
         """Each so many steps, and at the epoch's end before the weights are measured."""
         disturb = self.showing(figure, value, {at})
         guard = self.run([figures_of()], forget=self.LONG, disturb=disturb)
@@ -491,8 +494,8 @@ class TestTrainer:
 
     @pytest.mark.parametrize("schedule", ["constant", "cosine"])
     @pytest.mark.parametrize(("learning_rate", "value"), [(1e-3, 0.0), (1e-3, 10 * RUNAWAY), (1e30, 0.0)])
-    def test_the_pace_of_the_logs_changes_nothing(self, learning_rate, value, schedule):
-        """Neither without a runaway, nor with one, nor with weights that are no numbers."""
+    def test_the_log_interval_changes_nothing(self, learning_rate, value, schedule):
+        """Neither without a runaway, nor with one, nor with weights that are NaN."""
 
         def outcome(log_interval):
             guard = self.run(
@@ -508,21 +511,21 @@ class TestTrainer:
         assert bool(alike[0][2]) == (learning_rate > 1 or value > 0)
 
     @pytest.mark.parametrize("log_interval", [1, CHECK_INTERVAL, 10_000])
-    def test_where_going_back_is_of_no_use_it_ends(self, log_interval, tmp_path):
+    def test_where_rolling_back_does_not_help_it_ends(self, log_interval, tmp_path):
         flags = {"record": QuietRecord(tmp_path), "log_interval": log_interval, "learning_rate": 1e30}
         with pytest.raises(NotFinite):
             self.run([figures_of()], forget=FORGET * 10 * CHECK_INTERVAL, **flags)
-        looks = [CHECK_INTERVAL * number for number in range(1, MOST_REWINDS + 2)]
-        assert [event["step"] for event in self.trainer.safeguard.events] == looks
+        checks = [CHECK_INTERVAL * number for number in range(1, MOST_REWINDS + 2)]
+        assert [event["step"] for event in self.trainer.safeguard.events] == checks
 
     @pytest.mark.parametrize("log_interval", [7, 10_000])
-    def test_who_asks_to_stop_is_not_sent_back_before(self, log_interval, tmp_path):
+    def test_with_on_nan_stop_nothing_is_rolled_back_before(self, log_interval, tmp_path):
         flags = {"record": QuietRecord(tmp_path), "log_interval": log_interval, "learning_rate": 1e30}
         with pytest.raises(NotFinite):
             self.run([figures_of()], forget=self.LONG, on_nan="stop", **flags)
         assert self.trainer.safeguard.events == []
 
-    def test_a_look_goes_on_where_a_stopped_run_left_it(self):
+    def test_a_window_continues_where_a_stopped_run_left_it(self):
         self.run([figures_of()], forget=self.LONG)
         left = self.trainer
         left.violation_window.add({name: torch.tensor(7.0) for name in left.violation_window.names})

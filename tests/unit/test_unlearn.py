@@ -286,11 +286,11 @@ class TestResume:
         with pytest.raises(Killed):
             self.run(tmp_path, digits, kill_after=4, **options)
         checkpoint = RunRecord(tmp_path).load_checkpoint()
-        procedure = checkpoint["procedure"]
-        assert procedure["stage"] == 0 and procedure["stopped"]
-        procedure["safeguard"]["events"] = [{"step": 2, "violation": 9.0, "scale": 0.5}]
+        trainer = checkpoint["trainer"]
+        assert trainer["stage"] == 0 and trainer["stopped"]
+        trainer["safeguard"]["events"] = [{"step": 2, "violation": 9.0, "scale": 0.5}]
         _, outcome = self.run(tmp_path, digits, checkpoint=checkpoint, **options)
-        assert outcome.events == procedure["safeguard"]["events"]
+        assert outcome.events == trainer["safeguard"]["events"]
 
 
 class TestRequests:

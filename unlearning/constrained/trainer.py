@@ -216,7 +216,7 @@ class ConstrainedTrainer(Trainer):
     # NaN, logging, and runs that stop and go on.
 
     def on_fault(self, fault: Fault) -> bool:
-        """The safeguard goes back at its next check, or now, and the pass goes on."""
+        """The safeguard rolls back, now or at its next check, and the pass continues."""
         if self._rewinds and fault.figure == WEIGHTS:
             self._check(math.nan, fault.step)
         if not self._rewinds or self._rewound_often:

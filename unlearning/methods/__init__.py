@@ -78,7 +78,7 @@ def check_images(method: str, args: MethodArgs, target: str, splits: Splits, num
         return
     for name in ("forget", "validation"):
         if (count := len(getattr(splits, name))) < FOLDS:
-            raise UserError(f"{count} {name} images: the held-out pairs of {method} want {FOLDS} or more")
+            raise UserError(f"{count} {name} images: the held-out pairs of {method} need {FOLDS} or more")
     if (OWN_MATCH[target] if args.match == "auto" else args.match) == "given":
         for name in ("unseen", "validation"):
             mates = ClassMates(splits.labels[getattr(splits, name)], num_classes)

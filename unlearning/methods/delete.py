@@ -1,4 +1,4 @@
-"""DELETE: keep what the original says of all other classes on forget images; no retain image is read."""
+"""DELETE: keep the original's logits of all other classes on forget images; no retain image is read."""
 
 import torch
 from torch import Tensor
