@@ -30,7 +30,7 @@ def new_files() -> dict[str, str]:
 def copy(tmp_path_factory) -> Path:
     """A copy of the repository with everything that the page says done to it."""
     folder = tmp_path_factory.mktemp("copy")
-    skipped = shutil.ignore_patterns("__pycache__", "cifar100", "leaderboard")
+    skipped = shutil.ignore_patterns("__pycache__", "cifar100")
     for name in COPIED:
         shutil.copytree(REPOSITORY / name, folder / name, ignore=skipped)
     for path in [*REPOSITORY.glob("*.py"), REPOSITORY / "pyproject.toml"]:

@@ -21,7 +21,7 @@ UNLEARN, CONTRASTIVE = "train_constrained_unlearning.py", "train_contrastive.py"
 QUICK = (*SMALL, "--figures", "False", "--deterministic")
 # What a clock, the machine's memory or the name of the folder says.
 MEASURED = ("seconds", "memory", "created", "name", "files", "sha256")
-# Of tensors, relative to their norms, and of figures, in points of 100; see docs/determinism.md.
+# Of tensors, relative to their norms, and of figures, in points of 100; see docs/trust.md.
 THREADS_WEIGHTS, THREADS_POINTS = 1e-4, 0.5
 
 
