@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from helpers.faults import SHORT
 from helpers.method_cases import QuietRecord, begin, changed, network, state_of, streams
 from helpers.processes import SMALL, contents, fork, only
 from helpers.run_folders import CONTRASTIVE, UNLEARN, figures_of, weights_of
+from helpers.steps import around_steps, model_of, solver_module
 from torch import nn
 
 from data.loaders import TensorLoader
@@ -22,57 +24,60 @@ from helper_functions.record import RunRecord
 from helper_functions.training.devices import Precision
 from helper_functions.training.faults import all_finite
 from optimizer.nan_guard import MOST_REWINDS
-from optimizer.solver import Solver
 from optimizer.training import Recipe, fit_classifier
+from unlearning.methods.baseline import BaselineTrainer
 
 CPU = Precision(torch.device("cpu"), torch.float32)
 
 
-def spoil(kind: str, first: int, last: float | None = None) -> None:
-    """In this process the loss, the gradient, the constraint or the weights are no numbers at gradient steps of these
-    numbers, `last` included; by default at the first alone.
+def spoil(kind: str, first: int, last: float | None = None, patch: pytest.MonkeyPatch | None = None) -> None:
+    """In this process the loss, the gradient, the constraint or the weights are NaN at gradient steps of these numbers,
+    `last` included; by default at the first alone.
     """
-    numbers, last, step = itertools.count(1), last or first, Solver.step
+    numbers, last = itertools.count(1), last or first
 
-    def spoiled(solver: Solver, batch: dict) -> dict:
+    def broken(trainer: object, step: Callable[[dict], dict], batch: dict) -> dict:
         if not first <= next(numbers) <= last:
-            return step(solver, batch)
+            return step(batch)
         if kind == "weights":
-            figures = step(solver, batch)
-            nn.init.constant_(next(solver.model.parameters()), math.nan)
+            figures = step(batch)
+            nn.init.constant_(next(model_of(trainer).parameters()), math.nan)
             return figures
-        part = {"loss": _spoiled_loss, "gradient": _spoiled_gradient, "constraint": _spoiled_constraint}[kind]
+        part = {"loss": _break_loss, "gradient": _break_gradient, "constraint": _break_constraint}[kind]
         with pytest.MonkeyPatch.context() as patch:
-            part(solver, patch)
-            return step(solver, batch)
+            part(trainer, patch)
+            return step(batch)
 
-    Solver.step = spoiled
+    around_steps(broken, patch)
 
 
-def _spoiled_loss(solver: Solver, patch: pytest.MonkeyPatch) -> None:
-    compute = solver.cmp.compute_cmp_state
+def _break_loss(trainer: object, patch: pytest.MonkeyPatch) -> None:
+    if isinstance(trainer, BaselineTrainer):
+        compute = trainer._figures
+        patch.setattr(trainer, "_figures", lambda batch: {k: v * math.nan for k, v in compute(batch).items()})
+        return
+    objective = trainer.objective
 
     def computed(**batch):
-        state = compute(**batch)
-        state.loss = state.loss * math.nan
-        state.misc |= {name: value * math.nan for name, value in state.misc.items() if name.endswith("/loss")}
-        return state
+        loss, figures = objective(**batch)
+        return loss * math.nan, {name: value * math.nan for name, value in figures.items()}
 
-    patch.setattr(solver.cmp, "compute_cmp_state", computed)
-
-
-def _spoiled_gradient(solver: Solver, patch: pytest.MonkeyPatch) -> None:
-    normalise = solver._normalise_gradient
-
-    def normalised():
-        next(value for value in solver.model.parameters() if value.grad is not None).grad.fill_(math.inf)
-        return normalise()
-
-    patch.setattr(solver, "_normalise_gradient", normalised)
+    computed.commit = objective.commit
+    patch.setattr(trainer, "objective", computed)
 
 
-def _spoiled_constraint(solver: Solver, patch: pytest.MonkeyPatch) -> None:
-    compute = solver.cmp.compute_cmp_state
+def _break_gradient(trainer: object, patch: pytest.MonkeyPatch) -> None:
+    norm = solver_module()._grad_norm
+
+    def broken(model: nn.Module) -> torch.Tensor:
+        next(value for value in model.parameters() if value.grad is not None).grad.fill_(math.inf)
+        return norm(model)
+
+    patch.setattr("optimizer.solver._grad_norm", broken)
+
+
+def _break_constraint(trainer: object, patch: pytest.MonkeyPatch) -> None:
+    compute = trainer.problem.compute_cmp_state
 
     def computed(**batch):
         state = compute(**batch)
@@ -82,7 +87,7 @@ def _spoiled_constraint(solver: Solver, patch: pytest.MonkeyPatch) -> None:
         state.misc["constraint/violation"] = state.misc["constraint/violation"] * math.nan
         return state
 
-    patch.setattr(solver.cmp, "compute_cmp_state", computed)
+    patch.setattr(trainer.problem, "compute_cmp_state", computed)
 
 
 class TestScriptsStop:
@@ -173,13 +178,6 @@ class Fitted:
         )  # fmt: skip
 
 
-@pytest.fixture
-def undone(monkeypatch):
-    """Solver.step comes back at the end of a test."""
-    monkeypatch.setattr(Solver, "step", Solver.step)
-
-
-@pytest.mark.usefixtures("undone")
 class TestGuard:
     @pytest.mark.parametrize("kind", ["loss", "gradient", "weights"])
     def test_goes_on_as_a_run_that_had_half_the_rate_from_there_on(self, kind, tmp_path):
@@ -266,15 +264,14 @@ class TestImages:
             assert [images.tolist() for one in told for images in (one["forget"], one["retain"])] == seen
 
     def test_in_a_run(self, seen, tmp_path, monkeypatch):
-        monkeypatch.setattr(Solver, "step", Solver.step)
-        steps, step = [], Solver.step
+        steps = []
 
-        def noting(solver, batch):
+        def noting(trainer, step, batch):
             steps.append(seen[-2:])
-            return step(solver, batch)
+            return step(batch)
 
-        monkeypatch.setattr(Solver, "step", noting)
-        spoil("constraint", 3)
+        around_steps(noting, monkeypatch)
+        spoil("constraint", 3, patch=monkeypatch)
         unlearning = begin("constrained", tmp_path, **SHORT)
         unlearning.on_nan = "stop"
         with pytest.raises(NotFinite):

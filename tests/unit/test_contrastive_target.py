@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.digits import CPU, RIGHT, TRAIN, UNSEEN, VALIDATION, WRONG, Digits, QuietRecord
+from helpers.steps import around_steps, model_of
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -15,7 +16,6 @@ from contrastive_discrimination.held_out import Auc
 from data.loaders import TensorLoader
 from helper_functions.errors import UserError
 from helper_functions.record import RunRecord
-from optimizer.solver import Solver
 from train_constrained_unlearning import untrain_constrained
 from unlearning.arguments import MethodArgs
 from unlearning.constrained.discriminator_target import AUC_TOLERANCE, OWN_MATCH, DiscriminatorTarget
@@ -345,16 +345,16 @@ class TestRun:
         self, method, digits, mislabelled, tmp_path, monkeypatch, hasty
     ):
         """The safeguard goes back to good weights; then the run has to be a run again."""
-        step, taken = Solver.step, []
+        taken = []
 
-        def breaking(solver, batch):
+        def breaking(trainer, step, batch):
             taken.append(1)
-            figures = step(solver, batch)
+            figures = step(batch)
             if len(taken) == 2:
-                nn.init.constant_(solver.model[1].weight, math.nan)
+                nn.init.constant_(model_of(trainer)[1].weight, math.nan)
             return figures
 
-        monkeypatch.setattr(Solver, "step", breaking)
+        around_steps(breaking, monkeypatch)
         torch.manual_seed(0)
         model, options = copy.deepcopy(mislabelled), {"discriminator": "jensen_shannon"} if method == "untrain" else {}
         outcome = untrain_constrained(

@@ -23,7 +23,7 @@ from torch import nn
 
 from data.loaders import TensorLoader
 from helper_functions.record import RunRecord
-from optimizer.solver import Solver
+from optimizer.solver import Descent
 from unlearning.evaluator import Evaluator
 from unlearning.methods import METHODS
 from unlearning.streams import RETAIN_LOSSES, OriginalAnswers
@@ -198,7 +198,7 @@ class TestResume:
         with pytest.MonkeyPatch.context() as patch:
             if kill_at is not None:
                 kind, number = kill_at
-                place = (Solver, "step") if kind == "step" else (unlearning.record, "save_checkpoint")
+                place = (Descent, "step") if kind == "step" else (unlearning.record, "save_checkpoint")
                 patch.setattr(*place, self.dying(getattr(*place), number, kind == "checkpoint"))
             return unlearning.model, unlearning.run(checkpoint)
 
