@@ -117,7 +117,7 @@ class TestScriptsStop:
         assert done.status == 1 and done.err.count("\n") == 1, done
         batch = 1 if case == "two passes" else 3
         where = f"(epoch 2, step {length + 3}, batch {batch} of "
-        assert done.err.startswith(f"{script}: error: {figure} is no number {where}"), done.err
+        assert done.err.startswith(f"{script}: error: {figure} became NaN or infinite {where}"), done.err
         remedy = "lower --learning_rate, or go on from there at half of it: "
         command = f"python {script} --resume {folder} --on_nan rewind\n"
         assert done.err.endswith(f"; the last good checkpoint is of step {length}; {remedy}{command}"), done.err
@@ -140,7 +140,7 @@ class TestScriptsRewind:
         flags += ("--on_nan", "rewind", "--learning_rate", 0.05, "--log_dir", tmp_path)
         done = fork("train.py", *flags, before=partial(spoil, "loss", 14))
         assert done.status == 0 and done.err == ""
-        assert "step 14: train/loss is no number; back to the last good state, learning rate x 0.5" in done.out
+        assert "step 14: train/loss became NaN or infinite; back to the last good state, learning rate x 0.5" in done.out
         rates = [line["original/train/learning_rate"] for line in figures_of(only(tmp_path)) if len(line) > 2]
         assert rates == [0.05, 0.025]
         # Steps that were taken back were taken all the same.
@@ -161,7 +161,7 @@ class TestScriptsRewind:
         flags = (*SMALL, "--train_num_epochs", 1, "--figures", "False", "--log_interval", 6, "--log_dir", tmp_path)
         done = fork(UNLEARN, *flags, before=partial(spoil, "loss", 2))
         assert done.status == 1
-        assert "original: train/loss is no number (epoch 1, step 2, batch 2 of " in done.err
+        assert "original: train/loss became NaN or infinite (epoch 1, step 2, batch 2 of " in done.err
         assert done.err.endswith("; there is no checkpoint yet; lower --train_learning_rate\n")
 
 
@@ -180,7 +180,7 @@ class Fitted:
 
 class TestGuard:
     @pytest.mark.parametrize("kind", ["loss", "gradient", "weights"])
-    def test_goes_on_as_a_run_that_had_half_the_rate_from_there_on(self, kind, tmp_path):
+    def test_goes_on_as_a_run_that_had_half_the_rate_from_there_on(self, kind, tmp_path, monkeypatch):
         """What the second epoch's checkpoint gives with halved rates, computed without a rewind."""
         Fitted(tmp_path / "expected")
         saved = []
@@ -189,23 +189,24 @@ class TestGuard:
             Fitted(tmp_path / "sound")
         checkpoint = saved[1]
         assert checkpoint["epoch"] == 2
-        checkpoint["schedule"]["base_lrs"] = [rate / 2 for rate in checkpoint["schedule"]["base_lrs"]]
-        for group in checkpoint["solver"]["optimizers"]["primal_optimizer_states"][0]["param_groups"]:
+        steps = checkpoint["steps"]
+        steps["schedule"]["base_lrs"] = [rate / 2 for rate in steps["schedule"]["base_lrs"]]
+        for group in steps["optimizer"]["param_groups"]:
             group["lr"] /= 2
         expected = Fitted(tmp_path / "expected", checkpoint)
-        spoil(kind, 6 + 2)
+        spoil(kind, 6 + 2, patch=monkeypatch)
         found = Fitted(tmp_path / "found")
         assert changed(state_of(expected.model), state_of(found.model)) == set()
         assert found.cost.gradient_steps == expected.cost.gradient_steps + (3 if kind == "weights" else 2)
 
-    def test_a_weight_that_is_spoiled_by_the_last_step_of_an_epoch(self, tmp_path):
-        spoil("weights", 6)
-        with pytest.raises(NotFinite, match=r"fit: weights is no number \(epoch 2, step 6, batch 3 of 3"):
+    def test_a_weight_that_the_last_step_of_an_epoch_breaks(self, tmp_path, monkeypatch):
+        spoil("weights", 6, patch=monkeypatch)
+        with pytest.raises(NotFinite, match=r"fit: weights became NaN or infinite \(epoch 2, step 6, batch 3 of 3"):
             Fitted(tmp_path, on_nan="stop")
         assert RunRecord(tmp_path).load_checkpoint()["step"] == 3
 
-    def test_gives_up_after_five_rewinds(self, tmp_path):
-        spoil("loss", 5, math.inf)
+    def test_gives_up_after_five_rewinds(self, tmp_path, monkeypatch):
+        spoil("loss", 5, math.inf, patch=monkeypatch)
         with pytest.raises(NotFinite, match="after 5 rewinds") as error:
             Fitted(tmp_path)
         assert not error.value.may_rewind
@@ -213,14 +214,14 @@ class TestGuard:
         scales = [line["fit/rewound"] for line in lines if "fit/rewound" in line]
         assert scales == [0.5**number for number in range(1, MOST_REWINDS + 1)]
 
-    def test_constrained_methods_give_up_too(self, tmp_path):
-        spoil("constraint", 1, math.inf)
+    def test_constrained_methods_give_up_as_well(self, tmp_path, monkeypatch):
+        spoil("constraint", 1, math.inf, patch=monkeypatch)
         with pytest.raises(NotFinite, match="after 5 rewinds"):
             begin("constrained", tmp_path, **{**SHORT, "num_epochs": 9}).run()
 
-    def test_a_method_without_steps_that_spoils_the_weights(self, tmp_path):
+    def test_a_method_without_steps_that_breaks_the_weights(self, tmp_path):
         unlearning = begin("fisher", tmp_path, noise_scale=math.inf)
-        with pytest.raises(NotFinite, match="fisher: weights is no number .* give the method milder flags"):
+        with pytest.raises(NotFinite, match="fisher: weights became NaN or infinite .* give the method milder flags"):
             unlearning.run()
         assert not (tmp_path / "checkpoint.pt").exists()
 
