@@ -17,7 +17,7 @@ RunAll = Callable[..., Iterable[tuple]]
 
 @dataclasses.dataclass
 class EngineArgs:
-    """What a sweep is run on; nothing of it changes what comes out."""
+    """Where a sweep is run; the results do not depend on it."""
 
     engine: Literal["local", "ray"] = "local"
     """local is processes of this machine; ray is tasks of one thread each, on this machine or on a Ray cluster."""
