@@ -60,26 +60,22 @@ def get_parser() -> ScriptParser:
 
 def factors(quick: bool) -> dict[str, list[Setting]]:
     """Settings by the factor that differs between them."""
+
+    def vary(base: Setting, name: str, *values: int) -> list[Setting]:
+        return [dataclasses.replace(base, **{name: value}) for value in values]
+
     if quick:
-        base, forget_base = {"forget": 256, "images": 1000, "classes": 10, "model": "resnet8", "width": 4}, {}
-        values = {"forget": (10, 256, 512), "images": (1000, 4000), "classes": (10, 20)}
-        models = [("resnet8", 4), ("resnet8", 8)]
-    else:
-        base = {"forget": 500, "images": 5000, "classes": 100, "model": "resnet8", "width": 16}
-        forget_base = {"images": 50_000}
-        values = {
-            "forget": (10, 30, 100, 300, 1000, 3000, 10_000),
-            "images": (1000, 2000, 5000, 10_000, 20_000, 50_000),
-            "classes": (10, 20, 50, 100),
-        }
-        models = [
-            ("resnet8", 8), ("resnet8", 16), ("resnet8", 32), ("resnet20", 16), ("resnet20", 32), ("resnet18", 64),
-        ]  # fmt: skip
-    found = {
-        name: [Setting(**base | (forget_base if name == "forget" else {}) | {name: value}) for value in sizes]
-        for name, sizes in values.items()
-    }
-    return {**found, "model": [Setting(**base | {"model": name, "width": width}) for name, width in models]}
+        base = Setting(forget=256, images=1000, classes=10, model="resnet8", width=4)
+        found = {"forget": vary(base, "forget", 10, 256, 512), "images": vary(base, "images", 1000, 4000)}
+        return {**found, "classes": vary(base, "classes", 10, 20), "model": vary(base, "width", 4, 8)}
+    base, deep = (Setting(forget=500, images=5000, classes=100, model=f"resnet{n}", width=16) for n in (8, 20))
+    return {
+        "forget": vary(dataclasses.replace(base, images=50_000), "forget", 10, 30, 100, 300, 1000, 3000, 10_000),
+        "images": vary(base, "images", 1000, 2000, 5000, 10_000, 20_000, 50_000),
+        "classes": vary(base, "classes", 10, 20, 50, 100),
+        "model": vary(base, "width", 8, 16, 32) + vary(deep, "width", 16, 32)
+        + [dataclasses.replace(base, model="resnet18", width=64)],
+    }  # fmt: skip
 
 
 def slope(xs: list[float], ys: list[float]) -> float:
