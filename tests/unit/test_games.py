@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import DISCRIMINATORS, build_discriminator
 from contrastive_discrimination.games import CHANCE_LOSS, MEMORY, RIDGE, AdversarialGame, BatchAveragedGame
-from contrastive_discrimination.reference import Reference, View
-from contrastive_discrimination.statistics import output_statistics
+from contrastive_discrimination.reference import Reference, View, output_statistics
 
 K = 4
 NOTHING = torch.zeros(0, dtype=torch.int64)

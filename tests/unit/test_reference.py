@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from contrastive_discrimination.reference import Reference, View
-from contrastive_discrimination.statistics import output_statistics
+from contrastive_discrimination.reference import Reference, View, output_statistics
 from helper_functions.errors import UserError
 
 NOTHING = torch.zeros(0, dtype=torch.int64)
