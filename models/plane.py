@@ -10,9 +10,9 @@ Corner = float | tuple[float, float]
 
 
 class PlaneClassifier(nn.Module):
-    """Multilayer perceptron with rectifiers: points [B, 2] to logits [B, num_classes].
+    """Multilayer perceptron with `depth` hidden layers of `width` rectified units: points [B, 2] to logits [B, K].
 
-    `depth` hidden layers of `width` units and a linear head. Raises UserError for a size below 1.
+    Raises UserError for a size below 1.
     """
 
     def __init__(self, num_classes: int, width: int = 64, depth: int = 2) -> None:
@@ -20,9 +20,8 @@ class PlaneClassifier(nn.Module):
         for key, value in {"num_classes": num_classes, "width": width, "depth": depth}.items():
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"{key} is {value!r}: pass a whole number of at least 1")
-        sizes = [2] + depth * [width]
-        hidden = [layer for i in range(depth) for layer in (nn.Linear(sizes[i], sizes[i + 1]), nn.ReLU())]
-        self.hidden = nn.Sequential(*hidden)
+        inputs = [2] + (depth - 1) * [width]
+        self.hidden = nn.Sequential(*(layer for size in inputs for layer in (nn.Linear(size, width), nn.ReLU())))
         self.fc = nn.Linear(width, num_classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -32,10 +31,9 @@ class PlaneClassifier(nn.Module):
 def decision_grid(model: nn.Module, low: Corner, high: Corner, resolution: int) -> tuple[Tensor, Tensor, Tensor]:
     """Logits at the points of a square grid: xs [R], ys [R], logits [R, R, K] with logits[i, j] at (xs[j], ys[i]).
 
-    `low` and `high` are the grid's corners, (x, y) or one number for both, and are points of it themselves;
-    `resolution` is R. Rows are y and columns x, as matplotlib's `contourf(xs, ys, ...)` and `imshow(...,
-    origin="lower")` want them. Eval mode, no gradient, on the model's device and in its dtype.
-    Raises UserError for a resolution below 2 or a corner that is not below the other.
+    `low` and `high` are opposite corners of the grid, (x, y) or one number for both; `resolution` is R. Rows are y and
+    columns x, as in matplotlib's `contourf(xs, ys, ...)`. Eval mode, no gradient, the model's device and dtype.
+    Raises UserError for a resolution below 2 or a low corner that is not below and left of the high one.
     """
     (left, bottom), (right, top) = _pair(low), _pair(high)
     if resolution < 2:

@@ -191,7 +191,7 @@ class TestLoadWeights:
         one_line(info, "nothing.pth", "does not exist")
         with pytest.raises(UserError) as info:
             load_weights(tmp_path)
-        one_line(info, str(tmp_path), "is no file")
+        one_line(info, str(tmp_path), "is not a file")
 
     @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.99])
     def test_truncated(self, weights, kept):
@@ -259,7 +259,7 @@ class TestLoadState:
         [
             ({"in_channels": 3}, ("images of 1 channels", "have 3")),
             ({"width": 8}, ("conv1.weight is [4, 1, 3, 3]", "[8, 1, 3, 3]", "width")),
-            ({"name": "resnet20"}, ("is no resnet20", "keys missing (first: layer1.1.conv1.weight)")),
+            ({"name": "resnet20"}, ("is not a resnet20", "keys missing (first: layer1.1.conv1.weight)")),
         ],
     )
     def test_another_architecture(self, weights, options, parts):
@@ -273,7 +273,7 @@ class TestLoadState:
     def test_missing_and_unexpected_keys_are_counted(self):
         with pytest.raises(UserError) as info:
             load_state(nn.Linear(2, 3), {"weight": torch.zeros(3, 2), "scale": torch.zeros(3)}, "file.pth")
-        one_line(info, "file.pth is no Linear", "1 keys missing (first: bias)", "1 unexpected (first: scale)")
+        one_line(info, "file.pth is not a Linear", "1 keys missing (first: bias)", "1 unexpected (first: scale)")
 
     @pytest.mark.parametrize(("theirs", "ours"), [("cifar", "imagenet"), ("imagenet", "cifar")])
     def test_another_stem(self, theirs, ours):
