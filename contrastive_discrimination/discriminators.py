@@ -65,9 +65,6 @@ class BinaryClassifier(nn.Module):
     """A multilayer perceptron on both outputs and their absolute difference.
 
     A batch norm without affine parameters standardises the inputs; two hidden layers of 128 and 64.
-
-    Args:
-        num_outputs: D.
     """
 
     def __init__(self, num_outputs: int) -> None:
@@ -85,9 +82,6 @@ class DifferenceComparator(nn.Module):
     """A linear layer on the squared difference of the layer-normed outputs, divided by a learned temperature.
 
     A single output is not normalised, since its layer norm is zero.
-
-    Args:
-        num_outputs: D.
     """
 
     def __init__(self, num_outputs: int) -> None:
@@ -108,9 +102,6 @@ class ComparatorNetwork(nn.Module):
     """A siamese network: one feature extractor for both outputs, and a head on [|f1 − f2|, f1 · f2] by element.
 
     Source: Conneau et al. 2017, figure 1 (the two ways of matching that are symmetric).
-
-    Args:
-        num_outputs: D.
     """
 
     def __init__(self, num_outputs: int) -> None:
@@ -128,9 +119,6 @@ class ComparatorNetwork(nn.Module):
 
 class ScalarProduct(nn.Module):
     """Cosine similarity of the outputs (of single outputs: their product), times a learned positive scale, plus a bias.
-
-    Args:
-        num_outputs: D.
     """
 
     def __init__(self, num_outputs: int) -> None:
@@ -145,9 +133,6 @@ class ScalarProduct(nn.Module):
 
 class JensenShannon(nn.Module):
     """bias − scale · Jensen–Shannon divergence of the outputs' softmax, with a learned positive scale.
-
-    Args:
-        num_outputs: D, at least 2.
 
     Raises:
         UserError: a single output.

@@ -23,7 +23,7 @@ from benchmarks.speed.bench import JOBS, MEMORY_FORMATS, Bench, Pair, images_fro
 from benchmarks.speed.utilisation import matrix_product
 from data.augmentation import Augmentation
 from data.image_sets import ImageSets
-from data.splits import Splits, make_splits
+from data.splits import make_splits
 from helper_functions.config import PositiveInt, ScriptParser, run_script
 from helper_functions.errors import UserError
 from helper_functions.files import check_new_file, write_json
@@ -66,14 +66,8 @@ def get_parser() -> ScriptParser:
     return ScriptParser(Args, "benchmarks.speed.throughput", __doc__)
 
 
-def in_turns(
-    measures: Sequence[Callable[[], float]], rounds: int, device: torch.device
-) -> list[tuple[list[float], int]]:
-    """Call measures in turns, so that a slower machine slows all of them.
-
-    Returns:
-        For each its values, `rounds` of them, and the peak of memory in bytes in its turns.
-    """
+def in_turns(measures: Sequence[Callable[[], float]], rounds: int, device: torch.device) -> list[tuple]:
+    """Call measures in turns; for each its values, `rounds` of them, and the peak of memory in bytes in its turns."""
     values, peaks = [[] for _ in measures], [0 for _ in measures]
     release_memory()
     for _ in range(rounds):
@@ -136,24 +130,19 @@ def compare(bench: Bench, pairs: int, **steps: Callable[[Bench], Callable[[], fl
     return print_row("both ours", columns)[0]
 
 
-def check_batch_sizes(sizes: list[int], splits: Splits) -> None:
-    """Refuse batches that a part of the splits cannot fill."""
-    if not sizes:
-        raise UserError("--batch_sizes is empty; give at least one, such as 128")
-    name = min(("forget", "unseen"), key=lambda part: len(getattr(splits, part)))
-    if max(sizes) > (most := len(getattr(splits, name))):
-        raise UserError(f"--batch_sizes {max(sizes)}: the {name} set has {most} images; give at most as many")
-
-
 def main(args: Args) -> dict:
     """Measure every job; returns what the JSON file holds."""
     check_new_file("output", args.output)
     device = choose_device(args.device)
     precision = choose_precision(device, args.precision)
     pairs, steps = args.pairs or (2 if args.quick else 5), args.steps or (1 if args.quick else 10)
+    if not args.batch_sizes:
+        raise UserError("--batch_sizes is empty; give at least one, such as 128")
     dataset = images_from(args.data_dir)
     splits = make_splits(dataset, "random:0.1")
-    check_batch_sizes(args.batch_sizes, splits)
+    most, name = min((len(getattr(splits, name)), name) for name in ("forget", "unseen"))
+    if max(args.batch_sizes) > most:
+        raise UserError(f"--batch_sizes {max(args.batch_sizes)}: the {name} set has {most} images; give at most {most}")
     sets = ImageSets(dataset, splits, Augmentation(), device, seed=0)
     bench = Bench(sets, precision, args.stem, args.memory_format, args.batch_sizes[0], steps)
 

@@ -108,7 +108,8 @@ def run_chain(chain: dict) -> dict:
     requests = measure.requests(chain["requests"], chain["images"])
 
     def run(name: str, images: Tensor, **further: object) -> tuple[Path, dict]:
-        return run_quietly(script, command_line({**flags, "forget": _write(folder, name, images), **further}), name)
+        (folder / f"{name}.txt").write_text("\n".join(map(str, images.sort().values.tolist())) + "\n")
+        return run_quietly(script, command_line({**flags, "forget": f"file:{folder / name}.txt", **further}), name)
 
     name = f"{chain['setting']}-{chain['seed']}"
     row = {key: value for key, value in chain.items() if key != "log_dir"}
@@ -131,12 +132,6 @@ def run_chain(chain: dict) -> dict:
     without = {"seed": chain["seed"], "splits": original / "splits.npz", "forget": forget, "retain_only": True}
     row["retrained"] = measure(training.run("retrained", without), requests)
     return short(row)
-
-
-def _write(folder: Path, name: str, images: Tensor) -> str:
-    path = folder / f"{name}.txt"
-    path.write_text("\n".join(map(str, images.sort().values.tolist())) + "\n")
-    return f"file:{path}"
 
 
 def _account(report: dict) -> dict:
