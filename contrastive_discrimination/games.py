@@ -37,18 +37,18 @@ class ContrastiveArgs:
     """Flags that only the methods with a discriminator, untrain and untrain_contrastive, have."""
 
     discriminator: Literal["auto", *DISCRIMINATORS] = "auto"
-    """What tells outputs apart; auto is mlp, and for untrain_contrastive logistic, which it always is there."""
+    """The discriminator; auto is mlp. untrain_contrastive always uses logistic."""
     discriminate: Literal["logits", "features", "losses"] = "logits"
-    """What it sees: sorted log-probabilities with the label set apart, what the last layer sees, or losses alone."""
+    """Its inputs: sorted log-probabilities with the label set apart, inputs of the last layer, or losses alone."""
     match: Literal["auto", "given", "none"] = "auto"
-    """Forget images stand beside unseen images of their given label, or of any; auto is none where labels or classes
-    have to go, else given."""
+    """Forget images are paired with unseen images of their given label, or of any label; auto is none where labels or
+    classes are forgotten, else given."""
     discriminator_learning_rate: PositiveFloat = 0.003
-    """Of the discriminator."""
+    """Learning rate of the discriminator."""
     discriminator_steps: PositiveInt = 3
-    """Steps of the discriminator beside each step of the student."""
+    """Steps of the discriminator for each step of the student."""
     group_size: PositiveInt = 16
-    """Images whose statistics are averaged before untrain_contrastive's logistic regression sees them."""
+    """Images in a group, over which untrain_contrastive averages the inputs of its logistic regression."""
 
 
 class AdversarialGame:

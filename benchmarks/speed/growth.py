@@ -48,7 +48,7 @@ class Args:
     quick: bool = False
     """Few and small settings, to see that everything works."""
     seed: Seed = 0
-    """Of the subsets, the originals and the order of the images."""
+    """Seed of the subsets, the originals and the order of the images."""
     device: str = "auto"
     """auto takes CUDA, then MPS, then the CPU; or cpu, cuda, cuda:N, mps."""
 

@@ -45,9 +45,9 @@ class Args:
     stem: Literal[*STEMS] = "imagenet"
     """First layers of the ResNet-18: torchvision's own, or a 3 x 3 convolution for small images."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of ours; auto is bf16 where the hardware has it. The plain way is fp32."""
+    """Precision of ours; auto is bf16 where the hardware has it. The plain way is fp32."""
     memory_format: Literal[*MEMORY_FORMATS] = "channels_last"
-    """Of ours. The plain way is contiguous."""
+    """Memory format of ours. The plain way is contiguous."""
     pairs: PositiveInt | None = None
     """Measurements of ours and of the plain way, in turns: 5, or 2 with --quick."""
     steps: PositiveInt | None = None

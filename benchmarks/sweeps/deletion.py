@@ -1,4 +1,4 @@
-"""How long a deletion request takes, end to end: a folder of pictures, a model, a list of what has to go.
+"""How long a deletion request takes, end to end: a folder of pictures, a model, a list of pictures to forget.
 
     python -m benchmarks.sweeps.deletion --output docs/deletion.json
 
@@ -43,21 +43,21 @@ class Args:
     """Flags of benchmarks.sweeps.deletion."""
 
     data_dir: str = "data/cifar100"
-    """Folder of the data set that pictures are taken from, called as it is."""
+    """Folder of the data set of the pictures, named after it."""
     log_dir: str = "runs/deletion"
-    """Where the folder, the models and the runs are kept."""
+    """Folder of the pictures, the models and the runs."""
     output: str | None = None
-    """JSON file for what is measured, replaced where there is one; nothing is written by default."""
+    """JSON file of the measurements, replaced where it exists; by default none is written."""
     classes: PositiveInt = 10
-    """Of the data set, spread over its list."""
+    """Classes of the data set, spread over its list."""
     pictures: PositiveInt = 2000
-    """In the folder, as many of each class."""
+    """Pictures in the folder, the same number of each class."""
     withdrawn: PositiveInt = 60
-    """Pictures that have to go."""
+    """Pictures to forget."""
     image_size: PositiveInt = 64
-    """Pixels to whose square the pictures are scaled."""
+    """Pictures are scaled to squares of this many pixels."""
     train_num_epochs: PositiveInt = 20
-    """Passes in which the model, and the retrained one, are trained."""
+    """Epochs in which the model and the retrained model are trained."""
     train_batch_size: PositiveInt = 64
     """Pictures in one gradient step of these trainings."""
     num_epochs: PositiveInt = 30
@@ -65,11 +65,11 @@ class Args:
     retain_budget: NonNegativeFloat = 1.0
     """Accuracy points on the retain set that forgetting may cost."""
     seeds: PositiveInt = 3
-    """Requests for the same pictures, each with a seed of its own."""
+    """Requests for the same pictures, each with its own seed."""
     seed: Seed = 0
-    """Of the folder and of the model."""
+    """Seed of the folder and of the model."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """As train_constrained_unlearning.py has it."""
+    """Of all models, as in train_constrained_unlearning.py."""
 
 
 def get_parser() -> ScriptParser:

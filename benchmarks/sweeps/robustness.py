@@ -26,9 +26,9 @@ class Args:
     """Flags of benchmarks/sweeps/robustness.py."""
 
     output: str = "docs/robustness_digits.jsonl"
-    """JSON lines, one a cell; cells that stand there are not run again."""
+    """JSON lines, one a cell; finished cells are skipped."""
     config_file_of_runs: str = "configs/quickstart.yaml"
-    """Flags that all cells share."""
+    """Flags of all cells."""
     forget: list[str] = dataclasses.field(default_factory=lambda: ["mislabelled:0.1", "class:3"])
     """Forget sets."""
     learning_rate: list[PositiveFloat] = dataclasses.field(default_factory=lambda: [0.001, 0.003, 0.01, 0.03, 0.1])
@@ -36,13 +36,13 @@ class Args:
     batch_size: list[PositiveInt] = dataclasses.field(default_factory=lambda: [32, 128])
     """Batch sizes of unlearning."""
     seeds: PositiveInt = 5
-    """Originals, with splits and weights of their own."""
+    """Originals, each with its own splits and weights."""
     log_dir: str = "runs/robustness"
-    """Where originals and runs are kept."""
+    """Folder of originals and runs."""
     workers: PositiveInt = 2
     """Processes of one thread each; 1 is a single one with all threads."""
     summary: bool = False
-    """Only print the table of what stands in --output."""
+    """Only print the table of the cells in --output."""
 
 
 def get_parser() -> ScriptParser:

@@ -55,25 +55,25 @@ class Args:
     """Flags of benchmarks/sweeps/sequential.py."""
 
     output: str = "docs/sequential_digits.jsonl"
-    """JSON lines, one a chain of requests; chains that stand there are not run again."""
+    """JSON lines, one a chain of requests; finished chains are skipped."""
     figure: str = "docs/sequential_digits.png"
-    """Where the figure is written."""
+    """The PNG; a file of this name is replaced."""
     config_file_of_runs: str = "configs/digits/train.yaml"
     """Flags of train.py, for the originals and the retrained models."""
     requests: PositiveInt = 10
     """Requests in a row."""
     images: PositiveInt = 14
-    """Images in each of them; the wrong labels are shared out instead."""
+    """Images of each request; wrong labels are divided evenly instead."""
     num_epochs: PositiveInt = 20
     """Passes over the forget set in each request."""
     seeds: PositiveInt = 6
-    """Originals, with splits and requests of their own."""
+    """Originals, each with its own splits and requests."""
     log_dir: str = "runs/sequential"
-    """Where originals, retrained models and runs are kept."""
+    """Folder of originals, retrained models and runs."""
     workers: PositiveInt = 2
     """Processes of one thread each; 1 is a single one with all threads."""
     summary: bool = False
-    """Only print the table of what stands in --output, and draw it."""
+    """Only print and draw the chains in --output."""
 
 
 def get_parser() -> ScriptParser:
