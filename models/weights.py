@@ -68,7 +68,7 @@ def head_key(model: nn.Module) -> str | None:
 
 def _check_numbers(given: Tensor, own: Tensor, key: str, source: str | Path) -> None:
     if own.is_floating_point() and not given.is_floating_point():
-        raise UserError(f"{source}: {key} is {given.dtype}, not weights: save model.state_dict() in floating point")
+        raise UserError(f"{source}: {key} is {given.dtype}, no weights: save model.state_dict() in floating point")
     # In the model's dtype: double precision reaches further than single.
     if not given.to(own.dtype).isfinite().all():
         raise UserError(f"{source}: {key} holds NaN or infinity: these weights are broken, give others")
