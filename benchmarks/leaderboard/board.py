@@ -100,15 +100,26 @@ def run_missing(args: Args, rows: dict[str, dict], results: Path, run_all: RunAl
             method_flags(args.tuned, kind, method)
     check_shadow_models(args.shadow_models)
     results.parent.mkdir(parents=True, exist_ok=True)
+    failed = []
     with RunLock(results.parent, f"--output {args.output}"):
         rows |= read_cells(results)  # another process may have finished in the meantime
-        cells = _cells(args, flags, run_all)
-        return _run_cells([cell for cell in cells if cell.key not in rows], rows, results, run_all)
+        missing = {cell.key: dataclasses.asdict(cell) for cell in _cells(args, flags, run_all) if cell.key not in rows}
+        for cell, row, error in run_all(run_cell, missing.values(), title="cells"):
+            where = f"{cell['method']:20s} {cell['forget']:20s} seed {cell['seed']}"
+            if error is not None:
+                failed.append(f"{' '.join(where.split())}: {error}")
+                continue
+            rows[row["key"]] = row
+            append_cell(results, row)
+            print(f"{where}  {row['verdict']['slack']:+6.2f} points left  {row['cost']['seconds']:8.1f} s", flush=True)
+    return failed
 
 
 def _cells(args: Args, flags: dict, run_all: RunAll) -> list[Cell]:
     """All cells, after training the models that they need and that are missing."""
-    places = [{"forget": forget, "seed": seed, **_training(args)} for forget in args.forget for seed in args.seeds]
+    steps = [number * args.retrained_seed_step for number in range(args.retrained_models)]
+    training = {"config_file": args.train_config, "log_dir": f"{args.log_dir}/models", "retrained_seeds": steps}
+    places = [{"forget": forget, "seed": seed, **training} for forget in args.forget for seed in args.seeds]
     train_originals(places, run_all)
     cells = []
     for place, models, error in run_all(train_models, places, title="retrained models"):
@@ -118,24 +129,14 @@ def _cells(args: Args, flags: dict, run_all: RunAll) -> list[Cell]:
     return cells
 
 
-def _run_cells(cells: list[Cell], rows: dict[str, dict], results: Path, run_all: RunAll) -> list[str]:
-    failed, missing = [], {cell.key: dataclasses.asdict(cell) for cell in cells}
-    for cell, row, error in run_all(run_cell, missing.values(), title="cells"):
-        where = f"{cell['method']:20s} {cell['forget']:20s} seed {cell['seed']}"
-        if error is not None:
-            failed.append(f"{' '.join(where.split())}: {error}")
-            continue
-        rows[row["key"]] = row
-        append_cell(results, row)
-        print(f"{where}  {row['verdict']['slack']:+6.2f} points left  {row['cost']['seconds']:8.1f} s", flush=True)
-    return failed
-
-
-def _training(args: Args) -> dict:
-    return {
-        "config_file": args.train_config, "log_dir": f"{args.log_dir}/models",
-        "retrained_seeds": [number * args.retrained_seed_step for number in range(args.retrained_models)],
-    }  # fmt: skip
+def _cell(args: Args, flags: dict, method: str, place: dict, models: dict) -> Cell:
+    own = method_flags(args.tuned, place["forget"].partition(":")[0], method)
+    asked = {"forget": models["forget"], "seed": place["seed"], "retain_budget": args.retain_budget}
+    further = {field.name: getattr(args, field.name) for field in dataclasses.fields(FurtherArgs)}
+    return Cell(
+        method, place["forget"], place["seed"], {**flags, **own, **asked}, models["original"], models["retrained"],
+        f"{args.log_dir}/cells", args.log_interval, {name: value for name, value in further.items() if value},
+    )  # fmt: skip
 
 
 def train_models(place: dict) -> dict:
@@ -147,32 +148,16 @@ def train_models(place: dict) -> dict:
     return {"forget": forget, "original": str(original), "retrained": tuple(map(str, retrained))}
 
 
-def _cell(args: Args, flags: dict, method: str, place: dict, models: dict) -> Cell:
-    own = method_flags(args.tuned, place["forget"].partition(":")[0], method)
-    asked = {"forget": models["forget"], "seed": place["seed"], "retain_budget": args.retain_budget}
-    fields = dataclasses.fields(FurtherArgs)
-    return Cell(
-        method, place["forget"], place["seed"], {**flags, **own, **asked}, models["original"], models["retrained"],
-        f"{args.log_dir}/cells", args.log_interval,
-        {field.name: getattr(args, field.name) for field in fields if getattr(args, field.name)},
-    )  # fmt: skip
-
-
 def command(args: Args) -> str:
     """The shortest command line for these pages: a preset with the flags that differ from it, or flags alone."""
-    starts = [[]]
-    for path in sorted(PRESETS.glob("*.yaml")):
-        if set(load_config(path)) <= set(vars(args)):
-            starts.append(["--config_file", str(path)])
-    asked, found = _deciding(args), []
-    for start in starts:
-        own = _deciding(get_parser().parse(start))
-        found.append([*start, *command_line({name: value for name, value in asked.items() if value != own[name]})])
+
+    def deciding(args: Args) -> dict:
+        return {name: value for name, value in dataclasses.asdict(args).items() if name not in ELSEWHERE}
+
+    presets = [path for path in sorted(PRESETS.glob("*.yaml")) if set(load_config(path)) <= set(vars(args))]
+    found = []
+    for start in ([], *(["--config_file", str(path)] for path in presets)):
+        own = deciding(get_parser().parse(start))
+        differing = {name: value for name, value in deciding(args).items() if value != own[name]}
+        found.append([*start, *command_line(differing)])
     return shlex.join(["python", "-m", "benchmarks.leaderboard", *min(found, key=len)])
-
-
-def _deciding(args: Args) -> dict:
-    """The flags that change the pages."""
-    return {name: value for name, value in dataclasses.asdict(args).items() if name not in ELSEWHERE}
-
-

@@ -9,16 +9,8 @@ from pathlib import Path
 
 from benchmarks.leaderboard.page import html_page
 from benchmarks.leaderboard.results import GROUPS, line_of
-from benchmarks.leaderboard.summary import Board, Summary, summarise
-from benchmarks.leaderboard.words import (
-    MARKS,
-    READING,
-    answer,
-    counts_sentence,
-    deciding_columns,
-    environment_lines,
-    floor_sentences,
-)
+from benchmarks.leaderboard.summary import Board, summarise
+from benchmarks.leaderboard.words import READING, answer, columns, counts_sentence, environment_lines, floor_sentences
 from helper_functions.files import whole_file
 
 
@@ -33,11 +25,10 @@ def write_pages(rows: list[dict], folder: Path, title: str, command: str, top5: 
     Raises:
         OSError: a file cannot be written.
     """
-    summary = summarise(rows)
     texts = {
         "leaderboard.csv": csv_text(rows),
-        "leaderboard.md": markdown(summary, title, command, top5),
-        "leaderboard.html": html_page(summary, title, command, top5),
+        "leaderboard.md": markdown(rows, title, command, top5),
+        "leaderboard.html": html_page(rows, title, command, top5),
     }
     with ExitStack() as stack:
         for name, text in texts.items():
@@ -48,40 +39,36 @@ def write_pages(rows: list[dict], folder: Path, title: str, command: str, top5: 
 def csv_text(rows: list[dict]) -> str:
     """One line a cell, as `results.line_of`: figures before groups, although a later cell may bring further names."""
     lines = list(map(line_of, rows))
-    names = list(dict.fromkeys(name for line in lines for name in line)) or ["forget", "method", "seed", "key"]
-    names.sort(key=lambda name: GROUPS.index(name.partition(".")[0]) if "." in name else -1)
+    names = dict.fromkeys(name for line in lines for name in line)
+    order = sorted(names, key=lambda name: GROUPS.index(name.partition(".")[0]) if "." in name else -1)
     file = io.StringIO()
-    writer = csv.DictWriter(file, names, restval="")
+    writer = csv.DictWriter(file, order, restval="")
     writer.writeheader()
     writer.writerows(lines)
     return file.getvalue()
 
 
-def markdown(summary: Summary, title: str, command: str, top5: bool = False) -> str:
+def markdown(rows: list[dict], title: str, command: str, top5: bool = False) -> str:
     """A table for each forget set, references first, with noise floor, budget, hardware, versions and command."""
-    parts = [f"# {_escaped(title)}", f"{counts_sentence(summary)} Mean over seeds; ± is the sample standard deviation."]
-    parts += [f"{READING} {MARKS}", _fenced(command), *map(_escaped, environment_lines(summary))]
-    for board in summary.boards:
+    parts = [f"# {_escaped(title)}", f"{counts_sentence(rows)} Means over seeds; ± is the sample standard deviation."]
+    parts += [READING, _fenced(command), *map(_escaped, environment_lines(rows))]
+    for board in summarise(rows):
         words = _escaped(" ".join((*answer(board), floor_sentences(board))))
         parts += [f"## {_escaped(board.forget)}", words, "\n".join(_table(board, top5))]
     return "\n\n".join(parts) + "\n"
 
 
 def _table(board: Board, top5: bool) -> list[str]:
-    shown = deciding_columns(board, top5)
+    shown = columns(board, top5, every=False)
     heads = ["#", "method", "n", *(column.title for column in shown)]
-    lines = [_line(heads), "|---:|---|" + "---:|" * (len(heads) - 2)]
-    for entry in board.entries:
+    lines = [heads, ["---:", "---", *["---:"] * (len(heads) - 2)]]
+    for entry in (*board.references, *board.methods):
         name = _escaped(entry.method) if entry.kind == "method" else f"*{entry.kind}*"
         texts = [(column.name, *column.text(entry)) for column in shown]
         cells = [f"{mean} ± {sd}" if sd and column == "avg_gap" else mean for column, mean, sd in texts]
         mark = f" ({entry.mark})" if entry.mark else ""
-        lines.append(_line([str(entry.rank or ""), name + mark, str(entry.seeds), *cells]))
-    return lines
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+        lines.append([str(entry.rank or ""), name + mark, str(entry.seeds), *cells])
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def _escaped(text: str) -> str:
