@@ -16,9 +16,10 @@ import train_constrained_unlearning as script
 from benchmarks.leaderboard import board as leaderboard
 from benchmarks.leaderboard import tune
 from benchmarks.leaderboard.cells import data_flags, method_flags
+from benchmarks.leaderboard.results import read_cells
 from benchmarks.leaderboard.search_spaces import SPACES, rounded, start, within
 from benchmarks.leaderboard.trained_models import Training
-from benchmarks.sweeps.sweep import command_line, read_rows
+from benchmarks.sweeps.sweep import command_line
 from data.image_sets import ImageSets
 from evaluation.gaps import GAP_FIGURES
 from helper_functions.code_version import code_version, code_words
@@ -56,18 +57,14 @@ class TestLeaderboard:
         done = run("leaderboard", *self.flags(folder, "constrained", "ssd"))
         assert done.returncode == 0, done.stderr
         lines = (folder / "out" / "results.jsonl").read_text().splitlines()
-        rows = {row["method"]: row for row in map(json.loads, lines)}
+        rows = {row["method"]: row for row in read_cells(folder / "out" / "results.jsonl").values()}
         assert set(rows) == {"constrained", "ssd"} and len(lines) == 2
         for row in rows.values():
             assert len(row["retrained"]) == 2 and row["config"]["forget"] == "class:3"
             assert {"forget_top1", "retain_top1", "test_top1", "mia_auc", "rmia_auc"} <= set(row["figures"])
-            assert row["histograms"]["edges"][0] < row["histograms"]["edges"][-1]
-            assert abs(sum(row["histograms"]["unlearned"]["forget"]) - 100) < 1e-3  # rows have six digits
             assert row["retrained_cost"]["gradient_steps"] > 0
             assert row["environment"]["code"] == code_words(code_version())
-        assert rows["ssd"]["trace"] is None and rows["ssd"]["cost"]["gradient_steps"] == 0
-        trace, steps = rows["constrained"]["trace"], rows["constrained"]["cost"]["gradient_steps"]
-        assert trace["step"][-1] == steps and len(trace["multiplier"]) == len(trace["step"])
+        assert rows["ssd"]["cost"]["gradient_steps"] == 0 < rows["constrained"]["cost"]["gradient_steps"]
         assert all("class:3" in (folder / "out" / f"leaderboard.{kind}").read_text() for kind in ("md", "csv", "html"))
         assert not list((folder / "runs" / "cells").rglob("*.pt"))
 
@@ -89,14 +86,14 @@ class TestLeaderboard:
             "--relearn", False, "--linear_probe", False, "--output", tmp_path / "out", "--log_dir", tmp_path / "runs",
         )  # fmt: skip
         assert done.returncode == 0 and not done.stderr, done.stderr
-        rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+        rows = list(read_cells(tmp_path / "out" / "results.jsonl").values())
         preset = leaderboard.get_parser().parse(["--config_file", "configs/leaderboard/digits.yaml"])
         assert [row["method"] for row in rows] == preset.methods and len(rows) == 24
         for row in rows:
             assert set(GAP_FIGURES) <= set(row["figures"]) and math.isfinite(row["verdict"]["slack"])
             assert (row["cost"]["gradient_steps"] == 0) == (row["method"] in ("ssd", "influence", "fisher"))
         lines = (tmp_path / "out" / "leaderboard.md").read_text().splitlines()
-        cells = [line.split(" | ")[1].removesuffix(" (over budget)") for line in lines if line.startswith("| ")]
+        cells = [line.split(" | ")[1].partition(" (")[0] for line in lines if line.startswith("| ")]
         assert sorted(cells) == sorted(["method", "*original*", "*retrained*", *preset.methods])
 
     def test_what_costs_more_than_a_pass_is_measured_where_it_is_asked_for(self, folder):
@@ -104,7 +101,7 @@ class TestLeaderboard:
         asked = ["--relearn", "--linear_probe", "--shadow_models", 4, "--output", out]
         done = run("leaderboard", *self.flags(folder, "finetune"), *asked)
         assert done.returncode == 0, done.stderr
-        (row,) = (json.loads(line) for line in (out / "results.jsonl").read_text().splitlines())
+        (row,) = read_cells(out / "results.jsonl").values()
         names = {"relearn_steps", "linear_probe_top1", "ulira_auc", "ulira_accuracy"}
         for figures in (row["figures"], row["original"], *row["retrained"]):
             assert names <= set(figures)
@@ -164,7 +161,7 @@ class TestLeaderboard:
             flags = [*self.flags(folder, "gradient_ascent"), "--output", folder / output]
             monkeypatch.setattr("sys.argv", ["leaderboard.py", *map(str, flags)])
             status = run_script(leaderboard.get_parser, leaderboard.main, goes_on=True)
-            return status, [without_seconds(row) for row in read_rows(folder / output / "results.jsonl").values()]
+            return status, [without_seconds(row) for row in read_cells(folder / output / "results.jsonl").values()]
 
         expected = board("whole")
         assert expected[0] == 0
