@@ -1,4 +1,4 @@
-"""Figures of the leaderboard's page: SVG by matplotlib in the colours of the page, reproducible to the byte."""
+"""The figure of the leaderboard's page: SVG by matplotlib in the colours of the page, reproducible to the byte."""
 
 import io
 import re
@@ -7,7 +7,6 @@ import warnings
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from benchmarks.leaderboard.summary import Board, Entry
@@ -18,11 +17,11 @@ VARIABLES = dict(zip(COLOURS, ("ink", "soft", "good", "other", "band", "original
 STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "leaderboard", "text.parse_math": False, "text.color": INK,
     "font.size": 9.5, "axes.linewidth": 0.6, "axes.edgecolor": SOFT, "axes.labelcolor": SOFT, "axes.titlesize": 9.5,
-    "xtick.color": SOFT, "ytick.color": SOFT, "xtick.minor.size": 0, "ytick.minor.size": 0,
+    "xtick.color": SOFT, "ytick.color": SOFT,
 }  # fmt: skip
 TICKS = [digit * 10.0**power for power in range(-4, 5) for digit in (1, 3)]
-# In units of the page: a figure is as wide as the screen of a telephone and grows with the page.
-WIDTH, NAMES, ROW, HEAD, FOOT, COST = 400, 112, 13.5, 20, 32, 230
+# In pixels at the width of a telephone; the figure grows with the page.
+WIDTH, NAMES, ROW, HEAD, FOOT = 400, 112, 13.5, 20, 32
 PANELS, LONGEST = 4, 19
 
 
@@ -47,7 +46,7 @@ def overview(boards: list[Board]) -> str:
             axes.set_visible(False)
         for axes, board in zip(grid.flat, boards, strict=False):
             _panel(axes, board, names)
-        return _svg(figure, "overview", "AvgGap of each method on each forget set, as in the tables below")
+        return _svg(figure, "AvgGap of each method on each forget set, as in the tables below")
 
 
 def _panel(axes: Axes, board: Board, names: list[str]) -> None:
@@ -59,7 +58,15 @@ def _panel(axes: Axes, board: Board, names: list[str]) -> None:
     axes.set_title(_cut(board.forget), pad=4)
     axes.set_xlabel("AvgGap", labelpad=1)
     axes.set_xscale("log")
-    low, high = _gap_limits(axes.xaxis, board, axes.axvspan, axes.axvline)
+    gaps = [*_gaps(board), *filter(None, (board.floor, board.original_gap))]
+    low, high = max(min(gaps), 0.02) / 1.6, max(*gaps, 0.1) * 1.6  # smaller gaps are drawn at the lower end
+    axes.set_xlim(low, high)
+    axes.set_xticks([tick for tick in TICKS if low <= tick <= high])
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.axvspan(low, max(board.floor or low, low), color=BAND, linewidth=0)
+    if board.original_gap is not None:
+        axes.axvline(max(board.original_gap, low), color=ORIGINAL, linewidth=1, linestyle=(0, (3, 2)))
     for entry in board.methods:
         if gap := entry.values.get("avg_gap"):
             at, place = max(gap.mean, low), names.index(entry.method)
@@ -71,53 +78,8 @@ def _panel(axes: Axes, board: Board, names: list[str]) -> None:
                               color=_marker(entry, board)["color"], weight="bold", fontsize=8.5)  # fmt: skip
 
 
-def cost_figure(board: Board, name: str) -> str:
-    """AvgGap against seconds in per cent of retraining; labels, where room is, those that no other beats in both."""
-    points = [(100 * entry.mean("share.seconds"), entry.mean("avg_gap"), entry) for entry in board.methods
-              if {"share.seconds", "avg_gap"} <= set(entry.values)]  # fmt: skip
-    if not points:
-        return ""
-    ranked = [point[:2] for point in points if point[2].rank]
-    with rc_context(STYLE):
-        figure = Figure((WIDTH / 72, COST / 72), dpi=72)
-        axes = figure.add_axes((0.1, FOOT / COST, 0.88, 1 - 1.2 * FOOT / COST), xscale="log", yscale="log")
-        axes.set_xlabel("seconds, % of retraining", labelpad=1)
-        axes.set_ylabel("AvgGap", labelpad=1)
-        axes.set_xlim(min(cost for cost, _, _ in points) / 1.5, max(cost for cost, _, _ in points) * 2)
-        _ticks(axes.xaxis)
-        low, _ = _gap_limits(axes.yaxis, board, axes.axhspan, axes.axhline)
-        labels: list[tuple[float, float]] = []
-        for cost, gap, entry in points:
-            place = (cost, max(gap, low))
-            axes.plot(*place, **_marker(entry, board))
-            beaten = any(other != (cost, gap) and other[0] <= cost and other[1] <= gap for other in ranked)
-            across, up = axes.transData.transform(place)
-            if entry.rank and not beaten and all(abs(across - x) > 75 or abs(up - y) > 10 for x, y in labels):
-                labels.append((across, up))
-                axes.annotate(_cut(entry.method), place, (5, -3), textcoords="offset points")
-        return _svg(figure, f"cost-{name}", "AvgGap against seconds in per cent of retraining")
-
-
 def _gaps(board: Board) -> list[float]:
     return [entry.mean("avg_gap") for entry in board.methods if "avg_gap" in entry.values]
-
-
-def _gap_limits(axis: Axis, board: Board, span, line) -> tuple[float, float]:
-    """Limits of an axis for AvgGap, smaller gaps being drawn at the lower one; noise floor and original are marked."""
-    gaps = [*_gaps(board), *filter(None, (board.floor, board.original_gap))]
-    low, high = max(min(gaps), 0.02) / 1.6, max(*gaps, 0.1) * 1.6
-    span(low, max(board.floor or low, low), color=BAND, linewidth=0)
-    if board.original_gap is not None:
-        line(max(board.original_gap, low), color=ORIGINAL, linewidth=1, linestyle=(0, (3, 2)))
-    (axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim)(low, high)
-    _ticks(axis)
-    return low, high
-
-
-def _ticks(axis: Axis) -> None:
-    low, high = axis.get_view_interval()
-    axis.set_ticks([tick for tick in TICKS if low <= tick <= high])
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def _marker(entry: Entry, board: Board) -> dict:
@@ -133,14 +95,13 @@ def _cut(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
-def _svg(figure: Figure, name: str, label: str) -> str:
-    """The figure as an element of the page: without a size, with variables for colours and the page's identifiers."""
+def _svg(figure: Figure, label: str) -> str:
+    """The figure as an element of the page: without a size, with variables for colours."""
     file = io.StringIO()
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # a name in letters that the font lacks
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     text = re.sub(r"<(metadata|style).*?</\1>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'<svg[^>]*(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{label}">', text)
-    text = re.sub(r'(\bid="|url\(#)', rf"\1{name}-", text).replace('xlink:href="#', f'href="#{name}-')
     text = re.sub("|".join(COLOURS), lambda found: f"var(--{VARIABLES[found[0]]})", text)
-    return re.sub(r"\s*\n\s*", "\n", text)
+    return re.sub(r"\s*\n\s*", "\n", text.replace("xlink:href", "href"))

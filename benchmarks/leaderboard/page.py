@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from benchmarks.leaderboard import words
-from benchmarks.leaderboard.figures import cost_figure, overview
+from benchmarks.leaderboard.figures import overview
 from benchmarks.leaderboard.summary import Board, Entry, summarise
 
 PARTS = Path(__file__).parent / "page"
@@ -36,7 +36,7 @@ def _answer(index: int, board: Board) -> str:
 
 
 def _section(index: int, board: Board, top5: bool) -> str:
-    """One forget set: its table, whose references are not sorted, and AvgGap against cost."""
+    """One forget set: its table, whose references are not sorted."""
     shown, name = words.columns(board, top5), html.escape(board.forget)
     heads = "".join(f'<th scope="col" title="{html.escape(column.note)}">{html.escape(column.title)}</th>'
                     for column in shown)  # fmt: skip
@@ -48,7 +48,6 @@ def _section(index: int, board: Board, top5: bool) -> str:
 <tbody>{"".join(_row(entry, shown, board) for entry in board.references)}</tbody>
 <tbody class="methods">{"".join(_row(entry, shown, board) for entry in board.methods)}</tbody>
 </table></div>
-<figure><figcaption>Gap against cost; left and below is better</figcaption>{cost_figure(board, str(index))}</figure>
 </section>"""
 
 

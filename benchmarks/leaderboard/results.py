@@ -13,7 +13,6 @@ SHARED, REFERENCES = ("original", "retrained"), "references.jsonl"
 PLACES = {
     "config_file", "data_dir", "log_dir", "name_prefix", "resume", "retrained_weight_path", "splits", "weight_path",
 }  # fmt: skip
-COSTS = ("gradient_steps", "seconds", "images", "peak_memory_bytes")
 GROUPS = ("gap", "verdict", "cost", "share", "original", "retrained", "retrained_cost", "config", "environment")
 
 
@@ -66,7 +65,7 @@ def line_of(row: dict) -> dict[str, object]:
         "gap": gaps.signed_gaps(figures, retrained),
         "config": flags_of(row.get("config")),
         "retrained": {**retrained, "n": len(models)},
-        "share": {name: costs[name] / whole[name] for name in COSTS if name in costs and whole.get(name, 0) > 0},
+        "share": {name: cost / whole[name] for name, cost in costs.items() if whole.get(name, 0) > 0},
     }
     return line | {f"{group}.{name}": value for group in GROUPS for name, value in (groups.get(group) or {}).items()}
 

@@ -179,7 +179,10 @@ class TestPage:
         """On a logarithmic axis a marker's distance from another is proportional to the ratio of their gaps."""
         svg = re.search(r"<figure>.*?</figure>", page_of(rows), re.DOTALL)[0]
         marks = re.findall(r'<use href="#([^"]+)" x="([\d.]+)" y="([\d.]+)" style="([^"]*)"', svg)
-        assert [label for label in re.findall(r"<text [^>]*>([^<]+)</text>", svg) if label in METHODS] == list(METHODS)
+        labels = re.findall(r"<text [^>]*>([^<]+)</text>", svg)
+        assert [label for label in labels if label in METHODS] == list(METHODS)
+        others = set(labels) - set(METHODS) - set(FORGET) - {"AvgGap"}
+        assert all(re.fullmatch(r"[\d.]+", label) for label in others)
         marks = [mark for mark in marks if 112 < float(mark[1]) < 396 and float(mark[2]) < 87]  # not those of the axes
         for forget, inside in zip(FORGET, (marks[:5], marks[5:]), strict=True):
             places = [float(across) for _, across, _, _ in inside]
