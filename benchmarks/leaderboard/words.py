@@ -84,7 +84,7 @@ def answer(board: Board) -> tuple[str, str]:
     original, floor = board.original_gap, board.floor
     if None not in (original, floor) and original <= floor:
         away = f"the original itself lies {original:.2f} points from retraining, within the noise floor of {floor:.2f}."
-        return "AvgGap tells no methods apart:", away + _by_ulira(board)
+        return "AvgGap does not separate the methods:", away + _by_ulira(board)
     best = next((entry for entry in board.methods if entry.rank and "avg_gap" in entry.values), None)
     if best is None:
         return "No method", "kept the budget and forgot something."

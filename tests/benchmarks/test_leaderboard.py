@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -116,22 +117,16 @@ class TestLeaderboard:
         by_hand = folder / "by_hand.json"
         flags = ["--weight_path", retrained / "model.pt", "--original_weight_path", original / "model.pt", "--relearn"]
         flags += ["--linear_probe", "--output", by_hand, "--splits", retrained / "splits.npz"]
-        script = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "test.py", "--dataset", "digits", "--model", "resnet8", "--width", "4", *map(str, flags)],
             cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
-        assert script.returncode == 0, script.stderr
+        assert done.returncode == 0, done.stderr
         found = json.loads(by_hand.read_text())["models"][str(retrained / "model.pt")]
         for name in ("relearn_steps", "linear_probe_top1"):
             assert row["retrained"][0][name] == pytest.approx(found[name], rel=1e-5)
 
-    def test_a_number_of_shadow_models_that_is_odd_is_refused_before_any_work(self, folder, tmp_path):
-        flags = self.flags(folder, "ssd")[:-6]
-        done = run("leaderboard", *flags, "--output", tmp_path, "--log_dir", tmp_path, "--shadow_models", 5)
-        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--shadow_models 5" in done.stderr
-        assert not list(tmp_path.iterdir())
-
-    def test_a_cell_that_was_stopped_goes_on_with_its_run(self, folder):
+    def test_a_cell_that_was_stopped_goes_on_with_its_run(self, folder, monkeypatch):
         models = {"forget": "class:3", "original": "", "retrained": ()}
         place = {"forget": "class:3", "seed": 1}
         training = Training(str(folder / "train.yaml"), str(folder / "runs" / "models"))
@@ -141,20 +136,13 @@ class TestLeaderboard:
         cell = leaderboard._cell(args, data_flags(args.train_config), "finetune", place, models)
         whole = leaderboard.run_cell(vars(cell))
 
-        import train_constrained_unlearning as script
-
-        write_report, began = script.write_report, len(list((folder / "runs" / "cells").iterdir()))
-        try:
-            script.write_report = interrupted
-            with pytest.raises(KeyboardInterrupt):
-                leaderboard.run_cell(vars(cell))
-        finally:
-            script.write_report = write_report
+        began = len(list((folder / "runs" / "cells").iterdir()))
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(script, "write_report", mock.Mock(side_effect=KeyboardInterrupt))
+            leaderboard.run_cell(vars(cell))
         row = leaderboard.run_cell(vars(cell))
         assert len(list((folder / "runs" / "cells").iterdir())) == began + 1
-        assert {key: row[key] for key in ("key", "figures", "verdict")} == {
-            key: whole[key] for key in ("key", "figures", "verdict")
-        }
+        assert all(row[name] == whole[name] for name in ("key", "figures", "verdict"))
 
     def test_one_that_was_stopped_goes_on_within_the_epoch(self, folder, monkeypatch, capsys):
         def board(output: str) -> tuple[int, dict]:
@@ -174,16 +162,23 @@ class TestLeaderboard:
         assert torch.load(begun)["procedure"]["pass"]["place"]["done"] == 1
         assert board("cut") == expected and not begun.exists()
 
-    def test_a_method_that_does_not_exist_is_refused_before_any_work(self, folder, tmp_path):
-        done = run("leaderboard", *self.flags(folder, "scrubber")[:-6], "--output", tmp_path, "--log_dir", tmp_path)
-        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--methods scrubber" in done.stderr
-        assert not list(tmp_path.iterdir())
-
-    def test_a_place_that_nothing_can_be_written_to_is_named_before_any_work(self, folder, tmp_path):
+    @pytest.mark.parametrize(
+        "flags, said",
+        [
+            (["--shadow_models", "5"], "--shadow_models 5"),
+            (["--methods", "scrubber"], "--methods scrubber"),
+            (["--output", "{}/file/out"], "{}/file"),
+        ],
+        ids=["odd number of shadow models", "unknown method", "no folder"],
+    )
+    def test_a_mistake_is_refused_before_any_work(self, flags, said, folder, tmp_path, monkeypatch, capsys):
         (tmp_path / "file").touch()
-        place = ("--output", tmp_path / "file" / "out", "--log_dir", tmp_path / "runs")
-        done = run("leaderboard", *self.flags(folder, "ssd")[:-6], *place)
-        assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(tmp_path / "file") in done.stderr
+        argv = [*self.flags(folder, "ssd"), "--output", tmp_path / "out", "--log_dir", tmp_path / "runs"]
+        argv = [*map(str, argv), *(flag.format(tmp_path) for flag in flags)]
+        monkeypatch.setattr("sys.argv", ["leaderboard", *argv])
+        assert run_script(leaderboard.get_parser, leaderboard.main, goes_on=True) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and said.format(tmp_path) in err
         assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
     def test_the_command_on_the_page_is_the_one_that_was_given(self, folder):
@@ -196,14 +191,10 @@ class TestLeaderboard:
             assert name in leaderboard.ELSEWHERE or getattr(found, name) == value, name
 
     @pytest.mark.parametrize("preset", ["digits", "digits_memorised", "digits_ulira", "cifar100_cpu", "cifar100_gpu"])
-    def test_a_preset_is_called_by_its_name_wherever_it_is_run(self, preset):
+    def test_a_preset_is_named_in_the_command_and_has_flags_for_every_cell(self, preset):
         path = f"configs/leaderboard/{preset}.yaml"
         args = leaderboard.get_parser().parse(["--config_file", path, "--workers", "7", "--log_dir", "elsewhere"])
         assert leaderboard.command(args) == f"python -m benchmarks.leaderboard --config_file {path}"
-
-    @pytest.mark.parametrize("preset", ["digits", "digits_memorised", "digits_ulira", "cifar100_cpu", "cifar100_gpu"])
-    def test_every_row_of_a_preset_has_flags_for_every_forget_set(self, preset):
-        args = leaderboard.get_parser().parse(["--config_file", f"configs/leaderboard/{preset}.yaml"])
         kinds = {forget.partition(":")[0] for forget in args.forget}
         for kind, row in itertools.product(kinds, args.methods):
             flags = method_flags(args.tuned, kind, row)
@@ -219,11 +210,6 @@ class TestLeaderboard:
 def without_seconds(row: dict) -> dict:
     costs = {name: {**row[name], "seconds": 0, "peak_memory_bytes": 0} for name in ("cost", "retrained_cost")}
     return {**row, **costs}
-
-
-def interrupted(*args, **kwargs):
-    """As if the user had pressed Ctrl-C there."""
-    raise KeyboardInterrupt
 
 
 class TestTuning:

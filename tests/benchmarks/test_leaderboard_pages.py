@@ -284,7 +284,7 @@ class TestAnswer:
         [
             ({}, "constrained comes closest to retraining: "),
             ({"verdict": {"feasible": False}}, "No method kept the budget and forgot something."),
-            ({"original": 0}, "AvgGap tells no methods apart: the original itself lies "),
+            ({"original": 0}, "AvgGap does not separate the methods: the original itself lies "),
             ({"figures": 60.0}, "No method comes closer to retraining than the original, at "),
         ],
     )
