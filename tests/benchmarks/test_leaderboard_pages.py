@@ -212,7 +212,7 @@ class TestPage:
         assert not any("src" in attributes for _, attributes in page.attributes)
 
     def test_names_and_titles_are_text(self, rows):
-        evil = '</script><script>alert(1)</script><img src=x onerror="alert(2)">&amp;\u2028{{style}}$\\frac{1}$'
+        evil = '$\\frac{1}$</script><script>alert(1)</script><img src=x onerror="alert(2)">&amp;\u2028{{style}}'
         cells = [{**cell, "method": evil, "forget": evil, "environment": {evil: evil}} for cell in rows[:1]]
         page = Page(page_of(cells, title=evil, command=evil))
         assert page.tags.count("script") == 1 and "img" not in page.tags and page.open == []
