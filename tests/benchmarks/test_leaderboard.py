@@ -273,7 +273,7 @@ class TestTuning:
             "--train_config", folder / "train.yaml", "--tuned", folder / "tuned",
             "--record", folder / "tuning.jsonl", "--log_dir", folder / "runs",
         ]  # fmt: skip
-        done = run("tune", *flags)
+        done = run("leaderboard.tune", *flags)
         assert done.returncode == 0, done.stderr
         rows = [json.loads(line) for line in (folder / "tuning.jsonl").read_text().splitlines()]
         for method in ("scrub_r", "ssd"):
@@ -284,7 +284,7 @@ class TestTuning:
             assert tuned == {**SPACES[method].fixed, **best["flags"]}
         before = (folder / "tuning.jsonl").read_bytes()
         (folder / "tuned" / "class" / "ssd.yaml").unlink()
-        again = run("tune", *flags)
+        again = run("leaderboard.tune", *flags)
         assert again.returncode == 0 and again.stdout == done.stdout
         assert (folder / "tuning.jsonl").read_bytes() == before and (folder / "tuned" / "class" / "ssd.yaml").exists()
 
