@@ -37,13 +37,37 @@ class Column:
         return mean, sd if value.sd else ""
 
 
+def _figure(name: str, title: str, note: str = "") -> Column:
+    percent = "_top" in name or name.endswith(("_accuracy", "_tpr", "_efficacy"))
+    return Column(name, title, note, 2 if percent else 0 if name.endswith("_steps") else 3)
+
+
+# After the columns that decide between methods, before all other figures.
+FURTHER = [
+    Column("gap.forget_top1", "gap, forget", "Signed gap to the retrained models, points"),
+    Column("gap.retain_top1", "gap, retain", "Signed gap to the retrained models, points"),
+    Column("gap.test_top1", "gap, test", "Signed gap to the retrained models, points"),
+    Column("gap.mia_auc", "gap, MIA AUC", "Signed gap to the retrained models", 3),
+    Column("gap.ulira_auc", "gap, U-LiRA AUC", "Signed gap to the retrained models", 3),
+    Column("progress", "progress, %", "Way of the forget set's loss from original to retrained models", 0, 100),
+    Column("avg_gap_salun", "AvgGap, efficacy", "AvgGap with MIA efficacy instead of the attack's AUC"),
+    Column("tug_of_war", "ToW", "Product of 1 − gap over forget, retain and test accuracy; 1: no gap", 3),
+    Column("inside_band", "inside band", "Figures of AvgGap, of four, within the range of the retrained models"),
+    Column("cost.gradient_steps", "steps", "Gradient steps", 0),
+    Column("share.gradient_steps", "steps, % of retraining", "", 1, 100),
+    Column("cost.seconds", "seconds", "Seconds on the hardware of the runs", 1),
+    Column("cost.images", "images", "Images processed", 0),
+    Column("cost.peak_memory_bytes", "peak memory, MiB", "", 0, 2**-20),
+]
+
+
 def columns(board: Board, top5: bool, every: bool = True) -> list[Column]:
-    """The columns that decide between methods, with `every` then all others; only those with a value."""
+    """The columns that decide between methods, with `every` all others as well; only those with a value."""
     accuracies = [
         _figure(f"{part}_top{k}", part if k == 1 else f"{part} top-5", f"Top-{k} accuracy on the {part} set, %")
         for part in ("forget", "retain", "test") for k in ((1, 5) if top5 else (1,))
     ]  # fmt: skip
-    deciding = [
+    shown = [
         Column("avg_gap", "AvgGap", "Mean absolute gap to the retrained models, points; beside retrained: noise floor"),
         Column("share.seconds", "% of retraining", "Seconds in per cent of those of retraining", 1, 100),
         Column("kept", "within budget", "Seeds in which the retain budget was kept"),
@@ -52,31 +76,12 @@ def columns(board: Board, top5: bool, every: bool = True) -> list[Column]:
         _figure("mia_auc", "MIA AUC", "AUC of the loss attack, forget against test images; 0.5: indistinguishable"),
         _figure("ulira_auc", "U-LiRA AUC", "Attack with shadow models; 0.5: indistinguishable from unseen images"),
     ]
-    further = [
-        *(Column(f"gap.{name}", f"gap, {title}", "Signed gap to the retrained models, points")
-          for name, title in (("forget_top1", "forget"), ("retain_top1", "retain"), ("test_top1", "test"))),
-        Column("gap.mia_auc", "gap, MIA AUC", "Signed gap to the retrained models", 3),
-        Column("gap.ulira_auc", "gap, U-LiRA AUC", "Signed gap to the retrained models", 3),
-        Column("progress", "progress, %", "Way of the forget set's loss from original to retrained models", 0, 100),
-        Column("avg_gap_salun", "AvgGap, efficacy", "AvgGap with MIA efficacy instead of the attack's AUC"),
-        Column("tug_of_war", "ToW", "Product of 1 − gap over forget, retain and test accuracy; 1: no gap", 3),
-        Column("inside_band", "inside band", "Figures of AvgGap, of four, within the range of the retrained models"),
-        Column("cost.gradient_steps", "steps", "Gradient steps", 0),
-        Column("share.gradient_steps", "steps, % of retraining", "", 1, 100),
-        Column("cost.seconds", "seconds", "Seconds on the hardware of the runs", 1),
-        Column("cost.images", "images", "Images processed", 0),
-        Column("cost.peak_memory_bytes", "peak memory, MiB", "", 0, 2**-20),
-        *(_figure(name, title) for name, title in FIGURES.items() if top5 or not name.endswith("_top5")),
-    ]  # fmt: skip
-    known = {column.name for column in deciding}
-    shown = deciding + [column for column in further if column.name not in known] * every
+    if every:
+        known = {column.name for column in shown}
+        others = (_figure(*item) for item in FIGURES.items() if top5 or not item[0].endswith("_top5"))
+        shown += [*FURTHER, *(column for column in others if column.name not in known)]
     entries = [*board.references, *board.methods]
     return [column for column in shown if any(column.name in entry.values for entry in entries)]
-
-
-def _figure(name: str, title: str, note: str = "") -> Column:
-    percent = "_top" in name or name.endswith(("_accuracy", "_tpr", "_efficacy"))
-    return Column(name, title, note, 2 if percent else 0 if name.endswith("_steps") else 3)
 
 
 def answer(board: Board) -> tuple[str, str]:

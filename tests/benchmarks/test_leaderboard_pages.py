@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.leaderboard.page import PARTS, html_page
-from benchmarks.leaderboard.pages import csv_text, markdown, write_pages
+from benchmarks.leaderboard.pages import PARTS, csv_text, html_page, markdown, write_pages
 from benchmarks.leaderboard.results import append_cell, flags_of, read_cells
 from benchmarks.leaderboard.summary import summarise
 from benchmarks.leaderboard.words import answer
