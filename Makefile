@@ -27,7 +27,7 @@ test: $(VENV)/.installed-dev
 test-lowest: $(LOWEST)/.installed
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 4 $(LOWEST_TESTS)
 
-# Advisories about what is installed; a package that could not be looked up is a failure (docs/security.md).
+# Advisories about what is installed; a package that could not be looked up is a failure (docs/trust.md).
 audit: $(VENV)/.installed-dev
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit

@@ -23,11 +23,11 @@ from helpers.run_folders import (
     scalars_of,
     weights_of,
 )
+from helpers.steps import around_steps, solver_module
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from helper_functions.signals import Stopped, listening
-from optimizer.solver import Solver
 from unlearning.methods import METHODS
 
 
@@ -74,7 +74,7 @@ def run_until_stopped(method: str, folder: Path, at: int | None = None, **settin
 def check_stopped_again_and_again(method: str, folder: Path, at: int, **settings) -> None:
     """A run of which each process takes `at` steps ends bit for bit as one that is never stopped.
 
-    A stop whose figures are spoiled saves nothing. At which step a run away comes to that depends on the rounding.
+    A stop whose figures are NaN saves nothing. At which step a run away comes to that depends on the rounding.
     """
     whole, expected, _ = run_until_stopped(method, folder / "whole", **settings)
     steps, outcome = [], None
@@ -84,8 +84,8 @@ def check_stopped_again_and_again(method: str, folder: Path, at: int, **settings
     total = expected.cost.gradient_steps
     saved = [step for step in steps if step is not None]
     assert steps[-1] is None and outcome.cost.gradient_steps == total
-    spoiled = expected.events and None in steps[:-1] and saved == sorted(set(saved))
-    assert saved == [*range(at, total + 1, at)] or spoiled
+    non_finite = expected.events and None in steps[:-1] and saved == sorted(set(saved))
+    assert saved == [*range(at, total + 1, at)] or non_finite
     assert changed(state_of(whole.model), state_of(unlearning.model)) == set()
     for name in ("epochs", "chosen", "events", "original", "held_out_auc"):
         assert str(getattr(outcome, name)) == str(getattr(expected, name)), name
@@ -117,16 +117,15 @@ class TestMethods:
 
     @pytest.mark.parametrize("method", ["finetune", "scrub", "random_labels"])
     def test_runs_that_go_back_twice_on_their_way(self, method, tmp_path, monkeypatch):
-        """There are no numbers as long as the steps are too long."""
-        step = Solver.step
+        """The gradient is NaN as long as the steps are too long."""
 
-        def diverge(solver, batch):
-            (group,) = solver.primal.param_groups
+        def diverge(trainer, step, batch):
+            (group,) = trainer.descent.optimizer.param_groups
             too_long = group["lr"] > 0.3 * group["initial_lr"]
-            figures = step(solver, batch)
+            figures = step(batch)
             return {**figures, "gradient/norm": figures["gradient/norm"] * (math.nan if too_long else 1)}
 
-        monkeypatch.setattr(Solver, "step", diverge)
+        around_steps(diverge, monkeypatch)
         check_stopped_again_and_again(method, tmp_path, at=5, schedule="constant", on_nan="rewind")
         lines = figures_of(tmp_path / "whole")
         assert [value for line in lines for name, value in line.items() if "rewound" in name] == [0.5, 0.25]
@@ -232,10 +231,10 @@ class TestScripts:
         done = fork("train.py", *self.FLAGS, "--figures", "False", "--log_dir", tmp_path, before=before)
         assert done.status == 0 and done.err == ""
 
-    def test_what_is_spoiled_is_not_saved(self, original, tmp_path):
+    def test_a_state_with_nan_is_not_saved(self, original, tmp_path):
         """The run that goes on comes to it again, and says so."""
         flags = ("--config_file", original.folder / "config.yaml", "--log_dir", tmp_path)
-        done = fork("train.py", *flags, before=spoil_and_interrupt)
+        done = fork("train.py", *flags, before=inject_nan_and_interrupt)
         folder = only(tmp_path)
         line = f"train.py: stopped; the last checkpoint is of step 11; {again('train.py', folder)}\n"
         assert (done.status, done.err) == (143, line)
@@ -277,8 +276,9 @@ def ignore_and_signal_at(number: int) -> None:
     signal_at(number, "SIGINT")
 
 
-def spoil_and_interrupt() -> None:
-    """At step 14 the gradient is no number, and at step 15 a signal comes."""
-    norm, numbers = Solver._normalise_gradient, itertools.count(1)
-    Solver._normalise_gradient = lambda solver: norm(solver) * (torch.nan if next(numbers) == 14 else 1)
+def inject_nan_and_interrupt() -> None:
+    """At step 14 the gradient is NaN, and at step 15 a signal comes."""
+    module, numbers = solver_module(), itertools.count(1)
+    norm = module._grad_norm
+    module._grad_norm = lambda model: norm(model) * (torch.nan if next(numbers) == 14 else 1)
     signal_at(15, "SIGTERM")
