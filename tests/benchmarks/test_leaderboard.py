@@ -18,7 +18,7 @@ from benchmarks.leaderboard import board as leaderboard
 from benchmarks.leaderboard import tune
 from benchmarks.leaderboard.cells import data_flags, method_flags
 from benchmarks.leaderboard.results import read_cells
-from benchmarks.leaderboard.search_spaces import SPACES, rounded, start, within
+from benchmarks.leaderboard.search_spaces import SPACES, rounded, start
 from benchmarks.leaderboard.trained_models import Training
 from benchmarks.sweeps.sweep import command_line
 from data.image_sets import ImageSets
@@ -216,25 +216,24 @@ class TestTuning:
     def test_every_method_is_tuned_and_starts_from_its_own_defaults(self):
         assert {space.fixed["method"] for space in SPACES.values()} == set(METHODS) - {"retrain"}
         for name, space in SPACES.items():
-            first = start(space)
-            assert set(first) == set(space.searched), name
-            for flag, value in first.items():
-                assert space.searched[flag]._contains(space.searched[flag].to_internal_repr(value)), (name, flag)
+            distributions = space.distributions(10)
+            for flag, value in start(space, distributions).items():
+                distribution = distributions[flag]
+                assert distribution._contains(distribution.to_internal_repr(value)), (name, flag)
                 own = METHODS[space.fixed["method"]].defaults.get(flag)
                 assert own is None or value == own, (name, flag)
-            assert set(space.searched) <= METHODS[space.fixed["method"]].follows, name
+            assert set(distributions) == set(space.searched) <= METHODS[space.fixed["method"]].follows, name
 
     def test_a_cap_on_passes_over_the_retain_set_leaves_those_over_the_forget_set(self):
         for method in ("finetune", "scrub", "neggrad_plus", "eu_k", "ct"):
-            space = within(SPACES[method], 3)
-            assert space.searched["num_epochs"].high == 3 >= start(space)["num_epochs"]
+            distributions = SPACES[method].distributions(3)
+            assert distributions["num_epochs"].high == 3 >= start(SPACES[method], distributions)["num_epochs"]
         for method in ("constrained", "gradient_ascent", "bad_teacher", "lotus", "ssd"):
-            assert within(SPACES[method], 3) == SPACES[method]
+            assert SPACES[method].distributions(3) == SPACES[method].distributions(10)
 
     def test_drawn_values_have_two_digits_and_chosen_ones_stay(self):
-        space = SPACES["neggrad_plus"]
-        values = rounded({"learning_rate": 0.0123456, "retain_weight": 0.9999, "num_epochs": 7}, space)
-        assert values == {"learning_rate": 0.012, "retain_weight": 0.9999, "num_epochs": 7}
+        drawn = {"learning_rate": 0.0123456, "retain_weight": 0.9999, "num_epochs": 7}
+        assert rounded(drawn, SPACES["neggrad_plus"].distributions(10)) == {**drawn, "learning_rate": 0.012}
 
     def test_the_objective_is_the_agreed_one(self):
         figures = {"forget_top1": 71.0, "unseen_top1": 60.0, "validation_top1": 58.0}
