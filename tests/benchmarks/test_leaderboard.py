@@ -159,7 +159,7 @@ class TestLeaderboard:
             assert board("cut") == (143, [])
         assert capsys.readouterr().err == "benchmarks.leaderboard: stopped; the same command goes on where it was\n"
         (begun,) = (folder / "runs" / "cells").glob("gradient_ascent-*/checkpoint.pt")
-        assert torch.load(begun)["procedure"]["pass"]["place"]["done"] == 1
+        assert torch.load(begun)["trainer"]["place"]["done"] == 1
         assert board("cut") == expected and not begun.exists()
 
     @pytest.mark.parametrize(
