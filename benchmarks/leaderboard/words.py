@@ -97,7 +97,7 @@ def answer(board: Board) -> tuple[str, str]:
         return "No method", f"comes closer to retraining than the original, at {original:.2f} points."
     level = [entry for entry in board.methods if board.level(entry) and "share.seconds" in entry.values]
     cheapest = min(level, key=lambda entry: entry.mean("share.seconds"), default=best)
-    other = "" if floor is None or level else f"; the noise floor is {floor:.2f}"
+    other = "" if floor is None or level else f"; the noise floor is {floor:.3g}"
     if cheapest is not best:
         other = f"; {cheapest.method} is the cheapest of {len(level)} within the noise floor: {_costs(cheapest)}"
     return best.method, f"comes closest to retraining: {_costs(best)}{other}."
