@@ -67,14 +67,15 @@ def markdown(rows: list[dict], title: str, command: str, top5: bool = False) -> 
 def _table(board: Board, top5: bool) -> list[str]:
     shown = words.columns(board, top5, every=False)
     heads = ["#", "method", "n", *(column.title for column in shown)]
-    lines = [heads, ["---:", "---", *["---:"] * (len(heads) - 2)]]
+    lines = []
     for entry in (*board.references, *board.methods):
         name = _escaped(entry.method) if entry.kind == "method" else f"*{entry.kind}*"
         texts = [(column.name, *column.text(entry)) for column in shown]
         cells = [f"{mean} ± {sd}" if sd and column == "avg_gap" else mean for column, mean, sd in texts]
         mark = f" ({entry.mark})" if entry.mark else ""
         lines.append([str(entry.rank or ""), name + mark, str(entry.seeds), *cells])
-    return [f"| {' | '.join(cells)} |" for cells in lines]
+    head, *body = (f"| {' | '.join(cells)} |" for cells in (heads, *lines))
+    return [head, "|---:|---|" + "---:|" * (len(heads) - 2), *body]
 
 
 def _escaped(text: str) -> str:
