@@ -7,9 +7,9 @@ from torch.nn import functional as F
 from data.image_sets import ImageSets
 from evaluation.attacks.discriminator import discriminator_auc
 from evaluation.attacks.intervals import auc_figures, auc_with_interval, tpr_at_fpr
-from evaluation.attacks.membership import ATTACKER_IMAGES, attack_efficacy, class_matched, loss_attack, match_targets
+from evaluation.attacks.loss import ATTACKER_IMAGES, attack_efficacy, class_matched, loss_attack, match_targets
 from evaluation.attacks.rmia import rmia_scores
-from evaluation.distances import activation_distance, js_divergence
+from evaluation.metrics import activation_distance, js_divergence
 
 Outputs = dict[str, Tensor]
 

@@ -25,8 +25,8 @@ from evaluation.report.record import (
     run_of,
     trace_of,
 )
+from evaluation.report.results import save_result
 from evaluation.report.tables import cost_table, plain, table
-from evaluation.result_weights import save_result
 from evaluation.verdict import Verdict, give_verdict, next_try
 from helper_functions.files import save_tensors, whole_file, write_json
 from helper_functions.training.distribution import from_main, on_main

@@ -23,11 +23,11 @@ from data.image_sets import ImageSets
 from data.loaders import TensorLoader
 from data.splits import make_splits
 from evaluation import comparisons
-from evaluation.attacks.membership import match_targets
+from evaluation.attacks.loss import match_targets
 from evaluation.attacks.shadows import Shadows, against_shadows, shadow_targets
-from evaluation.distances import activation_distance, js_divergence
 from evaluation.gaps import signed_gaps
 from evaluation.judge import judge_all
+from evaluation.metrics import activation_distance, js_divergence
 from helper_functions.training.devices import Precision
 
 CPU = Precision(torch.device("cpu"), torch.float32)
@@ -280,7 +280,7 @@ class TestReaders:
             return {"done": True}
 
         monkeypatch.setattr(TensorLoader, "assemble", spy)
-        monkeypatch.setattr(train_constrained_unlearning, "conclude", stop)
+        monkeypatch.setattr(train_constrained_unlearning, "write_report", stop)
         flags = [*SMALL, "--forget", "random:40", "--train_num_epochs", 1, "--num_epochs", 1, "--log_dir", tmp_path]
         args = train_constrained_unlearning.get_parser().parse(list(map(str, flags)))
         assert train_constrained_unlearning.main(args) == {"done": True}

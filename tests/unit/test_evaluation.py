@@ -21,7 +21,7 @@ from data.datasets import Dataset
 from data.image_sets import ImageSets
 from data.loaders import TensorLoader
 from data.splits import make_splits
-from evaluation.attacks.membership import FOLDS, class_matched, loss_attack
+from evaluation.attacks.loss import FOLDS, class_matched, loss_attack
 from evaluation.figures import draw_images, draw_losses
 from evaluation.gaps import avg_gap
 from evaluation.judge import judge

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 
-from evaluation.distances import activation_distance, js_divergence
+from evaluation.metrics import activation_distance, js_divergence
 
 DISTANCES = (js_divergence, activation_distance)
 
