@@ -1,9 +1,20 @@
-"""Distances between the outputs of two models on the same images: pure functions of logits."""
+"""Metrics: pure functions of logits, labels and losses."""
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from helper_functions.metrics import summarise
+
+# Losses below this are in the first bin of a histogram.
+SMALLEST_LOSS = 1e-4
+
+
+def utility(logits: Tensor, labels: Tensor, part: str) -> dict[str, float]:
+    """`part_top1` and `part_top5` in percent and `part_loss` (mean cross-entropy) of logits `[N, K]`, labels `[N]`."""
+    return {f"{part}_{name}": value for name, value in summarise(logits, labels).items()}
 
 
 def js_divergence(first: Tensor, second: Tensor) -> float:
@@ -23,12 +34,31 @@ def js_divergence(first: Tensor, second: Tensor) -> float:
 
 
 def activation_distance(first: Tensor, second: Tensor) -> float:
-    """Mean Euclidean distance between two models' softmax outputs, from 0 to the root of 2.
+    """Mean Euclidean distance between two models' softmax outputs `[N, K]`, from 0 to the root of 2.
 
     Source: Golatkar et al. 2021, section 5 (activation distance).
-
-    Args:
-        first: logits `[N, K]`.
-        second: logits `[N, K]` of the same images.
     """
     return (first.double().softmax(1) - second.double().softmax(1)).norm(dim=1).mean().item()
+
+
+def loss_histograms(losses: dict[str, dict[str, Tensor]]) -> dict:
+    """Distribution of losses: `edges` of 30 bins, evenly spaced on a logarithmic scale, and by model and part the share
+    of images in each bin, in percent.
+
+    Args:
+        losses: model name to part name to losses `[n]`; parts other than forget and test are left out.
+    """
+    shown = {
+        model: {part: parts[part] for part in ("forget", "test") if part in parts} for model, parts in losses.items()
+    }
+    maxima = [float(values.max()) for parts in shown.values() for values in parts.values()]
+    largest = max((value for value in maxima if math.isfinite(value)), default=1.0)
+    edges = np.geomspace(SMALLEST_LOSS, max(largest, 10 * SMALLEST_LOSS), 31)
+    shares = {model: {part: _shares(values, edges) for part, values in parts.items()} for model, parts in shown.items()}
+    return {"edges": edges.tolist(), **shares}
+
+
+def _shares(losses: Tensor, edges: np.ndarray) -> list[float]:
+    # In float32 the smallest edge would lie above itself, and the first bin stay empty.
+    values = losses.double().clamp(min=SMALLEST_LOSS).clamp(max=float(edges[-1])).numpy()
+    return (100 * np.histogram(values, edges)[0] / len(values)).tolist()

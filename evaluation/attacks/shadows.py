@@ -12,7 +12,7 @@ from data.image_sets import ImageSets
 from data.random_streams import random_state, torch_seed
 from data.split_record import Splits
 from evaluation.attacks.lira import logit_confidence, ulira_figures, ulira_scores
-from evaluation.attacks.loss import match_targets
+from evaluation.attacks.matching import match_targets
 from helper_functions.errors import UserError
 from helper_functions.files import load_tensors, save_config, save_tensors
 from helper_functions.keys import key_of

@@ -122,7 +122,7 @@ class TestHolds:
         figures = sum(len(found) for found in report["models"].values())
         assert sum(what.startswith(("original: ", "unlearned: ", "retrained: ")) for what in states) >= figures
         assert [what for what, state in states.items() if state == "not checked"] in (
-            [], ["report.html, made again from report.json"],
+            [], ["report.html, rendered again"],
         )  # fmt: skip
 
     def test_a_folder_that_has_moved_and_lost_its_models_from_before(self, folder, verify):
@@ -227,7 +227,7 @@ class TestDetects:
 
     def test_one_changed_word_of_the_page(self, folder, verify):
         page = (folder / "report.html").read_text()
-        (folder / "report.html").write_text(page.replace("What was asked", "What was wished", 1))
+        (folder / "report.html").write_text(page.replace(">Request<", ">Wish<", 1))
         done, states = verify(folder)
         assert done.status == 3 and "report.html" in differing(states)
 

@@ -22,8 +22,8 @@ from data.datasets import Dataset
 from data.image_sets import ImageSets
 from data.loaders import TensorLoader
 from data.splits import make_splits
-from evaluation import comparisons
-from evaluation.attacks.loss import match_targets
+from evaluation import judge as judge_module
+from evaluation.attacks.matching import match_targets
 from evaluation.attacks.shadows import Shadows, against_shadows, shadow_targets
 from evaluation.gaps import signed_gaps
 from evaluation.judge import judge_all
@@ -130,7 +130,7 @@ def quick_discriminator(request, monkeypatch):
         return Auc(*(sum(parts) / 1e4 + shift for shift in (0, -1, 1)))
 
     if "fitted" not in request.fixturenames:
-        monkeypatch.setattr(comparisons, "discriminator_auc", checksum)
+        monkeypatch.setattr(judge_module, "discriminator_auc", checksum)
 
 
 @pytest.fixture

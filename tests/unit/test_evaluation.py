@@ -21,10 +21,12 @@ from data.datasets import Dataset
 from data.image_sets import ImageSets
 from data.loaders import TensorLoader
 from data.splits import make_splits
-from evaluation.attacks.loss import FOLDS, class_matched, loss_attack
-from evaluation.figures import draw_images, draw_losses
+from evaluation.attacks.loss import FOLDS, loss_attack
+from evaluation.attacks.matching import class_matched
 from evaluation.gaps import avg_gap
 from evaluation.judge import judge
+from evaluation.metrics import loss_histograms
+from evaluation.report.figures import draw_images, draw_losses
 from evaluation.report.tables import cost_table, plain, table
 from evaluation.verdict import Verdict, give_verdict, is_forgotten, next_try
 from helper_functions.errors import UserError
@@ -308,8 +310,8 @@ class TestJudge:
 class TestFigures:
     def test_losses_are_drawn_for_each_model(self, tmp_path):
         parts = {"forget": losses(50, 0), "test": torch.cat([losses(40, 1), torch.zeros(3)])}
-        draw_losses(tmp_path / "one.png", {"original": parts})
-        draw_losses(tmp_path / "two.png", {"original": parts, "unlearned": parts})
+        draw_losses(tmp_path / "one.png", loss_histograms({"original": parts}))
+        draw_losses(tmp_path / "two.png", loss_histograms({"original": parts, "unlearned": parts}))
         one, two = (Image.open(tmp_path / f"{name}.png") for name in ("one", "two"))
         assert two.width > one.width and two.height == one.height
         assert len(np.unique(np.asarray(one.convert("L")))) > 2, "a picture, not a blank"
@@ -318,7 +320,7 @@ class TestFigures:
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_losses_that_are_no_numbers_leave_a_figure(self, value, tmp_path):
         parts = {"forget": torch.tensor([0.5, value]), "test": torch.tensor([value, 1.0])}
-        draw_losses(tmp_path / "file.png", {"unlearned": parts})
+        draw_losses(tmp_path / "file.png", loss_histograms({"unlearned": parts}))
         assert Image.open(tmp_path / "file.png").width > 0
 
     @pytest.mark.parametrize(("count", "channels"), [(1, 1), (7, 3)])
