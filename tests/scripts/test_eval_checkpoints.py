@@ -109,7 +109,7 @@ class TestShadows:
         weights = result_weights(models["unlearned"])
         flags = ("--weight_path", weights, "--shadow_models", 4, "--shadow_config", models["unlearned"] / "config.yaml")
         again = fork("test.py", *SMALL, *flags, "--shadow_dir", folder / "shadows", "--output", folder / "again.json")
-        assert again.status == 0 and again.out.count(": was there already") == 3 and again.out.count(": made") == 1
+        assert again.status == 0 and again.out.count(": reused") == 3 and again.out.count(": made") == 1
         now = {path: path.stat().st_mtime_ns for path in home.rglob("*.pt")}
         assert now.keys() == files.keys() and {path for path in now if now[path] != files[path]} == {lost}
         found = json.loads((folder / "again.json").read_text())["models"][str(weights)]

@@ -177,7 +177,7 @@ class TestRunShadows:
         after = run_shadows(sets, CPU, 6, tmp_path, second)
         assert [name for name, _ in second.calls] == ["shadow-002", "shadow-004", "shadow-005"]
         assert torch.equal(after.confidences[:4], before.confidences)
-        assert capsys.readouterr().out.count("was there already") == 3
+        assert capsys.readouterr().out.count("reused") == 3
 
     def test_a_shadow_that_fails_leaves_the_finished_ones(self, tmp_path):
         sets = image_sets()
