@@ -29,26 +29,23 @@ def loss_attack(member_losses: Tensor, non_member_losses: Tensor, seed: int = 0)
     losses = torch.cat([member_losses, non_member_losses]).double().cpu()
     if min(len(member_losses), len(non_member_losses)) < FOLDS or not losses.isfinite().all():
         return auc_figures("mia_auc", None) | {"mia_accuracy": None, "mia_tpr": None}
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    member = np.repeat([True, False], [len(member_losses), len(non_member_losses)])
+    splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    attack = make_pipeline(StandardScaler(), LogisticRegression())
+    features = losses.numpy()[:, None]
+    scores = cross_val_predict(attack, features, member, cv=splitter, method="decision_function")
     folds, correct = [], []
-    for scores, member, images in _left_out_scores(losses.numpy()[:, None], len(member_losses), seed):
-        sides = member == 1, member == 0
-        correct.append(((scores > 0) == sides[0]).mean())
-        folds.append(Fold(tuple(torch.from_numpy(scores[side]) for side in sides), tuple(images[s] for s in sides)))
+    for _, left_out in splitter.split(features, member):
+        sides = left_out[member[left_out]], left_out[~member[left_out]]
+        folds.append(Fold(tuple(torch.from_numpy(scores[side]) for side in sides), sides))
+        correct.append(((scores[left_out] > 0) == member[left_out]).mean())
     return {
         **auc_figures("mia_auc", auc_of(folds, seed, RESAMPLES)),
         "mia_accuracy": 100 * float(np.mean(correct)),
         "mia_tpr": float(np.mean([tpr_at_fpr(*fold.scores) for fold in folds])),
     }
-
-
-def _left_out_scores(features: np.ndarray, members: int, seed: int):
-    """Fold by fold: scores of the images left out, whether each is a member, and its number; members come first."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    member = np.repeat([1, 0], [members, len(features) - members])
-    for learned, left_out in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(features, member):
-        attack = make_pipeline(StandardScaler(), LogisticRegression()).fit(features[learned], member[learned])
-        yield attack.decision_function(features[left_out]), member[left_out], left_out

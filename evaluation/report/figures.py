@@ -15,10 +15,10 @@ from torch import Tensor
 from helper_functions.files import whole_file
 
 WIDTH, HEIGHT = 340, 210
-# By the name of the page's CSS variable that takes a colour's place, so that a drawing follows light and dark mode.
+# By the CSS variable of the page that replaces the colour, so that a drawing follows light and dark mode.
 COLOURS = {
     "forget": "#b34600", "test": "#0062a0", "retrained": "#006b50", "ink": "#1d2329", "soft": "#545e69",
-    "line": "#d5dae0", "paper": "#fffffe",
+    "line": "#d5dae0",
 }  # fmt: skip
 MODELS = {"original": ("Before", "forget"), "unlearned": ("After", "test"),
           "retrained": ("Retrained without them", "retrained")}  # fmt: skip
@@ -32,61 +32,45 @@ STYLE = {
 }  # fmt: skip
 
 
-def matplotlib_version() -> str:
-    """The version of matplotlib, on which the bits of a drawing depend."""
-    import matplotlib
-
-    return matplotlib.__version__
-
-
-class Drawing:
-    """Axes in our style whose SVG is the same whenever it is drawn again by one version of matplotlib.
-
-    Args:
-        name: unique on the page.
-        title: what the drawing shows, and its `description` for a screen reader.
-    """
-
-    def __init__(self, name: str, title: str, description: str, left: float = 0.14) -> None:
-        from matplotlib.figure import Figure
-
-        self.name, self.title, self.description = name, title, description
-        self.figure = Figure((WIDTH / 72, HEIGHT / 72))
-        # Fixed margins: fitted ones would depend on the fonts of the machine.
-        self.axes = self.figure.add_axes((left, 0.2, 0.97 - left, 0.75))
-        self.figure.patch.set_visible(False)
-        self.axes.patch.set_visible(False)
-
-    def svg(self) -> str:
-        """The drawing as an `svg` element to stand in a page of HTML."""
-        import matplotlib
-
-        for artist in self.figure.findobj():
-            artist.set_clip_on(False)
-        file = io.StringIO()
-        with matplotlib.rc_context({"svg.hashsalt": self.name}):
-            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-            self.figure.savefig(file, format="svg", metadata=nothing)
-        drawn = re.sub(r".*<svg[^>]*>\s*<defs>.*?</defs>|</svg>\s*$", "", file.getvalue(), count=2, flags=re.S)
-        # Names that no marker refers to would stand twice on the page.
-        drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)
-        for variable, colour in COLOURS.items():
-            drawn = drawn.replace(colour, f"var(--{variable})")
-        title, text = html.escape(self.title), html.escape(self.description)
-        return (
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{self.name}-title {self.name}-text">'
-            f'<title id="{self.name}-title">{title}</title><desc id="{self.name}-text">{text}</desc>{drawn}</svg>'
-        )
-
-
 @contextlib.contextmanager
 def drawing_style() -> Iterator[None]:
-    """Our style over matplotlib's own, whatever the user's matplotlibrc says; without warnings of odd values."""
+    """Our style on top of matplotlib's defaults, independent of the user's matplotlibrc; warnings are off."""
     from matplotlib import style
 
     with style.context(["default", STYLE]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def _axes(left: float = 0.14):
+    from matplotlib.figure import Figure
+
+    # Fixed margins: fitted ones depend on the fonts of the machine.
+    return Figure((WIDTH / 72, HEIGHT / 72)).add_axes((left, 0.2, 0.97 - left, 0.75))
+
+
+def _svg(axes, name: str, title: str, description: str) -> str:
+    """A drawing as an `svg` element of a page: `name` is unique on it, a screen reader reads title and description.
+
+    One version of matplotlib always writes the same bits.
+    """
+    import matplotlib
+
+    for artist in axes.figure.findobj():
+        artist.set_clip_on(False)
+    file, nothing = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        axes.figure.savefig(file, format="svg", metadata=nothing, transparent=True)
+    drawn = re.sub(r".*<svg[^>]*>\s*<defs>.*?</defs>|</svg>\s*$", "", file.getvalue(), count=2, flags=re.S)
+    # Ids that no marker refers to are not unique on the page.
+    drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)
+    for variable, colour in COLOURS.items():
+        drawn = drawn.replace(colour, f"var(--{variable})")
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{name}-title {name}-text">'
+        f'<title id="{name}-title">{html.escape(title)}</title>'
+        f'<desc id="{name}-text">{html.escape(description)}</desc>{drawn}</svg>'
+    )
 
 
 def loss_drawings(histograms: dict) -> list[tuple[str, str]]:
@@ -97,14 +81,12 @@ def loss_drawings(histograms: dict) -> list[tuple[str, str]]:
     drawings = []
     for name, parts in shown.items():
         title = MODELS[name][0]
+        axes = _axes()
+        _draw_losses(axes, parts, edges)
+        axes.set_ylim(0, 1.05 * max(highest, 1.0))
         told = ", ".join(f"{_below_one(shares, edges):.0f} % of the {part} images" for part, shares in parts.items())
-        drawing = Drawing(
-            f"losses-{name}", f"Losses, {title.lower()}",
-            f"Histogram of each image's loss on a logarithmic axis. A loss below 1: {told}.",
-        )  # fmt: skip
-        _draw_losses(drawing.axes, parts, edges)
-        drawing.axes.set_ylim(0, 1.05 * max(highest, 1.0))
-        drawings.append((title, drawing.svg()))
+        told = f"Histogram of each image's loss on a logarithmic axis. A loss below 1: {told}."
+        drawings.append((title, _svg(axes, f"losses-{name}", f"Losses, {title.lower()}", told)))
     return drawings
 
 
@@ -141,12 +123,10 @@ def attack_drawing(models: dict[str, dict], names: dict[str, str]) -> str | None
         f"{names[attack]}, {MODELS[model][0].lower()}: {models[model][attack]:.3f}"
         for attack, shown in rows for model in shown
     ]  # fmt: skip
-    drawing = Drawing("attacks", "Attacks with their 95 % intervals", "; ".join(told) + ".", left=0.03)
-    axes, level = drawing.axes, 0
+    axes, level = _axes(left=0.03), 0
     axes.axvline(0.5, color=COLOURS["ink"], linestyle="--", linewidth=1.4)
     for attack, shown in rows:
-        box = {"facecolor": COLOURS["paper"], "edgecolor": "none", "pad": 1}
-        axes.text(0, level, names[attack], color=COLOURS["ink"], verticalalignment="center", bbox=box)
+        axes.text(0, level, names[attack], color=COLOURS["ink"], verticalalignment="center")
         for level, model in enumerate(shown, level + 1):  # noqa: B020
             value, low, high = (models[model].get(f"{attack}{end}") for end in ("", "_low", "_high"))
             colour = COLOURS[MODELS[model][1]]
@@ -156,14 +136,14 @@ def attack_drawing(models: dict[str, dict], names: dict[str, str]) -> str | None
         level += 1
     axes.set(xlim=(0, 1), ylim=(level - 0.3, -0.7), xlabel="AUC: 0.5 is chance", yticks=[])
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-    return drawing.svg()
+    return _svg(axes, "attacks", "Attacks with their 95 % intervals", "; ".join(told) + ".")
 
 
 def trace_drawings(report: dict) -> list[tuple[str, str]]:
     """Title and SVG of the run: accuracy lost, constraint violation, multiplier, penalty coefficient."""
     trace, budget, chosen = report["trace"], report["verdict"]["retain_budget"], report["forget"]["chosen_epoch"]
     panels = [
-        ("falls", "Accuracy lost after each epoch, points", _pairs(trace["epochs"], "retain_fall"),
+        ("falls", "Accuracy lost, points", _pairs(trace["epochs"], "retain_fall"),
          (budget, f"budget {budget:g}")),
         ("violation", "Constraint violation, points", _pairs(trace["intervals"], "violation"), (0, "satisfied below")),
         ("multiplier", "Multiplier", _pairs(trace["intervals"], "multiplier"), None),
@@ -174,9 +154,7 @@ def trace_drawings(report: dict) -> list[tuple[str, str]]:
         if not points:
             continue
         steps, values = zip(*points, strict=True)
-        told = f"From {values[0]:.3g} at step {steps[0]} to {values[-1]:.3g} at step {steps[-1]}."
-        drawing = Drawing(f"trace-{name}", title, told)
-        axes = drawing.axes
+        axes = _axes()
         axes.plot(steps, values, "o-" if name == "falls" else "-", color=COLOURS["test"], linewidth=1.8, markersize=6)
         if name == "falls" and chosen is not None and chosen <= len(points):
             ring = {"markerfacecolor": "none", "markeredgecolor": COLOURS["ink"], "markersize": 10}
@@ -189,7 +167,8 @@ def trace_drawings(report: dict) -> list[tuple[str, str]]:
         axes.set_xlabel("gradient steps")
         axes.margins(y=0.12)
         axes.locator_params(nbins=5)
-        drawings.append((title, drawing.svg()))
+        told = f"From {values[0]:.3g} at step {steps[0]} to {values[-1]:.3g} at step {steps[-1]}."
+        drawings.append((title, _svg(axes, f"trace-{name}", title, told)))
     return drawings
 
 

@@ -12,14 +12,7 @@ from markupsafe import Markup, escape
 from evaluation.gaps import Figures, is_retrained, mean_figures, retrained_of
 from evaluation.report import words
 from evaluation.report.arguments import is_unprintable
-from evaluation.report.figures import (
-    MODELS,
-    attack_drawing,
-    drawing_style,
-    loss_drawings,
-    matplotlib_version,
-    trace_drawings,
-)
+from evaluation.report.figures import MODELS, attack_drawing, drawing_style, loss_drawings, trace_drawings
 
 PAGE = "report.html"
 TEMPLATE = Path(__file__).parent / "template"
@@ -64,7 +57,9 @@ def report_page(report: dict, pictures: Sequence[bytes] = ()) -> str:
 
 def generator() -> str:
     """Versions of the libraries that decide the bits of a page."""
-    return f"matplotlib {matplotlib_version()}, Jinja {jinja2.__version__}"
+    import matplotlib
+
+    return f"matplotlib {matplotlib.__version__}, Jinja {jinja2.__version__}"
 
 
 @functools.cache

@@ -4,53 +4,51 @@ import math
 
 from evaluation.verdict import UNSEEN_TOLERANCE, ZERO_TOLERANCE, is_forgotten
 
-# What each method does, and its name in the literature.
+# A sentence for each method, with its name in the literature.
 METHODS = {
-    "constrained": ("The images were unlearned step by step, while a constraint with a learned multiplier limited the "
-                    "loss of accuracy on the other images", "constrained unlearning; proxy constraints, Cotter et al. "
-                    "2019"),
-    "untrain": ("The model was changed until a second network could no longer distinguish its outputs on these images "
-                "from outputs on images that were never seen, within a limit on the loss of accuracy on the other "
-                "images", "adversarial constrained unlearning"),
-    "untrain_contrastive": ("The model was changed until a statistical test on groups of images could no longer "
-                            "distinguish its outputs on these images from outputs on images that were never seen, "
-                            "within a limit on the loss of accuracy on the other images",
-                            "contrastive constrained unlearning"),
-    "retrain": ("A new model was trained from scratch without these images", "exact unlearning by retraining"),
-    "finetune": ("Training continued on the other images alone", "fine-tuning, Jia et al. 2023"),
-    "gradient_ascent": ("The loss on these images was maximised", "gradient ascent, Graves et al. 2021"),
-    "neggrad_plus": ("The loss on these images was maximised and that on the others minimised",
-                     "NegGrad+, Kurmanji et al. 2023"),
-    "random_labels": ("The model was trained on random wrong labels for these images, then on the others",
-                      "random labels, Golatkar et al. 2020"),
-    "scrub": ("The model was trained to differ from the original on these images and to agree with it on the others",
-              "SCRUB, Kurmanji et al. 2023"),
-    "cf_k": ("Training of the last layers continued on the other images alone", "CF-k, Goel et al. 2022"),
-    "eu_k": ("The last layers were trained from scratch without these images", "EU-k, Goel et al. 2022"),
-    "bad_teacher": ("The model was taught by an untrained network on these images and by the original on the others",
-                    "bad teacher, Chundawat et al. 2023"),
-    "salun": ("The weights that matter most for these images were trained on random wrong labels for them",
-              "SalUn, Fan et al. 2024"),
-    "l1_sparse": ("Training continued on the other images alone, with a penalty that pushes small weights to zero",
-                  "l1-sparse, Jia et al. 2023"),
-    "ssd": ("The weights that matter far more for these images than for the others were made smaller",
-            "selective synaptic dampening, Foster et al. 2024"),
-    "unsir": ("The model was trained on noise made for these classes, then on the other images",
-              "UNSIR, Tarun et al. 2023"),
-    "boundary_shrink": ("The model was trained on the nearest wrong label of each of these images",
-                        "boundary shrinking, Chen et al. 2023"),
-    "influence": ("The effect of these images on the weights was estimated and subtracted in one step",
-                  "influence functions, Koh and Liang 2017"),
-    "fisher": ("Noise was added to the weights, most where the other images need them least",
-               "Fisher forgetting, Golatkar et al. 2020"),
-    "delete": ("The model was trained on its own outputs for these images, with their own class left out",
-               "DELETE, Zhou et al. 2025"),
-    "lotus": ("The model was trained on smoothed versions of its own outputs for these images",
-              "LoTUS, Spartalis et al. 2025"),
-    "msg": ("A share of the weights was re-initialised and trained on the other images", "MSG, Cadet et al. 2024"),
-    "ct": ("The filters were transposed and trained on the other images", "CT, Cadet et al. 2024"),
-    "ugradsl_plus": ("The loss on these images, with smoothed labels, was maximised and that on the others minimised",
-                     "UGradSL+, Di et al. 2026"),
+    "constrained": "The images were unlearned step by step, while a constraint with a learned multiplier limited the "
+        "loss of accuracy on the other images (constrained unlearning; proxy constraints, Cotter et al. 2019).",
+    "untrain": "The model was changed until a second network could no longer distinguish its outputs on these images "
+        "from outputs on images that were never seen, within a limit on the loss of accuracy on the other images "
+        "(adversarial constrained unlearning).",
+    "untrain_contrastive": "The model was changed until a statistical test on groups of images could no longer "
+        "distinguish its outputs on these images from outputs on images that were never seen, within a limit on the "
+        "loss of accuracy on the other images (contrastive constrained unlearning).",
+    "retrain": "A new model was trained from scratch without these images (exact unlearning by retraining).",
+    "finetune": "Training continued on the other images alone (fine-tuning, Jia et al. 2023).",
+    "gradient_ascent": "The loss on these images was maximised (gradient ascent, Graves et al. 2021).",
+    "neggrad_plus": "The loss on these images was maximised and that on the others minimised (NegGrad+, Kurmanji et "
+        "al. 2023).",
+    "random_labels": "The model was trained on random wrong labels for these images, then on the others (random "
+        "labels, Golatkar et al. 2020).",
+    "scrub": "The model was trained to differ from the original on these images and to agree with it on the others "
+        "(SCRUB, Kurmanji et al. 2023).",
+    "cf_k": "Training of the last layers continued on the other images alone (CF-k, Goel et al. 2022).",
+    "eu_k": "The last layers were trained from scratch without these images (EU-k, Goel et al. 2022).",
+    "bad_teacher": "The model was taught by an untrained network on these images and by the original on the others "
+        "(bad teacher, Chundawat et al. 2023).",
+    "salun": "The weights that matter most for these images were trained on random wrong labels for them (SalUn, Fan "
+        "et al. 2024).",
+    "l1_sparse": "Training continued on the other images alone, with a penalty that pushes small weights to zero "
+        "(l1-sparse, Jia et al. 2023).",
+    "ssd": "The weights that matter far more for these images than for the others were made smaller (selective "
+        "synaptic dampening, Foster et al. 2024).",
+    "unsir": "The model was trained on noise made for these classes, then on the other images (UNSIR, Tarun et al. "
+        "2023).",
+    "boundary_shrink": "The model was trained on the nearest wrong label of each of these images (boundary "
+        "shrinking, Chen et al. 2023).",
+    "influence": "The effect of these images on the weights was estimated and subtracted in one step (influence "
+        "functions, Koh and Liang 2017).",
+    "fisher": "Noise was added to the weights, most where the other images need them least (Fisher forgetting, "
+        "Golatkar et al. 2020).",
+    "delete": "The model was trained on its own outputs for these images, with their own class left out (DELETE, "
+        "Zhou et al. 2025).",
+    "lotus": "The model was trained on smoothed versions of its own outputs for these images (LoTUS, Spartalis et "
+        "al. 2025).",
+    "msg": "A share of the weights was re-initialised and trained on the other images (MSG, Cadet et al. 2024).",
+    "ct": "The filters were transposed and trained on the other images (CT, Cadet et al. 2024).",
+    "ugradsl_plus": "The loss on these images, with smoothed labels, was maximised and that on the others minimised "
+        "(UGradSL+, Di et al. 2026).",
 }  # fmt: skip
 
 # By figure: its title in the table, and how to read it. {ideal}: the figure of a model that never saw the images.
@@ -62,9 +60,9 @@ ATTACKS = {
     "mia_efficacy": ("Classified as never seen, %", "Share of the images to forget that an attacker, who knows kept "
                      "and test images, classifies as never trained on. It should equal the retrained model's figure; "
                      "100 is not the goal."),
-    "rmia_auc": ("Likelihood-ratio attack (RMIA)", "Like the loss attack, with each image's probability relative to "
+    "rmia_auc": ("Likelihood ratio (RMIA)", "Like the loss attack, with each image's probability relative to "
                  "that under the retrained models. {ideal}"),
-    "rmia_tpr": ("Likelihood-ratio attack, true positives, %", "Share of the images to forget that it identifies while "
+    "rmia_tpr": ("Likelihood ratio, true positives, %", "Share of the images to forget that it identifies while "
                  "at most 1 % of the test images are identified falsely. Chance is 1 %."),
     "discriminator_auc": ("Trained discriminator", "The AUC of a network that is trained to distinguish the model's "
                           "whole outputs on images to forget from those on test images of the same classes. A model "
@@ -193,45 +191,9 @@ def _forgotten_sentence(report: dict, before: dict, after: dict) -> str:
     )
 
 
-def method_sentence(method: str) -> str:
-    """What the method does, and its name."""
-    did, name = METHODS.get(method, ("The model was changed", method))
-    return f"{did} ({name})."
-
-
-def limits(report: dict) -> list[tuple[str, str]]:
-    """What the report does not prove: a few words, and the sentences that explain them."""
-    images = report["request"]["images"]
-    attacks = any(name in report["models"].get("unlearned", {}) for name in ATTACKS)
-    retrained = report.get("retrained_models", 0)
-    reference = {
-        0: ("No retrained model was given.", "Forgetting is judged against held-out images, which differ from the "
-            "images to forget by chance and by selection."),
-        1: ("One retrained model was given.", "Two retrained models also differ: a small gap to one is not "
-            "significant."),
-    }.get(retrained, (f"{retrained} retrained models were given.", "Others would differ from these."))  # fmt: skip
-    return [
-        ("This is no certificate.", "Approximate unlearning changes a trained model until measurements no longer find "
-         "the images. It does not prove that nothing of them is left in the weights."),
-        ("Only the attacks above were tried." if attacks else "No attack was tried in this run.", "A stronger attack, "
-         "such as U-LiRA with shadow models (python test.py --shadow_models), may still find traces."),
-        reference,
-        (f"Figures of forgetting rest on {images:,} images.", _width(images)),
-        ("The budget was measured on these images.", "It covers all retained images together: single classes, or "
-         "pictures of a group of people, may have lost more."),
-        ("Nothing else was changed.", "Copies of the images in backups and caches, other models, derived data, the "
-         "original's weights file and optimizer checkpoints keep their content. So does the run's folder where it "
-         "keeps files from before unlearning (original.pt, checkpoint.pt)."),
-        ("The request is taken as given.", "The program cannot tell whether these are the right images, and all of "
-         "them."),
-    ]  # fmt: skip
-
-
-def _width(images: int) -> str:
+def uncertainty(images: int) -> float:
     """Half of the widest 95 % interval of a share that is measured on so many images, in points."""
-    half = 100 * 1.96 * math.sqrt(0.25 / max(images, 1))
-    size = "Few images give wide intervals" if images < 1000 else "That is many"
-    return f"{size}: a share measured on them is uncertain by up to ±{min(half, 50):.1f} points (95 %)."
+    return min(100 * 1.96 * math.sqrt(0.25 / max(images, 1)), 50)
 
 
 def duration(report: dict) -> str | None:
@@ -246,14 +208,6 @@ def duration(report: dict) -> str | None:
 
 def _seconds(value: float) -> str:
     return f"{value:,.1f} s" if value < 120 else f"{value / 60:,.1f} min"
-
-
-def hardware(run: dict) -> str:
-    """Device, processor and number of threads."""
-    count = run["cpu_threads"]
-    threads = "" if count is None else f", {count} thread{'' if count == 1 else 's'}"
-    device = "" if run["device"] in (None, "cpu") else f"{run['device']}; "
-    return f"{device}{run['cpu'] or 'unknown'}{threads}"
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -103,10 +103,9 @@ def _agree(one: Any, other: Any, tolerance: float) -> bool:
 
 
 def _leaves(content: Any, place: str = "") -> dict[str, Any]:
-    if isinstance(content, dict) and content:
-        return {key: leaf for name in content for key, leaf in _leaves(content[name], f"{place}/{name}").items()}
-    if isinstance(content, list) and content:
-        return {key: leaf for i, item in enumerate(content) for key, leaf in _leaves(item, f"{place}/{i}").items()}
+    if isinstance(content, dict | list) and content:
+        items = content.items() if isinstance(content, dict) else enumerate(content)
+        return {key: leaf for name, item in items for key, leaf in _leaves(item, f"{place}/{name}").items()}
     return {place: content}
 
 

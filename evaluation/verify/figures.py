@@ -85,18 +85,15 @@ class Recorded:
 
 def check_files(run: Recorded) -> list[Check]:
     """The digest of every file; a missing model may have been deleted on purpose."""
+    paths = {(role, name): path for role, name, path in run.files}
     checks = []
-    for role, name, path in run.files:
-        told = run.digests.get((role, name))
-        if path.is_file():
+    for role, name in {**paths, **run.digests}:
+        told, path = run.digests.get((role, name)), paths.get((role, name))
+        if path is not None and path.is_file():
             checks.append(exact(f"{role}: {name}", told, file_digest(path)))
-        elif told is not None:
-            optional = role in ("original", "retrained")
-            checks.append(Check(f"{role}: {name}", "a file", "not at hand", None if optional else False))
-    known = {(role, name) for role, name, _ in run.files}
-    for role, name in run.digests:
-        if (role, name) not in known:
-            checks.append(Check(f"{role}: {name}", "a file", "not at hand", None if role == "weights" else False))
+        elif told is not None or path is None:
+            optional = role in (("weights",) if path is None else ("original", "retrained"))
+            checks.append(Check(f"{role}: {name}", "a file", "missing", None if optional else False))
     return checks
 
 
@@ -122,7 +119,7 @@ def check_figures(run: Recorded) -> list[Check]:
 
 
 def _unmade(check: Check) -> Check:
-    return dataclasses.replace(check, found="not at hand", holds=None)
+    return dataclasses.replace(check, found="missing", holds=None)
 
 
 def _models(run: Recorded) -> dict[str, nn.Module]:
@@ -171,7 +168,7 @@ def _same_machine(run: Recorded) -> bool:
 def _figures(name: str, told: Any, found: dict | None, images: dict[str, int], same: bool) -> list[Check]:
     """Every figure of one model; a comparison with models that are missing is not checked."""
     if found is None:
-        return [Check(f"{name}: every figure", "", "not at hand", None)]
+        return [Check(f"{name}: every figure", "", "missing", None)]
     checks = []
     for figure in {**(told if isinstance(told, dict) else {}), **found}:
         tolerance = ROUNDING if same else tolerance_of(figure, images, told)
@@ -191,7 +188,7 @@ def _verdict(run: Recorded, judgements: dict[str, Judgement], same: bool) -> lis
     how = {"request": splits.forget_request, "images": len(splits.forget), "method": run.method, "target": target}
     checks = [exact(f"forgetting: {name}", at(run.report, "forget", name), value) for name, value in how.items()]
     if "original" not in judgements:
-        return [*checks, Check("verdict", "", "not at hand", None)]
+        return [*checks, Check("verdict", "", "missing", None)]
     found = plain(verdict_of(judgements, run.args_of_request, target, run.experiment))
     tolerance = ROUNDING if same else tolerance_of("retain_top1", data_of(run.experiment)["images"])
     for name, value in found.items():

@@ -163,7 +163,7 @@ class TestRefusals:
             (["--weight_path", "{file}", "--shadow_models", "5", "--shadow_config", "{file}"], "--shadow_models 5"),
             (["--weight_path", "{file}", "--shadow_models", "2", "--shadow_config", "{file}"], "--shadow_models 2"),
             (["--weight_path", "{file}", "--shadow_models", "4", "--shadow_config", "{absent}"], "--shadow_config"),
-            (["--weight_path", "{file}", "--shadow_config", "{file}"], "say how many by --shadow_models"),
+            (["--weight_path", "{file}", "--shadow_config", "{file}"], "give their number by --shadow_models"),
         ],
     )  # fmt: skip
     def test_what_cannot_be_done_is_said_before_any_work(self, flags, says, tmp_path):

@@ -244,8 +244,8 @@ class TestHostileText:
     @pytest.mark.parametrize(
         ("value", "said"),
         [
-            ("a\nb", r"'\n'"), ("\x1b[31m", r"'\x1b'"), ("a\u202eb", r"'\u202e'"), ("\udcff", "printed"),
-            ("\u2028", "nothing to read"), ("x\u2029y", "printed"), (" ", "nothing to read"),
+            ("a\nb", r"'\n'"), ("\x1b[31m", r"'\x1b'"), ("a\u202eb", r"'\u202e'"), ("\udcff", "printable"),
+            ("\u2028", "blank"), ("x\u2029y", "printable"), (" ", "blank"),
             ("x" * 201, "201 characters"),
         ],
     )  # fmt: skip
