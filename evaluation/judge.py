@@ -40,12 +40,7 @@ class Judgement:
 
 
 def judge_all(
-    models: dict[str, nn.Module],
-    sets: ImageSets,
-    precision: Precision,
-    *,
-    final: bool = True,
-    retain_images: int | None = None,
+    models: dict[str, nn.Module], sets: ImageSets, precision: Precision, **how: bool | int | None
 ) -> dict[str, Judgement]:
     """Judge models as `judge` does, in the order given, and compare each with the retrained ones.
 
@@ -55,12 +50,11 @@ def judge_all(
 
     Args:
         models: by name.
-        final: as of `judge`; without it nothing is compared.
-        retain_images: as of `judge`.
+        sets, precision: of all models.
+        how: `final` and `retain_images` of `judge`; nothing is compared unless `final`.
     """
-    how = {"final": final, "retain_images": retain_images}
     judgements = {name: judge(model, sets, precision, **how) for name, model in models.items()}
-    if not final or len(sets.splits.forget) == 0:
+    if not how.get("final", True) or len(sets.splits.forget) == 0:
         return judgements
     for name, judgement in judgements.items():
         references = [other.logits for key, other in judgements.items() if is_retrained(key) and key != name]
@@ -70,12 +64,7 @@ def judge_all(
 
 
 def judge(
-    model: nn.Module,
-    sets: ImageSets,
-    precision: Precision,
-    *,
-    final: bool = True,
-    retain_images: int | None = None,
+    model: nn.Module, sets: ImageSets, precision: Precision, *, final: bool = True, retain_images: int | None = None
 ) -> Judgement:
     """Judge a model on retain, forget (given labels, and true ones as `forget_true`), unseen, validation and test.
 

@@ -1,6 +1,7 @@
 """Relearn time: gradient steps until a model classifies forgotten images correctly again."""
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 from torch import nn
@@ -86,16 +87,10 @@ class _Stretch:
 
     def __init__(self, loader: Iterable, length: int) -> None:
         self.length = length
-        self._batches = self._forever(loader)
-
-    @staticmethod
-    def _forever(loader: Iterable) -> Iterator:
-        while True:
-            yield from loader
+        self._batches = ({"train": batch} for _ in itertools.count() for batch in loader)
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[dict]:
-        for _ in range(self.length):
-            yield {"train": next(self._batches)}
+        return itertools.islice(self._batches, self.length)

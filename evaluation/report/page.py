@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from evaluation.gaps import Figures, is_retrained, mean_figures, retrained_of
 from evaluation.report import words
 from evaluation.report.arguments import is_unprintable
 from evaluation.report.figures import MODELS, attack_drawing, drawing_style, loss_drawings, trace_drawings
+from evaluation.verdict import UNSEEN_TOLERANCE, ZERO_TOLERANCE
 
 PAGE = "report.html"
 TEMPLATE = Path(__file__).parent / "template"
@@ -51,6 +53,8 @@ def report_page(report: dict, pictures: Sequence[bytes] = ()) -> str:
             (described, base64.b64encode(png).decode())
             for described, png in zip(report.get("pictures", ()), pictures, strict=True)
         ],
+        tolerances={"unseen": f"{UNSEEN_TOLERANCE:g}", "zero": f"{ZERO_TOLERANCE:g}",
+                    "chance": math.log(report["data"]["classes"])},
         **drawings,
     )  # fmt: skip
 

@@ -12,11 +12,15 @@ from torch import Tensor
 
 from data.datasets import Dataset
 from data.split_record import PARTS, Splits
+from evaluation.report.page import report_page
+from evaluation.report.tables import plain
 from helper_functions.code_version import code_version
 from helper_functions.run_folder import RESULT
 from helper_functions.training.devices import describe_environment
 from helper_functions.training.loop import Cost
 from unlearning.experiment import Experiment
+from unlearning.run import Unlearned
+from unlearning.setup import PreparedRun
 
 SCHEMA_VERSION = 1
 # The report's own digest, which the page shows, and the page's digest, which the former therefore leaves out.
@@ -41,6 +45,36 @@ EPOCHS = {
     "forget_top1": "forget/top1",
     "unseen_top1": "unseen/matched_top1",
 }
+
+
+def complete_report(run: PreparedRun, outcome: Unlearned | None, script: str, figures: dict) -> tuple[dict, bytes]:
+    """The whole report, with its own digest and that of its page, and the page.
+
+    Args:
+        run: that has ended.
+        outcome: of unlearning, None where nothing was to be forgotten.
+        script: name of the script that ran.
+        figures: entries of the report that follow from the models.
+    """
+    args, experiment, folder = run.args, run.experiment, run.record.folder
+    method = None if outcome is None else outcome.method
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "request": request_of(args, experiment.splits, experiment.dataset),
+        "run": run_of(folder, script, args, experiment, method, run.costs.get("unlearned")),
+        "data": data_of(experiment),
+        **figures,
+        "trace": trace_of(folder / "metrics.jsonl"),
+        "files": files_of(folder, args),
+    }
+    pictures = sample_pictures(experiment.splits, experiment.dataset) if args.show_images and outcome else []
+    if pictures:
+        report["pictures"] = [described for described, _ in pictures]
+    report = plain(report)
+    report[DIGEST] = report_digest(report)
+    page = report_page(report, [png for _, png in pictures]).encode()
+    return report | {PAGE_DIGEST: hashlib.sha256(page).hexdigest()}, page
 
 
 def request_of(args: Any, splits: Splits, dataset: Dataset) -> dict:
@@ -179,11 +213,6 @@ def encoded(image: Tensor) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, format="PNG")
     return file.getvalue()
-
-
-def now() -> str:
-    """The current time in UTC, to the second, by ISO 8601."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def report_digest(report: dict) -> str:

@@ -1,8 +1,8 @@
-"""Sentences of a report's page: verdict, methods, attacks, and what none of it proves."""
+"""Words of a report's page that depend on its content: headline, methods, titles of figures, times."""
 
 import math
 
-from evaluation.verdict import UNSEEN_TOLERANCE, ZERO_TOLERANCE, is_forgotten
+from evaluation.verdict import is_forgotten
 
 # A sentence for each method, with its name in the literature.
 METHODS = {
@@ -98,20 +98,6 @@ FORGETTING = {
     "unseen_loss": ("Loss on comparable unseen images", "unseen"),
     "test_loss": ("Loss on test images", "test"),
 }
-ROLES = {
-    "configuration": "settings of the run",
-    "splits": "role of each image",
-    "figures": "measurements during the run",
-    "weights": "the resulting model",
-    "original": "the model before",
-    "retrained": "model retrained without the images",
-}
-PLACES = {
-    "retain": "retained images",
-    "validation": "validation images",
-    "test": "test images",
-    "unseen": "unseen images",
-}
 
 
 def headline(report: dict) -> tuple[str, str]:
@@ -125,70 +111,16 @@ def headline(report: dict) -> tuple[str, str]:
         return f"Infeasible: {forgotten}, {joined} the accuracy budget was NOT kept", "bad"
     if not verdict["forgotten"]:
         return "NOT forgotten; the accuracy budget was kept", "bad"
-    if _met_before(report):
+    if met_before(report):
         return "Counts as forgotten, but so did the original; the accuracy budget was kept", "open"
     return "Forgotten, and the accuracy budget was kept", "good"
 
 
-def verdict_sentences(report: dict) -> list[str]:
-    """The verdict with its figures: budget and slack, forgetting, and the consequence where it is not a good one."""
-    verdict = report.get("verdict")
-    if verdict is None:
-        return ["The original model was trained and evaluated; there is no unlearned model."]
-    before, after = (report["models"][name] for name in ("original", "unlearned"))
-    sentences = [_budget_sentence(report, before, after), _forgotten_sentence(report, before, after)]
-    if verdict["forgotten"] and _met_before(report):
-        sentences.append(
-            "The original met this rule before unlearning, so the rule shows nothing here. Compare the losses and "
-            "attacks below."
-        )
-    if report["forget"]["chosen_epoch"] is None:
-        sentences.append("No epoch kept the budget during the run; the saved weights came closest.")
-    if not (verdict["feasible"] and verdict["forgotten"]):
-        sentences.append("This run does not fulfil the request.")
-    return sentences
-
-
-def _met_before(report: dict) -> bool:
+def met_before(report: dict) -> bool:
     """Whether the original itself counts as forgotten."""
     before = report["models"]["original"]
     finite = before["forget_loss"] is not None
     return finite and is_forgotten(report["forget"]["target"], before, report["data"]["classes"])
-
-
-def _budget_sentence(report: dict, before: dict, after: dict) -> str:
-    verdict = report["verdict"]
-    fall = verdict["retain_budget"] - verdict["slack"]
-    change = "stayed the same" if abs(fall) < 0.005 else f"{'fell' if fall > 0 else 'rose'} by {abs(fall):.2f} points"
-    slack = verdict["slack"] - verdict["margin"]
-    left = f"{slack:.2f} are left" if verdict["feasible"] else f"it is exceeded by {max(-slack, 0):.2f}"
-    sampled = ""
-    if verdict["margin"] > 0:
-        sampled = (
-            f", on a sample of {report['judged_retain_images']:,} of them; at 95 % confidence it is at most "
-            f"{verdict['margin']:.2f} lower, which counts"
-        )
-    points = "point" if verdict["retain_budget"] == 1 else "points"
-    return (
-        f"Accuracy on the retained images {change} ({number(before['retain_top1'])} % before, "
-        f"{number(after['retain_top1'])} % after{sampled}). The budget was {verdict['retain_budget']:g} percentage "
-        f"{points}; {left}."
-    )
-
-
-def _forgotten_sentence(report: dict, before: dict, after: dict) -> str:
-    classes = report["data"]["classes"]
-    rule = {
-        "unseen": f"forgotten means at most {UNSEEN_TOLERANCE:g} points above comparable unseen images, of which "
-        f"{number(after.get('unseen_top1'))} % are classified correctly",
-        "zero": f"forgotten means at most {ZERO_TOLERANCE:g} %",
-        "chance": f"forgotten means at most chance ({100 / classes:.3g} %) at a loss of at least "
-        f"{math.log(classes):.2f}; the loss is {number(after['forget_loss'], 3)}",
-    }[report["forget"]["target"]]
-    return (
-        f"Of the images to forget, {number(after['forget_top1'])} % are classified as labelled "
-        f"({number(before['forget_top1'])} % before); {rule}."
-    )
 
 
 def uncertainty(images: int) -> float:

@@ -1,6 +1,5 @@
 """The end of a run: judge every model, give the verdict, write and print the report."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,8 @@ from contrastive_discrimination.critic import Critic
 from evaluation.gaps import retrained_of, summarise_gaps
 from evaluation.judge import Judgement, judge_all
 from evaluation.metrics import loss_histograms
-from evaluation.report.page import PAGE, report_page
-from evaluation.report.record import (
-    DIGEST,
-    PAGE_DIGEST,
-    SCHEMA_VERSION,
-    data_of,
-    files_of,
-    now,
-    report_digest,
-    request_of,
-    run_of,
-    sample_pictures,
-    trace_of,
-)
+from evaluation.report.page import PAGE
+from evaluation.report.record import complete_report
 from evaluation.report.results import save_result, show_run
 from evaluation.report.tables import cost_table, plain, table
 from evaluation.verdict import Verdict, give_verdict, next_try
@@ -61,7 +48,7 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
         summary = _summary(verdict, outcome, run.args.num_epochs)
     weights = save_result(run, "original" if outcome is None else "unlearned", verdict)
     # Only rank 0 has written the files, and it may be the only one that can read them.
-    report, page = from_main(lambda: _complete(run, outcome, script, report))
+    report, page = from_main(lambda: complete_report(run, outcome, script, report))
     _write_page(page, run.record.path(PAGE))
     return _finish(run, run.models, judgements, report, summary + weights)
 
@@ -116,29 +103,6 @@ def verdict_of(judgements: dict[str, Judgement], args: Any, target: str, experim
         original.figures, unlearned.figures, args.retain_budget, target, experiment.dataset.num_classes,
         margin=bound - fall,
     )  # fmt: skip
-
-
-def _complete(run: PreparedRun, outcome: Unlearned | None, script: str, figures: dict) -> tuple[dict, bytes]:
-    """The whole report, with its own digest and that of its page, and the page."""
-    args, experiment, folder = run.args, run.experiment, run.record.folder
-    method = None if outcome is None else outcome.method
-    pictures = sample_pictures(experiment.splits, experiment.dataset) if args.show_images and outcome else []
-    report = {
-        "schema_version": SCHEMA_VERSION,
-        "created": now(),
-        "request": request_of(args, experiment.splits, experiment.dataset),
-        "run": run_of(folder, script, args, experiment, method, run.costs.get("unlearned")),
-        "data": data_of(experiment),
-        **figures,
-        "trace": trace_of(folder / "metrics.jsonl"),
-        "files": files_of(folder, args),
-    }
-    if pictures:
-        report["pictures"] = [described for described, _ in pictures]
-    report = plain(report)
-    report[DIGEST] = report_digest(report)
-    page = report_page(report, [png for _, png in pictures]).encode()
-    return report | {PAGE_DIGEST: hashlib.sha256(page).hexdigest()}, page
 
 
 @on_main

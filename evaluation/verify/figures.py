@@ -4,11 +4,12 @@ import base64
 import dataclasses
 import functools
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from data.copies import find_copies
 from evaluation.judge import Judgement
@@ -24,7 +25,7 @@ from unlearning.experiment import Experiment
 from unlearning.sequence import DIGITS
 
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
-# Names of the resulting weights as a state_dict.
+# File names of the resulting state_dict.
 RESULTS = (RESULT, INFEASIBLE)
 
 
@@ -57,22 +58,19 @@ class Recorded:
     @functools.cached_property
     def files(self) -> list[tuple[str, str, Path]]:
         """Role, name and present path of every file of `listed_files`."""
-        original = self.moved.get("original_weight_path")
-        places = {
-            "original": [] if original is None else [original],
+        moved = {
+            "original": [path for path in [self.moved.get("original_weight_path")] if path],
             "retrained": list(self.moved.get("retrained_weight_path", [])),
         }
-        return [
-            (role, name, Path(places[role].pop(0)) if places.get(role) else path)
-            for role, name, path in listed_files(self.folder, self.args)
-        ]
+        listed = listed_files(self.folder, self.args)
+        return [(role, name, Path(moved[role].pop(0)) if moved.get(role) else path) for role, name, path in listed]
 
     @functools.cached_property
     def digests(self) -> dict[tuple[str, str], object]:
         """Digests of files in the report, by role and name."""
         files = self.report.get("files")
-        listed = files if isinstance(files, list) else []
-        return {(str(at(file, "role")), str(at(file, "path"))): at(file, "sha256") for file in listed}
+        files = files if isinstance(files, list) else []
+        return {(str(at(file, "role")), str(at(file, "path"))): at(file, "sha256") for file in files}
 
     @functools.cached_property
     def experiment(self) -> Experiment:
@@ -107,19 +105,19 @@ def check_figures(run: Recorded) -> list[Check]:
     judgements = judge_models(models, run.experiment, run.args)
     found, told = plain(evaluation(judgements, run.experiment)), at(run.report, "models")
     same, images = _same_machine(run), data_of(run.experiment)["images"]
+
+    def tolerance(figure: str, told: Any = None) -> float | None:
+        return ROUNDING if same else tolerance_of(figure, images, told)
+
     for name, figures in told.items() if isinstance(told, dict) else ():
-        checks += _figures(name, figures, at(found, "models", name), images, same)
-    tolerance = ROUNDING if same else tolerance_of("forget_top1", images)
-    histograms = all_near("loss histograms", run.report.get("loss_histograms"), found["loss_histograms"], tolerance)
+        checks += _figures(name, figures, at(found, "models", name), tolerance)
+    name = "loss_histograms"
+    histograms = all_near("loss histograms", run.report.get(name), found[name], tolerance("forget_top1"))
     complete = isinstance(told, dict) and set(told) == set(models)
-    checks.append(histograms if complete else _unmade(histograms))
+    checks.append(histograms if complete else dataclasses.replace(histograms, found="missing", holds=None))
     names = ("splits_sha256", "final_test", "judged_retain_images")
     checks += [exact(name.replace("_", " "), run.report.get(name), found[name]) for name in names]
-    return checks + _verdict(run, judgements, same) + _pictures(run)
-
-
-def _unmade(check: Check) -> Check:
-    return dataclasses.replace(check, found="missing", holds=None)
+    return checks + _verdict(run, judgements, tolerance("retain_top1")) + _pictures(run)
 
 
 def _models(run: Recorded) -> dict[str, nn.Module]:
@@ -165,23 +163,23 @@ def _same_machine(run: Recorded) -> bool:
     return device.type == "cpu" and all(at(run.report, "run", name) == here[name] for name in ENVIRONMENT)
 
 
-def _figures(name: str, told: Any, found: dict | None, images: dict[str, int], same: bool) -> list[Check]:
+def _figures(name: str, told: Any, found: dict | None, tolerance: Callable[..., float | None]) -> list[Check]:
     """Every figure of one model; a comparison with models that are missing is not checked."""
     if found is None:
         return [Check(f"{name}: every figure", "", "missing", None)]
     checks = []
     for figure in {**(told if isinstance(told, dict) else {}), **found}:
-        tolerance = ROUNDING if same else tolerance_of(figure, images, told)
-        check = near(f"{name}: {titled(figure)}", at(told, figure), found.get(figure), tolerance or 0)
+        allowed = tolerance(figure, told)
+        check = near(f"{name}: {titled(figure)}", at(told, figure), found.get(figure), allowed or 0)
         if figure not in found:
-            check = _unmade(check)
-        elif tolerance is None and not check.holds:
+            check = dataclasses.replace(check, found="missing", holds=None)
+        elif allowed is None and not check.holds:
             check = dataclasses.replace(check, holds=None)
         checks.append(check)
     return checks
 
 
-def _verdict(run: Recorded, judgements: dict[str, Judgement], same: bool) -> list[Check]:
+def _verdict(run: Recorded, judgements: dict[str, Judgement], tolerance: float) -> list[Check]:
     if run.method is None:
         return [exact("verdict", run.report.get("verdict"), None)]
     splits, target = run.experiment.splits, run.experiment.target(run.args.forget_target)
@@ -190,7 +188,6 @@ def _verdict(run: Recorded, judgements: dict[str, Judgement], same: bool) -> lis
     if "original" not in judgements:
         return [*checks, Check("verdict", "", "missing", None)]
     found = plain(verdict_of(judgements, run.args_of_request, target, run.experiment))
-    tolerance = ROUNDING if same else tolerance_of("retain_top1", data_of(run.experiment)["images"])
     for name, value in found.items():
         compare = exact if isinstance(value, bool) else functools.partial(near, tolerance=tolerance)
         checks.append(compare(f"verdict: {name.replace('_', ' ')}", at(run.report, "verdict", name), value))
@@ -206,18 +203,14 @@ def _pictures(run: Recorded) -> list[Check]:
     names = dataset.file_names or range(len(dataset.images))
     places = {names[index]: index for index in splits.forget.tolist()}
     shown = PICTURE.findall(page.read_text(errors="replace"))
-    same = len(shown) == len(told)
-    for picture, data in zip(told if same else (), shown, strict=False):
-        index = places.get(at(picture, "image"))
-        same = same and index is not None and _shows(data, dataset.images[index])
-    return [Check("pictures on the page", f"{len(told)} images", f"{len(shown)} images", same)]
-
-
-def _shows(data: str, image: Tensor) -> bool:
     try:
-        return np.array_equal(decoded(base64.b64decode(data)), image.numpy())
-    except ValueError:
-        return False
+        same = len(shown) == len(told) and all(
+            np.array_equal(decoded(base64.b64decode(data)), dataset.images[places[at(picture, "image")]].numpy())
+            for picture, data in zip(told, shown, strict=True)
+        )
+    except (ValueError, KeyError, TypeError):  # no PNG, no such image, or no name of one
+        same = False
+    return [Check("pictures on the page", f"{len(told)} images", f"{len(shown)} images", same)]
 
 
 def decoded(png: bytes) -> np.ndarray:
