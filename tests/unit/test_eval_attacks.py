@@ -1,4 +1,4 @@
-"""Attacks by scores: against scikit-learn, SciPy, brute force; at chance for whoever never saw the forget set."""
+"""Attacks by scores: against scikit-learn, SciPy, brute force; at chance for a model that never saw the forget set."""
 
 import math
 
@@ -109,10 +109,22 @@ class TestLossAttack:
         assert found["mia_tpr"] == pytest.approx(np.mean(expected))
         assert found["mia_auc_low"] < found["mia_auc"] < found["mia_auc_high"]
 
-    def test_too_few_images_have_none(self):
-        found = loss_attack(torch.ones(FOLDS - 1), torch.ones(50))
-        assert set(found) == {"mia_auc", "mia_auc_low", "mia_auc_high", "mia_accuracy", "mia_tpr"}
-        assert set(found.values()) == {None}
+    @pytest.mark.parametrize("shift", [-1.0, 1.0])
+    def test_is_high_whichever_side_is_higher(self, shift):
+        """A loss that was driven too far up reveals membership as one that is too low does."""
+        members, others = normal(300, 0).exp(), normal(300, 1).exp()
+        assert loss_attack(members + shift, others)["mia_auc"] > 0.7
+        assert {loss_attack(members, others + 100 * shift, seed)["mia_auc"] for seed in (0, 1)} == {1}
+
+    @pytest.mark.parametrize(
+        "members", [torch.ones(FOLDS - 1), torch.ones(0), torch.tensor([math.nan] * 50), torch.tensor([math.inf] * 50)]
+    )
+    def test_too_few_or_non_finite_losses_have_none(self, members):
+        for sides in ((members, torch.ones(50)), (torch.ones(50), members)):
+            found = loss_attack(*sides)
+            assert set(found) == {"mia_auc", "mia_auc_low", "mia_auc_high", "mia_accuracy", "mia_tpr"}
+            assert set(found.values()) == {None}
+        assert loss_attack(normal(FOLDS, 0), normal(FOLDS, 1))["mia_auc"] is not None
 
 
 class TestEfficacy:
@@ -149,16 +161,6 @@ class TestEfficacy:
         assert 10 < 100 * outside.mean() < 90
         assert attack_efficacy(retain, test, forget) == pytest.approx(100 * outside.mean(), abs=1)
 
-    def test_order_changes_nothing(self):
-        retain, test, forget = self.losses(200, 0, 0.1), self.losses(200, 1, 1.0), self.losses(150, 2, 0.5)
-        turned = attack_efficacy(retain.flip(0), test.flip(0), forget.flip(0))
-        assert turned == pytest.approx(attack_efficacy(retain, test, forget), abs=1)
-
-    def test_forgets_images_that_are_known_are_called_members(self):
-        retain, test = self.losses(500, 0, 0.05), self.losses(500, 1, 1.0)
-        known, unknown = (attack_efficacy(retain, test, self.losses(500, 2, scale)) for scale in (0.05, 1.0))
-        assert known < 25 and unknown > 75
-
     def test_nothing_to_go_by_has_none(self):
         some = torch.ones(5)
         for place in range(3):
@@ -194,13 +196,6 @@ class TestRmia:
             -torch.arange(10.0) * 1000, population, torch.full((1, 10), -2000.0), torch.full((1, 10), -2000.0)
         )
         assert scores.tolist() == pytest.approx([1 - rank / 10 for rank in range(10)])
-
-    def test_an_image_hard_for_the_references_counts_for_more(self):
-        """Equally likely under the judged model, the image that others find hard is the likelier member."""
-        easy_then_hard = torch.log(torch.tensor([[0.9, 0.1]]))
-        population = torch.log(torch.linspace(0.05, 0.95, 50))
-        scores = rmia_scores(torch.log(torch.tensor([0.8, 0.8])), population, easy_then_hard, population[None])
-        assert scores[1] > scores[0]
 
 
 class TestUlira:
@@ -264,17 +259,12 @@ def losses_of(count, seed, margin) -> torch.Tensor:
     return F.cross_entropy(*labelled(count, seed, margin), reduction="none")
 
 
-def by_loss(margin, seed) -> tuple[float, float]:
+def by_loss(name, margin, seed) -> tuple[float, float]:
     found = loss_attack(losses_of(COUNT, 2 * seed, margin), losses_of(COUNT, 2 * seed + 1, 1.5), seed)
-    return found["mia_auc"], found["mia_tpr"]
+    return found[name] / (100 if name == "mia_accuracy" else 1), found["mia_tpr"]
 
 
-def by_loss_accuracy(margin, seed) -> tuple[float, float]:
-    found = loss_attack(losses_of(COUNT, 2 * seed, margin), losses_of(COUNT, 2 * seed + 1, 1.5), seed)
-    return found["mia_accuracy"] / 100, found["mia_tpr"]
-
-
-def by_efficacy(margin, seed) -> tuple[float, float]:
+def by_efficacy(name, margin, seed) -> tuple[float, float]:
     """A half, and less for each forget image that is called a member while an image of no part is not."""
     retain, test, nowhere = (
         losses_of(COUNT, 9000 + 10 * seed + place, size) for place, size in enumerate((4, 1.5, 1.5))
@@ -283,7 +273,7 @@ def by_efficacy(margin, seed) -> tuple[float, float]:
     return 0.5 + (attack_efficacy(retain, test, nowhere) - forget) / 100, 1.0
 
 
-def by_rmia(margin, seed) -> tuple[float, float]:
+def by_rmia(name, margin, seed) -> tuple[float, float]:
     """Hard images are hard for all models: what they share is drawn once."""
     shared = [normal(COUNT, 10 * seed + place) for place in range(3)]
 
@@ -299,7 +289,7 @@ def by_rmia(margin, seed) -> tuple[float, float]:
     return auc_with_interval(*scores.split(COUNT), resamples=2).value, tpr_at_fpr(*scores.split(COUNT))
 
 
-def shadowed(margin, seed, count=8) -> dict[str, float]:
+def by_shadows(name, margin, seed, count=8) -> tuple[float, float]:
     """Shadow models that were trained on an image and unlearned it are still as sure of it as the margin says."""
     shared = normal(2 * COUNT, seed)
     unlearned = torch.zeros(count, 2 * COUNT, dtype=torch.bool)
@@ -310,27 +300,18 @@ def shadowed(margin, seed, count=8) -> dict[str, float]:
     shadows = torch.stack([normal(2 * COUNT, 300 * seed + 17 + i) for i in range(count)]) + shared + 2.5 * unlearned
     judged = normal(2 * COUNT, 300 * seed + 16) + shared
     judged[:COUNT] += margin - 1.5
-    return ulira_figures(ulira_scores(judged, shadows, unlearned), COUNT)
+    found = ulira_figures(ulira_scores(judged, shadows, unlearned), COUNT)
+    return found[name] / (100 if name == "ulira_accuracy" else 1), found["ulira_tpr"]
 
 
-def by_shadows(margin, seed) -> tuple[float, float]:
-    found = shadowed(margin, seed)
-    return found["ulira_auc"], found["ulira_tpr"]
-
-
-def by_shadows_accuracy(margin, seed) -> tuple[float, float]:
-    found = shadowed(margin, seed)
-    return found["ulira_accuracy"] / 100, found["ulira_tpr"]
-
-
-def by_discriminator(margin, seed) -> tuple[float, float]:
+def by_discriminator(name, margin, seed) -> tuple[float, float]:
     return discriminator_auc(*labelled(COUNT, 2 * seed, margin), *labelled(COUNT, 2 * seed + 1, 1.5), seed).value, 1.0
 
 
 COUNT, SEEDS = 400, 8
 ATTACKS = {
-    "mia_auc": by_loss, "mia_accuracy": by_loss_accuracy, "mia_efficacy": by_efficacy, "rmia_auc": by_rmia,
-    "ulira_auc": by_shadows, "ulira_accuracy": by_shadows_accuracy, "discriminator_auc": by_discriminator,
+    "mia_auc": by_loss, "mia_accuracy": by_loss, "mia_efficacy": by_efficacy, "rmia_auc": by_rmia,
+    "ulira_auc": by_shadows, "ulira_accuracy": by_shadows, "discriminator_auc": by_discriminator,
 }  # fmt: skip
 
 
@@ -345,7 +326,7 @@ class TestEveryAttack:
     def test_is_at_chance_for_a_model_that_never_saw_the_forget_set(self, name):
         """An AUC of n and n images has a standard error of 1 / sqrt(6 n), an accuracy one of 1 / sqrt(8 n)."""
         seeds = range(3 if name == "discriminator_auc" else SEEDS)
-        found, positives = zip(*(ATTACKS[name](1.5, seed) for seed in seeds), strict=True)
+        found, positives = zip(*(ATTACKS[name](name, 1.5, seed) for seed in seeds), strict=True)
         # Wider where an attacker is fitted, which is a matter of chance, too; 3.5 standard errors.
         fitted = name in ("discriminator_auc", "mia_accuracy", "mia_efficacy")
         error = (1.5 if fitted else 1.1) / math.sqrt(6 * COUNT * len(seeds))
@@ -354,4 +335,4 @@ class TestEveryAttack:
         assert np.mean(positives) < 1 + 4 * 0.8 / math.sqrt(len(seeds)), positives
 
     def test_is_above_chance_for_a_model_that_remembers_it(self, name):
-        assert ATTACKS[name](4.0, 0)[0] > 0.65
+        assert ATTACKS[name](name, 4.0, 0)[0] > 0.65

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
+from helpers.numbered_images import images_read
 from torch import nn
 from torch.nn import functional as F
 
 from data.datasets import Dataset
 from data.image_sets import ImageSets
-from data.loaders import TensorLoader
 from data.splits import make_splits
 from evaluation.attacks.probe import linear_probe_top1, probe_images
 from evaluation.attacks.relearn import relearn_steps
@@ -48,15 +48,8 @@ def top1(model, sets) -> float:
 
 
 @pytest.fixture
-def touched(monkeypatch) -> set:
-    found, assemble = set(), TensorLoader.assemble
-
-    def spy(loader, indices, plan):
-        found.update(indices.tolist())
-        return assemble(loader, indices, plan)
-
-    monkeypatch.setattr(TensorLoader, "assemble", spy)
-    return found
+def touched(monkeypatch) -> set[int]:
+    return images_read(monkeypatch)
 
 
 class TestRelearn:
