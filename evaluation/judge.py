@@ -48,10 +48,7 @@ def judge_all(
     extended by `against_retrained`; with two or more retrained models, so are theirs, against the other ones, which
     gives the noise floor.
 
-    Args:
-        models: by name.
-        sets, precision: of all models.
-        how: `final` and `retain_images` of `judge`; nothing is compared unless `final`.
+    `how` are `final` and `retain_images` of `judge`; nothing is compared unless `final`.
     """
     judgements = {name: judge(model, sets, precision, **how) for name, model in models.items()}
     if not how.get("final", True) or len(sets.splits.forget) == 0:
@@ -134,7 +131,6 @@ def against_test(sets: ImageSets, losses: Outputs, logits: Outputs, retain: Tens
     of each class (test images of wholly forgotten classes are in neither) and judges all forget images.
 
     Args:
-        sets: data and splits.
         losses: on given labels, of the parts `forget`, `retain` and `test`.
         logits: `[n, K]` of the parts `forget` and `test`.
         retain: the retain images of `losses`, int64 in ascending order.
@@ -172,7 +168,6 @@ def against_retrained(sets: ImageSets, logits: Outputs, references: list[Outputs
     the same classes by given labels; its population is the validation part.
 
     Args:
-        sets: data and splits.
         logits: `[n, K]` of the parts `forget`, `validation` and `test` of one model.
         references: the same of each retrained model, one or more.
 

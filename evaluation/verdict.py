@@ -57,13 +57,9 @@ def is_forgotten(target: str, figures: dict[str, float], num_classes: int) -> bo
 
 
 def give_verdict(
-    original: dict[str, float],
-    unlearned: dict[str, float],
-    retain_budget: float,
-    target: str,
-    num_classes: int,
+    original: dict[str, float], unlearned: dict[str, float], retain_budget: float, target: str, num_classes: int,
     margin: float = 0.0,
-) -> Verdict:
+) -> Verdict:  # fmt: skip
     """The verdict from the figures of both models (names as in `evaluation.judge`); margin as in `Verdict`."""
     slack = retain_budget - (original["retain_top1"] - unlearned["retain_top1"])
     # Percentages carry float32 rounding, which must not break a budget that is kept exactly.

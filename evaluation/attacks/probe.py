@@ -26,24 +26,14 @@ def linear_probe_top1(
     set. Where whole classes are forgotten, it also learns from as many images of each of them as of the average class,
     at most half of them, and is judged on the others. Source: Alain and Bengio 2017.
 
-    Args:
-        model: its last linear layer returns the logits.
-        sets: data and splits.
-        precision: of the forward passes.
-        seed: of the samples.
-        learned_images: retain images to learn from at most.
-
     Returns:
         The accuracy, or None where features are not finite or there is only one class to learn from.
     """
     learned, judged = probe_images(sets, seed, learned_images)
     if len(judged) == 0 or len(sets.splits.labels[learned].unique()) < 2:
         return None
-    features, labels = zip(
-        *((found.cpu(), labels.cpu()) for found, _, labels in (
-            predict_features(model, sets.evaluation(part), precision) for part in (learned, judged)
-        )), strict=True
-    )  # fmt: skip
+    passes = [predict_features(model, sets.evaluation(part), precision) for part in (learned, judged)]
+    features, _, labels = ([part.cpu() for part in parts] for parts in zip(*passes, strict=True))
     if not torch.cat(features).isfinite().all():
         return None
     from sklearn.exceptions import ConvergenceWarning

@@ -14,10 +14,6 @@ from helper_functions.training.inference import predict
 from helper_functions.training.loop import LoopConfig, Trainer, run_loop
 from optimizer.training import EmpiricalRisk, GradientSteps, Recipe
 
-MARGIN = 1.0
-LEARNING_RATE = 1e-3
-BATCH_SIZE = 128
-MAX_EPOCHS = 10
 CHECKS_PER_EPOCH = 8
 # Accuracy is checked on at most this many forget images, as during unlearning.
 CHECKED_IMAGES = 5000
@@ -30,10 +26,10 @@ def relearn_steps(
     precision: Precision,
     original_top1: float,
     *,
-    margin: float = MARGIN,
-    learning_rate: float = LEARNING_RATE,
-    batch_size: int = BATCH_SIZE,
-    max_epochs: int = MAX_EPOCHS,
+    margin: float = 1.0,
+    learning_rate: float = 1e-3,
+    batch_size: int = 128,
+    max_epochs: int = 10,
 ) -> int:
     """Gradient steps on forget images, with given labels, until their accuracy is that of the original.
 
@@ -44,16 +40,9 @@ def relearn_steps(
 
     Args:
         model: not changed.
-        sets: data and splits.
-        precision: of the passes.
         original_top1: top-1 of the original on the forget set, in percent, by given labels.
         margin: tolerated accuracy points below it.
-        learning_rate: constant.
-        batch_size: forget images in a step.
-        max_epochs: maximum number of passes over the forget set.
-
-    Returns:
-        The number of steps; that of all passes where they did not suffice.
+        max_epochs: maximum passes over the forget set, whose steps are returned where they do not suffice.
     """
     model = copy.deepcopy(model)
     loader = sets.training(sets.splits.forget, batch_size, augment=False, stream=STREAM)

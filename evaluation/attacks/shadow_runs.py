@@ -19,15 +19,15 @@ from helper_functions.keys import key_of
 from helper_functions.run_folder import result_weights
 from models.arguments import ModelArgs
 
-# Arguments that do not determine a shadow model: paths, and what the splits file contains.
-ELSEWHERE = (
-    "log_dir", "name_prefix", "resume", "seed", "device", "deterministic", "log_interval", "figures", "data_dir",
-    "splits", "forget", "weight_path", "retrained_weight_path", "retrain", "untrain", "judge", "previous_run",
-    "with_copies", "request_id", "requester", "show_images",
-)  # fmt: skip
+# Arguments that shadow runs leave at their defaults.
 FROM_SCRATCH = (
     "forget", "weight_path", "retrained_weight_path", "retrain", "resume", "previous_run", "with_copies",
     "request_id", "requester", "show_images",
+)  # fmt: skip
+# Arguments that do not determine a shadow model: paths, and what the splits file contains.
+ELSEWHERE = (
+    *FROM_SCRATCH, "log_dir", "name_prefix", "seed", "device", "deterministic", "log_interval", "figures", "data_dir",
+    "splits", "untrain", "judge",
 )  # fmt: skip
 # Data flags that the configuration decides, since they belong to training.
 TRAINING = ("augmentation", "cutout")
@@ -38,10 +38,7 @@ LEFT_OVERS = ("checkpoint.pt", "original.pt")
 def read_method(script: ModuleType, path: str, judged: Any) -> Any:
     """The arguments of shadow runs: method and training of a configuration, data and model of the judged weights.
 
-    Args:
-        script: the main script, with `get_parser` and `main`.
-        path: config.yaml of one of its runs; its --train_ flags apply to the shadows' originals.
-        judged: arguments with the fields of `RunArgs`, `DataArgs` and `ModelArgs`.
+    The --train_ flags of the configuration apply to the shadows' originals.
 
     Raises:
         UserError: it cannot be read, is not a configuration of the script, or forgets nothing.
@@ -76,11 +73,8 @@ def by_script(
 
     An interrupted run is resumed. A finished one keeps its weights, report and record.
 
-    Args:
-        script: the main script.
-        args: of `read_method`.
-        load: returns the model of a weight file.
-        originals: folder of the shadows' originals, which other methods reuse.
+    `args` are those of `read_method`; `load` returns the model of a weight file; `originals` is the folder of the
+    shadows' originals, which other methods reuse.
     """
 
     def finished(name: str, folder: Path, own: dict) -> Path:

@@ -127,8 +127,7 @@ def run_shadows(
     """Make the missing shadow models and read the outputs of all.
 
     Args:
-        sets: data, and the splits of the models to judge.
-        precision: of the shadow models' forward passes.
+        sets: of the models to judge.
         count: of shadow models, even and at least `FEWEST`, finished ones in `folder` included.
         folder: of `shadow_folder`, with a sub-folder `shadow-000` and so on for each; a finished one has `outputs.pt`.
         train_and_forget: called for each unfinished one, with its sub-folder.

@@ -32,7 +32,7 @@ def report_page(report: dict, pictures: Sequence[bytes] = ()) -> str:
     shown, images = _shown(report), report["request"]["images"]
     headline, kind = words.headline(report)
     attacks = {name: said for name, said in words.ATTACKS.items() if _is_known(name, shown)}
-    ideal = words.NO_IDEAL if report["forget"]["request"].startswith("mislabelled") else words.IDEAL
+    ideal = words.NO_IDEAL if (report["forget"]["request"] or "").startswith("mislabelled") else words.IDEAL
     with drawing_style():
         drawings = {
             "losses": loss_drawings(report["loss_histograms"]),

@@ -17,7 +17,6 @@ from evaluation.report.tables import plain
 from helper_functions.code_version import code_version
 from helper_functions.run_folder import RESULT
 from helper_functions.training.devices import describe_environment
-from helper_functions.training.loop import Cost
 from unlearning.experiment import Experiment
 from unlearning.run import Unlearned
 from unlearning.setup import PreparedRun
@@ -32,42 +31,45 @@ RECORDS = {"config.yaml": "configuration", "splits.npz": "splits", "metrics.json
 ENVIRONMENT = ("python", "torch", "device", "cpu", "cpu_threads")
 TRACE_POINTS = 300
 SHOWN_PICTURES = 24
-INTERVALS = {
-    "step": "step",
-    "violation": "constraint/violation",
-    "multiplier": "constraint/multiplier",
-    "penalty_coefficient": "constraint/penalty_coefficient",
-}
-EPOCHS = {
-    "step": "step",
-    "retain_fall": "constraint/fall",
-    "retain_fall_bound": "constraint/fall_bound",
-    "forget_top1": "forget/top1",
-    "unseen_top1": "unseen/matched_top1",
-}
+INTERVALS = {"step": "step", "violation": "constraint/violation", "multiplier": "constraint/multiplier",
+             "penalty_coefficient": "constraint/penalty_coefficient"}  # fmt: skip
+EPOCHS = {"step": "step", "retain_fall": "constraint/fall", "retain_fall_bound": "constraint/fall_bound",
+          "forget_top1": "forget/top1", "unseen_top1": "unseen/matched_top1"}  # fmt: skip
 
 
 def complete_report(run: PreparedRun, outcome: Unlearned | None, script: str, figures: dict) -> tuple[dict, bytes]:
-    """The whole report, with its own digest and that of its page, and the page.
+    """The whole report, with its own digest and that of its page, and the page; arguments as of `write_report`.
 
-    Args:
-        run: that has ended.
-        outcome: of unlearning, None where nothing was to be forgotten.
-        script: name of the script that ran.
-        figures: entries of the report that follow from the models.
+    `figures` are the entries that follow from the models.
     """
     args, experiment, folder = run.args, run.experiment, run.record.folder
-    method = None if outcome is None else outcome.method
+    cost, kept = run.costs.get("unlearned"), folder / "environment.json"
+    # Hardware and versions as of the run's start.
+    environment = json.loads(kept.read_text()) if kept.is_file() else describe_environment(experiment.precision.device)
     report = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "request": request_of(args, experiment.splits, experiment.dataset),
-        "run": run_of(folder, script, args, experiment, method, run.costs.get("unlearned")),
+        "run": {
+            "name": folder.name,
+            "script": script,
+            "method": None if outcome is None else outcome.method,
+            "judge": args.judge,
+            "seed": args.seed,
+            "seconds": None if cost is None else cost.seconds,
+            "configuration_sha256": file_digest(folder / "config.yaml"),
+            "code": code_version(),
+            **{name: environment.get(name) for name in ENVIRONMENT},
+            "precision": str(experiment.precision.dtype).removeprefix("torch."),
+        },
         "data": data_of(experiment),
         **figures,
         "trace": trace_of(folder / "metrics.jsonl"),
-        "files": files_of(folder, args),
-    }
+        "files": [
+            {"role": role, "path": name, "sha256": file_digest(path), "bytes": path.stat().st_size}
+            for role, name, path in listed_files(folder, args) if path.is_file()
+        ],
+    }  # fmt: skip
     pictures = sample_pictures(experiment.splits, experiment.dataset) if args.show_images and outcome else []
     if pictures:
         report["pictures"] = [described for described, _ in pictures]
@@ -110,33 +112,6 @@ def data_of(experiment: Experiment) -> dict:
         "named_by": "number" if dataset.file_names is None else "file name",
         "images": {name: len(getattr(splits, name)) for name in PARTS},
     }
-
-
-def run_of(folder: Path, script: str, args: Any, experiment: Experiment, method: str | None, cost: Cost | None) -> dict:
-    """Script, settings, code version, hardware and library versions; the last two as of the run's start."""
-    kept = folder / "environment.json"
-    environment = json.loads(kept.read_text()) if kept.is_file() else describe_environment(experiment.precision.device)
-    return {
-        "name": folder.name,
-        "script": script,
-        "method": method,
-        "judge": args.judge,
-        "seed": args.seed,
-        "seconds": None if cost is None else cost.seconds,
-        "configuration_sha256": file_digest(folder / "config.yaml"),
-        "code": code_version(),
-        **{name: environment.get(name) for name in ENVIRONMENT},
-        "precision": str(experiment.precision.dtype).removeprefix("torch."),
-    }
-
-
-def files_of(folder: Path, args: Any) -> list[dict]:
-    """Role, path, SHA-256 and size of every existing file of `listed_files`."""
-    return [
-        {"role": role, "path": name, "sha256": file_digest(path), "bytes": path.stat().st_size}
-        for role, name, path in listed_files(folder, args)
-        if path.is_file()
-    ]
 
 
 def listed_files(folder: Path, args: Any) -> list[tuple[str, str, Path]]:

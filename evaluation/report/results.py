@@ -66,11 +66,7 @@ def _remove(path: Path) -> None:
 def show_run(run: PreparedRun, models: dict[str, nn.Module], judgements: dict[str, Judgement], losses: dict) -> None:
     """Write hyper-parameters and final figures; with --figures also the graph, forgotten images and losses.
 
-    Args:
-        run: the run.
-        models: by name.
-        judgements: of the models.
-        losses: of `loss_histograms`.
+    `losses` are those of `loss_histograms`.
     """
     record, args = run.record, run.args
     main = next(name for name in ("unlearned", "student", "original") if name in models)

@@ -3,50 +3,27 @@
 import dataclasses
 import math
 
-from evaluation.gaps import (
-    MEASURES,
-    Figures,
-    bands,
-    is_retrained,
-    mean_figures,
-    noise_floor,
-    retrained_of,
-    signed_gaps,
-)
+from evaluation.gaps import MEASURES, Figures, bands, is_retrained, mean_figures, noise_floor, retrained_of, signed_gaps
 from helper_functions.training.loop import Cost
 
+PARTS = {
+    "retain": "retain *", "forget": "forget *, given labels", "forget_true": "forget *, true labels",
+    "forgotten": "forgotten before, *", "unseen": "unseen *", "validation": "validation *", "test": "test *",
+    "test_remaining": "test *, other classes", "test_adjacent": "test *, adjacent ones",
+    "test_remote": "test *, remote ones",
+}  # fmt: skip
 FIGURES = {
-    **{
-        f"{part}_{figure}": f"{title.replace('*', name)}"
-        for figure, name in (("top1", "top-1"), ("top5", "top-5"), ("loss", "loss"))
-        for part, title in {
-            "retain": "retain *",
-            "forget": "forget *, given labels",
-            "forget_true": "forget *, true labels",
-            "forgotten": "forgotten before, *",
-            "unseen": "unseen *",
-            "validation": "validation *",
-            "test": "test *",
-            "test_remaining": "test *, other classes",
-            "test_adjacent": "test *, adjacent ones",
-            "test_remote": "test *, remote ones",
-        }.items()
-    },
-    "mia_auc": "membership attack AUC",
-    "mia_accuracy": "membership accuracy, %",
-    "mia_tpr": "membership TPR at 1 %, %",
-    "mia_efficacy": "MIA efficacy, %",
-    "rmia_auc": "RMIA AUC",
-    "rmia_tpr": "RMIA TPR at 1 %, %",
-    "ulira_auc": "U-LiRA AUC",
-    "ulira_accuracy": "U-LiRA accuracy, %",
-    "ulira_tpr": "U-LiRA TPR at 1 %, %",
-    "discriminator_auc": "discriminator AUC",
-    "js_divergence": "JS divergence, nats",
-    "activation_distance": "activation distance",
-    "relearn_steps": "relearn time, steps",
+    f"{part}_{figure}": title.replace("*", name)
+    for figure, name in (("top1", "top-1"), ("top5", "top-5"), ("loss", "loss")) for part, title in PARTS.items()
+} | {
+    "mia_auc": "membership attack AUC", "mia_accuracy": "membership accuracy, %",
+    "mia_tpr": "membership TPR at 1 %, %", "mia_efficacy": "MIA efficacy, %",
+    "rmia_auc": "RMIA AUC", "rmia_tpr": "RMIA TPR at 1 %, %",
+    "ulira_auc": "U-LiRA AUC", "ulira_accuracy": "U-LiRA accuracy, %", "ulira_tpr": "U-LiRA TPR at 1 %, %",
+    "discriminator_auc": "discriminator AUC", "js_divergence": "JS divergence, nats",
+    "activation_distance": "activation distance", "relearn_steps": "relearn time, steps",
     "linear_probe_top1": "linear probe on forget",
-}
+}  # fmt: skip
 # Figures in the table at the end of a run; `test.py` shows all.
 HEADLINES = tuple(
     name

@@ -58,7 +58,7 @@ def write_student_report(run: PreparedRun, critic: Critic, auc: dict[str, float]
 
     Args:
         run: with the models `original`, the teacher, and `student`.
-        critic: the discriminator.
+        critic: with the discriminator.
         auc: of a newly trained discriminator on held-out pairs, `before` and `after`.
     """
     models = {"teacher": run.models["original"], "student": run.models["student"]}

@@ -48,13 +48,6 @@ class Recorded:
         """The unlearning method; None where nothing was forgotten."""
         return getattr(self.args, "mode", None) or (self.args.method if self.args.untrain else None)
 
-    @property
-    def args_of_request(self) -> Any:
-        """The flags, with the budget that earlier requests of a sequence left, by the report's account."""
-        spent = at(self.report, "sequence", "budget_spent")
-        left = self.args.retain_budget - (spent if isinstance(spent, int | float) else 0.0)
-        return dataclasses.replace(self.args, retain_budget=round(left, DIGITS))
-
     @functools.cached_property
     def files(self) -> list[tuple[str, str, Path]]:
         """Role, name and present path of every file of `listed_files`."""
@@ -187,7 +180,11 @@ def _verdict(run: Recorded, judgements: dict[str, Judgement], tolerance: float) 
     checks = [exact(f"forgetting: {name}", at(run.report, "forget", name), value) for name, value in how.items()]
     if "original" not in judgements:
         return [*checks, Check("verdict", "", "missing", None)]
-    found = plain(verdict_of(judgements, run.args_of_request, target, run.experiment))
+    # The report's account of what earlier requests of a sequence spent.
+    spent = at(run.report, "sequence", "budget_spent")
+    left = run.args.retain_budget - (spent if isinstance(spent, int | float) else 0.0)
+    args = dataclasses.replace(run.args, retain_budget=round(left, DIGITS))
+    found = plain(verdict_of(judgements, args, target, run.experiment))
     for name, value in found.items():
         compare = exact if isinstance(value, bool) else functools.partial(near, tolerance=tolerance)
         checks.append(compare(f"verdict: {name.replace('_', ' ')}", at(run.report, "verdict", name), value))

@@ -19,7 +19,7 @@ from evaluation.gaps import summarise_gaps
 from evaluation.report.page import PAGE, PICTURE, generator, report_page
 from evaluation.report.record import DIGEST, PAGE_DIGEST, SCHEMA_VERSION, file_digest, report_digest
 from evaluation.report.tables import plain
-from evaluation.verify.checks import ROUNDING, STATES, Check, all_near, at, exact
+from evaluation.verify.checks import ROUNDING, Check, all_near, at, exact
 from evaluation.verify.figures import Recorded, check_figures, check_files
 from helper_functions.code_version import code_version
 from helper_functions.errors import UserError
@@ -100,13 +100,12 @@ def _no_number(name: str) -> float:
 
 def _own_checks(folder: Path, report: dict) -> list[Check]:
     """Checks that need no data: the report's digest and version, the configuration's digest, and the page."""
-    configuration = at(report, "run", "configuration_sha256")
+    config, path = folder / "config.yaml", folder / PAGE
     checks = [
         exact("report.json, its own digest", report.get(DIGEST), report_digest(report)),
         exact("report.json, version of the schema", report.get("schema_version"), SCHEMA_VERSION),
-        exact("settings (config.yaml)", configuration, file_digest(folder / "config.yaml")),
+        exact("settings (config.yaml)", at(report, "run", "configuration_sha256"), file_digest(config)),
     ]
-    path = folder / PAGE
     if not path.is_file():
         return [*checks, Check(PAGE, "a page", "no such file", False)]
     kept = path.read_bytes()
@@ -122,22 +121,20 @@ def _own_checks(folder: Path, report: dict) -> list[Check]:
     except Exception:  # a malformed report can raise anything
         return [*checks, Check(f"{PAGE}, rendered again", "a page", "cannot be", False)]
     told = {name: report[name] for name in SUMMARIES if name in report}
-    return [
-        *checks,
-        _rendered_again(kept, made, report),
-        all_near("gaps to retrained, by the report's figures", told, gaps, ROUNDING),
-    ]
+    checks.append(_rendered_again(kept, made, report))
+    return [*checks, all_near("gaps to retrained, by the report's figures", told, gaps, ROUNDING)]
 
 
 def _rendered_again(kept: bytes, made: bytes, report: dict) -> Check:
     """Whether the page is what this code renders; another version of the code or of its libraries may differ."""
     what, version, own = f"{PAGE}, rendered again", at(report, "run", "code"), code_version()
     libraries = re.search(r'<meta name="generator" content="([^"]*)">', kept.decode(errors="replace"))
-    if kept != made and libraries is not None and html.unescape(libraries[1]) != generator():
+    if kept == made:
+        return Check(what, "the page", "the same", True)
+    if libraries is not None and html.unescape(libraries[1]) != generator():
         return Check(what, "the page", "other versions", None)
-    if kept == made or version == own and not own["changed"]:
-        return Check(what, "the page", "the same" if kept == made else "another", kept == made)
-    return Check(what, "the page", "other code", None)
+    same_code = version == own and not own["changed"]
+    return Check(what, "the page", "another" if same_code else "other code", False if same_code else None)
 
 
 def _recorded(folder: Path, report: dict, given: Any, scripts: Mapping[str, ModuleType]) -> Recorded:
@@ -158,11 +155,9 @@ def _conclude(checks: list[Check]) -> dict:
     print(f"{'check':44s} {'reported':>16s} {'found':>16s}")
     for check in checks:
         print(check)
-    counts = {state: sum(check.holds is state for check in checks) for state in STATES}
-    passed = f"{counts[True]} of {len(checks)} checks hold"
-    left = f", {counts[None]} could not be made" if counts[None] else ""
-    holds = not counts[False]
-    print(f"\n{passed}{left}; {STATED}")
-    differ = "1 check differs" if counts[False] == 1 else f"{counts[False]} checks differ"
-    print("the report HOLDS" if holds else f"the report does NOT hold: {differ}")
-    return {"holds": holds, "checks": [dataclasses.asdict(check) for check in checks]}
+    held, differ, open_ = (sum(check.holds is state for check in checks) for state in (True, False, None))
+    left = f", {open_} could not be made" if open_ else ""
+    print(f"\n{held} of {len(checks)} checks hold{left}; {STATED}")
+    said = "1 check differs" if differ == 1 else f"{differ} checks differ"
+    print(f"the report does NOT hold: {said}" if differ else "the report HOLDS")
+    return {"holds": not differ, "checks": [dataclasses.asdict(check) for check in checks]}
