@@ -63,11 +63,6 @@ class TestRelearn:
         assert relearn_steps(model, sets, CPU, accuracy + 5, margin=5.0) == 0
         assert relearn_steps(model, sets, CPU, accuracy + 5, margin=4.9) > 0
 
-    def test_who_is_further_away_needs_more_steps(self):
-        sets = image_sets()
-        near, far = (relearn_steps(network(knows), sets, CPU, 100.0, learning_rate=0.01) for knows in (-0.01, -0.2))
-        assert 0 < near < far
-
     def test_counts_the_steps_of_a_plain_loop(self):
         """An independent loop of SGD on the same batches is there after as many steps, and not a check earlier."""
         sets = image_sets()
