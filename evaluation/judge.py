@@ -141,24 +141,19 @@ def against_test(sets: ImageSets, losses: Outputs, logits: Outputs, retain: Tens
     targets = match_targets(labels, splits.forget, splits.test, splits.seed)
     forget, test = targets.forget_rows, targets.test_rows
     figures = loss_attack(losses["forget"][forget], losses["test"][test], splits.seed)
-    figures["mia_efficacy"] = _efficacy(sets, losses, retain)
+    figures["mia_efficacy"] = None
+    if "retain" in losses:
+        # The matched images are in random order, so that the first ones are a sample.
+        known = class_matched(labels, retain, splits.test, splits.seed)
+        members, others = (
+            losses[part][torch.searchsorted(where, indices[:ATTACKER_IMAGES].contiguous())]
+            for part, where, indices in zip(("retain", "test"), (retain, splits.test), known, strict=True)
+        )
+        figures["mia_efficacy"] = attack_efficacy(members, others, losses["forget"])
     found = discriminator_auc(
         logits["forget"][forget], labels[targets.forget], logits["test"][test], labels[targets.test], splits.seed
     )
     return figures | auc_figures("discriminator_auc", found)
-
-
-def _efficacy(sets: ImageSets, losses: Outputs, retain: Tensor) -> float | None:
-    if "retain" not in losses:
-        return None
-    where = {"retain": retain, "test": sets.splits.test}
-    # The matched images are in random order, so that the first ones are a sample.
-    known = class_matched(sets.dataset.labels, *where.values(), sets.splits.seed)
-    members, others = (
-        losses[part][torch.searchsorted(where[part], indices[:ATTACKER_IMAGES].contiguous())]
-        for part, indices in zip(where, known, strict=True)
-    )
-    return attack_efficacy(members, others, losses["forget"])
 
 
 def against_retrained(sets: ImageSets, logits: Outputs, references: list[Outputs]) -> Figures:

@@ -20,6 +20,7 @@ from helper_functions.training.devices import Precision
 from helper_functions.training.inference import predict
 
 FEWEST = 4
+REMEDY = "remove the file, and the outputs are computed again"
 
 TrainAndForget = Callable[[Path, int, Path], nn.Module]
 """(splits.npz, seed, folder for output): trains a model on `train`, unlearns `forget`, returns the model."""
@@ -152,18 +153,13 @@ def run_shadows(
             kept = {"confidences": logit_confidence(logits, targets.labels), "unlearned": unlearned}
             save_tensors(kept, outputs)
         print(f"shadow   {number + 1} of {count}: {'made' if made else 'reused'}", flush=True)
-        found.append(_read(outputs, len(targets.indices)))
+        content = load_tensors(outputs, REMEDY)
+        parts = content.get("confidences"), content.get("unlearned")
+        if any(not isinstance(part, Tensor) or part.shape != (len(targets.indices),) for part in parts):
+            raise UserError(f"{outputs}: no outputs on {len(targets.indices)} targets; {REMEDY}")
+        found.append(parts)
     confidences, unlearned = (torch.stack(part) for part in zip(*found, strict=True))
     return Shadows(targets, confidences, unlearned)
-
-
-def _read(outputs: Path, count: int) -> tuple[Tensor, Tensor]:
-    remedy = "remove the file, and the outputs are computed again"
-    content = load_tensors(outputs, remedy)
-    parts = content.get("confidences"), content.get("unlearned")
-    if any(not isinstance(part, Tensor) or part.shape != (count,) for part in parts):
-        raise UserError(f"{outputs}: no outputs on {count} targets; {remedy}")
-    return parts
 
 
 def against_shadows(sets: ImageSets, shadows: Shadows, logits: dict[str, Tensor]) -> dict[str, float | None]:

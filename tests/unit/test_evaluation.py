@@ -199,11 +199,12 @@ class TestJudge:
 
     def test_two_classes_can_be_known_well_enough(self):
         labels = torch.arange(200) % 2
-        images = (250 * labels[:, None, None, None]).expand(200, 1, 4, 4).to(torch.uint8)
+        images = torch.arange(200).repeat_interleave(16).reshape(200, 1, 4, 4).to(torch.uint8)
+        images[:, 0, 0, 0] = 250 * labels.to(torch.uint8)
         dataset = Dataset("toy", images, labels, ("a", "b"), 200, (0.5,), (0.5,))
         sets = ImageSets(dataset, make_splits(dataset, "random:20"), None, torch.device("cpu"), 0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
-        model[1].weight.data = torch.tensor([[0.0] * 16, [1.0] * 16])
+        model[1].weight.data = torch.tensor([[0.0] * 16, [1.0] + [0.0] * 15])
         experiment = types.SimpleNamespace(sets=sets, splits=sets.splits, precision=CPU, dataset=dataset)
         refuse_chance(model, experiment, "perfect.pth")
 
