@@ -20,11 +20,8 @@ def utility(logits: Tensor, labels: Tensor, part: str) -> dict[str, float]:
 def js_divergence(first: Tensor, second: Tensor) -> float:
     """Mean Jensen-Shannon divergence between two models' predicted distributions, in nats: from 0 to log 2.
 
-    Source: Lin 1991, equation 4.1 with equal weights; as a measure of forgetting, Chundawat et al. 2023, section 5.
-
-    Args:
-        first: logits `[N, K]`.
-        second: logits `[N, K]` of the same images.
+    From logits `[N, K]` of the same images. Source: Lin 1991, equation 4.1 with equal weights; as a measure of
+    forgetting, Chundawat et al. 2023, section 5.
     """
     logs = [logits.double().log_softmax(1) for logits in (first, second)]
     mixture = torch.logaddexp(*logs) - math.log(2)
@@ -34,9 +31,9 @@ def js_divergence(first: Tensor, second: Tensor) -> float:
 
 
 def activation_distance(first: Tensor, second: Tensor) -> float:
-    """Mean Euclidean distance between two models' softmax outputs `[N, K]`, from 0 to the root of 2.
+    """Mean Euclidean distance between two models' softmax outputs, from 0 to the root of 2.
 
-    Source: Golatkar et al. 2021, section 5 (activation distance).
+    From logits `[N, K]` of the same images. Source: Golatkar et al. 2021, section 5 (activation distance).
     """
     return (first.double().softmax(1) - second.double().softmax(1)).norm(dim=1).mean().item()
 

@@ -50,8 +50,6 @@ def draw_histograms(
     Args:
         panels: title to name to values `[n]`; the first word of a name is one of `COLOURS`.
         label: of the horizontal axis.
-        columns: panels in a row.
-        bins: number of bins.
         log: bins of equal ratio, from 1e-6 upwards.
     """
     columns = min(columns, len(panels))

@@ -22,8 +22,6 @@ def auc_with_interval(members: Tensor, others: Tensor, seed: int = 0, resamples:
     Args:
         members: `[P]`, at least one.
         others: `[Q]`, at least one.
-        seed: of the resamples.
-        resamples: their number.
 
     Returns:
         The AUC and the ends of its interval, all NaN where a score is not finite.

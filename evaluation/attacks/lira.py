@@ -13,11 +13,7 @@ VARIANCE_FLOOR = 1e-3
 def logit_confidence(logits: Tensor, labels: Tensor) -> Tensor:
     """log(p / (1 - p)) of each label's probability p, float64 `[N]` on the CPU: nearly Gaussian over models.
 
-    Computed from logits, since p may round to 1. Source: Carlini et al. 2022, section V-A.
-
-    Args:
-        logits: `[N, K]`.
-        labels: int64 `[N]`.
+    Computed from logits `[N, K]`, since p may round to 1. Source: Carlini et al. 2022, section V-A.
     """
     logits, labels = logits.double().cpu(), labels.cpu()[:, None]
     others = logits.scatter(1, labels, -torch.inf)

@@ -19,7 +19,6 @@ def loss_attack(member_losses: Tensor, non_member_losses: Tensor, seed: int = 0)
     Args:
         member_losses: `[P]`.
         non_member_losses: `[Q]`; accuracy is meaningful where Q is P.
-        seed: of the folds and the resamples.
 
     Returns:
         `mia_auc` with the ends of its 95 % interval, `mia_auc_low` and `mia_auc_high` (0.5 is ideal), `mia_accuracy` in

@@ -30,13 +30,7 @@ def match_targets(labels: Tensor, forget: Tensor, test: Tensor, seed: int) -> Ta
 
 
 def class_matched(labels: Tensor, first: Tensor, second: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Equally many images of each class from two index sets, without repetition.
-
-    Args:
-        labels: int64 `[N]`, the classes to match by.
-        first: int64 `[P]`, indices into labels.
-        second: int64 `[Q]`, indices into labels.
-        seed: of the draw where one side has more images of a class than the other.
+    """Equally many images of each class `[N]` from two index sets, int64 `[P]` and `[Q]`, without repetition.
 
     Returns:
         Two index tensors of one length; classes that one side lacks are left out.

@@ -31,11 +31,7 @@ def is_unprintable(character: str) -> bool:
 
 
 def check_report(args: ReportArgs, forgets: bool = True) -> None:
-    """Check the texts, and that the run writes such a report.
-
-    Args:
-        args: the flags.
-        forgets: whether the run forgets anything.
+    """Check the texts, and that the run writes such a report, for which it has to forget something.
 
     Raises:
         UserError: with the flag.

@@ -84,7 +84,8 @@ def loss_drawings(histograms: dict) -> list[tuple[str, str]]:
         axes = _axes()
         _draw_losses(axes, parts, edges)
         axes.set_ylim(0, 1.05 * max(highest, 1.0))
-        told = ", ".join(f"{_below_one(shares, edges):.0f} % of the {part} images" for part, shares in parts.items())
+        below = sum(edge <= 1 for edge in edges[1:])
+        told = ", ".join(f"{sum(shares[:below]):.0f} % of the {part} images" for part, shares in parts.items())
         told = f"Histogram of each image's loss on a logarithmic axis. A loss below 1: {told}."
         drawings.append((title, _svg(axes, f"losses-{name}", f"Losses, {title.lower()}", told)))
     return drawings
@@ -103,17 +104,10 @@ def _draw_losses(axes, parts: dict[str, Sequence[float]], edges: Sequence[float]
     axes.locator_params(axis="y", nbins=4)
 
 
-def _below_one(shares: Sequence[float], edges: Sequence[float]) -> float:
-    """Approximate percentage of images whose loss is 1 or less."""
-    return sum(share for share, edge in zip(shares, edges[1:], strict=False) if edge <= 1)
-
-
 def attack_drawing(models: dict[str, dict], names: dict[str, str]) -> str | None:
     """AUC of each attack with its 95 % interval, before, after and retrained; None where no attack was run.
 
-    Args:
-        models: figures by name of the model.
-        names: title of each attack by its figure.
+    `models` are figures by name of the model, `names` titles of attacks by their figure.
     """
     rows = [(attack, [m for m in MODELS if models.get(m, {}).get(attack) is not None]) for attack in names]
     rows = [(attack, shown) for attack, shown in rows if shown]
@@ -195,13 +189,7 @@ def draw_losses(path: Path, histograms: dict) -> None:
 
 
 def draw_images(images: Tensor, classes: Sequence[str], given: list[int], before: list[int], after: list[int]):
-    """A grid of forgotten images, each with its given label and with the original's and the new prediction.
-
-    Args:
-        images: uint8 `[n, C, H, W]`.
-        classes: names.
-        given, before, after: class numbers, `[n]` each.
-    """
+    """A grid of images, uint8 `[n, C, H, W]`, each with its given label and both models' predictions, `[n]` each."""
     from matplotlib.figure import Figure
 
     columns = min(5, len(images))

@@ -23,11 +23,9 @@ PICTURE = re.compile(r'<img src="data:image/png;base64,([A-Za-z0-9+/=]*)"')
 
 
 def report_page(report: dict, pictures: Sequence[bytes] = ()) -> str:
-    """The page of a report: the same bits for the same report, pictures and `generator()`.
+    """The page of a report (docs/report.schema.json): the same bits for the same report, pictures and `generator()`.
 
-    Args:
-        report: content of `report.json`, by docs/report.schema.json.
-        pictures: PNG files of the images in `report["pictures"]`, in its order.
+    `pictures` are PNG files of the images in `report["pictures"]`, in its order.
     """
     shown, images = _shown(report), report["request"]["images"]
     headline, kind = words.headline(report)

@@ -128,17 +128,8 @@ def uncertainty(images: int) -> float:
     return min(100 * 1.96 * math.sqrt(0.25 / max(images, 1)), 50)
 
 
-def duration(report: dict) -> str | None:
-    """Time and gradient steps of unlearning, and their share of retraining where it is known."""
-    seconds, cost = report["run"]["seconds"], report["cost"]
-    if seconds is None:
-        return None
-    retraining = cost.get("retrained", {}).get("seconds")
-    share = f"; {100 * seconds / retraining:.1f} % of the {_seconds(retraining)} of retraining" if retraining else ""
-    return f"{_seconds(seconds)} ({cost['unlearned']['gradient_steps']:,} gradient steps){share}"
-
-
-def _seconds(value: float) -> str:
+def seconds(value: float) -> str:
+    """A duration in seconds or minutes."""
     return f"{value:,.1f} s" if value < 120 else f"{value / 60:,.1f} min"
 
 

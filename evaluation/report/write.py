@@ -54,12 +54,9 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
 
 
 def write_student_report(run: PreparedRun, critic: Critic, auc: dict[str, float]) -> dict:
-    """Judge teacher and student, test images included; save student, discriminator and report; returns the report.
+    """Judge teacher (`original`) and student, test images included; save student, discriminator and report.
 
-    Args:
-        run: with the models `original`, the teacher, and `student`.
-        critic: with the discriminator.
-        auc: of a newly trained discriminator on held-out pairs, `before` and `after`.
+    `auc` is that of a newly trained discriminator on held-out pairs, `before` and `after`. Returns the report.
     """
     models = {"teacher": run.models["original"], "student": run.models["student"]}
     judgements = judge_all(models, run.experiment.sets, run.experiment.precision)

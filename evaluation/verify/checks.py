@@ -65,10 +65,7 @@ def tolerance_of(figure: str, images: dict[str, int], told: Any = None) -> float
     two images, a quarter of its 95 % interval and at least 0.005; at least 0.02 where the attack is trained or reads
     other models. Losses: 0.005 and one per cent. True positives at few false ones depend on single images: None.
 
-    Args:
-        figure: its name.
-        images: number of images of each part.
-        told: the reported figures of the model.
+    `images` are their numbers by part, `told` the reported figures of the model.
     """
     forget = max(images.get("forget", 0), 1)
     part = figure.split("_")[0]

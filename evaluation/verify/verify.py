@@ -36,12 +36,8 @@ STATED = "times, costs, code version, hardware and the budget of earlier request
 def verify_run(args: Any, scripts: Mapping[str, ModuleType]) -> dict:
     """Check the run folder `args.verify`; print a line for each check and the conclusion.
 
-    Args:
-        args: flags of test.py; those of `MOVED` replace the recorded ones.
-        scripts: the scripts that write such folders, by name.
-
-    Returns:
-        `holds`, and the `checks` as dicts.
+    `args` are flags of test.py, of which those of `MOVED` replace the recorded ones; `scripts` write such folders, by
+    name. Returns `holds`, and the `checks` as dicts.
 
     Raises:
         UserError: it cannot be checked: no run folder, other flags, data or weights that are missing.
