@@ -33,8 +33,7 @@ def auc_with_interval(members: Tensor, others: Tensor, seed: int = 0, resamples:
     ids = np.arange(len(members)), np.arange(len(others))
     generator = torch.Generator().manual_seed(seed)
     resampled = resampled_auc((members, others), ids, resamples, generator)
-    low, high = resampled.quantile(torch.tensor(INTERVAL, dtype=torch.float64)).tolist()
-    return Auc(value, low, high)
+    return Auc(value, *resampled.quantile(torch.tensor(INTERVAL, dtype=torch.float64)).tolist())
 
 
 def tpr_at_fpr(members: Tensor, others: Tensor, rate: float = FALSE_POSITIVE_RATE) -> float:

@@ -39,8 +39,7 @@ def class_matched(labels: Tensor, first: Tensor, second: Tensor, seed: int) -> t
     if len(first) == 0:
         return first, first
     pairs = match_by_class(labels, first, second, seed)
-    order = torch.from_numpy(np.random.RandomState(seed % 2**32).permutation(len(pairs)))
-    pairs = pairs[order]
+    pairs = pairs[torch.from_numpy(np.random.RandomState(seed % 2**32).permutation(len(pairs)))]
     _, keep = np.unique(pairs[:, 1].numpy(), return_index=True)
     pairs = pairs[torch.from_numpy(np.sort(keep))]
     return pairs[:, 0], pairs[:, 1]

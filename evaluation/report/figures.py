@@ -154,10 +154,9 @@ def trace_drawings(report: dict) -> list[tuple[str, str]]:
             ring = {"markerfacecolor": "none", "markeredgecolor": COLOURS["ink"], "markersize": 10}
             axes.plot(steps[chosen - 1], values[chosen - 1], "o", markeredgewidth=2, **ring)
         if line is not None:
-            level, label = line
-            axes.axhline(level, color=COLOURS["ink"], linestyle="--", linewidth=1.4)
+            axes.axhline(line[0], color=COLOURS["ink"], linestyle="--", linewidth=1.4)
             place = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
-            axes.annotate(label, (1, level), (0, 3), horizontalalignment="right", **place)
+            axes.annotate(line[1], (1, line[0]), (0, 3), horizontalalignment="right", **place)
         axes.set_xlabel("gradient steps")
         axes.margins(y=0.12)
         axes.locator_params(nbins=5)

@@ -180,7 +180,6 @@ def _verdict(run: Recorded, judgements: dict[str, Judgement], tolerance: float) 
     checks = [exact(f"forgetting: {name}", at(run.report, "forget", name), value) for name, value in how.items()]
     if "original" not in judgements:
         return [*checks, Check("verdict", "", "missing", None)]
-    # The report's account of what earlier requests of a sequence spent.
     spent = at(run.report, "sequence", "budget_spent")
     left = run.args.retain_budget - (spent if isinstance(spent, int | float) else 0.0)
     args = dataclasses.replace(run.args, retain_budget=round(left, DIGITS))

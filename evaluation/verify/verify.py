@@ -1,7 +1,8 @@
 """Verification of a report: its digests and figures recomputed from saved weights and splits, its page rendered again.
 
 It detects damage and accidental changes. Someone who forges a whole run folder can recompute its digests; a signature,
-or a copy of the report's digest out of their reach, detects that.
+or a copy of the report's digest out of their reach, detects that. A page from another version of the code, of
+matplotlib or of Jinja may have other bits: it is not compared, but its digest in report.json is.
 """
 
 import base64
