@@ -113,10 +113,8 @@ class TestSplits:
     def test_each_target_is_unlearned_by_every_second_shadow(self, forget):
         sets = image_sets(forget)
         targets = shadow_targets(sets)
-        found = [torch.isin(targets.indices, shadow_splits(sets, targets, i).forget) for i in range(6)]
-        assert (torch.stack(found).sum(0) == 3).all()
-        for pair in range(3):
-            assert torch.equal(found[2 * pair], ~found[2 * pair + 1])
+        found = torch.stack([torch.isin(targets.indices, shadow_splits(sets, targets, i).forget) for i in range(6)])
+        assert torch.equal(found[::2], ~found[1::2])
         assert not torch.equal(found[0], found[2]) and not torch.equal(found[0], found[3])
 
     def test_what_is_learned_has_its_label_and_nothing_else_a_wrong_one(self, forget):
@@ -208,14 +206,6 @@ class TestAgainstShadows:
         remembers = against_shadows(sets, shadows, outputs(sets, make.logits(sets.splits, 5000)))
         assert remembers["ulira_auc"] > 0.8 and remembers["ulira_accuracy"] > 65
         assert remembers["ulira_auc_low"] < remembers["ulira_auc"] < remembers["ulira_auc_high"]
-
-    def test_a_perfect_method_leaves_nothing_to_find(self, tmp_path):
-        """Shadow models that forgot all are as if they had never seen it: any model is at chance against them."""
-        sets = image_sets(size=3000)
-        make = Maker(sets, 0.0)
-        shadows = run_shadows(sets, CPU, 8, tmp_path, make)
-        found = against_shadows(sets, shadows, outputs(sets, make.logits(sets.splits, 5000)))["ulira_auc"]
-        assert found == pytest.approx(0.5, abs=4 / math.sqrt(6 * shadows.targets.forget))
 
     def test_reads_the_judged_models_outputs_on_the_targets_labels(self, tmp_path):
         sets = image_sets("mislabelled:0.1")
