@@ -14,7 +14,8 @@ from data.image_sets import ImageSets
 from data.splits import make_splits
 from evaluation import judge as judge_module
 from evaluation.attacks.discriminator import discriminator_auc
-from evaluation.attacks.membership import FOLDS, class_matched
+from evaluation.attacks.loss import FOLDS
+from evaluation.attacks.matching import class_matched
 from evaluation.judge import judge
 from evaluation.report.tables import table
 from helper_functions.training.devices import Precision
