@@ -85,7 +85,7 @@ def context_of(target="unseen", model=None, loaders=None, **settings) -> MethodC
 
 def target_of(method, context) -> Target:
     """What a method steers to on a case."""
-    return METHODS[method].procedure(context).target
+    return METHODS[method].trainer(context).target
 
 
 def hooks(model) -> int:

@@ -157,7 +157,7 @@ class TestLeavesAlone:
         start = network()
         if method in ("retrain", "eu_k"):
             again = begin(method, tmp_path, model=start, last_layers=9)
-            again.procedure.plan.begin()
+            again.trainer.spec.begin()
         statistics = {f"{layer}.{name}" for layer in (1, 4) for name in ("running_mean", "running_var")}
         counts = {f"{layer}.num_batches_tracked" for layer in (1, 4)}
         moved = changed(state_of(start), after) & (statistics | counts)

@@ -64,7 +64,7 @@ def fisher_of(model, inputs, labels) -> dict[str, torch.Tensor]:
 
 class TestMeanGradient:
     def test_is_the_gradient_of_the_mean_over_all_images_in_eval_mode(self, tmp_path):
-        case = begin("salun", tmp_path).case
+        case = begin("salun", tmp_path).context
         case.model.train()
         before, images = state_of(case.model), case.cost.images
         found = mean_gradient(case, "forget")
@@ -141,7 +141,7 @@ class TestSalun:
             assert moved[moves].float().mean() > 0.98 if moves.any() else not moved.any(), name
 
     def test_the_mask_is_the_share_with_the_largest_gradient(self, tmp_path):
-        mask = begin("salun", tmp_path, mask_share=0.3).procedure.plan.mask
+        mask = begin("salun", tmp_path, mask_share=0.3).trainer.spec.mask
         for name, moves in self.mask_by_hand(0.3).items():
             assert torch.equal(mask[name], moves), name
 
@@ -199,7 +199,7 @@ class TestLastLayers:
 
     def test_flags_come_back_after_a_failure(self, tmp_path, monkeypatch):
         unlearning = begin("cf_k", tmp_path, last_layers=1, num_epochs=1)
-        monkeypatch.setattr(unlearning, "examine", lambda: 1 / 0)
+        monkeypatch.setattr(unlearning, "evaluate", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             unlearning.run()
         assert all(parameter.requires_grad for parameter in unlearning.model.parameters())
@@ -208,7 +208,7 @@ class TestLastLayers:
     def test_eu_k_draws_every_one_of_them_anew(self, count, drawn, tmp_path):
         unlearning = begin("eu_k", tmp_path, last_layers=count)
         before = state_of(unlearning.model)
-        unlearning.procedure.plan.begin()
+        unlearning.trainer.spec.begin()
         after = state_of(unlearning.model)
         assert changed(before, after) == {name for name in before if name.split(".")[0] in drawn}
         for place in (1, 4):
@@ -220,7 +220,7 @@ class TestLastLayers:
     def test_eu_k_then_learns_the_retain_set_in_them(self, tmp_path):
         loaders = streams(whole=True)
         drawn = begin("eu_k", tmp_path, loaders=loaders, last_layers=1)
-        drawn.procedure.plan.begin()
+        drawn.trainer.spec.begin()
         expected, (inputs, labels) = drawn.model, everything(loaders["retain"])
         for parameter in expected[:7].parameters():
             parameter.requires_grad_(False)
@@ -246,14 +246,14 @@ class TestRetrain:
     def test_starts_from_fresh_weights_and_statistics(self, tmp_path):
         unlearning = begin("retrain", tmp_path)
         before = state_of(unlearning.model)
-        unlearning.procedure.plan.begin()
+        unlearning.trainer.spec.begin()
         assert changed(before, state_of(unlearning.model)) == set(before)
         assert unlearning.model[1].num_batches_tracked == 0 and (unlearning.model[1].running_var == 1).all()
 
     def test_then_descends_the_retain_loss(self, tmp_path):
         loaders = streams(whole=True)
         fresh = begin("retrain", tmp_path, loaders=loaders)
-        fresh.procedure.plan.begin()
+        fresh.trainer.spec.begin()
         expected, (inputs, labels) = fresh.model, everything(loaders["retain"])
         descend(expected, lambda model: F.cross_entropy(model(inputs), labels))
         found, _ = run("retrain", tmp_path, loaders=streams(whole=True), **PLAIN, bn="frozen", num_epochs=1)
@@ -274,12 +274,12 @@ class TestTranspose:
     def test_every_kernel_and_nothing_else(self, tmp_path):
         unlearning = begin("ct", tmp_path)
         before, model = state_of(unlearning.model), unlearning.model
-        unlearning.procedure.plan.begin()
+        unlearning.trainer.spec.begin()
         after = state_of(model)
         assert changed(before, after) == {"0.weight", "3.weight"}
         for name in ("0.weight", "3.weight"):
             np.testing.assert_array_equal(after[name].numpy(), before[name].numpy().transpose(0, 1, 3, 2))
-        unlearning.procedure.plan.begin()
+        unlearning.trainer.spec.begin()
         assert not changed(before, state_of(model)), "twice is not at all"
 
     def test_a_kernel_that_is_not_square_stays(self, tmp_path):
@@ -287,7 +287,7 @@ class TestTranspose:
         model = nn.Sequential(nn.Conv2d(1, 2, (1, 3)), nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(48, 4))
         unlearning = begin("ct", tmp_path, model=model)
         before = state_of(model)
-        unlearning.procedure.plan.begin()
+        unlearning.trainer.spec.begin()
         assert changed(before, state_of(model)) == {"1.weight"}
 
 
@@ -298,7 +298,7 @@ class TestSmallGradients:
         model, fresh = unlearning.model, unlearning.context.fresh()
         before, loaders = state_of(model), unlearning.context.loaders
         retain, forget = (gradients_of(model, *everything(loaders[name])) for name in ("retain", "forget"))
-        unlearning.procedure.plan.begin()
+        unlearning.trainer.spec.begin()
         after = state_of(model)
         assert changed(before, after) == ({"0.weight", "3.weight"} if share else set())
         for name in ("0.weight", "3.weight"):
@@ -320,7 +320,7 @@ class TestSmallGradients:
             model[0].weight.requires_grad_(False)
             unlearning = begin(method, tmp_path, model=model, reset_share=1.0)
             before = state_of(model)
-            unlearning.procedure.plan.begin()
+            unlearning.trainer.spec.begin()
             assert changed(before, state_of(model)) == {"3.weight"}
 
     @pytest.mark.parametrize("method", ["msg", "ct"])
