@@ -118,32 +118,33 @@ def _become(script: str, flags: list[str], files: tuple[str, str], before: Calla
 
 
 def signal_at(number: int, name: str = "SIGKILL") -> None:
-    """Have this process get a signal at its gradient step of this number, before it is taken."""
+    """Send this process a signal during its gradient step of this number, before the weights move."""
     at_step(number, functools.partial(signal.raise_signal, signal.Signals[name]))
 
 
-def at_step(number: int, befalls: Callable[[], object]) -> None:
-    """Have something befall this process at its gradient step of this number, before it is taken."""
-    from optimizer.solver import Solver
+def at_step(number: int, action: Callable[[], object]) -> None:
+    """Call a function during this process's gradient step of this number, before the weights move."""
+    from optimizer.descent import Descent
 
-    numbers, step = itertools.count(1), Solver.step
+    numbers, step = itertools.count(1), Descent.step
 
-    def counted(solver: Solver, batch: dict) -> dict:
+    def counted(descent: Descent, *losses: object) -> object:
         if next(numbers) == number:
-            befalls()
-        return step(solver, batch)
+            action()
+        return step(descent, *losses)
 
-    Solver.step = counted
+    Descent.step = counted
 
 
 class Holder:
-    """Another process, which holds the lock of a folder until it is told to end, or killed."""
+    """Another process, which holds the lock of a folder until `end`, or until it is killed."""
 
     def __init__(self, folder: Path) -> None:
         self.pipe, its_own = multiprocessing.Pipe()
         self.process = _server().Process(target=_hold, args=(folder, its_own))
         self.process.start()
-        self.pipe.recv()
+        its_own.close()
+        self.pipe.recv()  # EOFError where it could not take the lock
 
     def end(self) -> None:
         """Have it end as a script does."""
