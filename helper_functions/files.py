@@ -14,10 +14,9 @@ import torch
 import yaml
 
 from helper_functions.errors import UserError
+from helper_functions.safe_files.archives import TorchFormat, check_torch_file
 from helper_functions.safe_files.plain_yaml import load_plain
-from helper_functions.safe_files.regular_files import open_bytes
-from helper_functions.safe_files.text_files import open_text
-from helper_functions.safe_files.torch_files import TorchFormat, check_torch_file
+from helper_functions.safe_files.regular_files import open_bytes, open_text
 from helper_functions.training.distribution import on_main
 
 LARGEST_CONFIG = 100_000
@@ -170,4 +169,5 @@ def read_tensors(path: Path) -> tuple[object, TorchFormat]:
         except MemoryError:
             raise
         except Exception as error:  # a damaged file can fail in any of the unpickler's ways
-            raise ValueError(type(error).__name__) from error
+            refused = re.search(r"GLOBAL (\S+)", str(error))
+            raise ValueError(f"it names {refused[1]!r}" if refused else type(error).__name__) from error

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import tarfile
 import zipfile
@@ -71,6 +72,11 @@ def legacy(path: Path, pickle_: bytes) -> Path:
     return path
 
 
+# Ten megabytes out of 40 bytes, and a codec whose time grows with the square of the text.
+BYTEARRAY = b"cbuiltins\nbytearray\n" + whole(10**7) + b"\x85R"
+PUNYCODE = b"c_codecs\nencode\n" + text("a" * 1000) + text("punycode") + b"\x86R"
+
+
 class Payload:
     """Unpickled without care, it makes a folder."""
 
@@ -105,24 +111,21 @@ class TestPickles:
     @pytest.mark.parametrize(
         ("body", "says"),
         [
-            (b"cbuiltins\nbytearray\n" + whole(TRILLION // 100) + b"\x85R", "builtins.bytearray"),
-            (b"ctorch\nTensor\n" + whole(TRILLION) + b"\x85R", "torch.Tensor"),
-            (b"ctorch._utils\n_rebuild_sparse_tensor\n", "_rebuild_sparse_tensor"),
-            (b"c_codecs\nencode\n" + text("a" * 1000) + text("punycode") + b"\x86R", "_codecs.encode"),
+            (BYTEARRAY, "builtins.bytearray"), (PUNYCODE, "_codecs.encode"),
+            (b"ctorch\nTensor\n" + whole(TRILLION) + b"\x85R", "readable"),
             (b"cos\nsystem\n" + text("true") + b"\x85R", "os.system"),
-            (b"}K\x01" + b"q\x00h\x00\x86" * 60 + b"K\x01s", "a tuple of more than"),
-            (b"K\x01" + b"q\x00(" + b"h\x00" * 200 + b"t" + b"q\x00(" + b"h\x00" * 200 + b"t" + b"q\x00(" +
-             b"h\x00" * 200 + b"t", "a tuple of more than"),
-            (b"t", "damaged pickle"), (b"h\x07", "damaged pickle"), (b"s", "readable"), (b"\xff", "readable"),
+            (b"t", "readable"), (b"h\x07", "readable"), (b"s", "readable"), (b"\xff", "readable"),
         ],
-        ids=range(11),
+        ids=range(8),
     )  # fmt: skip
-    def test_pickles_that_unfold(self, tmp_path, write, body, says):
+    def test_pickles_that_unfold_or_are_damaged(self, tmp_path, write, body, says):
         refused(write(tmp_path / "w.pt", pickled(body)), says)
 
-    def test_pickles_without_end(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("helper_functions.safe_files.pickles.MOST_STEPS", 1000)
-        refused(archive(tmp_path / "w.pt", pickled(b"N" * 1000)), "more than 1,000 pickled values")
+    def test_torch_itself_builds_what_unfolds(self, tmp_path):
+        """The attack that the guard is for."""
+        path = archive(tmp_path / "w.pt", pickled(BYTEARRAY))
+        assert len(torch.load(path, weights_only=True)) > 10_000 * path.stat().st_size
+        assert isinstance(torch.load(archive(path, pickled(PUNYCODE)), weights_only=True), bytes)
 
     @pytest.mark.parametrize("write", [archive, legacy])
     def test_ten_thousand_dicts_in_one_another(self, tmp_path, write):
@@ -147,34 +150,36 @@ class TestPickles:
 
 
 class TestArchives:
-    def test_a_zip_bomb(self, tmp_path):
-        path = tmp_path / "w.pt"
-        torch.save({"a": torch.zeros(1)}, path)
-        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file, file.open("w/data/1", "w") as entry:
-            for _ in range(256):
-                entry.write(bytes(2**20))
-        refused(path, "compressed")
+    """Two kinds of archives that torch unpacks to many times their size, and others."""
 
-    def test_entries_that_share_their_bytes(self, tmp_path):
-        path = tmp_path / "w.pt"
-        with zipfile.ZipFile(path, "w") as file:
-            file.writestr("archive/data.pkl", pickled(b"N"))
-            file.writestr("archive/data/0", bytes(100_000))
-            for number in range(1, 1000):
-                info = copy.copy(file.filelist[1])
-                info.filename = f"archive/data/{number}"
-                file.filelist.append(info)
+    @pytest.mark.parametrize("kind", ["compressed", "shared"])
+    def test_entries_that_claim_more_than_the_file_holds(self, tmp_path, kind):
+        path, zeros = tmp_path / "w.pt", torch.zeros(100_000)
+        torch.save({str(number): zeros.clone() for number in range(50)}, path)
+        with zipfile.ZipFile(path) as file:
+            entries = {name: file.read(name) for name in file.namelist()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if kind == "compressed" else zipfile.ZIP_STORED) as file:
+            for name, content in entries.items():
+                first = re.sub(r"/data/\d+$", "/data/0", name)
+                if kind == "shared" and first in file.namelist():
+                    info = copy.copy(file.getinfo(first))
+                    info.filename = name
+                    file.filelist.append(info)
+                else:
+                    file.writestr(name, content)
+        loaded = torch.load(path, weights_only=True)
+        assert sum(value.nbytes for value in loaded.values()) > 30 * path.stat().st_size
         refused(path, "claims more than it holds")
 
     def test_two_pickles_of_which_torch_reads_the_other(self, tmp_path):
         path = archive(tmp_path / "w.pt", pickled(b"N"))
         with zipfile.ZipFile(path, "a") as file:
-            file.writestr("Archive/DATA.PKL", pickled(b"cos\nsystem\n"))
-        refused(path, "2 entries data.pkl")
+            file.writestr("Archive/DATA.PKL", pickled(BYTEARRAY))
+        refused(path, "builtins.bytearray")
 
     def test_torchscript(self, tmp_path):
         entries = {"constants.pkl": pickled(b")"), "code/__torch__.py": b"class Module: pass"}
-        refused(archive(tmp_path / "w.pt", pickled(b"c__torch__\nModule\n)\x81}b"), **entries), "TorchScript")
+        refused(archive(tmp_path / "w.pt", pickled(b"c__torch__\nModule\n)\x81}b"), **entries), "readable")
 
     def test_other_archives(self, tmp_path):
         path = tmp_path / "w.pt"
@@ -203,7 +208,7 @@ class TestArchives:
         refused(path, "no readable checkpoint")
         torch.save(nn.Linear(2, 2).state_dict(), path)
         os.truncate(path, 2**43)  # which takes no space on the disk
-        refused(path, "memory")
+        refused(path, "no readable checkpoint")
 
     def test_a_storage_shorter_than_it_claims(self, tmp_path):
         path = tmp_path / "w.pt"
@@ -300,10 +305,10 @@ class TestTensors:
     @pytest.mark.parametrize(
         ("make", "says"),
         [
-            (lambda: torch.eye(2).to_sparse(), "_rebuild_sparse_tensor"),
-            (lambda: torch.eye(2).to_sparse_csr(), "_rebuild_sparse_tensor"),
-            (lambda: torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.qint8), "_rebuild_qtensor"),
-            (lambda: torch.empty(2, 2, device="meta"), "_rebuild_meta_tensor"),
+            (lambda: torch.eye(2).to_sparse(), "weight is no dense tensor of real numbers"),
+            (lambda: torch.eye(2).to_sparse_csr(), "weight is no dense tensor of real numbers"),
+            (lambda: torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.qint8), "weight is no dense tensor"),
+            (lambda: torch.empty(2, 2, device="meta"), "weight is no dense tensor of real numbers"),
             (lambda: torch.eye(2, dtype=torch.complex64), "weight is no dense tensor of real numbers"),
             (lambda: torch.eye(2).to(torch.float8_e4m3fn), "weight is no dense tensor of real numbers"),
             (lambda: torch.eye(2, dtype=torch.int64), "weight is torch.int64, no weights"),
