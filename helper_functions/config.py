@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NoReturn, get_origin
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_loader, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 from jsonargparse.typing import ClosedUnitInterval as ClosedUnitInterval  # flags' types for every other module
 from jsonargparse.typing import NonNegativeInt as NonNegativeInt
 from jsonargparse.typing import OpenUnitInterval as OpenUnitInterval
@@ -20,14 +20,12 @@ from jsonargparse.typing import restricted_number_type
 from helper_functions.errors import UserError
 from helper_functions.exit_status import status_of
 from helper_functions.files import load_config
-from helper_functions.safe_files.plain_yaml import load_plain
+from helper_functions.safe_files.plain_yaml import YAML_ERRORS, refuse_aliases
 from helper_functions.safe_files.printable import escape_unknown, printable
 from helper_functions.training.compilation import CompileMode
 from helper_functions.training.distribution import process_group
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
-# jsonargparse reads the value of a flag as YAML.
-set_loader("yaml", load_plain, exceptions=(ValueError,))
 
 _INFINITY = float("inf")
 PositiveFloat = restricted_number_type("PositiveReal", float, [(">", 0), ("<", _INFINITY)])
@@ -142,7 +140,8 @@ class ScriptParser(ArgumentParser):
         print(f"{self.prog} --method {method}: its own defaults and flags\n")
         for action in self._actions:
             if action.dest in own or re.search(rf"\b{method}\b.*:", str(action.help)):
-                print(f"  --{action.dest} {own.get(action.dest, action.default)}\n      {' '.join(action.help.split())}")
+                text = " ".join(action.help.split())
+                print(f"  --{action.dest} {own.get(action.dest, action.default)}\n      {text}")
         raise SystemExit(0)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -166,11 +165,17 @@ class ScriptParser(ArgumentParser):
             self._print_method(argv[1])
         path = self._take_config_file(argv)
         values = {} if path is None else self._read(path)
-        parsed = self.parse_args(argv, namespace=self._namespace(path, values))
-        if presets := self.presets(parsed):
-            # The file's own values have just been checked: an error now is about an earlier run's.
-            merged = self._namespace("config.yaml of the earlier run", {**presets, **values})
-            parsed = self.parse_args(argv, namespace=merged)
+        refuse_aliases([*argv, values])
+        try:
+            parsed = self.parse_args(argv, namespace=self._namespace(path, values))
+            if presets := self.presets(parsed):
+                # The file's own values have just been checked: an error now is about an earlier run's.
+                merged = self._namespace("config.yaml of the earlier run", {**presets, **values})
+                parsed = self.parse_args(argv, namespace=merged)
+        except UserError:
+            raise
+        except YAML_ERRORS as error:  # jsonargparse does not expect all that PyYAML raises
+            raise UserError(f"{' '.join(argv) or path}: a value that is no valid YAML ({error})") from None
         flags = {name: _builtin(parsed[name]) for name in self._fields}
         _check_characters(flags)
         return self.args_class(**flags)

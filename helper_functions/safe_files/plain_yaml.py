@@ -9,6 +9,12 @@ import re
 
 import yaml
 
+from helper_functions.errors import UserError
+
+# What PyYAML raises while it reads a text and builds its values.
+YAML_ERRORS = (
+    yaml.YAMLError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
 _INTEGER = "tag:yaml.org,2002:int"
 
 
@@ -46,5 +52,22 @@ def load_plain(text: str) -> object:
     """
     try:
         return yaml.load(text, Loader=_PlainLoader)
-    except Exception as error:  # PyYAML raises nearly anything while it builds values
+    except YAML_ERRORS as error:
         raise ValueError(" ".join(str(error).split())) from error
+
+
+def refuse_aliases(value: object) -> None:
+    """Refuse texts with YAML aliases, in lists and dicts too: jsonargparse reads the value of a flag as YAML.
+
+    Raises:
+        UserError: naming the alias.
+    """
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            refuse_aliases(item)
+    elif isinstance(value, str) and "&" in value and "*" in value:
+        try:
+            load_plain(value)
+        except ValueError as error:
+            if str(error).startswith("the alias"):
+                raise UserError(f"{value[:80]!r}: {error}") from None
