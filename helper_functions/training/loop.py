@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from helper_functions.signals import Stops, held_back
 from helper_functions.training.distribution import from_main, is_main, wait_for_main
-from helper_functions.training.faults import WEIGHTS, Fault, all_finite
-from helper_functions.training.passes import ResumableEpoch
+from helper_functions.training.passes import WEIGHTS, Fault, ResumableEpoch, all_finite
 from helper_functions.training.peak_memory import peak_memory, release_memory, reset_peak_memory
 
 

@@ -1,13 +1,46 @@
 """A pass over batches that can be left between any two: its figures so far, and how its place is found again."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from helper_functions.training.devices import generator_states, restore_generators
 from helper_functions.training.distribution import agree
-from helper_functions.training.generators import generator_states, restore_generators
+
+WEIGHTS = "weights"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Where a figure or a weight became NaN or infinite.
+
+    Args:
+        figure: the first such figure, by its name in the record, or `weights`.
+        phase: name of the pass.
+        epoch: from 1.
+        batch: in the pass, from 1.
+        batches: in a pass.
+        step: gradient steps until then, this one included.
+        images: numbers of the batch's images, by stream; of streams whose loader provides them.
+    """
+
+    figure: str
+    phase: str
+    epoch: int
+    batch: int
+    batches: int
+    step: int
+    images: dict[str, list[int]]
+
+
+@torch.no_grad()
+def all_finite(model: nn.Module | None) -> bool:
+    """Whether all weights and running statistics are finite, in one transfer from the device."""
+    values = [] if model is None else [value for value in model.state_dict().values() if value.is_floating_point()]
+    return not values or bool(torch.stack([value.isfinite().all() for value in values]).all())
 
 
 class Means:

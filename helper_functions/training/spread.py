@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from helper_functions.training.batch_norm import no_running_stats_update
+from helper_functions.training.batch_norm import average_running_statistics, no_running_stats_update
 from helper_functions.training.compilation import Compiled, CompileMode, compiled
 from helper_functions.training.devices import seeded
 from helper_functions.training.distribution import rank, world_size
-from helper_functions.training.shared_batch_norm import average_running_statistics
 from helper_functions.training.shares import own_part, shared_pass, split_sizes, whole
 
 # Images of a rank below which sharing does not pay: of one alone, a map of one pixel has no statistics.

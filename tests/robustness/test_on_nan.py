@@ -20,7 +20,7 @@ from data.streams import CyclingLoader, PairedLoader
 from helper_functions.errors import NotFinite
 from helper_functions.record import RunRecord
 from helper_functions.training.devices import Precision
-from helper_functions.training.faults import all_finite
+from helper_functions.training.passes import all_finite
 from optimizer.nan_guard import MOST_REWINDS
 from optimizer.solver import Solver
 from optimizer.training import Recipe, fit_classifier
