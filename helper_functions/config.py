@@ -163,7 +163,11 @@ class ScriptParser(ArgumentParser):
         argv = self._join_lists(list(sys.argv[1:] if argv is None else argv))
         if len(argv) == 2 and argv[0] == "--help" and "method" in self._fields:
             self._print_method(argv[1])
-        path = self._take_config_file(argv)
+        files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        files.error = self.error
+        files.add_argument("--config_file")
+        known, argv = files.parse_known_args(argv)
+        path = known.config_file
         values = {} if path is None else self._read(path)
         refuse_aliases([*argv, values])
         try:
@@ -202,15 +206,6 @@ class ScriptParser(ArgumentParser):
             return self.parse_object(values) if values or path is not None else None
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-
-    def _take_config_file(self, argv: list[str]) -> str | None:
-        path = None
-        for i in reversed(range(len(argv))):
-            if argv[i] == "--config_file" and i + 1 < len(argv):
-                path, argv[i : i + 2] = path or argv[i + 1], []
-            elif argv[i].startswith("--config_file="):
-                path, argv[i : i + 1] = path or argv[i].partition("=")[2], []
-        return path
 
     def _join_lists(self, argv: list[str]) -> list[str]:
         joined, i = [], 0

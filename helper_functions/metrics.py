@@ -6,9 +6,9 @@ from torch.nn import functional as F
 
 
 def class_mask(labels: Tensor, num_classes: int) -> Tensor:
-    """Bool `[N, K]`, true at each label `[N]` alone.
+    """Bool `[N, K]`, true at each label `[N]` only.
 
-    Unlike `one_hot`, it does not look at the labels' values, which waits for the device.
+    `one_hot` reads the labels' values, and so waits for the device.
     """
     return labels[:, None] == torch.arange(num_classes, device=labels.device)
 

@@ -21,9 +21,8 @@ def batch_norm_layers(model: nn.Module) -> list[_BatchNorm]:
 def no_running_stats_update(model: nn.Module) -> Iterator[None]:
     """Inside, a training-mode forward pass normalises by the batch and changes no buffer of a batch-norm layer.
 
-    Layers in eval mode go on using their running statistics. Nothing is copied and nothing waits for the device:
-    a layer that does not track is handed no statistics to update, so `running_mean`, `running_var` and
-    `num_batches_tracked` stay as they are whatever `momentum` is. The flags come back after an exception, too.
+    Layers in eval mode still use their running statistics. Nothing is copied and nothing waits for the device: a layer
+    that does not track has no statistics to update, whatever its `momentum`. The flags are restored after an exception.
     """
     tracking = [layer for layer in batch_norm_layers(model) if layer.track_running_stats]
     try:
@@ -36,9 +35,9 @@ def no_running_stats_update(model: nn.Module) -> Iterator[None]:
 
 
 class SharedBatchNorm(_BatchNorm):
-    """Batch norm that normalises by the whole batch in a pass that ranks share, and is what it was in any other.
+    """Batch norm that normalises by the whole batch in a pass that ranks share, and plain batch norm in any other.
 
-    Like `nn.SyncBatchNorm`, on any device. Input and output [B, C, ...], B this rank's part.
+    Like `nn.SyncBatchNorm`, which refuses CPUs. Input and output [B, C, ...], B this rank's part.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -61,14 +60,14 @@ class SharedBatchNorm(_BatchNorm):
 
 
 class _Normalise(torch.autograd.Function):
-    """Ioffe and Szegedy 2015, algorithm 1 and its gradient, the sums of which go over all ranks."""
+    """Ioffe and Szegedy 2015, algorithm 1 and its gradient, with sums over all ranks."""
 
     @staticmethod
     def forward(ctx, inputs: Tensor, weight: Tensor, bias: Tensor, eps: float, share: float, count: int):
         axes = [axis for axis in range(inputs.dim()) if axis != 1]
         variance, mean = torch.var_mean(inputs.float(), axes, correction=0)
         variances, means, shares = stacked(torch.stack([variance, mean, torch.full_like(mean, share)])).unbind(1)
-        # In float32: autocast would take a matrix product in half precision.
+        # Elementwise in float32: autocast computes matrix products in half precision.
         mean = (shares * means).sum(0)
         variance = (shares * (variances + (means - mean).square())).sum(0)
         ctx.save_for_backward(inputs, weight, mean, variance)
@@ -82,7 +81,7 @@ class _Normalise(torch.autograd.Function):
         direct, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, inputs, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
         )
-        # Through the statistics: a function that is linear in the inputs, channel by channel.
+        # The gradient through the statistics is linear in the inputs, channel by channel.
         sums = torch.stack([of_weight, of_bias])
         dist.all_reduce(sums)
         slope, offset = sums / ctx.count
@@ -104,13 +103,13 @@ def share_batch_norm(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def average_running_statistics(model: nn.Module) -> None:
-    """Give every rank the mean of all ranks' running statistics, of the layers that normalise by a part of a batch."""
+    """Replace running statistics by their mean over ranks, in layers that normalise by a part of a batch."""
     moving = [
         layer
         for layer in batch_norm_layers(model)
         if layer.training and layer.track_running_stats and not isinstance(layer, SharedBatchNorm)
     ]
-    # By `data`: autograd keeps them for a backward pass, which in training mode does not read them.
+    # `data`, since autograd saves them for the backward pass, which does not read them in training mode.
     statistics = [value.data for layer in moving for value in (layer.running_mean, layer.running_var)]
     if not statistics:
         return

@@ -47,7 +47,7 @@ class TestFolder:
         monkeypatch.setattr(time, "strftime", lambda *_: "20260101-120000")
         records = [RunRecord.create(str(tmp_path / "runs"), "name", Args(), CPU) for _ in range(4)]
         folders = [record.folder for record in records]
-        assert len(set(folders)) == 4 and all(folder.name.startswith("name-20260101-120000") for folder in folders)
+        assert [folder.name for folder in folders] == [f"name-20260101-12000{second}" for second in range(4)]
         for record in records:
             record.close()
             assert {path.name for path in record.folder.iterdir()} == {"config.yaml", "environment.json"}
