@@ -6,7 +6,6 @@ import difflib
 import json
 import re
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NoReturn, get_origin
 
@@ -21,7 +20,7 @@ from helper_functions.errors import UserError
 from helper_functions.exit_status import status_of
 from helper_functions.files import load_config
 from helper_functions.safe_files.plain_yaml import YAML_ERRORS, refuse_aliases
-from helper_functions.safe_files.printable import escape_unknown, printable
+from helper_functions.safe_files.printable import check_flags, escape_unknown
 from helper_functions.training.compilation import CompileMode
 from helper_functions.training.distribution import process_group
 
@@ -40,9 +39,6 @@ FIRST_FLAGS = (
     "help", "config_file", "dataset", "data_dir", "forget", "model", "weight_path", "method", "mode", "retain_budget",
     "forget_target", "num_epochs", "learning_rate", "log_dir", "resume", "seed", "device",
 )  # fmt: skip
-# Control characters, halves of surrogate pairs, ends of lines and paragraphs: no name or path needs them, and a
-# path with a NUL fails only where it is opened.
-REFUSED = {"Cc", "Cs", "Zl", "Zp"}
 
 
 @dataclasses.dataclass
@@ -181,7 +177,7 @@ class ScriptParser(ArgumentParser):
         except YAML_ERRORS as error:  # jsonargparse does not expect all that PyYAML raises
             raise UserError(f"{' '.join(argv) or path}: a value that is no valid YAML ({error})") from None
         flags = {name: _builtin(parsed[name]) for name in self._fields}
-        _check_characters(flags)
+        check_flags(flags)
         return self.args_class(**flags)
 
     def _read(self, path: str) -> dict[str, object]:
@@ -221,15 +217,6 @@ class ScriptParser(ArgumentParser):
                     i = end - 1
             i += 1
         return joined
-
-
-def _check_characters(flags: dict[str, object]) -> None:
-    for name, value in flags.items():
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and (found := [c for c in text if unicodedata.category(c) in REFUSED]):
-                character = printable(found[0])
-                what = f"{printable(text[:80])!r} holds the character {character}"
-                raise UserError(f"--{name}: {what}; give text without control characters, in UTF-8")
 
 
 def _builtin(value: object) -> object:

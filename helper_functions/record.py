@@ -197,7 +197,8 @@ def _new_folder(log_dir: str, name: str) -> Path:
                 folder.mkdir()
                 return folder
             except FileExistsError:
-                stamp = (datetime.strptime(stamp, STAMP) + timedelta(seconds=1)).strftime(STAMP)
+                following = datetime.strptime(stamp, STAMP) + timedelta(seconds=1)
+                stamp = re.sub("[-:]", "", following.isoformat()).replace("T", "-")
     except OSError as error:
         raise UserError(f"--log_dir {log_dir}: no folder can be made there ({error.strerror})") from None
 

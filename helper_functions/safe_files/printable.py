@@ -6,11 +6,16 @@ changes of direction show a line in another order than it has.
 
 import contextlib
 import io
+import unicodedata
 from typing import TextIO
+
+from helper_functions.errors import UserError
 
 # Zero-width joiners, which scripts and emoji need; all other characters that `str.isprintable` refuses are escaped.
 JOINERS = "\u200c\u200d"
 LONGEST_LINE = 2000
+# Control characters, halves of surrogate pairs, separators of lines and paragraphs.
+REFUSED = {"Cc", "Cs", "Zl", "Zp"}
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -27,6 +32,20 @@ def one_line(text: str) -> str:
     if len(line) <= LONGEST_LINE:
         return line
     return f"{line[: LONGEST_LINE // 2]} […] {line[-LONGEST_LINE // 2 :]}"
+
+
+def check_flags(values: dict[str, object]) -> None:
+    """Refuse text that no path or name needs; a NUL, for one, fails only where a file is opened.
+
+    Raises:
+        UserError: a value holds a control character or bytes that are no UTF-8.
+    """
+    for name, value in values.items():
+        for text in value if isinstance(value, list) else [value]:
+            found = [each for each in str(text) if unicodedata.category(each) in REFUSED]
+            if found:
+                what = f"{printable(text[:80])!r} holds the character {printable(found[0])}"
+                raise UserError(f"--{name}: {what}; give text without control characters, in UTF-8")
 
 
 def escape_unknown(stream: TextIO) -> None:

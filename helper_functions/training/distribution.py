@@ -61,8 +61,8 @@ def process_group() -> Iterator[None]:
     if dist.is_initialized() or not all(name in os.environ for name in VARIABLES):
         yield
         return
-    # If this module is first imported inside a process group, it keeps the group alive; the group's threads then outlive
-    # it, and may abort the process at the end of the interpreter.
+    # If this module is first imported inside a process group, it keeps the group alive; the group's threads then may
+    # abort the process at the end of the interpreter.
     importlib.import_module("torch._dynamo")
     store, number, size = next(rendezvous("env://", timeout=TIMEOUT))
     # Without a backend's name, torch takes one for each kind of device that it finds.

@@ -1,4 +1,4 @@
-"""Every parser of what comes from outside, fed with damaged files: a value or one printable line, and no side effect."""
+"""Every parser of input from outside, fed with damaged files: a value or one printable line, and no side effect."""
 
 import dataclasses
 import io
@@ -167,7 +167,7 @@ TARGETS: dict[str, tuple[str, Callable[[Path], object], st.SearchStrategy[bytes]
         LISTS.map("".join).map(encoded) | mutated(b"1\n2\n# three\n\n3\n", b"c1/1.png\r\n./c2/2.png\r\n"), 200,
     ),
     "weights": ("w.pt", load_weights, torch_files(STATE, {"state_dict": STATE, "epoch": 3}), 200),
-    "safetensors": ("w.safetensors", load_weights, mutated(save({"a": torch.ones(2)}), save({}, {"format": "pt"})), 200),
+    "safetensors": ("w.safetensors", load_weights, mutated(save({"a": torch.ones(2)}, {"format": "pt"})), 200),
     "tensors": ("tensors.pt", lambda path: load_tensors(path, "start anew"), torch_files(STATE), 200),
     "checkpoint": ("checkpoint.pt", lambda path: RunRecord(path.parent).load_checkpoint(), torch_files(STEP), 200),
     "rows of a leaderboard": ("rows.jsonl", read_rows, mutated(ROW + b"\n" + ROW + b"\n", ROW, b""), 200),

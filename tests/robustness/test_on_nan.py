@@ -1,19 +1,18 @@
-"""A loss, a gradient, a constraint or a weight that is no number: where it stops, what it says, how it goes back."""
+"""A loss, a gradient, a constraint or a weight becomes NaN or infinite: where the run stops, or how it rewinds."""
 
 import copy
-import itertools
 import json
 import math
+import re
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.faults import SHORT
+from helpers.faults import SHORT, TRAINERS, break_steps
 from helpers.method_cases import QuietRecord, begin, changed, network, state_of, streams
 from helpers.processes import SMALL, contents, fork, only
 from helpers.run_folders import CONTRASTIVE, UNLEARN, figures_of, weights_of
-from torch import nn
 
 from data.loaders import TensorLoader
 from data.streams import CyclingLoader, PairedLoader
@@ -22,73 +21,19 @@ from helper_functions.record import RunRecord
 from helper_functions.training.devices import Precision
 from helper_functions.training.passes import all_finite
 from optimizer.nan_guard import MOST_REWINDS
-from optimizer.solver import Solver
 from optimizer.training import Recipe, fit_classifier
 
 CPU = Precision(torch.device("cpu"), torch.float32)
 
 
-def spoil(kind: str, first: int, last: float | None = None) -> None:
-    """In this process the loss, the gradient, the constraint or the weights are no numbers at gradient steps of these
-    numbers, `last` included; by default at the first alone.
-    """
-    numbers, last, step = itertools.count(1), last or first, Solver.step
-
-    def spoiled(solver: Solver, batch: dict) -> dict:
-        if not first <= next(numbers) <= last:
-            return step(solver, batch)
-        if kind == "weights":
-            figures = step(solver, batch)
-            nn.init.constant_(next(solver.model.parameters()), math.nan)
-            return figures
-        part = {"loss": _spoiled_loss, "gradient": _spoiled_gradient, "constraint": _spoiled_constraint}[kind]
-        with pytest.MonkeyPatch.context() as patch:
-            part(solver, patch)
-            return step(solver, batch)
-
-    Solver.step = spoiled
-
-
-def _spoiled_loss(solver: Solver, patch: pytest.MonkeyPatch) -> None:
-    compute = solver.cmp.compute_cmp_state
-
-    def computed(**batch):
-        state = compute(**batch)
-        state.loss = state.loss * math.nan
-        state.misc |= {name: value * math.nan for name, value in state.misc.items() if name.endswith("/loss")}
-        return state
-
-    patch.setattr(solver.cmp, "compute_cmp_state", computed)
-
-
-def _spoiled_gradient(solver: Solver, patch: pytest.MonkeyPatch) -> None:
-    normalise = solver._normalise_gradient
-
-    def normalised():
-        next(value for value in solver.model.parameters() if value.grad is not None).grad.fill_(math.inf)
-        return normalise()
-
-    patch.setattr(solver, "_normalise_gradient", normalised)
-
-
-def _spoiled_constraint(solver: Solver, patch: pytest.MonkeyPatch) -> None:
-    compute = solver.cmp.compute_cmp_state
-
-    def computed(**batch):
-        state = compute(**batch)
-        for constraint in state.observed_constraints.values():
-            constraint.violation = constraint.violation * math.nan
-            constraint.strict_violation = constraint.violation
-        state.misc["constraint/violation"] = state.misc["constraint/violation"] * math.nan
-        return state
-
-    patch.setattr(solver.cmp, "compute_cmp_state", computed)
+# What a message says of a figure.
+NON_FINITE = "(is no number|became NaN or infinite)"
 
 
 class TestScriptsStop:
-    """At step 3 of a second epoch, of which 6 steps are heard of together."""
+    """At step 3 of the second epoch; figures are transferred every 6 steps."""
 
-    # Script and flags, how many steps an epoch has, what is spoiled, the first figure that shows it.
+    # Script and flags, steps of an epoch, what breaks, the first figure that shows it.
     FEW = ("--batch_size", 4)
     STOP = ("--on_nan", "stop", *FEW)
     CASES = {
@@ -107,12 +52,12 @@ class TestScriptsStop:
         flags = (*SMALL, "--log_interval", 6, "--figures", "False", "--num_epochs", 2, *own, "--log_dir", tmp_path)
         flags += ("--forget", "random:40") if script == "train.py" else ("--weight_path", original.folder / "model.pt")
         flags += ("--judge", "validation") if script != "train.py" else ()
-        done = fork(script, *flags, before=partial(spoil, kind, length + 3))
+        done = fork(script, *flags, before=partial(break_steps, kind, length + 3))
         folder = only(tmp_path)
         assert done.status == 1 and done.err.count("\n") == 1, done
         batch = 1 if case == "two passes" else 3
         where = f"(epoch 2, step {length + 3}, batch {batch} of "
-        assert done.err.startswith(f"{script}: error: {figure} is no number {where}"), done.err
+        assert re.match(rf"{script}: error: {figure} {NON_FINITE} {re.escape(where)}", done.err), done.err
         remedy = "lower --learning_rate, or go on from there at half of it: "
         command = f"python {script} --resume {folder} --on_nan rewind\n"
         assert done.err.endswith(f"; the last good checkpoint is of step {length}; {remedy}{command}"), done.err
@@ -133,9 +78,10 @@ class TestScriptsRewind:
     def test_training_at_half_the_rate(self, tmp_path):
         flags = (*SMALL, "--num_epochs", 2, "--figures", "False", "--log_interval", 6, "--schedule", "constant")
         flags += ("--on_nan", "rewind", "--learning_rate", 0.05, "--log_dir", tmp_path)
-        done = fork("train.py", *flags, before=partial(spoil, "loss", 14))
+        done = fork("train.py", *flags, before=partial(break_steps, "loss", 14))
         assert done.status == 0 and done.err == ""
-        assert "step 14: train/loss is no number; back to the last good state, learning rate x 0.5" in done.out
+        line = f"step 14: train/loss {NON_FINITE}; back to the last good state, learning rate x 0.5"
+        assert re.search(line, done.out)
         rates = [line["original/train/learning_rate"] for line in figures_of(only(tmp_path)) if len(line) > 2]
         assert rates == [0.05, 0.025]
         # Steps that were taken back were taken all the same.
@@ -145,7 +91,7 @@ class TestScriptsRewind:
     def test_constrained_methods_by_default(self, original, tmp_path):
         flags = (*SMALL, "--weight_path", original.folder / "model.pt", "--num_epochs", 2, "--figures", "False")
         flags += ("--batch_size", 10, "--log_interval", 2, "--judge", "validation", "--log_dir", tmp_path)
-        done = fork(UNLEARN, *flags, "--learning_rate", 1e-7, before=partial(spoil, "constraint", 5))
+        done = fork(UNLEARN, *flags, "--learning_rate", 1e-7, before=partial(break_steps, "constraint", 5))
         assert done.status in (0, 3) and done.err == ""
         (event,) = json.loads((only(tmp_path) / "report.json").read_text())["forget"]["safeguard"]
         # A step that moves nothing was doubled after the first epoch, of four steps, and is halved after the second.
@@ -154,9 +100,9 @@ class TestScriptsRewind:
 
     def test_an_original_that_is_trained_first(self, tmp_path):
         flags = (*SMALL, "--train_num_epochs", 1, "--figures", "False", "--log_interval", 6, "--log_dir", tmp_path)
-        done = fork(UNLEARN, *flags, before=partial(spoil, "loss", 2))
+        done = fork(UNLEARN, *flags, before=partial(break_steps, "loss", 2))
         assert done.status == 1
-        assert "original: train/loss is no number (epoch 1, step 2, batch 2 of " in done.err
+        assert re.search(rf"original: train/loss {NON_FINITE} \(epoch 1, step 2, batch 2 of ", done.err)
         assert done.err.endswith("; there is no checkpoint yet; lower --train_learning_rate\n")
 
 
@@ -174,15 +120,14 @@ class Fitted:
 
 
 @pytest.fixture
-def undone(monkeypatch):
-    """Solver.step comes back at the end of a test."""
-    monkeypatch.setattr(Solver, "step", Solver.step)
+def spoil(monkeypatch):
+    """`break_steps` until the end of the test."""
+    return partial(break_steps, patch=monkeypatch.setattr)
 
 
-@pytest.mark.usefixtures("undone")
 class TestGuard:
     @pytest.mark.parametrize("kind", ["loss", "gradient", "weights"])
-    def test_goes_on_as_a_run_that_had_half_the_rate_from_there_on(self, kind, tmp_path):
+    def test_goes_on_as_a_run_that_had_half_the_rate_from_there_on(self, kind, spoil, tmp_path):
         """What the second epoch's checkpoint gives with halved rates, computed without a rewind."""
         Fitted(tmp_path / "expected")
         saved = []
@@ -191,8 +136,9 @@ class TestGuard:
             Fitted(tmp_path / "sound")
         checkpoint = saved[1]
         assert checkpoint["epoch"] == 2
-        checkpoint["schedule"]["base_lrs"] = [rate / 2 for rate in checkpoint["schedule"]["base_lrs"]]
-        for group in checkpoint["solver"]["optimizers"]["primal_optimizer_states"][0]["param_groups"]:
+        schedule = checkpoint["steps"]["schedule"]
+        schedule["base_lrs"] = [rate / 2 for rate in schedule["base_lrs"]]
+        for group in checkpoint["steps"]["optimizer"]["param_groups"]:
             group["lr"] /= 2
         expected = Fitted(tmp_path / "expected", checkpoint)
         spoil(kind, 6 + 2)
@@ -200,13 +146,13 @@ class TestGuard:
         assert changed(state_of(expected.model), state_of(found.model)) == set()
         assert found.cost.gradient_steps == expected.cost.gradient_steps + (3 if kind == "weights" else 2)
 
-    def test_a_weight_that_is_spoiled_by_the_last_step_of_an_epoch(self, tmp_path):
+    def test_a_weight_that_breaks_in_the_last_step_of_an_epoch(self, spoil, tmp_path):
         spoil("weights", 6)
-        with pytest.raises(NotFinite, match=r"fit: weights is no number \(epoch 2, step 6, batch 3 of 3"):
+        with pytest.raises(NotFinite, match=rf"fit: weights {NON_FINITE} \(epoch 2, step 6, batch 3 of 3"):
             Fitted(tmp_path, on_nan="stop")
         assert RunRecord(tmp_path).load_checkpoint()["step"] == 3
 
-    def test_gives_up_after_five_rewinds(self, tmp_path):
+    def test_gives_up_after_five_rewinds(self, spoil, tmp_path):
         spoil("loss", 5, math.inf)
         with pytest.raises(NotFinite, match="after 5 rewinds") as error:
             Fitted(tmp_path)
@@ -215,14 +161,14 @@ class TestGuard:
         scales = [line["fit/rewound"] for line in lines if "fit/rewound" in line]
         assert scales == [0.5**number for number in range(1, MOST_REWINDS + 1)]
 
-    def test_constrained_methods_give_up_too(self, tmp_path):
+    def test_constrained_methods_give_up_too(self, spoil, tmp_path):
         spoil("constraint", 1, math.inf)
         with pytest.raises(NotFinite, match="after 5 rewinds"):
             begin("constrained", tmp_path, **{**SHORT, "num_epochs": 9}).run()
 
-    def test_a_method_without_steps_that_spoils_the_weights(self, tmp_path):
+    def test_a_method_without_steps_that_breaks_the_weights(self, tmp_path):
         unlearning = begin("fisher", tmp_path, noise_scale=math.inf)
-        with pytest.raises(NotFinite, match="fisher: weights is no number .* give the method milder flags"):
+        with pytest.raises(NotFinite, match=f"fisher: weights {NON_FINITE} .* give the method milder flags"):
             unlearning.run()
         assert not (tmp_path / "checkpoint.pt").exists()
 
@@ -265,15 +211,15 @@ class TestImages:
             told = [pairs.images_of(state, number) for number in range(len(pairs))]
             assert [images.tolist() for one in told for images in (one["forget"], one["retain"])] == seen
 
-    def test_in_a_run(self, seen, tmp_path, monkeypatch):
-        monkeypatch.setattr(Solver, "step", Solver.step)
-        steps, step = [], Solver.step
+    def test_in_a_run(self, seen, spoil, tmp_path, monkeypatch):
+        constrained, steps = TRAINERS[-1], []
+        step = constrained.step
 
-        def noting(solver, batch):
+        def noting(trainer, batch):
             steps.append(seen[-2:])
-            return step(solver, batch)
+            return step(trainer, batch)
 
-        monkeypatch.setattr(Solver, "step", noting)
+        monkeypatch.setattr(constrained, "step", noting)
         spoil("constraint", 3)
         unlearning = begin("constrained", tmp_path, **SHORT)
         unlearning.on_nan = "stop"
