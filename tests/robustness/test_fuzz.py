@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
+from torch import nn
 
 import test
 import train
@@ -35,7 +36,7 @@ from helper_functions.errors import UserError
 from helper_functions.files import load_tensors
 from helper_functions.record import RunRecord
 from helper_functions.safe_files.printable import one_line, printable
-from models.weights import load_weights
+from models.weights import load_state, load_weights
 
 # What is odd in YAML, in numbers, in paths, in JSON, or on a terminal.
 ODD = (
@@ -134,6 +135,14 @@ def read_report(path: Path) -> object:
     return verify.verify_run(test.Args(verify=str(path.parent)), test.SCRIPTS)
 
 
+def read_weights(path: Path) -> None:
+    """Into a model, whose weights stay finite."""
+    model = nn.BatchNorm1d(3)
+    load_state(model, load_weights(path), path)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+NORM = {f"module.{name}": value for name, value in nn.BatchNorm1d(3).state_dict().items()}
 STATE = {"conv1.weight": torch.ones(2, 1, 3, 3), "fc.weight": torch.ones(2, 2).t(), "count": torch.tensor(3)}
 STEP = {"lengths": {"metrics.jsonl": 10}, "step": 3, "epoch": 1, "state": {"weight": torch.ones(2, 2)}}
 ROW = json.dumps({"key": "0123", "figures": {"forget_top1": 1.5, "list": [1, None, True]}}).encode()
@@ -166,8 +175,8 @@ TARGETS: dict[str, tuple[str, Callable[[Path], object], st.SearchStrategy[bytes]
         "list.txt", lambda path: read_image_list(path, DATASET),
         LISTS.map("".join).map(encoded) | mutated(b"1\n2\n# three\n\n3\n", b"c1/1.png\r\n./c2/2.png\r\n"), 200,
     ),
-    "weights": ("w.pt", load_weights, torch_files(STATE, {"state_dict": STATE, "epoch": 3}), 200),
-    "safetensors": ("w.safetensors", load_weights, mutated(save({"a": torch.ones(2)}, {"format": "pt"})), 200),
+    "weights": ("w.pt", read_weights, torch_files(NORM, {"state_dict": NORM, "epoch": (1, [2.5])}), 200),
+    "safetensors": ("w.safetensors", read_weights, mutated(save(NORM), save(NORM, {"format": "pt"})), 200),
     "tensors": ("tensors.pt", lambda path: load_tensors(path, "start anew"), torch_files(STATE), 200),
     "checkpoint": ("checkpoint.pt", lambda path: RunRecord(path.parent).load_checkpoint(), torch_files(STEP), 200),
     "rows of a leaderboard": ("rows.jsonl", read_rows, mutated(ROW + b"\n" + ROW + b"\n", ROW, b""), 200),

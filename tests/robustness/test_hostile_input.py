@@ -1,6 +1,5 @@
 """Input that means harm: one clear line and status 2, soon; nothing is executed, written, or sent to the terminal."""
 
-import contextlib
 import io
 import os
 import signal
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.processes import SMALL, Done, assert_refused, contents, fork, run
+from helpers.processes import SMALL, Done, assert_refused, run
 from PIL import Image
 
 import test
@@ -186,7 +185,7 @@ class TestFlags:
     def test_alias_bombs(self, refuse, flag, value):
         refuse("train.py", flag, value, says=["alias"])
 
-    @pytest.mark.parametrize("name", ["..", "../x", "/tmp/x", ".x", "a/b", "a\\b", "-x", "x" * 300, "a\nb", "a\x1bb"])
+    @pytest.mark.parametrize("name", ["..", "../x", "/x", ".x", "a/b", "a\\b", "-x", "x" * 300, "a\nb", "a\x1bb"])
     def test_prefixes(self, refuse, name):
         refuse("train.py", *SMALL, "--num_epochs", 1, f"--name_prefix={name}", says=["--name_prefix"])
 
@@ -477,17 +476,3 @@ def test_a_checkpoint_that_would_cut_the_record_anywhere(tmp_path, lengths):
     torch.save({"lengths": lengths, "step": 1}, tmp_path / "checkpoint.pt")
     assert "no checkpoint of this version" in complaint(RunRecord(tmp_path).load_checkpoint)
     assert (tmp_path / "metrics.jsonl").read_text() == "earlier"
-
-
-def test_the_scripts_as_processes(tmp_path):
-    """What the tests above see inside one process holds for a whole one."""
-    earlier = contents(tmp_path)
-    os.mkfifo(tmp_path / "fifo")
-    (tmp_path / "bomb.yaml").write_text(f"mean: {bomb(12)}")
-    for flags in (("--config_file", tmp_path / "fifo"), ("--config_file", tmp_path / "bomb.yaml")):
-        for script in SCRIPTS:
-            assert_refused(fork(script, *flags), script, flags[1])
-    with contextlib.suppress(FileNotFoundError):
-        (tmp_path / "fifo").unlink()
-    (tmp_path / "bomb.yaml").unlink()
-    assert contents(tmp_path) == earlier

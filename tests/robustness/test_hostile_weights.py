@@ -18,9 +18,7 @@ import pytest
 import safetensors.torch
 import torch
 from helpers.processes import SMALL, assert_refused, contents, fork, only
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from helper_functions.errors import UserError
 from models import get_model, load_weights
@@ -192,7 +190,7 @@ class TestArchives:
         refused(path, "no readable checkpoint")
         for form in (tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
             with tarfile.open(path, "w", format=form) as file:  # as torch before 0.1.10 wrote
-                for name in ("storages", "tensors", "pickle", "../outside", "/tmp/outside"):
+                for name in ("storages", "tensors", "pickle", "../outside", "/outside"):
                     info = tarfile.TarInfo(name)
                     info.size = len(plain)
                     file.addfile(info, io.BytesIO(plain))
@@ -368,42 +366,6 @@ class TestTensors:
         done = fork(UNLEARN, *SMALL, *splits, "--weight_path", tmp_path / "w.pt")
         assert_refused(done, UNLEARN, "w.pt", r"a\nb\x1b[31m")
         assert done.err.strip().isprintable() and contents(tmp_path) == earlier
-
-
-def valid_files() -> dict[str, bytes]:
-    """By format, of a model with batch norm."""
-    state = OrderedDict((f"module.{name}", value) for name, value in nn.BatchNorm1d(3).state_dict().items())
-    found = {"safetensors": safetensors.torch.save(dict(state))}
-    for name, new in (("torch", True), ("legacy", False)):
-        buffer = io.BytesIO()
-        torch.save({"epoch": (1, [2.5]), "state_dict": state}, buffer, _use_new_zipfile_serialization=new)
-        found[name] = buffer.getvalue()
-    return found
-
-
-VALID = valid_files()
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    kind=st.sampled_from(list(VALID)),
-    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=4)), min_size=1, max_size=4),
-    kept=st.one_of(st.just(1.0), st.floats(0, 1)),
-)
-def test_a_damaged_file_is_read_or_refused(tmp_path, kind, changes, kept):
-    content = bytearray(VALID[kind])
-    for place, value in changes:
-        start = int(place * len(content))
-        content[start : start + len(value)] = value
-    path = tmp_path / "w.pt"
-    path.write_bytes(content[: int(kept * len(content))])
-    model = nn.BatchNorm1d(3)
-    try:
-        load_state(model, load_weights(path), path)
-    except UserError as error:
-        assert str(error).isprintable() and str(path) in str(error)
-    else:
-        assert all(isinstance(value, Tensor) and value.isfinite().all() for value in model.state_dict().values())
 
 
 def test_good_weights_are_still_read(tmp_path):
