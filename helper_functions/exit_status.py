@@ -36,8 +36,10 @@ def status_of(script: str, work: Callable[[], dict], args_class: type, goes_on: 
     except OSError as error:
         _drop_output()
         where = f"{error.filename}: " if error.filename else ""
-        line = f"{where}{error.strerror or error}; nothing that stood there before has changed"
-        return _complain(script, line + _once_mended(script, args_class))
+        line = f"{where}{error.strerror or error}; existing files have not changed"
+        if command := _resume_command(script, args_class):
+            line += f"; once this is fixed, go on from step {run_under_way.step} with: {command}"
+        return _complain(script, line)
     except KeyboardInterrupt as error:
         stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
         _drop_output()
@@ -45,7 +47,9 @@ def status_of(script: str, work: Callable[[], dict], args_class: type, goes_on: 
             print(f"{script}: {_where(script, stopped, args_class, goes_on)}", file=sys.stderr)
         return 128 + stopped.number
     except NotFinite as error:
-        complain(f"{script}: error: {error}{_second_try(script, error, args_class)}")
+        command = _resume_command(script, args_class) if error.may_rewind else None
+        retry = f", or go on from there at half of it: {command} --on_nan rewind" if command else ""
+        complain(f"{script}: error: {error}{retry}")
         return 1
     except RuntimeError as error:
         if refusal := lacks_determinism(error):
@@ -84,18 +88,10 @@ def _where(script: str, stopped: Stopped, args_class: type, goes_on: bool) -> st
     return f"{where}; go on with: {run.resume_command(script)}"
 
 
-def _once_mended(script: str, args_class: type) -> str:
+def _resume_command(script: str, args_class: type) -> str | None:
+    """The command that resumes the script's run from its last checkpoint, None where there is none."""
     run = run_under_way
-    if run.args_class is not args_class or run.step is None:
-        return ""
-    return f"; once that is mended, go on from step {run.step} with: {run.resume_command(script)}"
-
-
-def _second_try(script: str, error: NotFinite, args_class: type) -> str:
-    run = run_under_way
-    if not error.may_rewind or run.args_class is not args_class or run.step is None:
-        return ""
-    return f", or go on from there at half of it: {run.resume_command(script)} --on_nan rewind"
+    return run.resume_command(script) if run.args_class is args_class and run.step is not None else None
 
 
 def _drop_output() -> None:

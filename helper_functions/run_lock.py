@@ -38,8 +38,8 @@ class RunLock:
             self._lock.acquire()
             self.path.write_text(f"{os.getpid()} on {socket.gethostname()}\n")
         except Timeout:
-            holder = self.path.read_text().strip() or "of unknown number"
-            raise UserError(f"{what}: process {holder} is at work there; wait for its end, or end it") from None
+            holder = self.path.read_text().strip() or "(unknown)"
+            raise UserError(f"{what}: process {holder} uses this folder; wait until it ends, or end it") from None
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
                 raise

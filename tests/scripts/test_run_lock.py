@@ -28,7 +28,7 @@ def folder(tmp_path) -> Path:
 class TestLock:
     def test_another_process_is_refused_by_a_line_that_names_the_holder(self, folder):
         with Holder(folder) as holder:
-            words = f"--resume here: process {holder.process.pid} on {socket.gethostname()} is at work there"
+            words = f"--resume here: process {holder.process.pid} on {socket.gethostname()} uses this folder"
             for _ in range(2):  # the first refusal leaves the holder's name in place
                 with pytest.raises(UserError, match=words):
                     RunLock(folder, "--resume here")
@@ -98,7 +98,7 @@ class TestScripts:
         with Holder(folder) as holder:
             was = contents(folder)
             done = fork("train.py", "--resume", folder)
-            assert_refused(done, "train.py", f"--resume {folder}: process {holder.process.pid} ", "wait for its end")
+            assert_refused(done, "train.py", f"--resume {folder}: process {holder.process.pid} ", "wait until it ends")
             assert contents(folder) == was
         assert fork("train.py", "--resume", folder).status == 0
 
