@@ -43,7 +43,7 @@ FIRST_FLAGS = (
 
 @dataclasses.dataclass
 class RunArgs:
-    """Where a run writes, and on what it computes."""
+    """The run: folder, seed, device, precision."""
 
     log_dir: str = "runs"
     """Folder in which the run makes its own folder."""
@@ -89,7 +89,7 @@ class ScriptParser(ArgumentParser):
     """Flags from a dataclass's fields and their docstrings; used by every script.
 
     `--use_sam` and `--use_sam True` both work, a list takes `--mean .5 .5 .5`, `--config_file` is applied before the
-    command line wherever it stands, abbreviations are refused, and an error is one line.
+    command line in any position, abbreviations are refused, and an error is one line.
 
     Args:
         args_class: the dataclass; `--help` groups its flags by the base class that defines them.

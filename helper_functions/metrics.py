@@ -59,7 +59,7 @@ def summarise(output: Tensor, target: Tensor) -> dict[str, float]:
 
 
 def calculate_binary_accuracy(output: Tensor, target: Tensor) -> Tensor:
-    """Accuracy of a two-class decision in percent, a 0-d tensor; a logit of exactly 0 says class 0.
+    """Accuracy of a two-class decision in percent, a 0-d tensor; a logit of exactly 0 counts as class 0.
 
     Args:
         output: logits of class 1, `[N]` or `[N, 1]`.

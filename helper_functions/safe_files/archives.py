@@ -64,7 +64,7 @@ def _check_torch_archive(file: BinaryIO) -> None:
             for entry in entries:
                 if entry.filename.lower().endswith("data.pkl"):
                     _check_pickle(io.BytesIO(archive.read(entry)))
-    # What zipfile raises where an entry is not what the archive's table says.
+    # Raised by zipfile where an entry differs from the archive's table.
     except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, OverflowError, OSError) as error:
         raise ValueError("a damaged archive") from error
 

@@ -1,7 +1,7 @@
 """YAML of plain values, for configurations and for the values of flags.
 
 Attack that yaml.safe_load lets pass: a few lines of aliases of aliases unfold to gigabytes in merged keys, or where the
-value is printed or compared. It also keeps the last of two equal keys without a word.
+value is printed or compared. It also keeps the last of two equal keys without a message.
 """
 
 import collections
@@ -32,7 +32,7 @@ class _PlainLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         if double := [key for key, count in collections.Counter(keys).items() if count > 1]:
-            raise yaml.MarkedYAMLError(problem=f"the key {double[0]} stands twice", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(problem=f"the key {double[0]} is given twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -48,7 +48,7 @@ def load_plain(text: str) -> object:
     """The value of a YAML document.
 
     Raises:
-        ValueError: it is no YAML, or has a tag, an alias or a key that stands twice; the message is the reason.
+        ValueError: it is no YAML, or has a tag, an alias or a key twice; the message is the reason.
     """
     try:
         return yaml.load(text, Loader=_PlainLoader)

@@ -140,7 +140,7 @@ class NamedLoader:
             self.loader.epoch = int(state["epoch"])
 
     def images_of(self, state: dict[str, int], number: int) -> dict[str, Tensor]:
-        """Numbers of the images in a batch of the pass that begins in a state, where the loader can tell."""
+        """Numbers of the images in a batch of the pass that begins in a state, where the loader provides them."""
         if not hasattr(self.loader, "images_of"):
             return {}
         return {self.name: self.loader.images_of(state["epoch"], number)}
@@ -150,7 +150,7 @@ def run_loop(trainer: Trainer, config: LoopConfig) -> None:
     """Run a trainer's epochs to their end, or until it ends them.
 
     Raises:
-        Stopped: a signal has come; `on_stop` was told where the loop was left, unless its figures are not finite.
+        Stopped: a signal was received; `on_stop` was called before, unless a figure or a weight is not finite.
     """
     with held_back():
         stops, epoch, place = Stops(), config.start_epoch, config.place
@@ -233,7 +233,7 @@ class _PassWatch:
     def _stop_if_asked(self, last: bool) -> None:
         if self.stops.asked(last) is None:
             return
-        # A state that is not finite is not saved: the run that goes on comes to it again.
+        # A state that is not finite is not saved; the resumed run reaches it again.
         sound = from_main(lambda: self.running.means.sound() and all_finite(self.config.model))
         if sound:
             self.trainer.on_stop({"pass": self.number, **self.running.place()}, self.epoch)

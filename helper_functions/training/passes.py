@@ -149,5 +149,5 @@ class ResumableEpoch:
 
     def images(self, number: int) -> dict[str, list[int]]:
         """Numbers of the images in a batch, from 0, by stream; of streams whose loader provides them."""
-        tell = getattr(self.batches, "images_of", lambda state, number: {})
-        return {name: images.tolist() for name, images in tell(self._start["batches"], number).items()}
+        images_of = getattr(self.batches, "images_of", lambda state, number: {})
+        return {name: images.tolist() for name, images in images_of(self._start["batches"], number).items()}

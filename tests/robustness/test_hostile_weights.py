@@ -1,4 +1,4 @@
-"""Files in place of weights that were made to do harm: each is refused in one line, and nothing of it is executed."""
+"""Hostile files of weights: each is refused in one line, and nothing in it is executed."""
 
 import copy
 import errno
@@ -53,7 +53,7 @@ def text(value: str) -> bytes:
 
 
 def archive(path: Path, pickle_: bytes, **entries: bytes) -> Path:
-    """A torch file by hand, around a pickle that torch.save would not write."""
+    """A torch file around a pickle that torch.save does not write."""
     with zipfile.ZipFile(path, "w") as file:
         for name, content in {"data.pkl": pickle_, "version": b"3\n", "byteorder": b"little", **entries}.items():
             file.writestr(f"archive/{name}", content)
@@ -76,7 +76,7 @@ PUNYCODE = b"c_codecs\nencode\n" + text("a" * 1000) + text("punycode") + b"\x86R
 
 
 class Payload:
-    """Unpickled without care, it makes a folder."""
+    """Unpickled, it makes a folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,7 +103,7 @@ class TestPickles:
         refused(path, "no readable checkpoint")
         assert not trace.exists()
         torch.load(path, weights_only=False) if not kind.startswith("bare") else pickle.loads(path.read_bytes())
-        assert trace.exists()  # it would have
+        assert trace.exists(), "the payload works"
 
     @pytest.mark.parametrize("write", [archive, legacy])
     @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ class TestSafetensors:
         ([2**62, 4], [0, 16], 16), ([2**64], [0, 16], 16), ([4], [8, 24], 24), ([4.5], [0, 18], 18), ("4", [0, 16], 16),
         ([4], None, 16), ([4], [0, 16], 32), ([5], [0, 16], 16),
     ])  # fmt: skip
-    def test_claims_that_do_not_fit(self, tmp_path, shape, offsets, size):
+    def test_inconsistent_headers(self, tmp_path, shape, offsets, size):
         header = {"weight": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}
         refused(self.write(tmp_path / "w.safetensors", header, bytes(size)), "safetensors")
 
@@ -237,11 +237,11 @@ class TestSafetensors:
         refused(self.write(tmp_path / "w.safetensors", {"weight": one, "bias": one}, bytes(16)), "safetensors")
 
     @pytest.mark.parametrize("header", [b"{", b"{}", b"{]", b"{\xff}", b'{"a":1}', b"[]", b'{"a":' * 9999, b"{" * 99])
-    def test_headers_that_are_none(self, tmp_path, header):
+    def test_invalid_headers(self, tmp_path, header):
         refused(self.write(tmp_path / "w.safetensors", header))
 
     @pytest.mark.parametrize("length", [0, 1, 10**6, 10**9, 2**60, 2**63, 2**64 - 1])
-    def test_lengths_that_are_none(self, tmp_path, length):
+    def test_invalid_lengths(self, tmp_path, length):
         refused(self.write(tmp_path / "w.safetensors", b'{"a":{}}', length=length))
 
     def test_a_header_without_end(self, tmp_path):
@@ -258,7 +258,7 @@ class TestSafetensors:
 
 class TestPlaces:
     @pytest.mark.parametrize("name", ["fifo", "folder", "/dev/zero", "socket/../folder", "absent", "w.pt/below"])
-    def test_what_is_no_file(self, tmp_path, name):
+    def test_places_without_a_file(self, tmp_path, name):
         os.mkfifo(tmp_path / "fifo")
         (tmp_path / "folder").mkdir()
         (tmp_path / "w.pt").write_bytes(b"")
@@ -280,7 +280,7 @@ class TestPlaces:
         def forbidden(*_: object) -> None:
             raise PermissionError(errno.EACCES, "Permission denied")
 
-        # The superuser may read everything, and another user not always Python's own modules.
+        # root may read everything, and another user may lack access to Python's own modules.
         monkeypatch.setattr("helper_functions.safe_files.regular_files.os.open", forbidden)
         refused(tmp_path / "w.pt", "Permission denied")
 
@@ -298,7 +298,7 @@ class TestPlaces:
 
 
 class TestTensors:
-    """Of a model with the names and shapes that are expected, but for one tensor."""
+    """Weights of the expected names and shapes, except for one tensor."""
 
     @pytest.mark.parametrize(
         ("make", "says"),
@@ -322,18 +322,18 @@ class TestTensors:
         ids=range(15),
     )  # fmt: skip
     @pytest.mark.filterwarnings("ignore")
-    def test_one_that_is_none(self, tmp_path, make, says):
+    def test_an_invalid_tensor(self, tmp_path, make, says):
         torch.save({"weight": make(), "bias": torch.zeros(2)}, tmp_path / "w.pt")
         refused(tmp_path / "w.pt", says)
 
     @pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e5m2, torch.uint16, torch.int64])
-    def test_one_that_is_none_in_safetensors(self, tmp_path, dtype):
+    def test_an_invalid_tensor_in_safetensors(self, tmp_path, dtype):
         state = {"weight": torch.eye(2).to(dtype), "bias": torch.zeros(2)}
         safetensors.torch.save_file(state, tmp_path / "w.safetensors")
         refused(tmp_path / "w.safetensors", "weight is ")
 
     def test_counters_may_be_of_another_dtype(self, tmp_path):
-        """A whole number in the model may come as one, or as a real number."""
+        """A counter may be an integer or a floating-point number."""
         model = nn.BatchNorm1d(2)
         for dtype in (torch.int32, torch.float32):
             state = {**model.state_dict(), "num_batches_tracked": torch.tensor(7, dtype=dtype)}
@@ -359,7 +359,7 @@ class TestTensors:
         torch.save({name: torch.zeros(1).expand(2)}, tmp_path / "w.pt")
         refused(tmp_path / "w.pt", "claims 2 numbers")
 
-    def test_names_as_a_process_tells_them(self, tmp_path, original):
+    def test_names_in_the_output_of_a_process(self, tmp_path, original):
         torch.save({"a\nb\x1b[31m": torch.zeros(2)}, tmp_path / "w.pt")
         earlier = contents(tmp_path)
         splits = ("--splits", original.folder / "splits.npz", "--log_dir", tmp_path)
@@ -369,7 +369,7 @@ class TestTensors:
 
 
 def test_good_weights_are_still_read(tmp_path):
-    """Views of one buffer, parameters, shared memory, and everything else that an ordinary checkpoint has."""
+    """Views of one buffer, parameters, shared memory, and everything else in an ordinary checkpoint."""
     buffer = torch.arange(6.0)
     state = OrderedDict(weight=nn.Parameter(buffer[:4].view(2, 2)), bias=buffer[4:])
     optimizer = torch.optim.AdamW(nn.Linear(2, 2).parameters())
@@ -390,7 +390,7 @@ def test_good_weights_are_still_read(tmp_path):
 
 
 def test_a_payload_changes_nothing(tmp_path, original):
-    """As a process, from the data to the refusal."""
+    """In a process of its own."""
     path, trace = tmp_path / "w.pt", tmp_path / "trace"
     torch.save({"state_dict": {"fc.weight": Payload(trace)}}, path)
     earlier = contents(tmp_path)
