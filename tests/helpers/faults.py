@@ -69,13 +69,13 @@ def _break_loss(patch) -> None:
 
 
 def _break_gradient(patch) -> None:
-    backward = Descent._clip
+    clip = Descent._clip
 
-    def clip(descent, norm=None):
+    def broken_clip(descent, norm=None):
         next(value for value in descent.model.parameters() if value.grad is not None).grad.fill_(math.inf)
-        return backward(descent, norm)
+        return clip(descent, norm)
 
-    patch.setattr(Descent, "_clip", clip)
+    patch.setattr(Descent, "_clip", broken_clip)
     patch.setattr("optimizer.descent._grad_norm", lambda model: next(model.parameters()).new_tensor(math.inf))
 
 
