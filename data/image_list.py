@@ -8,7 +8,7 @@ import numpy as np
 
 from data.datasets import Dataset
 from helper_functions.errors import UserError
-from helper_functions.safe_files.text_files import open_text
+from helper_functions.safe_files.regular_files import open_text
 
 LONGEST_LINE = 4096
 # Lines that a list may have: so many for each image of the data set, and so many beside them.

@@ -1,4 +1,4 @@
-"""Which version of this code is running."""
+"""The version of the code that is running."""
 
 import os
 import subprocess
@@ -7,22 +7,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 10
-# Of a commit, enough to find it by.
+# Of a commit's hash, as shown.
 DIGITS = 10
 
 
 def code_version(root: Path = ROOT) -> dict[str, str | bool | None]:
     """`version` of pyproject.toml; where the code is a git checkout, its `commit`, and whether a file has `changed`.
 
-    Both are None where it is none, or git is not there. Files that git does not know play no part, nor do those in
-    docs/, where benchmarks keep their records.
+    Both are None without a checkout or without git. Untracked files and docs/, which holds the records of benchmarks,
+    do not count as changes.
     """
     try:
         version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
     except (OSError, KeyError, ValueError):
         version = None
     top = _git(root, "rev-parse", "--show-toplevel")
-    # A checkout around it, of something else, says nothing about this code.
+    # The checkout may be of a project around this one.
     if top is None or Path(top).resolve() != root.resolve():
         return {"version": version, "commit": None, "changed": None}
     changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs")
@@ -31,7 +31,7 @@ def code_version(root: Path = ROOT) -> dict[str, str | bool | None]:
 
 
 def code_words(version: dict[str, str | bool | None]) -> str:
-    """A `code_version` in a few words: the version, the commit's first digits, and whether it was changed."""
+    """A `code_version` as text: the version, the first digits of the commit, and whether files have changed."""
     words = version["version"] or "unknown"
     if version["commit"] is not None:
         state = {True: ", changed", False: "", None: ", changed or not"}[version["changed"]]
@@ -40,8 +40,8 @@ def code_words(version: dict[str, str | bool | None]) -> str:
 
 
 def _git(root: Path, *command: str) -> str | None:
-    """What git says, None where it is not there or says no."""
-    # Inside a hook, git's own variables name another repository.
+    """The output of git, None where git is missing or fails."""
+    # Inside a git hook these variables name another repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(

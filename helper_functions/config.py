@@ -2,10 +2,11 @@
 
 import argparse
 import dataclasses
+import difflib
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NoReturn, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
@@ -18,7 +19,7 @@ from jsonargparse.typing import restricted_number_type
 from helper_functions.errors import UserError
 from helper_functions.exit_status import status_of
 from helper_functions.files import load_config
-from helper_functions.safe_files.plain_yaml import BUILDING, refuse_aliases
+from helper_functions.safe_files.plain_yaml import YAML_ERRORS, refuse_aliases
 from helper_functions.safe_files.printable import check_flags, escape_unknown
 from helper_functions.training.compilation import CompileMode
 from helper_functions.training.distribution import process_group
@@ -29,67 +30,72 @@ _INFINITY = float("inf")
 PositiveFloat = restricted_number_type("PositiveReal", float, [(">", 0), ("<", _INFINITY)])
 NonNegativeFloat = restricted_number_type("NonNegativeReal", float, [(">=", 0), ("<", _INFINITY)])
 Percentage = restricted_number_type("Percentage", float, [(">=", 0), ("<=", 100)])
-# NumPy's seeds end there.
+# The range of NumPy's seeds.
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 HalfOpenUnitInterval = restricted_number_type("ShareBelowOne", float, [(">=", 0), ("<", 1)])
-
-
 OnDevice = Literal["auto", "yes", "no"]
+# Shown first by --help, by the scripts that have them.
+FIRST_FLAGS = (
+    "help", "config_file", "dataset", "data_dir", "forget", "model", "weight_path", "method", "mode", "retain_budget",
+    "forget_target", "num_epochs", "learning_rate", "log_dir", "resume", "seed", "device",
+)  # fmt: skip
 
 
 @dataclasses.dataclass
 class RunArgs:
-    """Where a run writes, and on what it computes."""
+    """The run: folder, seed, device, precision."""
 
     log_dir: str = "runs"
     """Folder in which the run makes its own folder."""
     name_prefix: str | None = None
     """Beginning of the run folder's name; the script's name by default."""
     resume: str | None = None
-    """A run folder to go on with: its configuration is used again, and it ends as if it had never stopped."""
+    """Run folder to go on with, with its own configuration; the result is that of a run that was never interrupted."""
     on_nan: Literal["stop", "rewind"] | None = None
-    """When a loss, a gradient or a constraint is no number: stop with exit status 1, or rewind to the last good state
-    and go on with half the learning rate, five times at most. Constrained unlearning rewinds by default, all else
-    stops; beside --resume it takes the place of the run's own."""
+    """What to do when a loss, a gradient or a constraint becomes NaN or infinite: stop with exit status 1, or rewind to
+    the last good state and go on at half the learning rate, at most five times. The default is rewind for constrained
+    unlearning, else stop; with --resume the flag replaces the run's own."""
     seed: Seed = 0
     """Seed of the splits, the initial weights and the order of the images."""
     device: str = "auto"
     """auto takes CUDA, then MPS, then the CPU; or cpu, cuda, cuda:N, mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of forward and backward passes; auto is bf16 where the hardware has it."""
+    """Precision of forward and backward passes; auto is bf16 where the hardware supports it."""
     compile: bool = False
-    """Send forward and backward passes of training and unlearning through torch.compile; evaluation goes without."""
+    """Compile the passes of training and unlearning by torch.compile; evaluation is not compiled."""
     compile_mode: CompileMode = "default"
-    """Of --compile: default, or reduce-overhead or max-autotune, which record CUDA graphs on a GPU."""
+    """Mode of --compile; reduce-overhead and max-autotune record CUDA graphs on a GPU."""
     deterministic: bool = False
-    """The same bits again from the same command on the same machine and versions; an operation that cannot, ends it."""
+    """Give the same bits for the same command on the same machine and versions, or stop at an operation that cannot."""
     sync_bn: bool = False
-    """With several ranks of torchrun: batch norm by the whole batch while training, in place of each rank's part."""
+    """With several ranks of torchrun: batch norm over the whole batch while training, instead of each rank's part."""
     data_on_device: OnDevice = "auto"
-    """Whether the images stay on the device; no leaves them in host memory, from where batches follow through pinned
-    memory; auto keeps them where they take at most half of what is free."""
+    """Whether the images are kept on the device; no keeps them in host memory and copies batches through pinned memory;
+    auto keeps them on the device where they take at most half of its free memory."""
     log_interval: PositiveInt = 50
     """Steps between two transfers of the running figures from the device."""
     figures: bool = True
-    """Draw the model's graph and pictures for TensorBoard and the run folder at the end; sweeps do without."""
+    """Draw the model's graph and example pictures for TensorBoard and the run folder at the end."""
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keep the line breaks of a script's docstring, which shows its commands."""
+    """Keep the line breaks of a script's docstring, which shows its commands, and leave out the types of flags."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return re.sub(r"\(type: .*default: ", "(default: ", super()._expand_help(action), flags=re.DOTALL)
 
 
 class ScriptParser(ArgumentParser):
-    """Flags from a dataclass's fields and their docstrings; used by every script alike.
+    """Flags from a dataclass's fields and their docstrings; used by every script.
 
     `--use_sam` and `--use_sam True` both work, a list takes `--mean .5 .5 .5`, `--config_file` is applied before the
-    command line wherever it stands, abbreviations are refused, and an error is one line.
+    command line in any position, abbreviations are refused, and an error is one line.
 
     Args:
-        args_class: the dataclass.
+        args_class: the dataclass; `--help` groups its flags by the base class that defines them.
         prog: name in messages.
         description: of `--help`.
-        presets: from what was asked for, values of flags that take the place of the defaults that `--help` shows, where
-            neither the file nor the command line gives one.
+        presets: gives, from the parsed arguments, defaults that replace those of the dataclass, such as a method's own.
     """
 
     def __init__(
@@ -99,19 +105,50 @@ class ScriptParser(ArgumentParser):
         description: str = "",
         presets: Callable[[Namespace], dict[str, object]] = lambda asked: {},
     ) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
+        usage = "%(prog)s [--config_file FILE] [--FLAG VALUE ...]"
+        super().__init__(prog, usage=usage, description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
         self.args_class, self.presets = args_class, presets
         self.add_argument("--config_file", type=str, help="YAML file of flags; the command line overrides it.")
-        self.add_class_arguments(args_class, None, help="flags, also the keys of --config_file")
+        self.add_class_arguments(args_class, None)
         for action in self._actions:
             if getattr(action, "_typehint", None) is bool:
                 action.nargs, action.const = "?", True
         self._fields = {field.name: field.type for field in dataclasses.fields(args_class)}
         self._lists = {f"--{name}" for name, annotation in self._fields.items() if _is_list(annotation)}
+        self._group_flags()
+
+    def _group_flags(self) -> None:
+        """Have --help show `FIRST_FLAGS`, then each base class's flags under the first line of its docstring."""
+        actions = {action.dest: action for action in self._actions}
+        groups = {"main flags": [name for name in FIRST_FLAGS if name in actions]}
+        for base in self.args_class.__mro__:
+            names = [name for name in vars(base).get("__annotations__", {}) if name in actions]
+            groups[(base.__doc__ or "").partition("\n")[0].rstrip(".")] = names
+        self._action_groups.clear()
+        for title, names in groups.items():
+            own = [actions.pop(name) for name in names if name in actions]
+            if own:
+                self.add_argument_group(title)._group_actions.extend(own)
+
+    def _print_method(self, method: str) -> NoReturn:
+        """Print the flags of which a method has its own default, or which are its alone, and end the process."""
+        own = self.presets(self.parse_args([f"--method={method}"]))
+        print(f"{self.prog} --method {method}: its own defaults and flags\n")
+        for action in self._actions:
+            if action.dest in own or re.search(rf"\b{method}\b.*:", str(action.help)):
+                text = " ".join(action.help.split())
+                print(f"  --{action.dest} {own.get(action.dest, action.default)}\n      {text}")
+        raise SystemExit(0)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise UserError; `run_script` prints it and exits with status 2."""
-        raise UserError(re.sub(r'Parser key "(\w+)"', r"--\1", message)) from ex
+        message = re.sub(r'Parser key "(\w+)"', r"--\1", message)
+        raise UserError(message + self._suggestion(re.findall(r"--(\w+)", message))) from ex
+
+    def _suggestion(self, names: Iterable[str]) -> str:
+        """`; did you mean --NAME?` for the first name that is unknown and close to a known one."""
+        close = [difflib.get_close_matches(name, self._fields, 1) for name in names if name not in self._fields]
+        return next((f"; did you mean {found[0]}?" for found in close if found), "")
 
     def parse(self, argv: Sequence[str] | None = None) -> object:
         """An instance of the dataclass from a command line (the process's own by default).
@@ -120,20 +157,27 @@ class ScriptParser(ArgumentParser):
             UserError: a flag or key that does not exist, or a value that it cannot have.
         """
         argv = self._join_lists(list(sys.argv[1:] if argv is None else argv))
-        path = self._take_config_file(argv)
+        if len(argv) == 2 and argv[0] == "--help" and "method" in self._fields:
+            self._print_method(argv[1])
+        files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        files.error = self.error
+        files.add_argument("--config_file")
+        known, argv = files.parse_known_args(argv)
+        path = known.config_file
         values = {} if path is None else self._read(path)
         refuse_aliases([*argv, values])
         try:
             parsed = self.parse_args(argv, namespace=self._namespace(path, values))
             if presets := self.presets(parsed):
-                # The file's own values have just been checked: what is wrong now came with an earlier run.
+                # The file's own values have just been checked: an error now is about an earlier run's.
                 merged = self._namespace("config.yaml of the earlier run", {**presets, **values})
                 parsed = self.parse_args(argv, namespace=merged)
         except UserError:
             raise
-        except BUILDING as error:  # jsonargparse does not expect all that PyYAML raises
+        except YAML_ERRORS as error:  # jsonargparse does not expect all that PyYAML raises
             raise UserError(f"{' '.join(argv) or path}: a value that is no valid YAML ({error})") from None
-        check_flags(flags := {name: _builtin(parsed[name]) for name in self._fields})
+        flags = {name: _builtin(parsed[name]) for name in self._fields}
+        check_flags(flags)
         return self.args_class(**flags)
 
     def _read(self, path: str) -> dict[str, object]:
@@ -141,7 +185,8 @@ class ScriptParser(ArgumentParser):
         values = load_config(path)
         for name, value in values.items():
             if name not in self._fields:
-                raise UserError(f"{path}: unknown key {name!r}; {self.prog} --help lists the keys")
+                hint = self._suggestion([name]) or f"; {self.prog} --help lists the keys"
+                raise UserError(f"{path}: unknown key {name!r}{hint}")
             options = (self._fields[name], *getattr(self._fields[name], "__args__", ()))
             # jsonargparse takes null for "not given", whatever the type.
             if value is None and type(None) not in options:
@@ -157,15 +202,6 @@ class ScriptParser(ArgumentParser):
             return self.parse_object(values) if values or path is not None else None
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-
-    def _take_config_file(self, argv: list[str]) -> str | None:
-        path = None
-        for i in reversed(range(len(argv))):
-            if argv[i] == "--config_file" and i + 1 < len(argv):
-                path, argv[i : i + 2] = path or argv[i + 1], []
-            elif argv[i].startswith("--config_file="):
-                path, argv[i : i + 1] = path or argv[i].partition("=")[2], []
-        return path
 
     def _join_lists(self, argv: list[str]) -> list[str]:
         joined, i = [], 0
@@ -202,13 +238,13 @@ def run_script(
 ) -> int:
     """Parse the command line, run `main`, and give the exit status.
 
-    0 is done, 1 a failure while running (figures that are no numbers; of one among several ranks, another that no
-    longer answers), 2 a request that cannot be carried out, 3 a result outside the stated budget (`main`'s dict says
-    `{"verdict": {"feasible": False}}`) or a report that does not hold (`{"holds": False}`), 130 and 143 an interruption
-    by SIGINT and SIGTERM, 141 a reader of the output who left. Of 1, 2, 130 and 143 one line says why.
+    0: done. 1: a failure while running, such as NaN, or a rank that lost another. 2: a request that cannot be carried
+    out. 3: a result outside the stated budget (`main` gives `{"verdict": {"feasible": False}}`), or a report that does
+    not hold (`{"holds": False}`). 130 and 143: stopped by SIGINT or SIGTERM. 141: the reader of the output has closed
+    it. One line says why for 1, 2, 130 and 143.
 
     Args:
-        goes_on: that the same command goes on where it was.
+        goes_on: whether the same command continues an interrupted run.
     """
     parser = get_parser()
     escape_unknown(sys.stdout)

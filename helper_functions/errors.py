@@ -9,10 +9,10 @@ class UserError(ValueError):
 
 
 class NotFinite(RuntimeError):
-    """A loss, a gradient, a constraint or a weight that is no number any more; its message is one line.
+    """A loss, a gradient, a constraint or a weight became NaN or infinite; the message is one line.
 
-    Scripts print it to standard error and exit with status 1; the last checkpoint is from before. `may_rewind` says
-    that the run has not tried to go back by itself.
+    Scripts print it to standard error and exit with status 1; the last checkpoint is from before. `may_rewind`: the run
+    was not told to rewind, so --on_nan rewind is a remedy.
     """
 
     may_rewind = False

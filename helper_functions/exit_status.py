@@ -1,4 +1,4 @@
-"""What becomes of a script: its exit status, and the one line that says why."""
+"""The exit status of a script, and the one line that says why."""
 
 import os
 import signal
@@ -14,13 +14,13 @@ from helper_functions.training.distribution import PATIENCE, complain, is_main, 
 
 
 def status_of(script: str, work: Callable[[], dict], args_class: type, goes_on: bool) -> int:
-    """The exit status of a script's work, as `run_script` tells.
+    """The exit status of a script's work, as `run_script` defines it.
 
     Args:
         script: its name.
-        work: gives what it also writes.
-        args_class: of its arguments, by which the run under way is known for its own.
-        goes_on: that the same command goes on where it was.
+        work: returns the script's report.
+        args_class: of its arguments; tells whether the current run is the script's own.
+        goes_on: whether the same command continues an interrupted run.
     """
     threading.excepthook = _leave_os_errors_to_main
     try:
@@ -36,8 +36,10 @@ def status_of(script: str, work: Callable[[], dict], args_class: type, goes_on: 
     except OSError as error:
         _drop_output()
         where = f"{error.filename}: " if error.filename else ""
-        line = f"{where}{error.strerror or error}; nothing that stood there before has changed"
-        return _complain(script, line + _once_mended(script, args_class))
+        line = f"{where}{error.strerror or error}; existing files have not changed"
+        if command := _resume_command(script, args_class):
+            line += f"; once this is fixed, go on from step {run_under_way.step} with: {command}"
+        return _complain(script, line)
     except KeyboardInterrupt as error:
         stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
         _drop_output()
@@ -45,7 +47,9 @@ def status_of(script: str, work: Callable[[], dict], args_class: type, goes_on: 
             print(f"{script}: {_where(script, stopped, args_class, goes_on)}", file=sys.stderr)
         return 128 + stopped.number
     except NotFinite as error:
-        complain(f"{script}: error: {error}{_second_try(script, error, args_class)}")
+        command = _resume_command(script, args_class) if error.may_rewind else None
+        retry = f", or go on from there at half of it: {command} --on_nan rewind" if command else ""
+        complain(f"{script}: error: {error}{retry}")
         return 1
     except RuntimeError as error:
         if refusal := lacks_determinism(error):
@@ -55,11 +59,11 @@ def status_of(script: str, work: Callable[[], dict], args_class: type, goes_on: 
             raise
         line = f"rank {rank()} lost another rank ({reason}); --resume goes on from the last checkpoint"
         print(f"{script}: error: {line}", file=sys.stderr)
-        # torchrun names the rank that it saw end first.
+        # torchrun reports the rank that ended first as the cause.
         time.sleep(PATIENCE)
         return 1
     good = (result.get("verdict") or {}).get("feasible", True) and result.get("holds", True)
-    # One rank says it: torchrun ends the others as soon as one has left with anything but 0.
+    # Rank 0 alone: torchrun kills the other ranks as soon as one exits with another status than 0.
     return 0 if good or not is_main() else 3
 
 
@@ -69,7 +73,7 @@ def _complain(script: str, message: object) -> int:
 
 
 def _where(script: str, stopped: Stopped, args_class: type, goes_on: bool) -> str:
-    """Where it was stopped, and how to go on."""
+    """Where the run was stopped, and how to resume it."""
     run = run_under_way
     if goes_on:
         return "stopped; the same command goes on where it was"
@@ -84,22 +88,14 @@ def _where(script: str, stopped: Stopped, args_class: type, goes_on: bool) -> st
     return f"{where}; go on with: {run.resume_command(script)}"
 
 
-def _once_mended(script: str, args_class: type) -> str:
+def _resume_command(script: str, args_class: type) -> str | None:
+    """The command that resumes the script's run from its last checkpoint, None where there is none."""
     run = run_under_way
-    if run.args_class is not args_class or run.step is None:
-        return ""
-    return f"; once that is mended, go on from step {run.step} with: {run.resume_command(script)}"
-
-
-def _second_try(script: str, error: NotFinite, args_class: type) -> str:
-    run = run_under_way
-    if not error.may_rewind or run.args_class is not args_class or run.step is None:
-        return ""
-    return f", or go on from there at half of it: {run.resume_command(script)} --on_nan rewind"
+    return run.resume_command(script) if run.args_class is args_class and run.step is not None else None
 
 
 def _drop_output() -> None:
-    """Send what standard output still holds to nowhere if it cannot be written: Python would complain at exit."""
+    """Discard buffered output that cannot be written, about which Python would print an error at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -107,6 +103,6 @@ def _drop_output() -> None:
 
 
 def _leave_os_errors_to_main(hook: threading.ExceptHookArgs) -> None:
-    """TensorBoard's thread hands a failed write on to whoever writes next, and need not print it, too."""
+    """TensorBoard's thread passes a failed write on to the next caller, so its own traceback is redundant."""
     if not issubclass(hook.exc_type, OSError):
         threading.__excepthook__(hook)

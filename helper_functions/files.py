@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files that are written whole or not at all: JSON, YAML, tensors."""
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -14,15 +15,14 @@ import torch
 import yaml
 
 from helper_functions.errors import UserError
+from helper_functions.safe_files.archives import TorchFormat, check_torch_file
 from helper_functions.safe_files.plain_yaml import load_plain
-from helper_functions.safe_files.regular_files import open_bytes
-from helper_functions.safe_files.text_files import open_text
-from helper_functions.safe_files.torch_files import TorchFormat, check_torch_file
+from helper_functions.safe_files.regular_files import open_bytes, open_text
 from helper_functions.training.distribution import on_main
 
 LARGEST_CONFIG = 100_000
 
-# `.NAME.` and what mkstemp adds.
+# `.NAME.` and the suffix of mkstemp.
 UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")
 
 
@@ -51,8 +51,13 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def key_of(configuration: dict) -> str:
+    """Sixteen hexadecimal digits that change with any value: a key for what was made with a configuration."""
+    return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def check_folder_of(flag: str, path: str | None) -> None:
-    """Refuse a file that could not be written for want of its folder.
+    """Refuse a file whose folder does not exist.
 
     Raises:
         UserError: naming the flag.
@@ -62,7 +67,7 @@ def check_folder_of(flag: str, path: str | None) -> None:
 
 
 def check_new_file(flag: str, path: str | None) -> None:
-    """Refuse a file that is there already, or could not be written.
+    """Refuse a file that exists, or whose folder does not.
 
     Raises:
         UserError: naming the flag.
@@ -73,7 +78,7 @@ def check_new_file(flag: str, path: str | None) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what `whole_file` leaves in a folder when its process is killed; for who is alone there."""
+    """Remove what `whole_file` leaves when its process is killed; the caller holds the folder's lock."""
     for path in Path(folder).glob(".*"):
         if UNFINISHED.fullmatch(path.name) and path.is_file():
             path.unlink()
@@ -133,7 +138,7 @@ def save_tensors(content: object, path: Path, *, legacy: bool = False) -> None:
     with whole_file(path) as temporary:
         try:
             torch.save(content, temporary, _use_new_zipfile_serialization=not legacy)
-        except RuntimeError:  # torch's word for a write that failed, without the reason
+        except RuntimeError:  # torch gives no reason for a failed write
             raise OSError(errno.EIO, "cannot be written; is the disk full, or a limit on file sizes reached?") from None
 
 
@@ -147,7 +152,7 @@ def load_tensors(path: Path, remedy: str) -> dict:
         content, _ = read_tensors(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); {remedy}") from None
-    except (ValueError, MemoryError):  # the latter, where a damaged file claims to hold more than there is room for
+    except (ValueError, MemoryError):  # a damaged file may claim more than fits into memory
         raise UserError(f"{path}: truncated, or no file of tensors that this program wrote; {remedy}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds {type(content).__name__}, not the expected fields; {remedy}")
@@ -155,19 +160,20 @@ def load_tensors(path: Path, remedy: str) -> dict:
 
 
 def read_tensors(path: Path) -> tuple[object, TorchFormat]:
-    """What torch.load makes of a file, on the CPU and with `weights_only=True`; and how it was written.
+    """The content of a torch file by torch.load on the CPU with `weights_only=True`, and its format.
 
     Raises:
         OSError: it cannot be opened, or is no regular file.
         MemoryError: it does not fit.
-        ValueError: it is truncated, holds anything but tensors and plain values, or unpacks to more than its size.
+        ValueError: it is truncated, holds anything but tensors and plain values, or unpacks to far more than its size.
     """
     with open_bytes(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on odd pickle protocols: the caller gets an error, or the content
+        warnings.simplefilter("ignore")  # about odd pickle protocols
         written = check_torch_file(file)
         try:
             return torch.load(file, map_location="cpu", weights_only=True), written
         except MemoryError:
             raise
         except Exception as error:  # a damaged file can fail in any of the unpickler's ways
-            raise ValueError(type(error).__name__) from error
+            refused = re.search(r"GLOBAL (\S+)", str(error))
+            raise ValueError(f"it names {refused[1]!r}" if refused else type(error).__name__) from error

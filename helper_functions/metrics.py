@@ -6,9 +6,9 @@ from torch.nn import functional as F
 
 
 def class_mask(labels: Tensor, num_classes: int) -> Tensor:
-    """Bool `[N, K]`, true at each label `[N]` alone.
+    """Bool `[N, K]`, true at each label `[N]` only.
 
-    Unlike `one_hot`, it does not look at the labels' values, which waits for the device.
+    `one_hot` reads the labels' values, and so waits for the device.
     """
     return labels[:, None] == torch.arange(num_classes, device=labels.device)
 
@@ -59,7 +59,7 @@ def summarise(output: Tensor, target: Tensor) -> dict[str, float]:
 
 
 def calculate_binary_accuracy(output: Tensor, target: Tensor) -> Tensor:
-    """Accuracy of a two-class decision in percent, a 0-d tensor; a logit of exactly 0 says class 0.
+    """Accuracy of a two-class decision in percent, a 0-d tensor; a logit of exactly 0 counts as class 0.
 
     Args:
         output: logits of class 1, `[N]` or `[N, 1]`.

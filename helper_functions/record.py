@@ -26,8 +26,8 @@ STAMP = "%Y%m%d-%H%M%S"
 class RunRecord:
     """A run folder: `config.yaml`, `environment.json`, `metrics.jsonl`, TensorBoard events, `checkpoint.pt`.
 
-    TensorBoard is opened at the first figure, since importing it takes longer than a small run. Of several ranks,
-    rank 0 alone reads and writes; the others are told what it read. `step` is that of the last checkpoint.
+    TensorBoard is opened at the first figure, since importing it takes longer than a small run. With several ranks,
+    rank 0 alone reads and writes, and broadcasts what it read. `step` is that of the last checkpoint.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,7 +46,7 @@ class RunRecord:
             UserError: the folder cannot be made.
         """
         if not re.fullmatch(r"[^/\\\0.-][^/\\\0]{0,99}", name):
-            rule = "at most 100 characters without slashes, the first of them no dot or dash"
+            rule = "at most 100 characters without slashes, the first not a dot or dash"
             raise UserError(f"--name_prefix {name}: the beginning of a folder's name, so {rule}")
         record = cls(from_main(lambda: _new_folder(log_dir, name)))
         record._take(type(args), f"--log_dir {log_dir}")
@@ -56,16 +56,16 @@ class RunRecord:
 
     @classmethod
     def reopen(cls, folder: str, args_class: type, on_nan: str | None = None) -> tuple["RunRecord", object]:
-        """The record and the arguments of an earlier run, to go on with it.
+        """The record and the arguments of an earlier run, to resume it.
 
         Args:
             folder: the run's.
             args_class: of its script's arguments.
-            on_nan: takes the place of the run's own --on_nan.
+            on_nan: replaces the run's own --on_nan.
 
         Raises:
-            UserError: no run folder, one of another script, one whose arguments no longer make sense, or one that
-                another process is at work in.
+            UserError: no run folder, one of another script, one whose arguments are no longer valid, or one whose lock
+                another process holds.
         """
         args = from_main(lambda: _read_arguments(folder, args_class))
         record = cls(Path(folder))
@@ -73,7 +73,7 @@ class RunRecord:
         return record, args if on_nan is None else dataclasses.replace(args, on_nan=on_nan)
 
     def _take(self, args_class: type, what: str) -> None:
-        """Have the folder for this process alone, and be the run that it is about."""
+        """Lock the folder, and make the run in it the process's current one."""
 
         def take() -> None:
             self._lock = RunLock(self.folder, what)
@@ -83,7 +83,7 @@ class RunRecord:
         run_under_way.begin(self.folder, args_class)
 
     def path(self, name: str) -> Path:
-        """Where the run keeps a file of this name."""
+        """The path of a file in the run folder."""
         return self.folder / name
 
     @property
@@ -114,7 +114,7 @@ class RunRecord:
 
     @on_main
     def print_row(self, name: str, epoch: int, num_epochs: int, figures: dict[str, float]) -> None:
-        """Print one row of the table of epochs; its heading comes first, and again when the columns change."""
+        """Print one row of the table of epochs, with a heading where the columns change."""
         columns = tuple(figures)
         if self._columns != (name, columns):
             titles = [column.removeprefix("train/").replace("/", " ") for column in columns]
@@ -128,7 +128,7 @@ class RunRecord:
 
     @on_main
     def save_checkpoint(self, content: dict) -> None:
-        """Write what `--resume` needs, and remember how long the record of figures was at that moment."""
+        """Write what `--resume` needs, with the current lengths of the files of figures."""
         if self._writer is not None:
             self._writer.flush()
         lengths = {path.name: path.stat().st_size for path in self._figures()}
@@ -141,9 +141,9 @@ class RunRecord:
             run_under_way.step = step
 
     def load_checkpoint(self) -> dict | None:
-        """The last checkpoint, or None where the run had not come that far; later figures are taken back.
+        """The last checkpoint, None where there is none; figures written after it are removed.
 
-        TensorBoard's `purge_step` would not do: the steps of each model that a run trains begin at 0.
+        TensorBoard's `purge_step` does not help: the steps of each model that a run trains begin at 0.
         """
         content = from_main(self._load_checkpoint)
         self._is_at(None if content is None else content["step"])
@@ -159,7 +159,7 @@ class RunRecord:
                 raise UserError(f"{self.path('checkpoint.pt')}: no checkpoint of this version; {remedy}")
         for path in self._figures():
             if path.name in lengths:
-                # A crash of the machine may have left less than the checkpoint, which alone was synced to the disk.
+                # The checkpoint alone is synced to the disk: after a crash of the machine the file may be shorter.
                 os.truncate(path, min(lengths[path.name], path.stat().st_size))
             else:
                 path.unlink()
@@ -171,9 +171,9 @@ class RunRecord:
 
     @on_main
     def close(self) -> None:
-        """Write out what TensorBoard still holds, and leave the folder to others."""
+        """Flush TensorBoard, and release the folder."""
         if self._writer is not None:
-            # Closing alone would hide that the last figures could not be written.
+            # `close` alone hides a failed write.
             self._writer.flush()
             self._writer.close()
         if self._lock is not None:
@@ -185,34 +185,22 @@ def _are_lengths(value: object) -> bool:
 
 
 def _new_folder(log_dir: str, name: str) -> Path:
+    """Make `log_dir/name-STAMP`; names sort as the runs began, also where the clock was put back."""
     parent = Path(log_dir)
     try:
         parent.mkdir(parents=True, exist_ok=True)
+        found = map(re.compile(rf"{re.escape(name)}-(\d{{8}}-\d{{6}})").fullmatch, os.listdir(parent))
+        stamp = max([time.strftime(STAMP), *(match[1] for match in found if match and _is_time(match[1]))])
         while True:
-            folder = parent / f"{name}-{_next_stamp(parent, name)}"
             try:
+                folder = parent / f"{name}-{stamp}"
                 folder.mkdir()
                 return folder
-            except FileExistsError:  # another process was quicker
-                continue
+            except FileExistsError:
+                following = datetime.strptime(stamp, STAMP) + timedelta(seconds=1)
+                stamp = re.sub("[-:]", "", following.isoformat()).replace("T", "-")
     except OSError as error:
         raise UserError(f"--log_dir {log_dir}: no folder can be made there ({error.strerror})") from None
-
-
-def _next_stamp(parent: Path, name: str) -> str:
-    """The time, or where folders of this name are as late, because the clock was put back or the second is the same,
-    what follows the latest of them: names sort as the runs began.
-    """
-    now = time.strftime(STAMP)
-    pattern = re.compile(rf"{re.escape(name)}-(\d{{8}}-\d{{6}})(-[2-9])?")
-    names = [match.groups(default="-1") for match in map(pattern.fullmatch, os.listdir(parent)) if match]
-    found = [(stamp, number) for stamp, number in names if stamp < now or _is_time(stamp)]
-    latest, number = max(found, default=("", ""))
-    if latest < now:
-        return now
-    if number < "-9":
-        return f"{latest}-{int(number[1]) + 1}"
-    return (datetime.strptime(latest, STAMP) + timedelta(seconds=1)).strftime(STAMP)
 
 
 def _is_time(stamp: str) -> bool:

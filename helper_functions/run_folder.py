@@ -1,4 +1,4 @@
-"""Runs from Python: a script called without its tables, and a run's scalars read back as arrays."""
+"""Runs from Python: a script called without output, and a run's scalars as arrays."""
 
 import contextlib
 import io
@@ -11,12 +11,12 @@ import numpy as np
 from helper_functions.errors import UserError
 from helper_functions.signals import run_under_way
 
-# The weights that a run ends with, and where they are not to be deployed: they overdraw the budget.
+# The weights that a run ends with, where they keep the budget and where they do not.
 RESULT, INFEASIBLE = "model.pt", "infeasible.pt"
 
 
 def run_quietly(script: ModuleType, flags: Sequence[object], name: str) -> tuple[Path, dict]:
-    """Call a script's `main` with flags as on its command line; what it prints is dropped.
+    """Call a script's `main` with flags as on its command line; its output is discarded.
 
     Args:
         script: a module with `get_parser` and `main`.
@@ -51,7 +51,7 @@ def read_scalars(folder: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]
 
     if not list(Path(folder).glob("events.out.tfevents.*")):
         raise UserError(f"{folder}: no TensorBoard events are there; name a run folder")
-    # By default, ten thousand are kept of each name.
+    # The default is a sample of 10,000 of each name.
     events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
     return {name: _arrays(events.Scalars(name)) for name in events.Tags()["scalars"]}
 

@@ -1,81 +1,57 @@
-"""One process at a time in a folder: a lock that names its holder, and that the end of a process frees."""
+"""One process at a time in a folder."""
 
-import contextlib
 import errno
-import fcntl
 import os
 import socket
-import weakref
 from pathlib import Path
-from typing import TextIO
+
+from filelock import FileLock, Timeout
 
 from helper_functions.errors import UserError
 
 NAME = "run.lock"
-# File systems without locks, as some network file systems are: there, nobody is refused.
-WITHOUT = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-
-_held: "weakref.WeakValueDictionary[str, RunLock]" = weakref.WeakValueDictionary()
+# Raised by file systems without locks, as some network file systems are.
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 class RunLock:
-    """The lock of a folder, on `run.lock` in it, which holds the process's id.
+    """The lock of a folder, on the file `run.lock` in it, which names its holder.
 
-    By `flock`, so that it ends with the process however that ends; over NFS, Linux makes a lock of the whole file of
-    it, which other machines see. A process that has it already shares it. It is given back by `release`, at the end of
-    a `with` block, or when nobody refers to it any more.
+    The lock ends with the process, however that ends; the same process may take it again. A file system without locks
+    refuses nobody.
 
     Args:
         folder: that exists.
-        what: the request that is refused, for the error.
+        what: the request, for the error.
 
     Raises:
-        UserError: another process is at work there.
+        UserError: another process holds the lock.
+        OSError: the file cannot be written.
     """
 
     def __init__(self, folder: Path, what: str) -> None:
-        place = os.path.realpath(folder)
-        self._shared = _held.get(place)
-        if self._shared is None or not self._shared.release.alive:
-            path = Path(folder) / NAME
-            file = _take(path, what)
-            self.release = weakref.finalize(self, _give_back, file, path, os.getpid())
-            _held[place] = self
-        else:
-            self.release = self._shared.release
+        self.path = Path(folder).resolve(strict=True) / NAME
+        self._lock = FileLock(
+            self.path, timeout=0, thread_local=False, is_singleton=True, fallback_to_soft=False, mode=0o644
+        )
+        try:
+            self._lock.acquire()
+            self.path.write_text(f"{os.getpid()} on {socket.gethostname()}\n")
+        except Timeout:
+            holder = self.path.read_text().strip() or "(unknown)"
+            raise UserError(f"{what}: process {holder} uses this folder; wait until it ends, or end it") from None
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+
+    def release(self) -> None:
+        """Give the folder back."""
+        if self._lock.is_locked:
+            self.path.unlink(missing_ok=True)
+        self._lock.release(force=True)
 
     def __enter__(self) -> "RunLock":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
-
-
-def _take(path: Path, what: str) -> TextIO:
-    while True:
-        file = open(path, "a+")  # noqa: SIM115  # for as long as the lock is held
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "of unknown number"
-            raise UserError(f"{what}: process {holder} is at work there; wait for its end, or end it") from None
-        except OSError as error:
-            if error.errno not in WITHOUT:
-                raise
-        # Its last holder may have removed it meanwhile: what is locked then is nobody's.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                break
-        file.close()
-    file.truncate(0)
-    file.write(f"{os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    return file
-
-
-def _give_back(file: TextIO, path: Path, process: int) -> None:
-    if process == os.getpid():  # a fork has it, too
-        with contextlib.suppress(OSError):
-            path.unlink()
-    file.close()

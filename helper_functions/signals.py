@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop: held back while a step or an epoch's end is under way, an exception elsewhere."""
+"""Signals that stop a process: deferred during a training loop, which saves its state first; an exception elsewhere."""
 
 import contextlib
 import dataclasses
@@ -18,11 +18,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """The process was asked to stop.
+    """The process received SIGINT or SIGTERM.
 
     Args:
         number: of the signal.
-        step: the gradient step at which everything has been saved; None where nothing was saved on account of it.
+        step: the gradient step at which everything was saved; None where nothing was saved because of the signal.
     """
 
     def __init__(self, number: int, step: int | None = None) -> None:
@@ -32,58 +32,58 @@ class Stopped(KeyboardInterrupt):
 
 @dataclasses.dataclass
 class RunUnderWay:
-    """What a last line has to know of the process's run: its folder, whose it is, the step of its last checkpoint."""
+    """The process's current run, for the last line of a script: its folder, its arguments, its last checkpoint."""
 
     folder: Path | None = None
     args_class: type | None = None
     step: int | None = None
 
     def begin(self, folder: Path, args_class: type) -> None:
-        """The process turns to the run in this folder, which has no checkpoint yet."""
+        """Make the run in this folder, which has no checkpoint yet, the current one."""
         self.folder, self.args_class, self.step = folder, args_class, None
 
     def resume_command(self, script: str) -> str:
-        """The command line that goes on with it."""
+        """The command line that resumes it."""
         return f"python {script} --resume {shlex.quote(str(self.folder))}"
 
 
 run_under_way = RunUnderWay()
 
 
-class _Mailbox:
-    """The signal that has come, and whether it is held back."""
+class _Pending:
+    """The signal that was received and not yet raised, and how many blocks defer it."""
 
     def __init__(self) -> None:
-        self.heard: int | None = None
-        self.holders = 0
+        self.signal: int | None = None
+        self.deferrals = 0
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """The handler; a further signal does what it does by default, which is to end the process at once."""
+        """Handle a signal; a second one has its default effect, which ends the process at once."""
         for each in SIGNALS:
             if signal.getsignal(each) == self.receive:
                 signal.signal(each, signal.SIG_DFL)
-        self.heard = number
-        if not self.holders:
-            self.raise_heard()
+        self.signal = number
+        if not self.deferrals:
+            self.raise_pending()
 
-    def raise_heard(self, step: int | None = None) -> None:
-        number, self.heard = self.heard, None
+    def raise_pending(self, step: int | None = None) -> None:
+        number, self.signal = self.signal, None
         raise Stopped(number, step)
 
 
-_mailbox = _Mailbox()
+_pending = _Pending()
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM raise `Stopped`, or are held back; one that was ignored stays so (nohup)."""
+    """Inside, SIGINT and SIGTERM raise `Stopped`, or are deferred; a signal that is ignored (nohup) stays ignored."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in SIGNALS}
         before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     try:
         for number in before:
-            signal.signal(number, _mailbox.receive)
+            signal.signal(number, _pending.receive)
         yield
     finally:
         for number, handler in before.items():
@@ -92,34 +92,25 @@ def listening() -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Inside, a signal is held back for `Stops` to find; what none has found by the end is raised there.
+    """Inside, a signal is deferred until `Stops` finds it, or until the end of the block, which raises it.
 
-    All ranks pass through the block, and leave it alike.
+    All ranks enter and leave the block together.
     """
-    _mailbox.holders += 1
+    _pending.deferrals += 1
     try:
         yield
     finally:
-        _mailbox.holders -= 1
-    if not _mailbox.holders:
-        raise_if_heard()
-
-
-def raise_if_heard() -> None:
-    """Raise a signal that was held back, on all ranks if any of them got one; they call it together.
-
-    Raises:
-        Stopped: with nothing saved on account of it.
-    """
-    _mailbox.heard = _highest(_mailbox.heard or 0) or None
-    if _mailbox.heard is not None:
-        _mailbox.raise_heard()
+        _pending.deferrals -= 1
+    if not _pending.deferrals:
+        _pending.signal = _highest(_pending.signal or 0) or None
+        if _pending.signal is not None:
+            _pending.raise_pending()
 
 
 class Stops:
-    """Whether a signal has come, asked at each step: of several ranks all learn of it at the same step, the next one.
+    """Polls for a signal at each step; all ranks see it at the same step, the one after any of them received it.
 
-    What they tell each other is under way while the step is taken, so that none of them waits for it.
+    The ranks exchange it asynchronously during the step, so none of them waits.
     """
 
     def __init__(self) -> None:
@@ -129,30 +120,26 @@ class Stops:
         """The signal's number, or None.
 
         Args:
-            last: nobody will ask again; ranks wait for each other's answer.
+            last: this is the last poll, so the ranks wait for the exchange.
         """
         if world_size() == 1:
-            return _mailbox.heard
+            return _pending.signal
         found = 0
         if self._sent is not None:
             value, work = self._sent
             work.wait()
             found, self._sent = int(value), None
         if not found and last:
-            found = _highest(_mailbox.heard or 0)
+            found = _highest(_pending.signal or 0)
         elif not found:
-            value = torch.tensor(_mailbox.heard or 0)
+            value = torch.tensor(_pending.signal or 0)
             self._sent = value, dist.all_reduce(value, dist.ReduceOp.MAX, async_op=True)
-        _mailbox.heard = found or _mailbox.heard
+        _pending.signal = found or _pending.signal
         return found or None
 
     def stop(self, step: int | None) -> None:
-        """Raise what was found.
-
-        Raises:
-            Stopped: saying at which step everything was saved, if it was.
-        """
-        _mailbox.raise_heard(step)
+        """Raise the signal as `Stopped`, with the step at which everything was saved, if it was."""
+        _pending.raise_pending(step)
 
 
 def _highest(number: int) -> int:

@@ -9,7 +9,7 @@ from helper_functions.errors import NotFinite
 from helper_functions.files import write_json
 from helper_functions.record import RunRecord
 from helper_functions.training.distribution import say
-from helper_functions.training.faults import Fault
+from helper_functions.training.passes import Fault
 
 # So often a run goes back: steps are then a 32nd of what they were.
 MOST_REWINDS = 5

@@ -12,11 +12,10 @@ from torch.nn import functional as F
 from helper_functions.config import HalfOpenUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from helper_functions.files import load_tensors, save_tensors, write_json
 from helper_functions.record import RunRecord
-from helper_functions.training.devices import Precision
+from helper_functions.training.devices import Precision, generator_states, restore_generators
 from helper_functions.training.distribution import from_main
-from helper_functions.training.faults import Fault
-from helper_functions.training.generators import generator_states, restore_generators
 from helper_functions.training.loop import Cost, LoopConfig, NamedLoader, Trainer, run_loop
+from helper_functions.training.passes import Fault
 from helper_functions.training.spread import spread
 from optimizer.nan_guard import NanGuard
 from optimizer.optimizers import OPTIMIZERS, get_optimizer

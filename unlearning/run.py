@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from torch import nn
 
 from helper_functions.record import RunRecord
-from helper_functions.training.devices import Precision
+from helper_functions.training.devices import Precision, generator_states, restore_generators
 from helper_functions.training.distribution import from_main
-from helper_functions.training.generators import generator_states, restore_generators
 from helper_functions.training.loop import Cost
 from unlearning.arguments import MethodArgs
 from unlearning.choice import BestFeasible, LastEpoch, ScrubRewind

@@ -18,8 +18,7 @@ from evaluation.gaps import retrained_of
 from helper_functions.code_version import code_words
 from helper_functions.config import NonNegativeInt, RunArgs
 from helper_functions.errors import UserError
-from helper_functions.files import load_config
-from helper_functions.keys import key_of
+from helper_functions.files import key_of, load_config
 from helper_functions.run_folder import INFEASIBLE, RESULT, result_weights, run_quietly
 from models.arguments import ModelArgs
 from unlearning.methods import METHODS

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.sweeps.sweep import append_row, read_rows
 from evaluation import gaps
-from helper_functions.keys import key_of
+from helper_functions.files import key_of
 
 # Figures that all methods on a forget set and seed share: a line of references.jsonl, stored once.
 SHARED, REFERENCES = ("original", "retrained"), "references.jsonl"

@@ -9,8 +9,7 @@ from benchmarks.sweeps.engines import RunAll
 from benchmarks.sweeps.sweep import command_line
 from evaluation.report.record import file_digest
 from helper_functions.errors import UserError
-from helper_functions.files import load_config
-from helper_functions.keys import key_of
+from helper_functions.files import key_of, load_config
 from helper_functions.run_folder import run_quietly
 
 # Flags that do not change what a run computes (--sync_bn needs several ranks, a cell has one).

@@ -24,8 +24,7 @@ from benchmarks.sweeps.engines import EngineArgs, engine_of
 from benchmarks.sweeps.sweep import append_row, command_line, read_rows
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import NotFinite, UserError
-from helper_functions.files import whole_file
-from helper_functions.keys import key_of
+from helper_functions.files import key_of, whole_file
 from helper_functions.run_folder import run_quietly
 
 # Objective points per point of validation accuracy: decides between trials that forget equally well.

@@ -25,8 +25,15 @@ from data.random_streams import random_state
 from data.split_record import Splits
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import UserError
-from helper_functions.files import check_folder_of, load_tensors, save_config, save_tensors, whole_file, write_json
-from helper_functions.keys import key_of
+from helper_functions.files import (
+    check_folder_of,
+    key_of,
+    load_tensors,
+    save_config,
+    save_tensors,
+    whole_file,
+    write_json,
+)
 from helper_functions.training.devices import choose_device, choose_precision, describe_environment
 
 SCRIPT = Path(__file__).parents[2] / "train_constrained_unlearning.py"

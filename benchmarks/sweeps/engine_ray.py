@@ -31,7 +31,7 @@ from ray.remote_function import RemoteFunction
 
 from benchmarks.sweeps.sweep import one_thread, outcome, progress
 from helper_functions.errors import UserError
-from helper_functions.keys import key_of
+from helper_functions.files import key_of
 
 # Bounds the attempts of a cell that kills every process that runs it.
 ATTEMPTS = 5

@@ -16,7 +16,7 @@ import train_constrained_unlearning as script
 from benchmarks.leaderboard.cells import short
 from benchmarks.sweeps.sweep import append_all, command_line, read_rows, run_all
 from helper_functions.config import PositiveFloat, PositiveInt, ScriptParser, run_script
-from helper_functions.keys import key_of
+from helper_functions.files import key_of
 from helper_functions.run_folder import run_quietly
 from optimizer.solver import SOLVERS
 

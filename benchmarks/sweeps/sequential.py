@@ -28,8 +28,7 @@ from benchmarks.sweeps.sweep import append_all, command_line, read_rows, run_all
 from data.random_streams import random_state
 from helper_functions.config import PositiveInt, ScriptParser, run_script
 from helper_functions.errors import UserError
-from helper_functions.files import whole_file
-from helper_functions.keys import key_of
+from helper_functions.files import key_of, whole_file
 from helper_functions.run_folder import run_quietly
 from helper_functions.training.inference import predict
 from unlearning.experiment import Experiment

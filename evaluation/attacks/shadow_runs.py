@@ -15,7 +15,7 @@ from evaluation.attacks.shadows import TrainAndForget
 from evaluation.report.record import file_digest
 from helper_functions.config import RunArgs
 from helper_functions.errors import UserError
-from helper_functions.keys import key_of
+from helper_functions.files import key_of
 from helper_functions.run_folder import result_weights
 from models.arguments import ModelArgs
 

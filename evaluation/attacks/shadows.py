@@ -14,8 +14,7 @@ from data.split_record import Splits
 from evaluation.attacks.lira import logit_confidence, ulira_figures, ulira_scores
 from evaluation.attacks.matching import match_targets
 from helper_functions.errors import UserError
-from helper_functions.files import load_tensors, save_config, save_tensors
-from helper_functions.keys import key_of
+from helper_functions.files import key_of, load_tensors, save_config, save_tensors
 from helper_functions.training.devices import Precision
 from helper_functions.training.inference import predict
 

@@ -1,24 +1,76 @@
-"""Zip archives from anywhere, looked at before anything is unpacked."""
+"""Zip archives of NumPy and torch, checked before they are unpacked.
 
+Attacks that numpy.load(allow_pickle=False) and torch.load(weights_only=True) let pass: a compressed archive, or one
+whose entries share bytes, unpacks to thousands of times its size; a pickle of 40 bytes calls `bytearray` for gigabytes,
+or `_codecs.encode` for hours in Punycode. All other callables build tensors, or torch refuses them.
+"""
+
+import io
+import os
+import pickletools
 import zipfile
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
-_KNOWN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_ENCRYPTED = 1
+UNFOLDING = (" bytearray", " encode")
+# The first bytes of files from before torch 1.6, or of `_use_new_zipfile_serialization=False`: a pickled number.
+LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+# Pickles in such a file: the number, the protocol, the machine, the content, the order of the storages.
+LEGACY_PICKLES = 5
+
+TorchFormat = Literal["torch", "legacy torch"]
 
 
 def check_archive(file: BinaryIO, most: int) -> None:
-    """Refuse a zip archive that holds more than `most` bytes, unpacked; the file is left at its beginning.
+    """Refuse a zip archive that unpacks to more than `most` bytes; the file is left at its beginning.
 
-    Python reads no more of an entry than its declared size, so that declared sizes are what counts.
+    Python unpacks no more of an entry than its declared size.
 
     Raises:
-        ValueError, zipfile.BadZipFile: the former where it holds more, or is packed as nobody packs numbers.
+        ValueError, zipfile.BadZipFile: the former where it holds more.
     """
     with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-    if any(entry.compress_type not in _KNOWN or entry.flag_bits & _ENCRYPTED for entry in entries):
-        raise ValueError("packed in another way")
-    if sum(entry.file_size for entry in entries) > most:
-        raise ValueError(f"more than {most:,} bytes")
+        if sum(entry.file_size for entry in archive.infolist()) > most:
+            raise ValueError(f"more than {most:,} bytes")
     file.seek(0)
+
+
+def check_torch_file(file: BinaryIO) -> TorchFormat:
+    """How torch.save wrote a file; the file is left at its beginning.
+
+    Raises:
+        ValueError: it is no such file, or unpacks to far more than its size.
+    """
+    head = file.read(32)
+    file.seek(0)
+    if head.startswith(b"PK\x03\x04"):
+        _check_torch_archive(file)
+    elif head.startswith(b"\x80") and LEGACY_MAGIC in head:
+        for _ in range(LEGACY_PICKLES):
+            _check_pickle(file)
+    else:
+        raise ValueError("not of torch.save")
+    file.seek(0)
+    return "torch" if head.startswith(b"PK") else "legacy torch"
+
+
+def _check_torch_archive(file: BinaryIO) -> None:
+    """torch.save stores its entries uncompressed, side by side."""
+    size = file.seek(0, os.SEEK_END)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > size:
+                raise ValueError("an archive that claims more than it holds")
+            for entry in entries:
+                if entry.filename.lower().endswith("data.pkl"):
+                    _check_pickle(io.BytesIO(archive.read(entry)))
+    # Raised by zipfile where an entry differs from the archive's table.
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, OverflowError, OSError) as error:
+        raise ValueError("a damaged archive") from error
+
+
+def _check_pickle(file: BinaryIO) -> None:
+    """Read one pickle, without building what it describes."""
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "GLOBAL" and argument.endswith(UNFOLDING):
+            raise ValueError(f"it names {argument.replace(' ', '.')!r}, no tensor or plain value")

@@ -1,59 +1,42 @@
-"""YAML of plain values: no tags, no aliases, and numbers that are what they look like."""
+"""YAML of plain values, for configurations and for the values of flags.
 
-import contextlib
+Attack that yaml.safe_load lets pass: a few lines of aliases of aliases unfold to gigabytes in merged keys, or where the
+value is printed or compared. It also keeps the last of two equal keys without a message.
+"""
+
+import collections
 import re
 
 import yaml
 
 from helper_functions.errors import UserError
 
-# What PyYAML raises while it builds values, beside its own errors.
-BUILDING = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
+# What PyYAML raises while it reads a text and builds its values.
+YAML_ERRORS = (
+    yaml.YAMLError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
 _INTEGER = "tag:yaml.org,2002:int"
 
 
-def load_plain(text: str) -> object:
-    """The one document in a text.
-
-    Raises:
-        ValueError: it is no YAML, or has a tag, an alias or a key that stands twice; the message is the reason.
-    """
-    try:
-        return yaml.load(text, Loader=_PlainLoader)
-    except (yaml.YAMLError, *BUILDING) as error:
-        raise ValueError(" ".join(str(error).split())) from error
-
-
 class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML in which a text stays as short as it is, and means what it would on a command line.
-
-    Aliases of aliases unfold a few lines into gigabytes, in what PyYAML merges and whoever prints. Of two same keys
-    the last one would win in silence.
-    """
+    """Safe YAML without aliases, tags and double keys, in which only decimal integers are numbers."""
 
     def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            raise _refusal(f"the alias *{event.anchor}; write the value out", event)
+            raise yaml.MarkedYAMLError(problem=f"the alias *{event.anchor}; write the value out")
         if getattr(event, "tag", None) is not None:
-            raise _refusal(f"the tag {event.tag}; write a plain value", event)
+            raise yaml.MarkedYAMLError(problem=f"the tag {event.tag}; write a plain value")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key} stands twice", node.start_mark)
-            seen.add(key)
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if double := [key for key, count in collections.Counter(keys).items() if count > 1]:
+            raise yaml.MarkedYAMLError(problem=f"the key {double[0]} is given twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
 
 
-def _refusal(what: str, event: yaml.Event) -> yaml.YAMLError:
-    return yaml.composer.ComposerError(None, None, what, event.start_mark)
-
-
-# YAML 1.1 takes 010 for 8, 1:30 for 90 and 1_000 for 1000, which a prefix or a request may be called as well.
+# YAML 1.1 reads 010 as 8, 1:30 as 90 and 1_000 as 1000, each of which may be the name of a run or a class.
 _PlainLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _INTEGER]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -61,20 +44,30 @@ _PlainLoader.yaml_implicit_resolvers = {
 _PlainLoader.add_implicit_resolver(_INTEGER, re.compile(r"-?(?:0|[1-9][0-9]*)\Z"), list("-0123456789"))
 
 
-def refuse_aliases(value: object) -> None:
-    """Refuse text with YAML aliases: jsonargparse reads flags as YAML, anew for each type that a flag can have.
+def load_plain(text: str) -> object:
+    """The value of a YAML document.
 
     Raises:
-        UserError: a text in the value, which may be a list or a dict of others, has an alias of an anchor.
+        ValueError: it is no YAML, or has a tag, an alias or a key twice; the message is the reason.
+    """
+    try:
+        return yaml.load(text, Loader=_PlainLoader)
+    except YAML_ERRORS as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def refuse_aliases(value: object) -> None:
+    """Refuse texts with YAML aliases, in lists and dicts too: jsonargparse reads the value of a flag as YAML.
+
+    Raises:
+        UserError: naming the alias.
     """
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             refuse_aliases(item)
-    elif isinstance(value, str) and "&" in value and "*" in value and _has_alias(value):
-        raise UserError(f"{value[:80]!r} has a YAML alias; write the value out")
-
-
-def _has_alias(text: str) -> bool:
-    with contextlib.suppress(yaml.YAMLError, *BUILDING):
-        return any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
-    return False
+    elif isinstance(value, str) and "&" in value and "*" in value:
+        try:
+            load_plain(value)
+        except ValueError as error:
+            if str(error).startswith("the alias"):
+                raise UserError(f"{value[:80]!r}: {error}") from None

@@ -1,24 +1,29 @@
-"""Text from elsewhere, such as file names, made harmless where it is printed, and refused where it makes no sense."""
+"""Text from elsewhere, such as file names, made harmless where it is printed.
+
+Attack that `print` lets pass: control characters in a file name or a weight's name rewrite what a terminal shows, and
+changes of direction show a line in another order than it has.
+"""
 
 import contextlib
 import io
-import re
+import unicodedata
 from typing import TextIO
 
 from helper_functions.errors import UserError
 
-# Control characters move the cursor or end a line, and half of a surrogate pair cannot be encoded.
-_CONTROL = "\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
-# Show a line in another order than it has, or nothing where something stands.
-_MISLEADING = "\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff"
-_ESCAPED = re.compile(f"[{_CONTROL}{_MISLEADING}]")
-_REFUSED = re.compile(f"[{_CONTROL}]")
+# Zero-width joiners, which scripts and emoji need; all other characters that `str.isprintable` refuses are escaped.
+JOINERS = "\u200c\u200d"
 LONGEST_LINE = 2000
+# Control characters, halves of surrogate pairs, separators of lines and paragraphs.
+REFUSED = {"Cc", "Cs", "Zl", "Zp"}
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with control characters and changes of direction as escapes, `\\x1b`; those in `keep` stay."""
-    return _ESCAPED.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
+    """The text with characters that are not printable as escapes, `\\x1b`; those in `keep` stay."""
+    kept = JOINERS + keep
+    return "".join(
+        each if each.isprintable() or each in kept else each.encode("unicode_escape").decode() for each in text
+    )
 
 
 def one_line(text: str) -> str:
@@ -30,24 +35,21 @@ def one_line(text: str) -> str:
 
 
 def check_flags(values: dict[str, object]) -> None:
-    """Refuse text that no file name, class or request needs.
+    """Refuse text that no path or name needs; a NUL, for one, fails only where a file is opened.
 
     Raises:
         UserError: a value holds a control character or bytes that are no UTF-8.
     """
     for name, value in values.items():
         for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and (found := _REFUSED.search(text)):
-                what = f"{printable(text[:80])!r} holds the character {_escape(found[0])}"
+            found = [each for each in str(text) if unicodedata.category(each) in REFUSED]
+            if found:
+                what = f"{printable(text[:80])!r} holds the character {printable(found[0])}"
                 raise UserError(f"--{name}: {what}; give text without control characters, in UTF-8")
 
 
 def escape_unknown(stream: TextIO) -> None:
-    """Have a stream show what its encoding has no bytes for as escapes: a terminal may know ASCII alone."""
+    """Have a stream write characters that its encoding lacks as escapes: a terminal may have ASCII alone."""
     if isinstance(stream, io.TextIOWrapper):
         with contextlib.suppress(OSError):  # the file beneath was exchanged for a pipe
             stream.reconfigure(errors="backslashreplace")
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode()

@@ -1,4 +1,7 @@
-"""Files that anybody may have named: nothing is waited for, and nothing read without end."""
+"""Files that a user names, opened without waiting.
+
+`open` waits for ever for a writer of a FIFO, and a read of a device such as /dev/zero never ends.
+"""
 
 import contextlib
 import errno
@@ -6,20 +9,15 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
-# Opening a FIFO waits for who writes to it. Windows, which has none, has no such flag either.
-_AT_ONCE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+# Windows has no such flags.
+FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-def open_regular(path: str | Path) -> int:
-    """Descriptor of a regular file, open for reading.
-
-    Raises:
-        OSError: it cannot be opened, or is a FIFO, which would be waited for, or a device, which may never end.
-    """
+def _open_regular(path: str | Path) -> int:
     try:
-        handle = os.open(path, _AT_ONCE)
+        handle = os.open(path, FLAGS)
     except ValueError:  # a NUL, or half of a surrogate pair
         raise OSError(errno.EINVAL, "no file can have this name") from None
     mode = os.fstat(handle).st_mode
@@ -31,6 +29,17 @@ def open_regular(path: str | Path) -> int:
 
 @contextlib.contextmanager
 def open_bytes(path: str | Path) -> Iterator[BinaryIO]:
-    """Inside, a regular file is open for reading; raises as `open_regular`."""
-    with open(open_regular(path), "rb") as file:
+    """Open a regular file for reading.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    with open(_open_regular(path), "rb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def open_text(path: str | Path) -> Iterator[TextIO]:
+    """Open a regular file of UTF-8 text for reading, with or without a byte order mark; raises as `open_bytes`."""
+    with open(_open_regular(path), encoding="utf-8-sig") as file:
         yield file

@@ -1,4 +1,4 @@
-"""torch.compile for the forward passes of training, and plain ones where it cannot be had."""
+"""torch.compile for the forward passes of training, with the plain model as fallback."""
 
 import copy
 from typing import Literal
@@ -7,30 +7,30 @@ import torch
 from torch import Tensor, nn
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
-# Kinds of passes for which there is a graph of its own: modes, sizes of batches, with and without gradient. Beyond
-# torch's own limit of 8 the rest would run as it is, without a word.
+# Graphs of one model: by mode, batch size, with and without gradient. Beyond torch's own limit of 8, further graphs
+# would run uncompiled without a message.
 MOST_GRAPHS = 64
 
 
 def compiled(model: nn.Module, mode: CompileMode, inputs: Tensor) -> nn.Module:
-    """The model through torch.compile, or the model itself, and a line that says why, where that is not possible.
+    """The model compiled by torch.compile; the model itself, and one line of output, where that fails.
 
-    Not possible: there is no compiler, or it does not know an operation. The model keeps its parameters and the names
-    that they have; what is given back shares them.
+    It fails without a compiler, or with an operation that the compiler does not support. The result shares the model's
+    parameters, whose names stay.
 
     Args:
         model: whose forward pass is compiled, and the backward pass with it.
-        mode: of torch.compile; the last two record CUDA graphs on a GPU.
+        mode: of torch.compile; all but `default` record CUDA graphs on a GPU.
         inputs: a batch, `[B, ...]`, to try it on.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
-    # Tried on a copy: a pass that fails half-way, or in its backward pass, would leave its traces.
+    # Tried on a copy, since a pass that fails half-way changes buffers and gradients.
     trial = torch.compile(copy.deepcopy(model), mode=mode, dynamic=False)
     try:
         total = trial(inputs).float().sum()
         if total.requires_grad:
             total.backward()
-    except Exception as error:  # of many kinds: the tracer's, the backend's, a compiler's that is not there
+    except Exception as error:  # of the tracer, the backend, or a missing compiler
         reason = " ".join(str(error).split())[:100]
         print(f"compile  not possible, the model runs as it is ({type(error).__name__}: {reason})", flush=True)
         return model
@@ -48,6 +48,5 @@ class Compiled:
         if self.ready is None:
             self.ready = compiled(self.model, self.mode, inputs)
         outputs = self.ready(inputs)
-        # A CUDA graph writes its outputs to the same place each time, and another model's pass may come before they
-        # are used.
+        # A CUDA graph reuses the memory of its outputs, and another model's pass may come before they are used.
         return outputs if self.mode == "default" else outputs.clone()

@@ -1,4 +1,4 @@
-"""Where a run computes, in which precision, and from which seed."""
+"""Device, precision, seeds and the states of random generators."""
 
 import contextlib
 import os
@@ -15,16 +15,19 @@ from helper_functions.training.distribution import local_rank, world_size
 
 
 def choose_device(name: str = "auto", deterministic: bool = False) -> torch.device:
-    """The device called `name`; `auto` takes CUDA, then MPS, then the CPU. Each of several ranks gets a CUDA device of
-    its own, or shares the CPU.
+    """The device called `name`; `auto` takes CUDA, then MPS, then the CPU.
 
-    `deterministic`: from here on, this process computes the same bits again on the same machine, or not at all.
+    With several ranks, each has a CUDA device of its own, or all share the CPU.
+
+    Args:
+        name: of the device.
+        deterministic: from now on, an operation of this process gives the same bits again or raises an error.
 
     Raises:
-        UserError: no such device on this machine, or none that ranks can share.
+        UserError: no such device on this machine, or one that ranks cannot share.
     """
     if deterministic:
-        # cuBLAS reads it when it starts, which asking for devices does not make it do.
+        # cuBLAS reads this variable when it starts, which is later.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
@@ -57,7 +60,7 @@ def _device_of_rank(name: str) -> torch.device:
 class Precision:
     """A device and the dtype that forward passes compute in; weights and optimizer states stay in float32.
 
-    `compile_mode`: of torch.compile, for passes that weights are learned by; None runs the model as it is.
+    `compile_mode`: of torch.compile, for training passes; None does not compile.
     """
 
     device: torch.device
@@ -72,9 +75,9 @@ class Precision:
 
 
 def lacks_determinism(error: RuntimeError) -> str | None:
-    """What an error says of an operation that `--deterministic` does not allow, None where it is about something else.
+    """The message for an operation that `--deterministic` does not allow, None for any other error.
 
-    PyTorch has no exception of its own for it.
+    PyTorch has no exception class for it.
     """
     operation, found, _ = str(error).partition(" does not have a deterministic implementation")
     if not found and "CUBLAS_WORKSPACE_CONFIG" not in operation:
@@ -107,7 +110,7 @@ def seed_everything(seed: int) -> None:
 
 
 def describe_environment(device: torch.device) -> dict:
-    """Versions and hardware that a published figure needs beside it."""
+    """Versions and hardware, which belong beside every published figure."""
     import platform
 
     import torchvision
@@ -130,7 +133,7 @@ def describe_environment(device: torch.device) -> dict:
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Inside, the generators of the CPU and of `device` start from `seed`; after, they are as they were."""
+    """Inside, the generators of the CPU and of `device` start from `seed`; their states are restored afterwards."""
     mps = torch.mps.get_rng_state() if device.type == "mps" else None
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
@@ -144,3 +147,32 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         finally:
             if mps is not None:
                 torch.mps.set_rng_state(mps)
+
+
+def generator_states() -> dict:
+    """The states of Python's, NumPy's and PyTorch's generators, as plain values that a checkpoint can hold."""
+    version, numbers, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    states = {
+        "python": (version, torch.tensor(numbers), gauss),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "cpu": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def restore_generators(states: dict) -> None:
+    """Inverse of `generator_states`; states of devices that are absent here are ignored."""
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+    if "mps" in states and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])

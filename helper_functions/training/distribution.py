@@ -1,4 +1,4 @@
-"""Ranks: the processes of one run on several devices or machines, as torchrun starts them, and what they agree on."""
+"""Ranks: the processes of one run on several devices or machines, as torchrun starts them."""
 
 import contextlib
 import functools
@@ -21,15 +21,15 @@ from helper_functions.safe_files.printable import one_line, printable
 
 T = TypeVar("T")
 
-# What torchrun sets for each of its processes.
+# Set by torchrun for each of its processes.
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# Longest wait for another rank. One that dies closes its connection, which shows at once; this is for machines that
-# vanish, and more than rank 0 takes to write a checkpoint or to download a data set.
+# Longest wait for another rank. The death of a process is detected at once; this is for machines that vanish, and is
+# longer than rank 0 takes to write a checkpoint or to download a data set.
 TIMEOUT = timedelta(minutes=20)
-# Seconds in which rank 0 comes to say what every rank has come to, and torchrun to see which rank died first.
+# Seconds in which rank 0 reports an error that all ranks have, and in which torchrun detects the rank that died first.
 PATIENCE = 3.0
-# Keys in the store that all ranks share.
-SAID, HEARD = "what rank 0 says is wrong", "ranks that have heard it"
+# Keys in the store that all ranks share: rank 0's error, and how many ranks have read it.
+ERROR, READERS = "error of rank 0", "ranks that have read it"
 
 
 def world_size() -> int:
@@ -38,34 +38,34 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """The number of this one among all of them, from 0."""
+    """This process's rank, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def local_rank() -> int:
-    """The number of this one among those of its machine, from 0."""
+    """This process's rank on its machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def is_main() -> bool:
-    """Whether this is rank 0, which alone writes and prints."""
+    """Whether this is rank 0, the only one that writes and prints."""
     return rank() == 0
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Inside, a process that torchrun has started is one of the ranks: over NCCL on CUDA devices, over Gloo on CPUs.
+    """Inside, a process that torchrun has started belongs to a process group: NCCL on CUDA devices, Gloo on CPUs.
 
-    What ranks other than 0 print is dropped. Any other process runs alone, as ever.
+    The output of ranks other than 0 is discarded. A process that torchrun has not started runs alone.
     """
     if dist.is_initialized() or not all(name in os.environ for name in VARIABLES):
         yield
         return
-    # First imported inside of a process group, as by an optimizer, it would keep hold of it for good: threads of the
-    # group would outlive it, and may abort the process where they meet the end of the interpreter.
+    # If this module is first imported inside a process group, it keeps the group alive; the group's threads then may
+    # abort the process at the end of the interpreter.
     importlib.import_module("torch._dynamo")
     store, number, size = next(rendezvous("env://", timeout=TIMEOUT))
-    # Without a backend's name there is one for each kind of device that torch has been built for and finds.
+    # Without a backend's name, torch takes one for each kind of device that it finds.
     dist.init_process_group(store=store, rank=number, world_size=size, timeout=TIMEOUT)
     try:
         with contextlib.ExitStack() as stack:
@@ -78,26 +78,26 @@ def process_group() -> Iterator[None]:
 
 
 def on_main(function: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a function that writes or prints, and gives nothing: on ranks other than 0 a call does nothing."""
+    """Decorate a function without result: only rank 0 executes it."""
 
     @functools.wraps(function)
-    def there_alone(*args, **kwargs) -> None:
+    def on_rank_0(*args, **kwargs) -> None:
         if is_main():
             function(*args, **kwargs)
 
-    return there_alone
+    return on_rank_0
 
 
 @on_main
 def say(*texts: object, **options) -> None:
-    """Print on rank 0; control characters other than the end of a line are shown, not sent to the terminal."""
+    """Print on rank 0; control characters other than newlines are escaped."""
     print(*(printable(str(text), keep="\n") for text in texts), **options)
 
 
 def from_main(compute: Callable[[], T]) -> T:
-    """What `compute` gives on rank 0, which alone calls it, on every rank; its UserError or OSError likewise.
+    """The result of `compute`, which rank 0 alone calls, on every rank; its UserError or OSError likewise.
 
-    Tensors in it lie on the CPU.
+    Tensors in it are on the CPU.
     """
     if world_size() == 1:
         return compute()
@@ -114,7 +114,7 @@ def from_main(compute: Callable[[], T]) -> T:
 
 
 def agree(values: Tensor) -> Tensor:
-    """Rank 0's values, in place: what a decision rests on must not differ by a rounding from one device to another."""
+    """Replace the values by rank 0's, in place: ranks that differ by a rounding could decide differently."""
     if world_size() > 1:
         dist.broadcast(values, src=0)
     return values
@@ -122,7 +122,7 @@ def agree(values: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def first_on_machine() -> Iterator[None]:
-    """The first rank of each machine passes through the block before the others: what it fetches is then there."""
+    """The first rank of each machine executes the block before the others, which then find what it downloaded."""
     if local_rank():
         _meet()
     try:
@@ -138,12 +138,12 @@ def _meet() -> None:
 
 
 def wait_for_main() -> None:
-    """Return when rank 0 has come here, too: torchrun ends all ranks as soon as one leaves with an error."""
+    """Wait until rank 0 arrives here: torchrun kills all ranks as soon as one exits with an error."""
     from_main(lambda: None)
 
 
 def complain(line: str) -> None:
-    """Print one line to standard error: rank 0 does; another rank where rank 0 says nothing within a few seconds."""
+    """Print one line to standard error, on rank 0; on another rank, if rank 0 reports nothing within `PATIENCE`."""
     line = one_line(line)
     if world_size() == 1:
         print(line, file=sys.stderr)
@@ -151,11 +151,11 @@ def complain(line: str) -> None:
     store = _get_default_store()
     if is_main():
         print(line, file=sys.stderr, flush=True)
-        store.set(SAID, line)
-        # The store may end with this process.
-        _wait(lambda: store.add(HEARD, 0) == world_size() - 1)
-    elif _wait(lambda: store.check([SAID])):
-        store.add(HEARD, 1)
+        store.set(ERROR, line)
+        # The store may close with this process.
+        _wait(lambda: store.add(READERS, 0) == world_size() - 1)
+    elif _wait(lambda: store.check([ERROR])):
+        store.add(READERS, 1)
     else:
         print(f"rank {rank()}: {line}", file=sys.stderr, flush=True)
 
@@ -163,7 +163,7 @@ def complain(line: str) -> None:
 def _wait(condition: Callable[[], bool]) -> bool:
     """Whether a condition came true within `PATIENCE`."""
     until = time.monotonic() + PATIENCE
-    with contextlib.suppress(dist.DistError):  # the store has ended
+    with contextlib.suppress(dist.DistError):  # the store is closed
         while time.monotonic() < until:
             if condition():
                 return True
@@ -172,9 +172,9 @@ def _wait(condition: Callable[[], bool]) -> bool:
 
 
 def lost_rank(error: RuntimeError) -> str | None:
-    """What an error says of another rank that no longer answers, None where it is about something else."""
+    """The reason in an error about a lost rank, None for any other error."""
     message = str(error)
-    # Gloo has no exception of its own, but its messages begin with the file that they come from.
+    # Gloo has no exception class, but its messages begin with the name of a source file.
     if not (isinstance(error, dist.DistError) or "/gloo/" in message):
         return None
     reason = message.partition("] ")[2] if "/gloo/" in message else message

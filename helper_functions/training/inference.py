@@ -1,4 +1,4 @@
-"""One pass gives all logits; every metric is then a function of logits and labels."""
+"""One pass over a loader gives all logits; every metric is a function of logits and labels."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from helper_functions.training.spread import spread
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put the model into eval mode and give every module its own mode back afterwards."""
+    """Inside, the model is in eval mode; every module's own mode is restored afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -25,8 +25,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def predict(model: nn.Module, loader: Iterable, precision: Precision) -> tuple[Tensor, Tensor]:
     """Logits and labels of everything in a loader, in its order.
 
-    Eval mode, no gradient; batch-norm statistics and the modules' modes stay as they were. Ranks share each batch, and
-    every one of them gets everything.
+    Eval mode, no gradient; batch-norm statistics and the modules' modes do not change. Ranks share each batch, and all
+    of them get all results.
 
     Returns:
         float32 logits `[N, K]` and int64 labels `[N]`, both on the computing device.

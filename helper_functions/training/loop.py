@@ -1,7 +1,7 @@
 """The loop over epochs and batches: every training, and every unlearning method, goes through `run_loop`.
 
-It knows no method: a `Trainer` brings batches, takes steps and is told what happens. It reads figures from the device
-once an interval, shows a progress bar where somebody watches, and counts what it costs.
+A `Trainer` provides batches, steps and hooks. The loop transfers figures from the device once an interval, shows a
+progress bar on a terminal, and measures the cost.
 """
 
 import contextlib
@@ -16,14 +16,13 @@ from tqdm import tqdm
 
 from helper_functions.signals import Stops, held_back
 from helper_functions.training.distribution import from_main, is_main, wait_for_main
-from helper_functions.training.faults import WEIGHTS, Fault, all_finite
-from helper_functions.training.passes import ResumableEpoch
+from helper_functions.training.passes import WEIGHTS, Fault, ResumableEpoch, all_finite
 from helper_functions.training.peak_memory import peak_memory, release_memory, reset_peak_memory
 
 
 @dataclass
 class Cost:
-    """What a model has cost so far: wall-clock seconds, gradient steps, images that went through a gradient, memory."""
+    """The cost of a model so far: wall-clock seconds, gradient steps, images in them, peak memory."""
 
     seconds: float = 0.0
     gradient_steps: int = 0
@@ -31,13 +30,13 @@ class Cost:
     peak_memory_bytes: int = 0
 
     def stopwatch(self, device: torch.device) -> "Stopwatch":
-        """A running stopwatch that adds to `seconds`; memory counts from now on, too. One at a time in a process."""
+        """A running stopwatch that adds to `seconds` and measures memory from now on. One at a time in a process."""
         release_memory()
         return Stopwatch(self, device)
 
 
 class Stopwatch:
-    """Adds wall-clock time to a cost, and raises its peak of memory; what is between `lap` and `skip` is left out."""
+    """Adds wall-clock time and peak memory to a cost; the time between `lap` and `skip` does not count."""
 
     def __init__(self, cost: Cost, device: torch.device) -> None:
         self.cost, self.device = cost, device
@@ -53,13 +52,13 @@ class Stopwatch:
         self.cost.peak_memory_bytes = max(self.cost.peak_memory_bytes, peak_memory(self.device))
 
     def skip(self) -> None:
-        """Leave out what has passed since the last call."""
+        """Ignore the time since the last call."""
         reset_peak_memory(self.device)
         self._since = time.perf_counter()
 
 
 class Trainer:
-    """What the loop runs: where batches come from, one step, and hooks, which do nothing unless they are overridden.
+    """What the loop runs: batches, one step, and hooks, which do nothing unless they are overridden.
 
     Batches are dicts that map a stream's name to `(inputs, labels)`. An epoch is one pass over `batches`, or several
     (`passes`), each with a name for the record.
@@ -73,11 +72,11 @@ class Trainer:
         return [(self.name, self.batches)]
 
     def step(self, batch: dict) -> dict[str, Tensor]:
-        """One step on a batch; gives 0-d tensors by name, the same names at each step of a pass."""
+        """One step on a batch; returns 0-d tensors by name, the same names at each step of a pass."""
         raise NotImplementedError
 
     def on_pass(self, epoch: int, number: int, resumed: bool) -> None:
-        """Pass `number` of an epoch, both from 0, begins, or goes on in the middle where a run is `resumed`."""
+        """Pass `number` of an epoch, both from 0, begins, or is `resumed` in the middle."""
 
     def on_interval(self, figures: dict[str, float], step: int) -> None:
         """Means since the last interval, after so many gradient steps."""
@@ -141,7 +140,7 @@ class NamedLoader:
             self.loader.epoch = int(state["epoch"])
 
     def images_of(self, state: dict[str, int], number: int) -> dict[str, Tensor]:
-        """Numbers of the images in a batch of the pass that begins in a state, where the loader can tell."""
+        """Numbers of the images in a batch of the pass that begins in a state, where the loader provides them."""
         if not hasattr(self.loader, "images_of"):
             return {}
         return {self.name: self.loader.images_of(state["epoch"], number)}
@@ -151,7 +150,7 @@ def run_loop(trainer: Trainer, config: LoopConfig) -> None:
     """Run a trainer's epochs to their end, or until it ends them.
 
     Raises:
-        Stopped: a signal has come; `on_stop` was told where the loop was left, unless its figures are not finite.
+        Stopped: a signal was received; `on_stop` was called before, unless a figure or a weight is not finite.
     """
     with held_back():
         stops, epoch, place = Stops(), config.start_epoch, config.place
@@ -178,7 +177,7 @@ def run_loop(trainer: Trainer, config: LoopConfig) -> None:
 
 
 class _PassWatch:
-    """What is looked at around the steps of a pass: progress, costs, figures and signals.
+    """What is measured and checked around the steps of a pass: progress, cost, figures and signals.
 
     Args:
         place: epoch and number of the pass in it, from 0, its name, and how many batches it has.
@@ -193,7 +192,7 @@ class _PassWatch:
 
     @contextlib.contextmanager
     def progress_bar(self) -> Iterator[None]:
-        """Inside, the pass runs from where it was left; the bar is shown on a terminal alone."""
+        """Inside, the pass runs from where it was left; the bar is shown only on a terminal."""
         self.images, self.began = 0, time.perf_counter()
         self._stop_if_asked(last=True)
         shows, done = is_main() and sys.stderr.isatty(), self.running.done
@@ -202,7 +201,7 @@ class _PassWatch:
             yield
 
     def after_step(self, batch: dict) -> bool:
-        """Count the step, hand on its figures once an interval, and heed signals; True begins the pass again."""
+        """Count the step, report figures once an interval, and check for signals; True begins the pass again."""
         images, last = sum(len(labels) for _, labels in batch.values()), self.running.done == self.total
         self.images += images
         self.config.cost.images += images
@@ -234,7 +233,7 @@ class _PassWatch:
     def _stop_if_asked(self, last: bool) -> None:
         if self.stops.asked(last) is None:
             return
-        # A state that is not finite is not saved: the run that goes on comes to it again.
+        # A state that is not finite is not saved; the resumed run reaches it again.
         sound = from_main(lambda: self.running.means.sound() and all_finite(self.config.model))
         if sound:
             self.trainer.on_stop({"pass": self.number, **self.running.place()}, self.epoch)

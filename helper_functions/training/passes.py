@@ -1,13 +1,46 @@
-"""A pass over batches that can be left between any two: its figures so far, and how its place is found again."""
+"""A pass over batches that can be left and resumed between any two of them: its figures, its place, its faults."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from helper_functions.training.devices import generator_states, restore_generators
 from helper_functions.training.distribution import agree
-from helper_functions.training.generators import generator_states, restore_generators
+
+WEIGHTS = "weights"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Where a figure or a weight became NaN or infinite.
+
+    Args:
+        figure: the first such figure, by its name in the record, or `weights`.
+        phase: name of the pass.
+        epoch: from 1.
+        batch: in the pass, from 1.
+        batches: in a pass.
+        step: gradient steps until then, this one included.
+        images: numbers of the batch's images, by stream; of streams whose loader provides them.
+    """
+
+    figure: str
+    phase: str
+    epoch: int
+    batch: int
+    batches: int
+    step: int
+    images: dict[str, list[int]]
+
+
+@torch.no_grad()
+def all_finite(model: nn.Module | None) -> bool:
+    """Whether all weights and running statistics are finite, in one transfer from the device."""
+    values = [] if model is None else [value for value in model.state_dict().values() if value.is_floating_point()]
+    return not values or bool(torch.stack([value.isfinite().all() for value in values]).all())
 
 
 class Means:
@@ -20,32 +53,32 @@ class Means:
         self.count = 0
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """Take the figures of a step."""
+        """Add the figures of a step."""
         self.names = list(values)
         self.rows.append(torch.stack([value.detach().float().reshape(()) for value in values.values()]))
 
     def transfer(self) -> tuple[dict[str, float], tuple[int, str] | None]:
         """Means since the last call, by one transfer from the device (and wait for it).
 
-        With them comes the first figure that was no number, if any: how many steps ago, and its name.
+        With them the first figure that was NaN or infinite, if any: how many steps ago, and its name.
         """
         rows = agree(torch.stack(self.rows)).tolist()
         sums = [math.fsum(column) if _finite(column) else sum(column) for column in zip(*rows, strict=True)]
         self.totals = [a + b for a, b in zip(self.totals or [0.0] * len(sums), sums, strict=True)]
         self.count += len(rows)
         self.rows = []
-        found = ((len(rows) - number, name) for number, row in enumerate(rows, 1) for name in self._spoiled(row))
+        found = ((len(rows) - number, name) for number, row in enumerate(rows, 1) for name in self._non_finite(row))
         return {name: value / len(rows) for name, value in zip(self.names, sums, strict=True)}, next(found, None)
 
     def sound(self) -> bool:
-        """Whether all figures since the last transfer are numbers; waits for the device."""
+        """Whether all figures since the last transfer are finite; waits for the device."""
         return not self.rows or bool(torch.stack(self.rows).isfinite().all())
 
     def of_pass(self) -> dict[str, float]:
         """Means of everything that has been transferred."""
         return {name: value / self.count for name, value in zip(self.names, self.totals, strict=True)}
 
-    def _spoiled(self, row: list[float]) -> list[str]:
+    def _non_finite(self, row: list[float]) -> list[str]:
         return [name for name, value in zip(self.names, row, strict=True) if not math.isfinite(value)]
 
     def state_dict(self) -> dict:
@@ -64,17 +97,17 @@ def _finite(column: tuple[float, ...]) -> bool:
 
 
 class ResumableEpoch:
-    """One pass, from its beginning, or from where an earlier run left it.
+    """One pass, from its beginning or from where an earlier run left it.
 
     Args:
-        batches: the loop's; where their passes differ, `state_dict()` and `load_state_dict()` say which one comes next.
+        batches: the loop's; where passes differ, `state_dict()` and `load_state_dict()` hold which one comes next.
         device: of the figures.
-        place: what `place` gave in the run that left this pass.
+        place: the result of `place` in the run that left this pass.
     """
 
     def __init__(self, batches: Iterable[dict], device: torch.device, place: dict | None = None) -> None:
         self.batches, self.means = batches, Means()
-        # A pass that is new is not gone to: it is where its batches stand.
+        # A new pass begins where its batches are, so nothing is restored.
         self._device, self._is_fresh, self._is_entered = device, place is None, False
         self._start = place or {
             "done": 0,
@@ -104,17 +137,17 @@ class ResumableEpoch:
             yield batch
 
     def begin_again(self) -> None:
-        """Back to where the pass was entered."""
+        """Go back to where the pass was entered."""
         self.done, self._is_entered = self._start["done"], False
 
     def place(self) -> dict:
-        """What it takes to go on from here; between two batches, the next of which has not been drawn."""
+        """What a resumed run needs to go on from here, between two batches."""
         if not self._is_entered:
             return self._start
         now = {"done": self.done, "generators": generator_states(), "means": self.means.state_dict()}
         return {**self._start, **now}
 
     def images(self, number: int) -> dict[str, list[int]]:
-        """Numbers of the images in a batch, from 0, by stream; of streams whose loader can tell."""
-        tell = getattr(self.batches, "images_of", lambda state, number: {})
-        return {name: images.tolist() for name, images in tell(self._start["batches"], number).items()}
+        """Numbers of the images in a batch, from 0, by stream; of streams whose loader provides them."""
+        images_of = getattr(self.batches, "images_of", lambda state, number: {})
+        return {name: images.tolist() for name, images in images_of(self._start["batches"], number).items()}

@@ -1,4 +1,4 @@
-"""Memory at its peak: allocated on the device with CUDA, resident in this process elsewhere."""
+"""Peak memory: allocated on the device with CUDA, the resident set of the process elsewhere."""
 
 import contextlib
 import ctypes
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-# Written to this file, it makes Linux forget the highest resident set so far, which stands in the other one.
-CLEAR_REFS, FORGET_PEAK = Path("/proc/self/clear_refs"), "5"
+# Linux resets the peak of the resident set, which STATUS shows, when 5 is written to CLEAR_REFS.
+CLEAR_REFS, RESET = Path("/proc/self/clear_refs"), "5"
 STATUS = Path("/proc/self/status")
 
 
 def release_memory() -> None:
-    """Give back what earlier work has left behind, so that it is not counted as the next one's."""
+    """Free memory that earlier work has left behind."""
     gc.collect()
     # glibc keeps freed memory; other libraries have no such function.
     with contextlib.suppress(OSError, AttributeError):
@@ -24,20 +24,20 @@ def release_memory() -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Forget the peak so far, where the system can: on CUDA, and for the resident set on Linux."""
+    """Reset the peak, where the system can: on CUDA, and for the resident set on Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
         with contextlib.suppress(OSError):
-            CLEAR_REFS.write_text(FORGET_PEAK)
+            CLEAR_REFS.write_text(RESET)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at the peak since `reset_peak_memory`; where the system could not forget, of the process's whole life."""
+    """Bytes at the peak since `reset_peak_memory`; where that has no effect, since the start of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError):
-        # Not getrusage's, which keeps what the process that started this one had needed.
+        # getrusage includes the peak of the parent process at the fork.
         if found := re.search(r"^VmHWM:\s*(\d+) kB$", STATUS.read_text(), re.MULTILINE):
             return int(found[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

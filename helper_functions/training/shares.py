@@ -1,4 +1,4 @@
-"""Parts of a batch: which rows each rank computes, and the rows of all of them put together again."""
+"""Parts of a batch: which rows each rank computes, and how the rows of all ranks are put together."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,18 +7,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# Sizes of all ranks' parts of the batch whose forward pass is under way; None where each computes by itself.
+# Sizes of all ranks' parts in the current forward pass; None where each rank computes the whole batch.
 _sizes: list[int] | None = None
 
 
 def split_sizes(count: int, ranks: int) -> list[int]:
-    """How many of `count` rows each rank computes: as equal as can be, the longer parts first."""
+    """How many of `count` rows each rank computes: sizes differ by at most one, the larger parts first."""
     return [count // ranks + (number < count % ranks) for number in range(ranks)]
 
 
 @contextlib.contextmanager
 def shared_pass(sizes: list[int] | None) -> Iterator[None]:
-    """Inside, a forward pass sees this rank's part of a batch; None: all of it, as every other rank does."""
+    """Inside, a forward pass computes this rank's part of a batch; with None, the whole batch on every rank."""
     global _sizes
     before, _sizes = _sizes, sizes
     try:
@@ -28,7 +28,7 @@ def shared_pass(sizes: list[int] | None) -> Iterator[None]:
 
 
 def current_sizes() -> list[int] | None:
-    """Sizes of all ranks' parts in the pass that is under way, None where it is not shared."""
+    """Sizes of all ranks' parts in the current pass, None where it is not shared."""
     return _sizes
 
 
@@ -41,8 +41,8 @@ def own_part(sizes: list[int]) -> slice:
 def whole(rows: Tensor) -> Tensor:
     """The rows `[B, ...]` of the whole batch from those of this rank's part, with their gradient; in a shared pass.
 
-    Elsewhere the rows themselves. The gradient of this rank's rows comes back times the number of ranks, since
-    DistributedDataParallel takes the mean over ranks of what each finds.
+    Outside of one, the rows themselves. The gradient of this rank's rows is multiplied by the number of ranks, since
+    DistributedDataParallel averages the gradients over ranks.
     """
     return rows if _sizes is None else _Whole.apply(rows, _sizes)
 
@@ -58,7 +58,7 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, sizes: list[int]) -> Tensor:
         ctx.part = own_part(sizes)
-        # Collectives want one shape.
+        # Collectives require one shape.
         padded = rows.new_zeros(max(sizes), *rows.shape[1:])
         padded[: len(rows)] = rows
         return torch.cat([part[:size] for part, size in zip(stacked(padded), sizes, strict=True)])

@@ -1,4 +1,4 @@
-"""Forward passes that ranks share: each computes a part of the batch, and every one of them gets all outputs."""
+"""Forward passes that ranks share: each computes a part of the batch, and every rank gets all outputs."""
 
 import contextlib
 import warnings
@@ -8,23 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from helper_functions.training.batch_norm import no_running_stats_update
+from helper_functions.training.batch_norm import average_running_statistics, no_running_stats_update
 from helper_functions.training.compilation import Compiled, CompileMode, compiled
 from helper_functions.training.devices import seeded
 from helper_functions.training.distribution import rank, world_size
-from helper_functions.training.shared_batch_norm import average_running_statistics
 from helper_functions.training.shares import own_part, shared_pass, split_sizes, whole
 
-# Images of a rank below which sharing does not pay: of one alone, a map of one pixel has no statistics.
+# Fewest images of a rank in a shared pass: a single image with a feature map of one pixel has no variance.
 FEWEST = 2
 
 
 def spread(model: nn.Module, mode: CompileMode | None = None) -> Callable[[Tensor], Tensor]:
-    """A model's forward pass `[B, ...]` to `[B, K]`, which all ranks take together; the model itself for one process.
+    """A model's forward pass `[B, ...]` to `[B, K]`, computed by all ranks together; the model itself for one process.
 
-    Every rank gives the same whole batch and gets the outputs of the whole, so that whatever is computed from them is
-    the same everywhere: losses that are no means over images, too, constraints and multipliers. After a backward pass
-    every rank holds the gradient of the whole batch. `mode` sends it through torch.compile.
+    Every rank passes the same whole batch and gets the outputs of all of it, so losses, constraints and multipliers are
+    the same on all ranks, whatever their form. After a backward pass every rank has the gradient of the whole batch.
+    `mode` compiles the pass by torch.compile.
     """
     if world_size() > 1:
         return _Spread(model, mode)
@@ -49,7 +48,7 @@ class _Spread:
         return outputs
 
     def _forward(self, part: Tensor) -> nn.Module:
-        """The model; for a pass with gradient, one whose backward pass takes the mean of gradients over ranks."""
+        """The model; for a pass with gradient, wrapped so that gradients are averaged over ranks."""
         learning = [parameter.requires_grad for parameter in self.model.parameters()]
         if not (torch.is_grad_enabled() and any(learning)):
             return self.model
@@ -64,7 +63,7 @@ class _Spread:
         gradients = torch.autograd.grad(outputs, parameters, allow_unused=True)
         forward_pass = self.model if self.mode is None else compiled(self.model, self.mode, part)
         with warnings.catch_warnings():
-            # The newest torch has another name for `broadcast_buffers`, the oldest that we take this one alone.
+            # Newer versions of torch rename `broadcast_buffers`.
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(
                 forward_pass,
@@ -76,9 +75,9 @@ class _Spread:
 
 @contextlib.contextmanager
 def _draws_of_its_own(number: int, device: torch.device) -> Iterator[None]:
-    """Inside, dropout draws by the number of this rank; after, torch's generators are the same on all of them again.
+    """Inside, dropout differs by rank; afterwards torch's generators are the same on all ranks.
 
-    A pass that draws nothing leaves the generators as they were.
+    A pass that draws nothing does not change them.
     """
     before = torch.get_rng_state()
     with seeded(int(torch.randint(2**31, ())) + number, device):

@@ -22,8 +22,7 @@ from benchmarks.sweeps.sweep import append_row, command_line, read_rows, run_all
 from data.datasets import load_dataset
 from data.split_record import Splits
 from helper_functions.errors import NotFinite, UserError
-from helper_functions.files import load_config
-from helper_functions.keys import key_of
+from helper_functions.files import key_of, load_config
 from helper_functions.signals import Stopped, listening
 
 TINY = "dataset: digits\nmodel: resnet8\nwidth: 4\nnum_epochs: 1\nbatch_size: 64\n"

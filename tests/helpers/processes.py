@@ -21,8 +21,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from helpers.steps import around_steps
-
 REPOSITORY = Path(__file__).parents[2]
 TIMEOUT = 120
 IMPORTED = (
@@ -120,30 +118,33 @@ def _become(script: str, flags: list[str], files: tuple[str, str], before: Calla
 
 
 def signal_at(number: int, name: str = "SIGKILL") -> None:
-    """Have this process get a signal at its gradient step of this number, before it is taken."""
+    """Send this process a signal during its gradient step of this number, before the weights move."""
     at_step(number, functools.partial(signal.raise_signal, signal.Signals[name]))
 
 
-def at_step(number: int, befalls: Callable[[], object]) -> None:
-    """Have something befall this process at its gradient step of this number, before it is taken."""
-    numbers = itertools.count(1)
+def at_step(number: int, action: Callable[[], object]) -> None:
+    """Call a function during this process's gradient step of this number, before the weights move."""
+    from optimizer.solver import Descent
 
-    def counted(trainer: object, step: Callable[[dict], dict], batch: dict) -> dict:
+    numbers, step = itertools.count(1), Descent.step
+
+    def counted(descent: Descent, *losses: object) -> object:
         if next(numbers) == number:
-            befalls()
-        return step(batch)
+            action()
+        return step(descent, *losses)
 
-    around_steps(counted)
+    Descent.step = counted
 
 
 class Holder:
-    """Another process, which holds the lock of a folder until it is told to end, or killed."""
+    """Another process, which holds the lock of a folder until `end`, or until it is killed."""
 
     def __init__(self, folder: Path) -> None:
         self.pipe, its_own = multiprocessing.Pipe()
         self.process = _server().Process(target=_hold, args=(folder, its_own))
         self.process.start()
-        self.pipe.recv()
+        its_own.close()
+        self.pipe.recv()  # EOFError where it could not take the lock
 
     def end(self) -> None:
         """Have it end as a script does."""

@@ -1,6 +1,5 @@
 """Signals at any moment: the step is finished, everything is saved, the run that goes on ends bit for bit alike."""
 
-import itertools
 import math
 import os
 import pkgutil
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.faults import SHORT, interrupt
+from helpers.faults import SHORT, break_steps, interrupt
 from helpers.method_cases import STEPPING, begin, changed, everything, network, state_of, streams
 from helpers.processes import SMALL, Done, contents, fork, only, signal_at
 from helpers.run_folders import (
@@ -23,11 +22,11 @@ from helpers.run_folders import (
     scalars_of,
     weights_of,
 )
-from helpers.steps import around_steps, solver_module
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from helper_functions.signals import Stopped, listening
+from optimizer.solver import Descent
 from unlearning.methods import METHODS
 
 
@@ -48,8 +47,6 @@ def shuffled() -> dict[str, DataLoader]:
     """The images of `streams`, by torch's own loader."""
     parts = {name: everything(loader) for name, loader in streams().items()}
     return {name: DataLoader(TensorDataset(*part), 8, shuffle=name == "retain") for name, part in parts.items()}
-
-
 
 
 def run_until_stopped(method: str, folder: Path, at: int | None = None, **settings):
@@ -74,7 +71,7 @@ def run_until_stopped(method: str, folder: Path, at: int | None = None, **settin
 def check_stopped_again_and_again(method: str, folder: Path, at: int, **settings) -> None:
     """A run of which each process takes `at` steps ends bit for bit as one that is never stopped.
 
-    A stop whose figures are NaN saves nothing. At which step a run away comes to that depends on the rounding.
+    A stop with figures that are not finite saves nothing. The step at which a run diverges depends on rounding.
     """
     whole, expected, _ = run_until_stopped(method, folder / "whole", **settings)
     steps, outcome = [], None
@@ -84,8 +81,8 @@ def check_stopped_again_and_again(method: str, folder: Path, at: int, **settings
     total = expected.cost.gradient_steps
     saved = [step for step in steps if step is not None]
     assert steps[-1] is None and outcome.cost.gradient_steps == total
-    non_finite = expected.events and None in steps[:-1] and saved == sorted(set(saved))
-    assert saved == [*range(at, total + 1, at)] or non_finite
+    diverged = expected.events and None in steps[:-1] and saved == sorted(set(saved))
+    assert saved == [*range(at, total + 1, at)] or diverged
     assert changed(state_of(whole.model), state_of(unlearning.model)) == set()
     for name in ("epochs", "chosen", "events", "original", "held_out_auc"):
         assert str(getattr(outcome, name)) == str(getattr(expected, name)), name
@@ -104,7 +101,7 @@ class TestMethods:
         "settings",
         [
             {"use_sam": True}, {"optimizer": "adamw"}, {"solver": "augmented_lagrangian", "rewind": True},
-            # Steps that run away, to numbers that are none.
+            # Steps that diverge.
             {"learning_rate": 30.0, "max_grad_norm": None}, {"stop_criterion": "confusion", "target": "chance"},
         ],
     )  # fmt: skip
@@ -118,14 +115,14 @@ class TestMethods:
     @pytest.mark.parametrize("method", ["finetune", "scrub", "random_labels"])
     def test_runs_that_go_back_twice_on_their_way(self, method, tmp_path, monkeypatch):
         """The gradient is NaN as long as the steps are too long."""
+        step = Descent.step
 
-        def diverge(trainer, step, batch):
-            (group,) = trainer.descent.optimizer.param_groups
+        def diverge(descent, *losses):
+            (group,) = descent.optimizer.param_groups
             too_long = group["lr"] > 0.3 * group["initial_lr"]
-            figures = step(batch)
-            return {**figures, "gradient/norm": figures["gradient/norm"] * (math.nan if too_long else 1)}
+            return step(descent, *losses) * (math.nan if too_long else 1)
 
-        around_steps(diverge, monkeypatch)
+        monkeypatch.setattr(Descent, "step", diverge)
         check_stopped_again_and_again(method, tmp_path, at=5, schedule="constant", on_nan="rewind")
         lines = figures_of(tmp_path / "whole")
         assert [value for line in lines for name, value in line.items() if "rewound" in name] == [0.5, 0.25]
@@ -231,10 +228,10 @@ class TestScripts:
         done = fork("train.py", *self.FLAGS, "--figures", "False", "--log_dir", tmp_path, before=before)
         assert done.status == 0 and done.err == ""
 
-    def test_a_state_with_nan_is_not_saved(self, original, tmp_path):
+    def test_a_state_that_is_not_finite_is_not_saved(self, original, tmp_path):
         """The run that goes on comes to it again, and says so."""
         flags = ("--config_file", original.folder / "config.yaml", "--log_dir", tmp_path)
-        done = fork("train.py", *flags, before=inject_nan_and_interrupt)
+        done = fork("train.py", *flags, before=break_and_interrupt)
         folder = only(tmp_path)
         line = f"train.py: stopped; the last checkpoint is of step 11; {again('train.py', folder)}\n"
         assert (done.status, done.err) == (143, line)
@@ -276,9 +273,7 @@ def ignore_and_signal_at(number: int) -> None:
     signal_at(number, "SIGINT")
 
 
-def inject_nan_and_interrupt() -> None:
+def break_and_interrupt() -> None:
     """At step 14 the gradient is NaN, and at step 15 a signal comes."""
-    module, numbers = solver_module(), itertools.count(1)
-    norm = module._grad_norm
-    module._grad_norm = lambda model: norm(model) * (torch.nan if next(numbers) == 14 else 1)
+    break_steps("gradient", 14)
     signal_at(15, "SIGTERM")

@@ -1,6 +1,5 @@
-"""Input that means harm: one clear line and status 2, soon; nothing is executed, written, or sent to the terminal."""
+"""Hostile input: one clear line and exit status 2, in time; nothing is executed, written, or sent to the terminal."""
 
-import contextlib
 import io
 import os
 import signal
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.processes import SMALL, Done, assert_refused, contents, fork, run
+from helpers.processes import SMALL, Done, assert_refused, run
 from PIL import Image
 
 import test
@@ -35,14 +34,14 @@ SCRIPTS = {
     "train.py": train, "train_constrained_unlearning.py": train_constrained_unlearning,
     "train_contrastive.py": train_contrastive, "test.py": test,
 }  # fmt: skip
-SECONDS = 120  # after which anything here hangs, on a busy machine, too
+SECONDS = 120  # for one test on a busy machine
 CONTROL = "a\x1b[2J\nb\x07\x9b\u202ec\u2028\udcffd"
 NINE = 9
 
 
 @pytest.fixture(autouse=True)
 def soon() -> Iterator[None]:
-    """A test that waits for something, or computes without end, fails."""
+    """A test that takes too long fails."""
 
     def give_up(*_: object) -> None:
         raise TimeoutError("it hangs")
@@ -56,7 +55,7 @@ def soon() -> Iterator[None]:
 
 @pytest.fixture
 def refuse(tmp_path, monkeypatch, capsys) -> Callable:
-    """Run a script here and check that it refuses in one printable line and changes no file."""
+    """Run a script in this process; it must refuse in one printable line and change no file."""
 
     def check(script: str, *flags: object, says: list[object]) -> str:
         earlier = sorted(tmp_path.rglob("*"))
@@ -139,7 +138,7 @@ class TestConfiguration:
         (tmp_path / "config.yaml").write_bytes(content)
         refuse("train.py", "--config_file", tmp_path / "config.yaml", says=["config.yaml", says])
 
-    def test_what_is_no_regular_file(self, refuse, tmp_path):
+    def test_a_file_that_is_not_regular(self, refuse, tmp_path):
         os.mkfifo(tmp_path / "fifo")
         with open(tmp_path / "huge", "wb") as file:
             file.truncate(10**12)
@@ -147,7 +146,7 @@ class TestConfiguration:
             refuse("train.py", "--config_file", path, says=[path, "no regular file"])
         refuse("train.py", "--config_file", tmp_path / "huge", says=["huge", "longer than"])
 
-    def test_a_run_that_goes_on_and_shadow_runs_read_it_likewise(self, refuse, tmp_path):
+    def test_a_resumed_run_and_shadow_runs_read_it_likewise(self, refuse, tmp_path):
         (tmp_path / "run").mkdir()
         config = tmp_path / "run/config.yaml"
         config.write_text(f"mean: {bomb(12)}")
@@ -173,7 +172,7 @@ class TestConfiguration:
         parsed = train.get_parser().parse(["--config_file", str(tmp_path / "config.yaml")])
         assert getattr(parsed, name) == value == getattr(train.get_parser().parse([f"--{name}", written]), name)
 
-    def test_aliases_without_harm_are_refused_as_well(self, tmp_path):
+    def test_harmless_aliases_are_refused_too(self, tmp_path):
         (tmp_path / "config.yaml").write_text("a: &x 1\nb: *x\n")
         assert "alias *x" in complaint(load_config, tmp_path / "config.yaml")
         (tmp_path / "config.yaml").write_text("forget: file:a&b*.txt\nweight_path: '*.pt & more'\n")
@@ -186,7 +185,7 @@ class TestFlags:
     def test_alias_bombs(self, refuse, flag, value):
         refuse("train.py", flag, value, says=["alias"])
 
-    @pytest.mark.parametrize("name", ["..", "../x", "/tmp/x", ".x", "a/b", "a\\b", "-x", "x" * 300, "a\nb", "a\x1bb"])
+    @pytest.mark.parametrize("name", ["..", "../x", "/x", ".x", "a/b", "a\\b", "-x", "x" * 300, "a\nb", "a\x1bb"])
     def test_prefixes(self, refuse, name):
         refuse("train.py", *SMALL, "--num_epochs", 1, f"--name_prefix={name}", says=["--name_prefix"])
 
@@ -200,7 +199,7 @@ class TestFlags:
     @pytest.mark.parametrize(
         "name", ["<script>alert(1)</script>", "a,b", "'; rm -rf /", "../..", "0x1", "１", "-1", "9" * 3000, "%s{0}"]
     )
-    def test_classes_that_are_none(self, refuse, name):
+    def test_unknown_classes(self, refuse, name):
         refuse("train.py", *SMALL, "--forget", f"class:{name}", says=["no class"])
 
     def test_a_class_with_a_newline(self, refuse):
@@ -231,7 +230,7 @@ class TestTerminal:
         assert "forget   class:\\x1b[2J\\nverdict  feasible" in lines
 
     def test_ascii_alone(self, tmp_path, monkeypatch):
-        """Tables have dashes, and folders any name; the terminal of a small machine knows neither."""
+        """Tables have dashes and folders any name, which ASCII cannot show."""
         monkeypatch.setenv("PYTHONIOENCODING", "ascii")
         done = run("train.py", *SMALL, "--num_epochs", 1, "--name_prefix", "größe", "--log_dir", tmp_path / "läufe")
         assert done.status == 0, done.err
@@ -243,7 +242,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(width: int = 4, height: int = 4, extra: bytes = b"", bits: int = 8) -> bytes:
-    """A black picture of as many rows as fit in four, with chunks of one's own before the pixels."""
+    """A black picture of at most four rows, with extra chunks before the pixels."""
     header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
     pixels = zlib.compress(bytes((1 + (width * bits + 7) // 8) * min(height, 4)))
     parts = chunk(b"IHDR", header) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
@@ -316,7 +315,7 @@ class TestPictures:
         assert np.abs(pixels.astype(int) - colour).max() <= 2  # JPEG's
         assert not recwarn.list
 
-    def test_what_is_called_like_a_picture_and_is_no_file(self, folder):
+    def test_entries_named_like_a_picture_that_are_no_file(self, folder):
         (folder / "a/x.png").mkdir()
         RED.save(folder / "a/x.png/inside.png")
         os.mkfifo(folder / "a/fifo.png")
@@ -326,7 +325,7 @@ class TestPictures:
         assert read_image_folder(folder, 4, False)[3] == ("a/0.png", "a/x.png/inside.png", "b/0.png")
 
     def test_links(self, folder, tmp_path):
-        """To pictures and to class folders, as people make them; what would go round in a circle is not followed."""
+        """Links to pictures and to class folders are followed; links that lead to a cycle are not."""
         (tmp_path / "elsewhere").mkdir()
         RED.save(tmp_path / "elsewhere/1.png")
         (folder / "a/1.png").symlink_to(tmp_path / "elsewhere/1.png")
@@ -347,7 +346,7 @@ class TestPictures:
         assert "cannot list" in message and "too long" in message
 
     def test_names(self, folder, capsys):
-        """Whatever a file system takes is a name; the picture is read, and named by an index at least."""
+        """Any name that the file system allows is read and printed safely."""
         names = [
             "-rf.png", "a\nb.png", "\x1b[2J.png", "\u202egnp.png", "<img src=x onerror=alert(1)>.png", "\udcff.png",
             "x" * 251 + ".png", "a,b.png", " .png", "%s{0}.png",
@@ -390,7 +389,7 @@ class TestForgetLists:
         return read
 
     def test_names_are_looked_up_and_never_opened(self, read, monkeypatch, tmp_path):
-        """Whatever a line says, the list is the only file that is opened."""
+        """The list is the only file that is opened."""
         opened, real = [], os.open
         monkeypatch.setattr(os, "open", lambda path, *rest: opened.append(path) or real(path, *rest))
         (tmp_path / "secret.png").write_bytes(png())
@@ -405,7 +404,7 @@ class TestForgetLists:
     @pytest.mark.parametrize(
         "entry", ["0x10", "1e3", "-1", "+1", "1.0", "1_0", "١", "²", "１", "1 2", "1,2", "1-3", "\ufeff5", "10**2", "*"]
     )
-    def test_what_is_no_index(self, read, entry):
+    def test_invalid_indices(self, read, entry):
         assert "line 2 of" in complaint(read, f"1\n{entry}\n")
 
     @pytest.mark.parametrize("entry", ["20", "1" + "0" * 30, "9" * 4000, "18446744073709551616"])
@@ -425,24 +424,24 @@ class TestForgetLists:
             (b"x" * 10**6, "longer than"), ("é" * 4097, "longer than"),
         ],
     )  # fmt: skip
-    def test_what_is_no_list(self, read, content, says):
+    def test_invalid_lists(self, read, content, says):
         assert says in complaint(read, content)
 
     @pytest.mark.parametrize("line", ["3\n", "\n", "# nothing\n", "c0/2.png\n", "\r"])
-    def test_as_many_lines_as_make_sense(self, read, line):
+    def test_the_limit_of_lines(self, read, line):
         most = LINES_PER_IMAGE * 20 + FURTHER_LINES
         assert read("3\n" + line * (most - 1))
         assert f"more than {most} lines" in complaint(read, "3\n" + line * most)
 
     def test_a_file_that_grows_while_it_is_read(self, dataset, tmp_path):
-        """A list of a billion lines is given up after a few thousand: no more than a part of the file is read."""
+        """A list of a billion lines is refused after a few thousand."""
         path = tmp_path / "list.txt"
         path.write_text("3\n" * 100_000)
         with open(path, "ab") as file:
             file.truncate(10**12)
         assert "more than" in complaint(read_image_list, path, dataset)
 
-    def test_what_is_no_regular_file(self, dataset, tmp_path):
+    def test_a_file_that_is_not_regular(self, dataset, tmp_path):
         os.mkfifo(tmp_path / "fifo")
         for path in (tmp_path / "fifo", "/dev/zero", "/dev/stdin", "/dev/null"):
             if not Path(path).is_file():
@@ -461,7 +460,7 @@ class TestRowsOfALeaderboard:
     @pytest.mark.parametrize(
         "bad", [b"\xff\xfe", b"[" * 100_000, b"9" * 5000, b'{"key": [1]}', b"\0", "{}".encode("utf-16")]
     )
-    def test_lines_that_are_none(self, tmp_path, bad):
+    def test_invalid_lines(self, tmp_path, bad):
         path = tmp_path / "rows.jsonl"
         path.write_bytes(self.LINE + bad + b"\n" + self.LINE)
         assert "line 2 is no finished cell" in complaint(read_rows, path)
@@ -477,17 +476,3 @@ def test_a_checkpoint_that_would_cut_the_record_anywhere(tmp_path, lengths):
     torch.save({"lengths": lengths, "step": 1}, tmp_path / "checkpoint.pt")
     assert "no checkpoint of this version" in complaint(RunRecord(tmp_path).load_checkpoint)
     assert (tmp_path / "metrics.jsonl").read_text() == "earlier"
-
-
-def test_the_scripts_as_processes(tmp_path):
-    """What the tests above see inside one process holds for a whole one."""
-    earlier = contents(tmp_path)
-    os.mkfifo(tmp_path / "fifo")
-    (tmp_path / "bomb.yaml").write_text(f"mean: {bomb(12)}")
-    for flags in (("--config_file", tmp_path / "fifo"), ("--config_file", tmp_path / "bomb.yaml")):
-        for script in SCRIPTS:
-            assert_refused(fork(script, *flags), script, flags[1])
-    with contextlib.suppress(FileNotFoundError):
-        (tmp_path / "fifo").unlink()
-    (tmp_path / "bomb.yaml").unlink()
-    assert contents(tmp_path) == earlier

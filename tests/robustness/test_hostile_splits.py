@@ -1,4 +1,4 @@
-"""Splits from anywhere: nothing in them is executed, unpacked without bounds or waited for; no digest is believed."""
+"""Hostile splits: nothing in them is executed, unpacked without bounds or waited for; no digest is trusted."""
 
 import hashlib
 import os
@@ -18,11 +18,11 @@ from data.split_record import LARGEST, PARTS, TENSORS, Splits
 from data.splits import make_splits
 from helper_functions.errors import UserError
 
-SECONDS = 60  # after which anything here hangs
+SECONDS = 60  # for one test
 
 
 class Payload:
-    """Unpickled, it leaves a folder behind."""
+    """Unpickled, it makes a folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
@@ -33,7 +33,7 @@ class Payload:
 
 @pytest.fixture(autouse=True)
 def soon() -> Iterator[None]:
-    """A test that waits for something, or computes without end, fails."""
+    """A test that takes too long fails."""
 
     def give_up(*_: object) -> None:
         raise TimeoutError("it hangs")
@@ -52,7 +52,7 @@ def path(tmp_path) -> Path:
 
 
 def digest(arrays: dict[str, np.ndarray]) -> str:
-    """As the documentation of `Splits.sha256` says; anybody can compute it."""
+    """As documented at `Splits.sha256`; anybody can compute it."""
     found = hashlib.sha256(str(arrays["dataset"]).encode())
     for name in TENSORS:
         values = np.asarray(arrays[name]).astype("<i8")
@@ -66,7 +66,7 @@ def alter(path: Path, **changed: np.ndarray) -> None:
 
 
 def repack(path: Path, method: int = zipfile.ZIP_DEFLATED, **entries: bytes) -> None:
-    """Write the archive anew, with these entries in place of its own."""
+    """Write the archive again, with some entries replaced."""
     with zipfile.ZipFile(path) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", method) as archive:
@@ -79,6 +79,7 @@ class TestArchive:
         with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("more.npy", bytes(LARGEST))
         assert path.stat().st_size < LARGEST / 500
+        assert len(np.load(path, allow_pickle=False)["more"]) == LARGEST, "NumPy itself unpacks it"
         monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was opened"))
         complaint(path)
 
@@ -88,11 +89,6 @@ class TestArchive:
             text = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}, }}"
             repack(path, train=header + text.encode().ljust(117) + b"\n")
             complaint(path)
-
-    @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-    def test_packed_as_numpy_does_not(self, path, method):
-        repack(path, method)
-        complaint(path)
 
     def test_encrypted(self, path):
         whole = bytearray(path.read_bytes())
@@ -104,8 +100,8 @@ class TestArchive:
         path.write_bytes(whole)
         complaint(path)
 
-    @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-    def test_as_numpy_packs_them(self, path, method):
+    @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+    def test_any_packing_of_the_same_size(self, path, method):
         repack(path, method)
         assert Splits.load(path, toy()).seed == 4
 
@@ -125,17 +121,17 @@ class TestArchive:
 
 
 class TestContent:
-    @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the cast for the digest
+    @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # in the digest's cast
     @pytest.mark.parametrize("values", [
         np.array([0.5]), np.array([np.nan]), np.array([1j]), np.array(["1"]), np.array([True]), np.zeros((2, 2), int),
         np.array(3), np.array([2**64 - 1], np.uint64), np.array([-1]), np.array([2**40]), np.array([5, 5]),
         np.array(["2020-01-01"], "datetime64[D]"), np.zeros(2, [("a", "<i8")]),
     ], ids=str)  # fmt: skip
     @pytest.mark.parametrize("name", ["test", "labels"])
-    def test_no_indices(self, path, name, values):
+    def test_invalid_indices(self, path, name, values):
         try:
             alter(path, **{name: values})
-        except (TypeError, ValueError):  # nothing that has a digest
+        except (TypeError, ValueError):  # no digest exists
             np.savez(path, **stored(path) | {name: values})
         assert "damaged" in complaint(path) or name == "labels"
 
@@ -169,7 +165,7 @@ class TestContent:
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.data())
     def test_what_is_accepted_keeps_every_promise(self, tmp_path, data):
-        """Indices replaced at will, under a digest that fits."""
+        """Arbitrary indices, with a matching digest."""
         path = tmp_path / "splits.npz"
         make_splits(toy(), "mislabelled:0.2", seed=4).save(path)
         index = st.integers(-3, 125) | st.sampled_from([-(2**63), 2**63 - 1])

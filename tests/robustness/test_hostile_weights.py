@@ -1,4 +1,4 @@
-"""Files in place of weights that were made to do harm: each is refused in one line, and nothing of it is executed."""
+"""Hostile files of weights: each is refused in one line, and nothing in it is executed."""
 
 import copy
 import errno
@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import tarfile
 import zipfile
@@ -17,9 +18,7 @@ import pytest
 import safetensors.torch
 import torch
 from helpers.processes import SMALL, assert_refused, contents, fork, only
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from helper_functions.errors import UserError
 from models import get_model, load_weights
@@ -54,7 +53,7 @@ def text(value: str) -> bytes:
 
 
 def archive(path: Path, pickle_: bytes, **entries: bytes) -> Path:
-    """A torch file by hand, around a pickle that torch.save would not write."""
+    """A torch file around a pickle that torch.save does not write."""
     with zipfile.ZipFile(path, "w") as file:
         for name, content in {"data.pkl": pickle_, "version": b"3\n", "byteorder": b"little", **entries}.items():
             file.writestr(f"archive/{name}", content)
@@ -71,8 +70,13 @@ def legacy(path: Path, pickle_: bytes) -> Path:
     return path
 
 
+# Ten megabytes out of 40 bytes, and a codec whose time grows with the square of the text.
+BYTEARRAY = b"cbuiltins\nbytearray\n" + whole(10**7) + b"\x85R"
+PUNYCODE = b"c_codecs\nencode\n" + text("a" * 1000) + text("punycode") + b"\x86R"
+
+
 class Payload:
-    """Unpickled without care, it makes a folder."""
+    """Unpickled, it makes a folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -99,30 +103,27 @@ class TestPickles:
         refused(path, "no readable checkpoint")
         assert not trace.exists()
         torch.load(path, weights_only=False) if not kind.startswith("bare") else pickle.loads(path.read_bytes())
-        assert trace.exists()  # it would have
+        assert trace.exists(), "the payload works"
 
     @pytest.mark.parametrize("write", [archive, legacy])
     @pytest.mark.parametrize(
         ("body", "says"),
         [
-            (b"cbuiltins\nbytearray\n" + whole(TRILLION // 100) + b"\x85R", "builtins.bytearray"),
-            (b"ctorch\nTensor\n" + whole(TRILLION) + b"\x85R", "torch.Tensor"),
-            (b"ctorch._utils\n_rebuild_sparse_tensor\n", "_rebuild_sparse_tensor"),
-            (b"c_codecs\nencode\n" + text("a" * 1000) + text("punycode") + b"\x86R", "_codecs.encode"),
+            (BYTEARRAY, "builtins.bytearray"), (PUNYCODE, "_codecs.encode"),
+            (b"ctorch\nTensor\n" + whole(TRILLION) + b"\x85R", "readable"),
             (b"cos\nsystem\n" + text("true") + b"\x85R", "os.system"),
-            (b"}K\x01" + b"q\x00h\x00\x86" * 60 + b"K\x01s", "a tuple of more than"),
-            (b"K\x01" + b"q\x00(" + b"h\x00" * 200 + b"t" + b"q\x00(" + b"h\x00" * 200 + b"t" + b"q\x00(" +
-             b"h\x00" * 200 + b"t", "a tuple of more than"),
-            (b"t", "damaged pickle"), (b"h\x07", "damaged pickle"), (b"s", "readable"), (b"\xff", "readable"),
+            (b"t", "readable"), (b"h\x07", "readable"), (b"s", "readable"), (b"\xff", "readable"),
         ],
-        ids=range(11),
+        ids=range(8),
     )  # fmt: skip
-    def test_pickles_that_unfold(self, tmp_path, write, body, says):
+    def test_pickles_that_unfold_or_are_damaged(self, tmp_path, write, body, says):
         refused(write(tmp_path / "w.pt", pickled(body)), says)
 
-    def test_pickles_without_end(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("helper_functions.safe_files.pickles.MOST_STEPS", 1000)
-        refused(archive(tmp_path / "w.pt", pickled(b"N" * 1000)), "more than 1,000 pickled values")
+    def test_torch_itself_builds_what_unfolds(self, tmp_path):
+        """The attack that the guard is for."""
+        path = archive(tmp_path / "w.pt", pickled(BYTEARRAY))
+        assert len(torch.load(path, weights_only=True)) > 10_000 * path.stat().st_size
+        assert isinstance(torch.load(archive(path, pickled(PUNYCODE)), weights_only=True), bytes)
 
     @pytest.mark.parametrize("write", [archive, legacy])
     def test_ten_thousand_dicts_in_one_another(self, tmp_path, write):
@@ -147,34 +148,36 @@ class TestPickles:
 
 
 class TestArchives:
-    def test_a_zip_bomb(self, tmp_path):
-        path = tmp_path / "w.pt"
-        torch.save({"a": torch.zeros(1)}, path)
-        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file, file.open("w/data/1", "w") as entry:
-            for _ in range(256):
-                entry.write(bytes(2**20))
-        refused(path, "compressed")
+    """Two kinds of archives that torch unpacks to many times their size, and others."""
 
-    def test_entries_that_share_their_bytes(self, tmp_path):
-        path = tmp_path / "w.pt"
-        with zipfile.ZipFile(path, "w") as file:
-            file.writestr("archive/data.pkl", pickled(b"N"))
-            file.writestr("archive/data/0", bytes(100_000))
-            for number in range(1, 1000):
-                info = copy.copy(file.filelist[1])
-                info.filename = f"archive/data/{number}"
-                file.filelist.append(info)
+    @pytest.mark.parametrize("kind", ["compressed", "shared"])
+    def test_entries_that_claim_more_than_the_file_holds(self, tmp_path, kind):
+        path, zeros = tmp_path / "w.pt", torch.zeros(100_000)
+        torch.save({str(number): zeros.clone() for number in range(50)}, path)
+        with zipfile.ZipFile(path) as file:
+            entries = {name: file.read(name) for name in file.namelist()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if kind == "compressed" else zipfile.ZIP_STORED) as file:
+            for name, content in entries.items():
+                first = re.sub(r"/data/\d+$", "/data/0", name)
+                if kind == "shared" and first in file.namelist():
+                    info = copy.copy(file.getinfo(first))
+                    info.filename = name
+                    file.filelist.append(info)
+                else:
+                    file.writestr(name, content)
+        loaded = torch.load(path, weights_only=True)
+        assert sum(value.nbytes for value in loaded.values()) > 30 * path.stat().st_size
         refused(path, "claims more than it holds")
 
     def test_two_pickles_of_which_torch_reads_the_other(self, tmp_path):
         path = archive(tmp_path / "w.pt", pickled(b"N"))
         with zipfile.ZipFile(path, "a") as file:
-            file.writestr("Archive/DATA.PKL", pickled(b"cos\nsystem\n"))
-        refused(path, "2 entries data.pkl")
+            file.writestr("Archive/DATA.PKL", pickled(BYTEARRAY))
+        refused(path, "builtins.bytearray")
 
     def test_torchscript(self, tmp_path):
         entries = {"constants.pkl": pickled(b")"), "code/__torch__.py": b"class Module: pass"}
-        refused(archive(tmp_path / "w.pt", pickled(b"c__torch__\nModule\n)\x81}b"), **entries), "TorchScript")
+        refused(archive(tmp_path / "w.pt", pickled(b"c__torch__\nModule\n)\x81}b"), **entries), "readable")
 
     def test_other_archives(self, tmp_path):
         path = tmp_path / "w.pt"
@@ -187,7 +190,7 @@ class TestArchives:
         refused(path, "no readable checkpoint")
         for form in (tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
             with tarfile.open(path, "w", format=form) as file:  # as torch before 0.1.10 wrote
-                for name in ("storages", "tensors", "pickle", "../outside", "/tmp/outside"):
+                for name in ("storages", "tensors", "pickle", "../outside", "/outside"):
                     info = tarfile.TarInfo(name)
                     info.size = len(plain)
                     file.addfile(info, io.BytesIO(plain))
@@ -203,7 +206,7 @@ class TestArchives:
         refused(path, "no readable checkpoint")
         torch.save(nn.Linear(2, 2).state_dict(), path)
         os.truncate(path, 2**43)  # which takes no space on the disk
-        refused(path, "memory")
+        refused(path, "no readable checkpoint")
 
     def test_a_storage_shorter_than_it_claims(self, tmp_path):
         path = tmp_path / "w.pt"
@@ -225,7 +228,7 @@ class TestSafetensors:
         ([2**62, 4], [0, 16], 16), ([2**64], [0, 16], 16), ([4], [8, 24], 24), ([4.5], [0, 18], 18), ("4", [0, 16], 16),
         ([4], None, 16), ([4], [0, 16], 32), ([5], [0, 16], 16),
     ])  # fmt: skip
-    def test_claims_that_do_not_fit(self, tmp_path, shape, offsets, size):
+    def test_inconsistent_headers(self, tmp_path, shape, offsets, size):
         header = {"weight": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}
         refused(self.write(tmp_path / "w.safetensors", header, bytes(size)), "safetensors")
 
@@ -234,11 +237,11 @@ class TestSafetensors:
         refused(self.write(tmp_path / "w.safetensors", {"weight": one, "bias": one}, bytes(16)), "safetensors")
 
     @pytest.mark.parametrize("header", [b"{", b"{}", b"{]", b"{\xff}", b'{"a":1}', b"[]", b'{"a":' * 9999, b"{" * 99])
-    def test_headers_that_are_none(self, tmp_path, header):
+    def test_invalid_headers(self, tmp_path, header):
         refused(self.write(tmp_path / "w.safetensors", header))
 
     @pytest.mark.parametrize("length", [0, 1, 10**6, 10**9, 2**60, 2**63, 2**64 - 1])
-    def test_lengths_that_are_none(self, tmp_path, length):
+    def test_invalid_lengths(self, tmp_path, length):
         refused(self.write(tmp_path / "w.safetensors", b'{"a":{}}', length=length))
 
     def test_a_header_without_end(self, tmp_path):
@@ -255,7 +258,7 @@ class TestSafetensors:
 
 class TestPlaces:
     @pytest.mark.parametrize("name", ["fifo", "folder", "/dev/zero", "socket/../folder", "absent", "w.pt/below"])
-    def test_what_is_no_file(self, tmp_path, name):
+    def test_places_without_a_file(self, tmp_path, name):
         os.mkfifo(tmp_path / "fifo")
         (tmp_path / "folder").mkdir()
         (tmp_path / "w.pt").write_bytes(b"")
@@ -277,7 +280,7 @@ class TestPlaces:
         def forbidden(*_: object) -> None:
             raise PermissionError(errno.EACCES, "Permission denied")
 
-        # The superuser may read everything, and another user not always Python's own modules.
+        # root may read everything, and another user may lack access to Python's own modules.
         monkeypatch.setattr("helper_functions.safe_files.regular_files.os.open", forbidden)
         refused(tmp_path / "w.pt", "Permission denied")
 
@@ -295,15 +298,15 @@ class TestPlaces:
 
 
 class TestTensors:
-    """Of a model with the names and shapes that are expected, but for one tensor."""
+    """Weights of the expected names and shapes, except for one tensor."""
 
     @pytest.mark.parametrize(
         ("make", "says"),
         [
-            (lambda: torch.eye(2).to_sparse(), "_rebuild_sparse_tensor"),
-            (lambda: torch.eye(2).to_sparse_csr(), "_rebuild_sparse_tensor"),
-            (lambda: torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.qint8), "_rebuild_qtensor"),
-            (lambda: torch.empty(2, 2, device="meta"), "_rebuild_meta_tensor"),
+            (lambda: torch.eye(2).to_sparse(), "weight is no dense tensor of real numbers"),
+            (lambda: torch.eye(2).to_sparse_csr(), "weight is no dense tensor of real numbers"),
+            (lambda: torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.qint8), "weight is no dense tensor"),
+            (lambda: torch.empty(2, 2, device="meta"), "weight is no dense tensor of real numbers"),
             (lambda: torch.eye(2, dtype=torch.complex64), "weight is no dense tensor of real numbers"),
             (lambda: torch.eye(2).to(torch.float8_e4m3fn), "weight is no dense tensor of real numbers"),
             (lambda: torch.eye(2, dtype=torch.int64), "weight is torch.int64, no weights"),
@@ -319,18 +322,18 @@ class TestTensors:
         ids=range(15),
     )  # fmt: skip
     @pytest.mark.filterwarnings("ignore")
-    def test_one_that_is_none(self, tmp_path, make, says):
+    def test_an_invalid_tensor(self, tmp_path, make, says):
         torch.save({"weight": make(), "bias": torch.zeros(2)}, tmp_path / "w.pt")
         refused(tmp_path / "w.pt", says)
 
     @pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e5m2, torch.uint16, torch.int64])
-    def test_one_that_is_none_in_safetensors(self, tmp_path, dtype):
+    def test_an_invalid_tensor_in_safetensors(self, tmp_path, dtype):
         state = {"weight": torch.eye(2).to(dtype), "bias": torch.zeros(2)}
         safetensors.torch.save_file(state, tmp_path / "w.safetensors")
         refused(tmp_path / "w.safetensors", "weight is ")
 
     def test_counters_may_be_of_another_dtype(self, tmp_path):
-        """A whole number in the model may come as one, or as a real number."""
+        """A counter may be an integer or a floating-point number."""
         model = nn.BatchNorm1d(2)
         for dtype in (torch.int32, torch.float32):
             state = {**model.state_dict(), "num_batches_tracked": torch.tensor(7, dtype=dtype)}
@@ -356,7 +359,7 @@ class TestTensors:
         torch.save({name: torch.zeros(1).expand(2)}, tmp_path / "w.pt")
         refused(tmp_path / "w.pt", "claims 2 numbers")
 
-    def test_names_as_a_process_tells_them(self, tmp_path, original):
+    def test_names_in_the_output_of_a_process(self, tmp_path, original):
         torch.save({"a\nb\x1b[31m": torch.zeros(2)}, tmp_path / "w.pt")
         earlier = contents(tmp_path)
         splits = ("--splits", original.folder / "splits.npz", "--log_dir", tmp_path)
@@ -365,44 +368,8 @@ class TestTensors:
         assert done.err.strip().isprintable() and contents(tmp_path) == earlier
 
 
-def valid_files() -> dict[str, bytes]:
-    """By format, of a model with batch norm."""
-    state = OrderedDict((f"module.{name}", value) for name, value in nn.BatchNorm1d(3).state_dict().items())
-    found = {"safetensors": safetensors.torch.save(dict(state))}
-    for name, new in (("torch", True), ("legacy", False)):
-        buffer = io.BytesIO()
-        torch.save({"epoch": (1, [2.5]), "state_dict": state}, buffer, _use_new_zipfile_serialization=new)
-        found[name] = buffer.getvalue()
-    return found
-
-
-VALID = valid_files()
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    kind=st.sampled_from(list(VALID)),
-    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=4)), min_size=1, max_size=4),
-    kept=st.one_of(st.just(1.0), st.floats(0, 1)),
-)
-def test_a_damaged_file_is_read_or_refused(tmp_path, kind, changes, kept):
-    content = bytearray(VALID[kind])
-    for place, value in changes:
-        start = int(place * len(content))
-        content[start : start + len(value)] = value
-    path = tmp_path / "w.pt"
-    path.write_bytes(content[: int(kept * len(content))])
-    model = nn.BatchNorm1d(3)
-    try:
-        load_state(model, load_weights(path), path)
-    except UserError as error:
-        assert str(error).isprintable() and str(path) in str(error)
-    else:
-        assert all(isinstance(value, Tensor) and value.isfinite().all() for value in model.state_dict().values())
-
-
 def test_good_weights_are_still_read(tmp_path):
-    """Views of one buffer, parameters, shared memory, and everything else that an ordinary checkpoint has."""
+    """Views of one buffer, parameters, shared memory, and everything else in an ordinary checkpoint."""
     buffer = torch.arange(6.0)
     state = OrderedDict(weight=nn.Parameter(buffer[:4].view(2, 2)), bias=buffer[4:])
     optimizer = torch.optim.AdamW(nn.Linear(2, 2).parameters())
@@ -423,7 +390,7 @@ def test_good_weights_are_still_read(tmp_path):
 
 
 def test_a_payload_changes_nothing(tmp_path, original):
-    """As a process, from the data to the refusal."""
+    """In a process of its own."""
     path, trace = tmp_path / "w.pt", tmp_path / "trace"
     torch.save({"state_dict": {"fc.weight": Payload(trace)}}, path)
     earlier = contents(tmp_path)

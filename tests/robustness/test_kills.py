@@ -1,109 +1,76 @@
-"""The benchmark that kills runs: it tells a run that goes on from one that does not, and says where it was killed."""
+"""A run that is killed between any two writes to the disk goes on to the same bits."""
 
-import dataclasses
-import json
+import itertools
+import random
+import signal
+import sys
+from functools import partial
+from os import O_APPEND, O_CREAT, O_TRUNC, O_WRONLY, getpid, kill
 from pathlib import Path
 
 import pytest
+from helpers.processes import SMALL, fork, only
+from helpers.run_folders import CONTRASTIVE, UNLEARN, assert_same_weights, figures_of, results_of, weights_of
 
-from benchmarks import kills
-from benchmarks.kill_jobs import JOBS, OF_ONE_RUN
-from benchmarks.kills import Args, main, table
-from data.random_streams import random_state
-from helper_functions.errors import UserError
-
-# Counts to 20 in a file, never half-written, a twentieth of a second of computing for each; `sound` goes on where it
-# was, and so ends with the same file; the other one begins anew below what stands there.
-COUNTER = """
-import os, sys, time
-from pathlib import Path
-file, sound = Path(sys.argv[1]), sys.argv[2] == "sound"
-lines = file.read_text().splitlines() if file.exists() else []
-for number in range(len(lines) if sound else 0, 20):
-    end = time.process_time() + 0.05
-    while time.process_time() < end:
-        pass
-    lines.append(str(number))
-    whole = file.with_suffix(".new")
-    whole.write_text("\\n".join(lines))
-    os.replace(whole, file)
-"""
-# Of its moments, for runs 0 and 1: some way into the run.
-SEED = next(
-    seed for seed in range(100)
-    if all(0.4 < random_state(seed, "kill", number).uniform(size=1)[0] < 0.8 for number in range(2))
-)  # fmt: skip
+CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.truncate")
+QUICK = (*SMALL, "--figures", "False", "--log_interval", 2, "--judge", "validation")
+# Script, flags, and the models whose weights are compared.
+JOBS = {
+    "constrained": (
+        UNLEARN,
+        ("--train_num_epochs", 2, "--retrain", "--num_epochs", 3, "--finetune_num_epochs", 1, "--batch_size", 10),
+        ("original.pt", "retrained.pt", None),
+    ),
+    "scrub": (UNLEARN, ("--method", "scrub", "--num_epochs", 4, "--rewind", "--train_num_epochs", 1), (None,)),
+    "untrain_contrastive": (
+        CONTRASTIVE, ("--mode", "untrain_contrastive", "--num_epochs", 2, "--train_num_epochs", 1), (None,),
+    ),
+}  # fmt: skip
+KILLS, SEED = 6, 0
 
 
-@dataclasses.dataclass
-class Counting:
-    """A job that counts."""
+def kill_at_write(number: int, counted: Path | None = None) -> None:
+    """Kill this process before its write to the disk of this number; append all numbers to a file, if one is given."""
+    numbers = itertools.count(1)
+    log = open(counted, "a") if counted else None  # noqa: SIM115  # for the life of the process
 
-    script: Path
-    kind: str
+    def audit(event: str, arguments: tuple) -> None:
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (
+            O_WRONLY | O_CREAT | O_TRUNC | O_APPEND
+        )  # fmt: skip
+        if writes or event in CHANGES:
+            found = next(numbers)
+            if log is not None:
+                log.write(f"{found}\n")
+                log.flush()
+            if found == number:
+                kill(getpid(), signal.SIGKILL)
 
-    def command(self, folder: Path, weights: Path) -> list[str]:
-        return [str(self.script), str(folder / "counted.txt"), self.kind]
-
-    again = command
-
-    def place(self, folder: Path) -> str:
-        return f"checkpoint of {len((folder / 'counted.txt').read_text().splitlines())}"
-
-    def outcome(self, folder: Path) -> dict:
-        return {"counted": (folder / "counted.txt").read_text()}
-
-    def left_over(self, folder: Path) -> None:
-        return None
+    sys.addaudithook(audit)
 
 
-@pytest.fixture
-def args(tmp_path, monkeypatch) -> Args:
-    script = tmp_path / "counter.py"
-    script.write_text(COUNTER)
-    monkeypatch.setattr(kills, "original_of", lambda *_: tmp_path / "none")
-    for kind in ("sound", "forgetful"):
-        monkeypatch.setitem(JOBS, kind, Counting(script, kind))
-    output, log_dir = str(tmp_path / "kills.jsonl"), str(tmp_path / "runs")
-    return Args(times=2, jobs=["sound"], seed=SEED, output=output, log_dir=log_dir)
-
-
-def test_a_run_that_goes_on_survives_and_is_not_run_again(args, monkeypatch, capsys):
-    rows = main(args)["rows"]
-    assert [row["difference"] for row in rows] == [None, None]
-    assert all(len(row["killed"]) == 1 and row["killed"][0].startswith("checkpoint of ") for row in rows)
-    assert "| sound | 2 | 2 | 0 | 2 |" in capsys.readouterr().out
-    assert main(args, launch=lambda *_: pytest.fail("it was started again"))["rows"] == rows
-
-
-def test_one_that_does_not_is_named(args):
-    with pytest.raises(UserError, match="2 of 2 did not survive, the first of them forgetful: counted is another one"):
-        main(dataclasses.replace(args, jobs=["forgetful"]))
-
-
-def test_unknown_jobs_are_refused_before_any_work(args):
-    with pytest.raises(UserError, match="--jobs stroll: one of train, "):
-        main(dataclasses.replace(args, jobs=["stroll"]), launch=lambda *_: pytest.fail("it was started"))
-
-
-def test_the_table_counts_kills_before_a_checkpoint():
-    rows = [
-        {"job": "train", "killed": ["no run folder yet", "checkpoint of original, step 3"], "difference": None},
-        {"job": "train", "killed": ["run folder alone"], "difference": "model.pt is another one"},
-    ]
-    assert "| train | 2 | 3 | 2 | 1 |" in table(rows) and table(rows).endswith("1 of 2 survived")
-
-
-def test_a_report_is_compared_without_what_belongs_to_one_run(tmp_path):
-    told = []
-    for number in range(2):
-        run = tmp_path / str(number) / "run"
-        run.mkdir(parents=True)
-        own = dict.fromkeys(OF_ONE_RUN, number)
-        report = {**own, "models": {"original": {"top1": 90.0}}, "cost": {"unlearned": {"seconds": number}}}
-        (run / "report.json").write_text(json.dumps(report))
-        (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 0.5, "images_per_second": number}) + "\n")
-        told.append(JOBS["train"].outcome(run.parent))
-    assert told[0] == told[1]
-    assert told[0]["report"]["models"] == {"original": {"top1": 90.0}}
-    assert told[0]["figures"] == [{"step": 1, "loss": 0.5}]
+@pytest.mark.parametrize("job", JOBS)
+def test_goes_on_to_the_same_bits(job, tmp_path):
+    script, own, names = JOBS[job]
+    flags = (*QUICK, "--forget", "random:40", *own)
+    whole = fork(script, *flags, "--log_dir", tmp_path / "whole", before=partial(kill_at_write, 0, tmp_path / "writes"))
+    assert whole.status in (0, 3), whole.err
+    total = len((tmp_path / "writes").read_text().splitlines())
+    draw, kills = random.Random(SEED), 0
+    log_dir, argv = tmp_path / "cut", (*flags, "--log_dir", tmp_path / "cut")
+    for _ in range(KILLS):
+        done = fork(script, *argv, before=partial(kill_at_write, draw.randint(1, total // 2)))
+        kills += done.status == -signal.SIGKILL
+        if done.status != -signal.SIGKILL:
+            break
+        begun = list(log_dir.glob("*/config.yaml"))
+        argv = ("--resume", begun[-1].parent) if begun else argv
+    if done.status == -signal.SIGKILL:
+        done = fork(script, *argv)
+    assert done.status == whole.status and done.err == "" and kills
+    folder, expected = begun[-1].parent, only(tmp_path / "whole")
+    for name in names:
+        assert_same_weights(weights_of(folder, name), weights_of(expected, name))
+    assert figures_of(folder) == figures_of(expected) and results_of(folder) == results_of(expected)
+    assert {path.suffix for path in folder.iterdir()} == {path.suffix for path in expected.iterdir()}
+    assert not [path for path in folder.iterdir() if path.name.startswith(".") or path.name == "run.lock"]

@@ -1,4 +1,4 @@
-"""A disk that is full in the middle of a run, a folder that nobody may write to, a clock that goes backwards."""
+"""A full disk in the middle of a run, a folder without write permission, a clock that goes backwards."""
 
 import codecs
 import os
@@ -11,19 +11,19 @@ import pytest
 from helpers.processes import SMALL, assert_refused, at_step, become_nobody, contents, fork, limit_file_size, only
 from helpers.run_folders import UNLEARN, assert_same_weights, figures_of, results_of, weights_of
 
-# A full disk: no file becomes longer, and the next checkpoint would be.
+# Acts as a full disk: no file may exceed this size, which is less than a checkpoint's.
 FULL = partial(limit_file_size, 2_000)
 FLAGS = (*SMALL, "--forget", "random:40", "--num_epochs", 3, "--figures", "False")
 
 
 def lose_rights() -> None:
-    """Codecs first: the interpreter's own folder may be out of reach afterwards."""
+    """Import codecs first: the interpreter's own folder may not be readable afterwards."""
     codecs.lookup("utf-8-sig")
     become_nobody()
 
 
 def turn_back_the_clock() -> None:
-    """By a day, and it stays behind."""
+    """Set the clock back by a day from now on."""
     now, form, parts = time.time, time.strftime, time.localtime
     time.time = lambda: now() - 86_400
     time.strftime = lambda pattern, *when: form(pattern, *(when or (parts(now() - 86_400),)))
@@ -31,7 +31,7 @@ def turn_back_the_clock() -> None:
 
 @pytest.fixture(scope="module")
 def whole(original, tmp_path_factory) -> Path:
-    """The folder of a run that nothing befell."""
+    """The folder of an undisturbed run."""
     place = tmp_path_factory.mktemp("whole")
     assert fork(UNLEARN, *FLAGS, "--weight_path", original.folder / "model.pt", "--log_dir", place).status in (0, 3)
     return only(place)
@@ -47,7 +47,7 @@ def assert_goes_on(folder: Path, whole: Path) -> None:
 
 
 class TestFullDisk:
-    def test_goes_on_to_the_same_end_once_there_is_room(self, original, whole, tmp_path):
+    def test_resumes_to_the_same_result_once_there_is_room(self, original, whole, tmp_path):
         flags = (*FLAGS, "--weight_path", original.folder / "model.pt", "--log_dir", tmp_path)
         done = fork(UNLEARN, *flags, before=partial(at_step, 10, FULL))  # of eight steps an epoch
         folder = only(tmp_path)
@@ -55,7 +55,7 @@ class TestFullDisk:
         assert not (folder / "report.json").exists() and (folder / "checkpoint.pt").exists()
         assert_goes_on(folder, whole)
 
-    def test_before_the_first_checkpoint_there_is_nothing_to_go_on_from(self, original, tmp_path):
+    def test_before_the_first_checkpoint_nothing_can_be_resumed(self, original, tmp_path):
         flags = (*FLAGS, "--weight_path", original.folder / "model.pt", "--log_dir", tmp_path)
         done = fork(UNLEARN, *flags, before=partial(at_step, 1, FULL))
         assert_refused(done, UNLEARN, "File too large")
@@ -63,9 +63,9 @@ class TestFullDisk:
 
 
 class TestReadOnlyFolder:
-    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can hand a folder to somebody else")
-    def test_of_a_run_that_is_to_go_on(self, whole, tmp_path):
-        """It stays as it is, and the line names it."""
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+    def test_of_a_run_to_resume(self, whole, tmp_path):
+        """It does not change, and the line names it."""
         folder = shutil.copytree(whole, tmp_path / "run")
         for path in (tmp_path, *tmp_path.parents):
             path.chmod(path.stat().st_mode | 0o055)
@@ -75,7 +75,7 @@ class TestReadOnlyFolder:
 
 
 class TestClock:
-    def test_one_that_goes_back_changes_no_result(self, original, whole, tmp_path):
+    def test_a_clock_that_goes_back_changes_no_result(self, original, whole, tmp_path):
         flags = (*FLAGS, "--weight_path", original.folder / "model.pt", "--log_dir", tmp_path)
         done = fork(UNLEARN, *flags, before=partial(at_step, 10, turn_back_the_clock))
         assert done.status in (0, 3) and done.err == ""

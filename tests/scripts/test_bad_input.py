@@ -388,7 +388,7 @@ class TestFileSizeLimit:
     def test_of_whole_files(self, place, limit):
         earlier, name = contents(place), self.LIMITS[limit]
         done = fork(UNLEARN, *self.FLAGS, "--log_dir", place / "runs", before=partial(limit_file_size, limit))
-        assert_refused(done, UNLEARN, name, "nothing that stood there before has changed")
+        assert_refused(done, UNLEARN, name, "existing files have not changed")
         now = contents(place)
         assert now.items() >= earlier.items()
         assert not [found for found in now.keys() - earlier.keys() if name in found]

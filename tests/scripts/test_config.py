@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import train_constrained_unlearning
 from helper_functions import load_config, save_config
 from helper_functions.config import (
     HalfOpenUnitInterval,
@@ -162,13 +163,29 @@ class TestCommandLine:
         message = refused(*argv)
         assert str(argv[0]).lstrip("-") in message
 
+    def test_a_close_name_is_suggested(self, config, refused):
+        assert "did you mean num_epochs?" in refused("--num_epoch", 3)
+        assert "did you mean learning_rate?" in refused("--config_file", config("learning_rat: 3\n"))
+        assert "did you mean" not in refused("--zzz", 3)
+
     def test_help_is_no_error(self, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["script.py", "--help"])
         with pytest.raises(SystemExit) as ended:
             run_script(get_parser, lambda args: pytest.fail("it began to work"))
         assert ended.value.code == 0
         out = capsys.readouterr().out
-        assert all(f"--{field.name}" in out for field in dataclasses.fields(Args))
+        assert all(out.count(f"  --{field.name} ") == 1 for field in dataclasses.fields(Args))
+        places = [out.index(text) for text in ("main flags", "--num_epochs", "Flags of a script", "--test ")]
+        assert places == sorted(places)
+
+    def test_help_of_a_method(self, capsys):
+        with pytest.raises(SystemExit) as ended:
+            train_constrained_unlearning.get_parser().parse(["--help", "scrub"])
+        out = capsys.readouterr().out
+        assert not ended.value.code and "--msteps 2" in out and "--learning_rate 0.001" in out
+        assert "--ssd_threshold" not in out and "--retain_budget" not in out
+        with pytest.raises(UserError, match="--method"):
+            train_constrained_unlearning.get_parser().parse(["--help", "srcub"])
 
 
 class TestConfigFile:
@@ -264,6 +281,7 @@ class TestLoadConfig:
             "", "- a\n", "just words", "a: 1\na: 2\n", "a: {b: 1, b: 2}\n", "1: a\n", "a: [", "a:\n\t- b\n",
             "a: !!python/object/apply:os.getcwd []\n", "a: !!python/name:os.system\n", "a: !unknown 3\n",
             "a: &x 1\n---\nb: 2\n", "? [1, 2]\n: 3\n", "a: *nowhere\n", "\x00", "a: " + "[" * 600,
+            "a: 2026-13-45\n", "a: !!int x\n", "!!map [1, 2]\n",
         ],
     )  # fmt: skip
     def test_strictness(self, text, tmp_path):
@@ -271,17 +289,6 @@ class TestLoadConfig:
         path.write_text(text)
         with pytest.raises(UserError, match="config.yaml"):
             load_config(path)
-
-    @pytest.mark.parametrize("text", ["a: 2026-13-45\n", "a: !!int x\n", "a: !!bool x\n", "!!map [1, 2]\n"])
-    def test_values_that_yaml_cannot_build(self, text, tmp_path):
-        path = tmp_path / "config.yaml"
-        path.write_text(text)
-        try:
-            load_config(path)
-        except Exception as error:
-            assert type(error) is UserError and "config.yaml" in str(error)
-        else:
-            pytest.fail("nothing was wrong with it")
 
     def test_no_text_and_no_file(self, tmp_path):
         (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x81")

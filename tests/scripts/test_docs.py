@@ -14,7 +14,6 @@ import test
 import train
 import train_constrained_unlearning as unlearning
 import train_contrastive as contrastive
-from benchmarks import fuzz, kills
 from benchmarks.leaderboard import board as leaderboard
 from benchmarks.leaderboard import tune
 from benchmarks.speed import growth, throughput
@@ -42,8 +41,6 @@ SCRIPTS = {
     "benchmarks.speed.throughput": throughput,
     "benchmarks.speed.growth": growth,
     "benchmarks.theory.theory_figure": theory_figure,
-    "benchmarks.fuzz": fuzz,
-    "benchmarks.kills": kills,
 }
 # Flags of ray, sbatch and torchrun, up to their first hyphen.
 LAUNCHERS = ("generate", "head", "port", "min", "num", "nodes", "ntasks", "cpus", "gpus")

@@ -1,6 +1,6 @@
 """One process at a time in a run folder: who is refused, by which line, and what the end of a process leaves."""
 
-import fcntl
+import errno
 import gc
 import os
 import signal
@@ -19,83 +19,65 @@ from helper_functions.record import RunRecord
 from helper_functions.run_lock import NAME, RunLock
 
 
-def is_held(folder: Path) -> bool:
-    """Whether another process is refused: locks of one process exclude each other, too, if they are not shared."""
-    with open(folder / NAME, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
 
 
 class TestLock:
-    def test_another_process_is_named_and_refused(self, tmp_path):
-        with Holder(tmp_path) as holder:
-            words = f"--resume here: process {holder.process.pid} on {socket.gethostname()} is at work there"
-            with pytest.raises(UserError, match=words):
-                RunLock(tmp_path, "--resume here")
-            assert (tmp_path / NAME).read_text().split()[0] == str(holder.process.pid)
+    def test_another_process_is_refused_by_a_line_that_names_the_holder(self, folder):
+        with Holder(folder) as holder:
+            words = f"--resume here: process {holder.process.pid} on {socket.gethostname()} uses this folder"
+            for _ in range(2):  # the first refusal leaves the holder's name in place
+                with pytest.raises(UserError, match=words):
+                    RunLock(folder, "--resume here")
 
     @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-    def test_what_a_killed_process_leaves_blocks_nobody(self, how, tmp_path):
-        with Holder(tmp_path) as holder:
+    def test_the_lock_of_a_killed_process_is_free(self, how, folder):
+        with Holder(folder) as holder:
             os.kill(holder.process.pid, how)
             holder.process.join()
-            assert (tmp_path / NAME).exists()
-            lock = RunLock(tmp_path, "x")
-            assert (tmp_path / NAME).read_text().split()[0] == str(os.getpid())
-            lock.release()
+            with RunLock(folder, "x"):
+                assert (folder / NAME).read_text().split()[0] == str(os.getpid())
 
-    def test_the_end_of_a_process_and_of_the_lock_removes_the_file(self, tmp_path):
-        with Holder(tmp_path) as holder:
+    def test_release_removes_the_file(self, folder):
+        with Holder(folder) as holder:
             holder.end()
-        assert not list(tmp_path.iterdir())
-        with RunLock(tmp_path, "x"):
-            assert [path.name for path in tmp_path.iterdir()] == [NAME]
-        assert not list(tmp_path.iterdir())
-        lock = RunLock(tmp_path, "x")
-        del lock
-        gc.collect()
-        assert not list(tmp_path.iterdir())
+        assert not list(folder.iterdir())
+        with RunLock(folder, "x"):
+            assert [path.name for path in folder.iterdir()] == [NAME]
+        assert not list(folder.iterdir())
 
-    def test_a_process_shares_its_own(self, tmp_path):
-        first = RunLock(tmp_path, "x")
-        second = RunLock(tmp_path / ".." / tmp_path.name, "x")
+    def test_a_process_may_take_its_own_lock_again(self, folder):
+        first = RunLock(folder, "x")
+        second = RunLock(folder / ".." / folder.name, "x")
         del first
         gc.collect()
-        assert is_held(tmp_path)
+        with pytest.raises(EOFError):
+            Holder(folder)
         second.release()
-        with Holder(tmp_path):
-            assert is_held(tmp_path)
+        Holder(folder).end()
 
-    def test_a_lock_whose_file_was_removed_meanwhile_is_not_taken_for_one(self, tmp_path, monkeypatch):
-        """Its last holder removes it between the moment that it is opened and the moment that it is locked."""
-        flock, calls = fcntl.flock, []
+    def test_a_lock_without_owner_is_free(self, folder):
+        lock = RunLock(folder, "x")
+        del lock
+        gc.collect()
+        Holder(folder).end()
 
-        def late(file, how):
-            calls.append(1)
-            if len(calls) == 1:
-                (tmp_path / NAME).unlink()
-            flock(file, how)
+    @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+    def test_a_file_system_without_locks_refuses_nobody(self, number, folder, monkeypatch):
+        def unsupported(file: int, how: int) -> None:
+            raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(fcntl, "flock", late)
-        with RunLock(tmp_path, "x"):
-            assert len(calls) == 2
-            monkeypatch.undo()
-            assert is_held(tmp_path)
-
-    def test_a_file_system_without_locks_refuses_nobody(self, tmp_path, monkeypatch):
-        def none(file, how):
-            raise OSError(95, "Operation not supported")
-
-        monkeypatch.setattr("fcntl.flock", none)
-        with RunLock(tmp_path, "x"):
+        monkeypatch.setattr("fcntl.flock", unsupported)
+        with RunLock(folder, "x"), RunLock(folder, "x"):
             pass
 
-    def test_a_folder_that_cannot_be_written(self, tmp_path):
-        with pytest.raises(OSError):
+    def test_a_folder_that_does_not_exist(self, tmp_path):
+        with pytest.raises(FileNotFoundError):
             RunLock(tmp_path / "nowhere", "x")
+        assert not list(tmp_path.iterdir())
 
 
 class TestRecord:
@@ -109,18 +91,18 @@ class TestRecord:
 
 
 class TestScripts:
-    def test_a_run_that_another_process_is_at(self, tmp_path):
+    def test_a_run_in_progress(self, tmp_path):
         flags = (*SMALL, "--num_epochs", 2, "--figures", "False", "--log_dir", tmp_path)
         assert fork("train.py", *flags, before=partial(signal_at, 15)).status == -signal.SIGKILL
         folder = only(tmp_path)
         with Holder(folder) as holder:
             was = contents(folder)
             done = fork("train.py", "--resume", folder)
-            assert_refused(done, "train.py", f"--resume {folder}: process {holder.process.pid} ", "wait for its end")
+            assert_refused(done, "train.py", f"--resume {folder}: process {holder.process.pid} ", "wait until it ends")
             assert contents(folder) == was
         assert fork("train.py", "--resume", folder).status == 0
 
-    def test_a_leaderboard_that_another_process_is_at(self, tmp_path):
+    def test_a_leaderboard_in_progress(self, tmp_path):
         (tmp_path / "train.yaml").write_text("dataset: digits\nmodel: resnet8\nwidth: 4\nnum_epochs: 1\n")
         args = leaderboard.Args(
             methods=["ssd"], train_config=str(tmp_path / "train.yaml"), output=str(tmp_path / "out"),

@@ -350,7 +350,7 @@ class TestBesideOthers:
         before = contents(tmp_path)
         second = fork("train.py", *flags, "--seed", 1, before=stop_the_clock)
         assert first.status == second.status == 0
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["same-20260101-120000", "same-20260101-120000-2"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["same-20260101-120000", "same-20260101-120001"]
         assert contents(tmp_path).items() >= before.items()
 
     def test_a_reader_who_leaves_ends_the_run_without_a_word(self, tmp_path):

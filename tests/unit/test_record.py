@@ -45,10 +45,12 @@ def lines(record) -> list[dict]:
 class TestFolder:
     def test_two_runs_of_one_name_in_one_second_have_their_own(self, tmp_path, monkeypatch):
         monkeypatch.setattr(time, "strftime", lambda *_: "20260101-120000")
-        folders = [RunRecord.create(str(tmp_path / "runs"), "name", Args(), CPU).folder for _ in range(4)]
-        assert len(set(folders)) == 4 and all(folder.name.startswith("name-20260101-120000") for folder in folders)
-        for folder in folders:
-            assert {path.name for path in folder.iterdir()} == {"config.yaml", "environment.json"}
+        records = [RunRecord.create(str(tmp_path / "runs"), "name", Args(), CPU) for _ in range(4)]
+        folders = [record.folder for record in records]
+        assert [folder.name for folder in folders] == [f"name-20260101-12000{second}" for second in range(4)]
+        for record in records:
+            record.close()
+            assert {path.name for path in record.folder.iterdir()} == {"config.yaml", "environment.json"}
 
     def test_the_configuration_reproduces_the_arguments(self, tmp_path):
         args = Args(rate=0.25, names=["a", "b"], seed=7, log_dir=str(tmp_path), resume="an/earlier/run")

@@ -19,9 +19,8 @@ from torch import Tensor
 from data.loaders import TensorLoader
 from data.streams import PairedLoader
 from helper_functions.training.distribution import say
-from helper_functions.training.faults import WEIGHTS, Fault
 from helper_functions.training.loop import LoopConfig, Trainer, run_loop
-from helper_functions.training.passes import Means
+from helper_functions.training.passes import WEIGHTS, Fault, Means
 from models.reinitialise import reinitialised
 from optimizer.nan_guard import MOST_REWINDS, stopped_by
 from optimizer.schedules import get_schedule

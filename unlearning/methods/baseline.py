@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from helper_functions.training.faults import WEIGHTS, Fault, all_finite
 from helper_functions.training.loop import LoopConfig, Trainer, run_loop
+from helper_functions.training.passes import WEIGHTS, Fault, all_finite
 from optimizer.nan_guard import NanGuard, stopped_by
 from optimizer.schedules import get_schedule, rescale_schedule
 from optimizer.solver import Descent
