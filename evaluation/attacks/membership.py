@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from contrastive_discrimination.held_out import Fold, auc_of
-from data.pairing import match_by_class
+from data.partition import match_by_class
 from evaluation.attacks.intervals import RESAMPLES, auc_figures, tpr_at_fpr
 
 FOLDS = 5

@@ -140,7 +140,7 @@ class TestOverlap:
         splits = ask(old + new)
         assert splits.forget.tolist() == new and splits.forgotten.tolist() == before.forgotten.tolist()
         (line,) = capsys.readouterr().out.splitlines()
-        assert line.startswith("passed over 7 images of ") and "list.txt" in line
+        assert line.startswith("skipped 7 images of ") and "list.txt" in line
         assert line.endswith(", ".join(map(str, old[:5])) + " and 2 more")
 
     def test_a_request_for_nothing_else_is_refused(self, ask, before, capsys):
@@ -213,7 +213,7 @@ class TestTwoRequests:
         splits = experiment.splits
         check_sequence([before, splits])
         assert len(before.forget) == 40 and len(splits.forget) == 30 and len(splits.forgotten) == 40
-        assert "passed over 2 images" in second.done.out
+        assert "skipped 2 images" in second.done.out
         assert "sequence request 2; 40 images forgotten before, " in second.done.out
         told = report_of(second.folder)["sequence"]
         assert told["previous_run"] == str(first.folder) and told["number"] == 2 and told["forgotten_images"] == 40

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.cifar100_superclasses import CIFAR100_SUPERCLASSES
+from data.datasets import CIFAR100_SUPERCLASSES
 from data.datasets import DATASETS, load_dataset
 from helper_functions.errors import UserError
 

@@ -17,8 +17,7 @@ from torch.nn import functional as F
 import train_constrained_unlearning
 from contrastive_discrimination.held_out import Auc
 from data.augmentation import Augmentation
-from data.cifar100_superclasses import CIFAR100_SUPERCLASSES
-from data.datasets import Dataset
+from data.datasets import CIFAR100_SUPERCLASSES, Dataset
 from data.image_sets import ImageSets
 from data.loaders import TensorLoader
 from data.splits import make_splits

@@ -1,4 +1,4 @@
-"""Class-matched pairs and weights against counting."""
+"""Class-matched pairs, class weights, shares and copies against counting."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.pairing import class_weights, match_by_class
+from data.partition import class_weights, match_by_class
 from helper_functions.errors import UserError
 
 classes = st.integers(0, 3)
