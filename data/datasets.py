@@ -143,22 +143,18 @@ def _open(name: str, data_dir: Path, parts: Sequence[bool | str], download: bool
     reader, archive = getattr(torchvision.datasets, name.upper()), _ARCHIVES[name]
     unpack = " and unpack it there" if archive.files[0].endswith(".tar.gz") else ""
     remedy = f"put {' and '.join(archive.files)} from {archive.address} into {data_dir}{unpack}"
-    return [_open_part(name, data_dir, partial(reader, data_dir, part), download, remedy) for part in parts]
-
-
-def _open_part(name: str, data_dir: Path, build: Callable[..., Any], download: bool, remedy: str) -> Any:
+    absent = f"{name} is absent from {data_dir} or damaged"
     try:
-        return build(download=False)
+        return [reader(data_dir, part, download=False) for part in parts]
     except RuntimeError as error:  # torchvision raises it for files that are absent or damaged
         if not download:
-            raise UserError(f"{name} is absent from {data_dir} or damaged; {remedy}") from error
+            raise UserError(f"{absent}; {remedy}") from error
     except _READ_ERRORS as error:
         raise UserError(f"cannot read {name} in {data_dir}: {_one_line(error)}; {remedy}") from error
     try:
-        return build(download=True)
+        return [reader(data_dir, part, download=True) for part in parts]
     except (RuntimeError, *_READ_ERRORS) as error:
-        problem = f"{name} is absent from {data_dir} or damaged, and cannot be downloaded: {_one_line(error)}"
-        raise UserError(f"{problem}; {remedy}") from error
+        raise UserError(f"{absent}, and cannot be downloaded: {_one_line(error)}; {remedy}") from error
 
 
 def _one_line(error: Exception) -> str:

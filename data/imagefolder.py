@@ -7,15 +7,11 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from helper_functions.training.distribution import say
 from helper_functions.errors import UserError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 DEFAULT_IMAGE_SIZE = 64
@@ -75,16 +71,12 @@ def _list_images(folder: Path) -> tuple[list[str], list[str], np.ndarray]:
 
 def _pictures(folder: Path) -> list[Path]:
     """Regular files with a picture's suffix in a folder and its sub-folders; opening a FIFO or a device would block."""
-    found, folders = [], [folder]
-    while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                path = Path(entry.path)
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(path)
-                elif path.suffix.lower() in EXTENSIONS and not entry.name.startswith(".") and path.is_file():
-                    found.append(path)
-    return found
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    files = (Path(root, name) for root, _, names in os.walk(folder, onerror=fail) for name in names)
+    return [p for p in files if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") and p.is_file()]
 
 
 def _decode_all(paths: list[Path], pixels: np.ndarray) -> list[str | None]:
@@ -109,18 +101,13 @@ def _decode(path: Path, size: int) -> np.ndarray:
 
     with Image.open(path, formats=("PNG", "JPEG")) as image:
         with _one_large if image.width * image.height > LARGE else contextlib.nullcontext():
-            upright = _rgb(ImageOps.exif_transpose(image))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):
+                # 16-bit grey, of which a plain conversion turns every value above 255 to white.
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            upright = upright.convert("RGB")
             # Only the centre square is resized: a thin strip, resized whole, would become a giant image.
             side = min(upright.size)
             left, top = (upright.width - side) // 2, (upright.height - side) // 2
             square = upright.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     return np.asarray(square)
-
-
-def _rgb(image: "Image.Image") -> "Image.Image":
-    from PIL import Image
-
-    if image.mode.startswith("I"):
-        # 16-bit grey, of which a plain conversion turns every value above 255 to white.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")

@@ -144,7 +144,7 @@ class TestOverlap:
         assert line.endswith(", ".join(map(str, old[:5])) + " and 2 more")
 
     def test_a_request_for_nothing_else_is_refused(self, ask, before, capsys):
-        with pytest.raises(UserError, match="nothing but what earlier requests forgot: ") as error:
+        with pytest.raises(UserError, match="only images that earlier requests forgot: ") as error:
             ask(before.forgotten[:2].tolist())
         assert str(before.forgotten[1].item()) in str(error.value) and capsys.readouterr().out == ""
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.datasets import CIFAR100_SUPERCLASSES
-from data.datasets import DATASETS, load_dataset
+from data.datasets import CIFAR100_SUPERCLASSES, DATASETS, load_dataset
 from helper_functions.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
