@@ -202,8 +202,8 @@ class TestResume:
         script = tmp_path / "one_dies.py"
         script.write_text(
             "import os, runpy, sys\n"
-            f"sys.path[:0] = [{str(Path.cwd())!r}, {str(Path(__file__).parent)!r}]\n"
-            "from processes import signal_at\n"
+            f"sys.path[:0] = [{str(Path.cwd())!r}, {str(Path(__file__).parents[1])!r}]\n"
+            "from helpers.processes import signal_at\n"
             "if os.environ['RANK'] == '1':\n"
             "    signal_at(8)\n"
             "runpy.run_path('train.py', run_name='__main__')\n"
