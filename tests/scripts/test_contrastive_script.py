@@ -1,4 +1,4 @@
-"""train_contrastive.py as a process: its three modes, what each leaves behind, and how it goes on after a kill."""
+"""train_contrastive.py as a process: its three modes, what each leaves behind, and how each resumes after a kill."""
 
 import math
 import re
@@ -190,7 +190,8 @@ class TestGivenWeights:
         paths = ("--weight_path_student", distillation.folder / "model.pt")
         folder = teach(*tiny, *paths, "--weight_path_classifier", distillation.folder / "classifier.pt").folder
         for name in ("model.pt", "classifier.pt"):
-            assert_started_from(weights_of(folder, name), weights_of(distillation.folder, name), moved=True, tolerance=1e-6)
+            start = weights_of(distillation.folder, name)
+            assert_started_from(weights_of(folder, name), start, moved=True, tolerance=1e-6)
 
     def test_a_student_that_is_the_teacher_cannot_be_told_from_it(self, original, teach):
         folder = teach("--weight_path_student", original.folder / "model.pt", "--freeze_student").folder
@@ -430,14 +431,10 @@ class TestRefusals:
             (["--weight_path_student", "absent.pt"], ["--weight_path_student absent.pt", "no such file"]),
             (["--weight_path_classifier", "absent.pt"], ["--weight_path_classifier absent.pt", "no such file"]),
             (["--freeze_classifier"], ["--freeze_classifier", "give --weight_path_classifier"]),
-            (["--group_size", 0], ["--group_size", "v>0"]),
             (["--noise", 0], ["--noise", "v>0"]),
             (["--discriminator", "nonsense"], ["--discriminator", "nonsense", "scalar_product"]),
             (["--mode", "untrain_contrastive", "--discriminator", "mlp"], ["--discriminator mlp", "logistic"]),
             (["--mode", "untrain", *TOO_FEW_OUTPUTS], [" ".join(TOO_FEW_OUTPUTS)]),
-            (["--discriminator_steps", 0], ["--discriminator_steps", "v>0"]),
-            (["--discriminator_learning_rate", 0], ["--discriminator_learning_rate", "v>0"]),
-            (["--match", "nonsense"], ["--match", "nonsense"]),
         ],
         ids=lambda part: " ".join(map(str, part)),
     )

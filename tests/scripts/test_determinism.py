@@ -181,7 +181,7 @@ def test_pictures_are_in_the_same_order_however_the_folder_lists_them(tmp_path, 
         Image.new("RGB", (2, 2), (len(name), 0, 0)).save(tmp_path / name)
     first = read_image_folder(tmp_path, 2, False)
     walk, iterdir = os.walk, Path.iterdir
-    monkeypatch.setattr(os, "walk", lambda *a, **k: [(top, dirs, names[::-1]) for top, dirs, names in walk(*a, **k)][::-1])
+    monkeypatch.setattr(os, "walk", lambda *a, **k: reversed([(top, [], n[::-1]) for top, _, n in walk(*a, **k)]))
     monkeypatch.setattr(Path, "iterdir", lambda folder: iter(sorted(iterdir(folder))[::-1]))
     second = read_image_folder(tmp_path, 2, False)
     assert (first[0] == second[0]).all() and (first[1] == second[1]).all() and first[2:] == second[2:]

@@ -1,4 +1,4 @@
-"""Every script as a process on a tiny input: what it prints, what it leaves behind, how it goes on after a kill."""
+"""Every script as a process on a tiny input: what it prints, what it leaves behind, how it resumes after a kill."""
 
 import dataclasses
 import json
@@ -32,7 +32,6 @@ import train_constrained_unlearning
 import train_contrastive
 from data.datasets import load_dataset
 from data.splits import make_splits
-from helper_functions.config import run_script
 from helper_functions.run_folder import result_weights
 
 SCRIPTS = {"train.py": train, UNLEARN: train_constrained_unlearning, CONTRASTIVE: train_contrastive, "test.py": test}
@@ -54,18 +53,6 @@ def parse(script: str, *flags: object) -> object:
     return PARSERS[script]().parse([str(flag) for flag in flags])
 
 
-
-
-
-
-
-
-
-
-
-
-
-
 class TestCommandLine:
     @pytest.mark.parametrize("script", PARSERS)
     def test_help_shows_the_commands_and_every_flag(self, script):
@@ -75,41 +62,19 @@ class TestCommandLine:
         for field in dataclasses.fields(PARSERS[script]().args_class):
             assert f"--{field.name} " in done.out
 
-    @pytest.mark.parametrize("script", [UNLEARN, CONTRASTIVE, "train.py"])
-    @pytest.mark.parametrize(
-        ("flags", "expected"),
-        [([], False), (["--use_sam"], True), (["--use_sam", "True"], True), (["--use_sam=False"], False)],
-    )
-    def test_booleans_take_both_forms(self, script, flags, expected):
-        assert parse(script, *flags, "--rho", 0.1).use_sam is expected
-
-    def test_the_command_line_wins_wherever_the_file_stands(self, tmp_path):
-        config = tmp_path / "config.yaml"
-        config.write_text("seed: 1\nwidth: 8\nuse_sam: true\nvalidation: 0.2\nmean: [0.5]\n")
-        for flags in (["--config_file", config, "--seed", 2], ["--seed", 2, f"--config_file={config}"]):
-            args = parse(UNLEARN, *flags, "--use_sam", "False")
-            assert (args.seed, args.width, args.use_sam, args.validation, args.mean) == (2, 8, False, "0.2", [0.5])
-
     def test_lists_take_words_and_yaml(self):
         assert parse("test.py", "--weight_path", "a.pt", "b.pt", "--seed", 1).weight_path == ["a.pt", "b.pt"]
         assert parse("train.py", "--mean", 0.5, 0.4, 0.3).mean == parse("train.py", "--mean=[.5,.4,.3]").mean
 
-    def test_the_shipped_configs_fit_their_scripts(self):
-        assert parse(UNLEARN, "--config_file", "configs/quickstart.yaml").forget == "mislabelled:0.1"
-        assert parse("train.py", "--config_file", "configs/cifar100/resnet18_cpu.yaml").num_epochs == 30
+    def test_a_share_in_a_file_is_text(self, tmp_path):
+        (tmp_path / "config.yaml").write_text("validation: 0.2\n")
+        assert parse(UNLEARN, "--config_file", tmp_path / "config.yaml").validation == "0.2"
 
     def test_the_command_on_cifar100_means_what_it_says(self):
         args = parse(UNLEARN, *CIFAR_COMMAND)
         assert (args.num_epochs, args.batch_size, args.learning_rate) == (10, 32, 0.001)
         assert (args.data_dir, args.log_dir, args.model) == ("./data/cifar100", "runs", "resnet18")
         assert (args.device, args.untrain, args.weight_path) == ("auto", True, "path_to_weights.pth")
-
-    def test_an_infeasible_result_is_exit_status_3(self, monkeypatch):
-        monkeypatch.setattr("sys.argv", [UNLEARN])
-        for feasible, status in ((True, 0), (False, 3)):
-            result = {"verdict": {"feasible": feasible}}
-            assert run_script(PARSERS[UNLEARN], lambda args, result=result: result) == status
-        assert run_script(PARSERS[UNLEARN], lambda args: {}) == 0
 
 
 class TestTrain:
@@ -361,12 +326,6 @@ class TestBesideOthers:
     def test_output_that_cannot_be_written_is_one_line(self, tmp_path):
         done = fork("train.py", *SMALL, "--log_dir", tmp_path, before=partial(print_into, "/dev/full"))
         assert_refused(done, "train.py", "No space left on device")
-
-
-
-
-
-
 
 
 def pretend_cifar100(weight_path: str) -> None:
