@@ -419,10 +419,3 @@ class TestRefused:
     def test_reports_that_are_none(self, place, capsys, text):
         (place / "report.json").write_bytes(text.encode("utf-8", "surrogatepass"))
         self.refuse(capsys, "--previous_run", place, "--forget", "random:9", says=("--previous_run",))
-
-
-def test_a_run_that_forgot_nothing_is_no_request(tmp_path):
-    ran = unlearn(tmp_path, *SMALL, "--untrain", "False", "--train_num_epochs", 1, *SHORT)
-    assert ran.done.status == 0, ran.done.err
-    done = fork(UNLEARN, "--previous_run", only(tmp_path), "--forget", "random:9", "--log_dir", tmp_path)
-    assert_refused(done, UNLEARN, "that run forgot nothing")
