@@ -125,8 +125,7 @@ def _random(request: ForgetRequest, dataset: Dataset, partition: Partition, seed
 def _classes(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
     # An image folder's class may have a comma in its name.
     whole = [name for name in (",".join(request.names), ", ".join(request.names)) if name in dataset.classes]
-    wanted = [_class_index(name, dataset) for name in whole or request.names]
-    return _of_classes(wanted, dataset, partition.train)
+    return _of_classes([_class_index(name, dataset) for name in whole or request.names], dataset, partition.train)
 
 
 def _superclasses(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Text files that list images of a data set: one index or file name a line."""
 
 import posixpath
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +25,17 @@ def read_image_list(path: str | Path, dataset: Dataset) -> np.ndarray:
     most = LINES_PER_IMAGE * dataset.num_train + FURTHER_LINES
     found: set[int] = set()
     try:
-        for number, line in enumerate(_lines(path), start=1):
-            if number > most:
-                many = f"{path} has more than {most} lines, and {dataset.name} {dataset.num_train} images to list"
-                raise UserError(f"{many}; list each once")
-            entry = line.strip()
-            if entry and not entry.startswith("#"):
-                found.add(_resolve(entry, names, dataset, f"line {number} of {path}"))
+        with open_text(path) as file:
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), ""), start=1):
+                where = f"line {number} of {path}"
+                if number > most:
+                    many = f"{path} has more than {most} lines, and {dataset.name} {dataset.num_train} images to list"
+                    raise UserError(f"{many}; list each once")
+                if len(line) > LONGEST_LINE:
+                    raise UserError(f"{where} is longer than {LONGEST_LINE} characters; list one image")
+                entry = line.strip()
+                if entry and not entry.startswith("#"):
+                    found.add(_resolve(entry, names, dataset, where))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give a file with one image a line") from error
     except UnicodeDecodeError as error:
@@ -51,16 +54,6 @@ def and_more(names: list[str], count: int) -> str:
     """The first few names out of `count`, and the number of the others."""
     more = count - len(names)
     return ", ".join(names) + (f" and {more:,} more" if more else "")
-
-
-def _lines(path: str | Path) -> Iterator[str]:
-    with open_text(path) as file:
-        number = 0
-        while line := file.readline(LONGEST_LINE + 1):
-            number += 1
-            if len(line) > LONGEST_LINE:
-                raise UserError(f"line {number} of {path} is longer than {LONGEST_LINE} characters; list one image")
-            yield line
 
 
 def _resolve(entry: str, names: dict[str, int], dataset: Dataset, where: str) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from data.datasets import Dataset
+from data.image_list import and_more
 from helper_functions.safe_files.archives import check_archive
 from helper_functions.training.distribution import on_main
 from helper_functions.errors import UserError
@@ -178,14 +179,14 @@ def _without_deleted(splits: Splits, dataset: Dataset, path: str | Path, forget_
     before, now = splits.file_names, dataset.file_names or ()
     places = {name: index for index, name in enumerate(now)}
     if new := sorted(places.keys() - set(before)):
-        raise UserError(f"splits {path} lack {_named(new)}: move it out of the folder, {_RESTART}")
+        raise UserError(f"splits {path} lack {and_more([printable(new[0])], len(new))}: move it out of the folder, {_RESTART}")
     moved = torch.tensor([places.get(name, -1) for name in before])
     may_lack = torch.zeros(len(before), dtype=torch.bool)
     for name in ("forgotten", "forget") if forget_may_lack else ("forgotten",):
         may_lack[getattr(splits, name)] = True
     gone = moved < 0
     if lost := torch.nonzero(gone & ~may_lack).flatten().tolist():
-        missing = _named([before[index] for index in lost])
+        missing = and_more([printable(before[lost[0]])], len(lost))
         raise UserError(f"splits {path} need {missing}, which is gone from the folder; put it back, {_RESTART}")
     labels = dataset.labels.clone()
     labels[moved[~gone]] = splits.labels[~gone]
@@ -195,10 +196,6 @@ def _without_deleted(splits: Splits, dataset: Dataset, path: str | Path, forget_
 
 
 _RESTART = "or start a new run with the weights as --weight_path"
-
-
-def _named(names: list[str]) -> str:
-    return printable(names[0]) + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
 
 
 def _check_source(splits: Splits, dataset: Dataset, path: str | Path) -> None:

@@ -108,17 +108,16 @@ class PairedLoader:
             # The last epoch was left early; this is the next one.
             self.epoch, self.position = self.epoch + 1, 0
         self._resumes = False
-        for batch in self._leading_batches():
+        if isinstance(self.leader, TensorLoader):
+            self.leader.epoch = self.epoch + 1
+            batches = self.leader.batches(self.epoch, self.position)
+        else:
+            batches = islice(iter(self.leader), self.position, None)
+        for batch in batches:
             self.position += 1
             yield dict(zip(self.names, (batch, self.follower.take()), strict=True))
         self.epoch += 1
         self.position = 0
-
-    def _leading_batches(self) -> Iterator[Batch]:
-        if isinstance(self.leader, TensorLoader):
-            self.leader.epoch = self.epoch + 1
-            return self.leader.batches(self.epoch, self.position)
-        return islice(iter(self.leader), self.position, None)
 
     def images_of(self, state: dict[str, Any], number: int) -> dict[str, torch.Tensor]:
         """The images of batch `number` of an epoch that begins in a state, by name; TensorLoaders only."""

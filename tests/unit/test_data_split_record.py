@@ -19,10 +19,6 @@ def saved(tmp_path):
     return splits, tmp_path / "splits.npz"
 
 
-
-
-
-
 def test_round_trip(saved):
     splits, path = saved
     loaded = Splits.load(path, toy())
@@ -64,8 +60,7 @@ def test_every_kind_of_damage_is_one_line(saved, tmp_path):
 
 
 @pytest.mark.parametrize("change", [
-    {"train": np.arange(3)}, {"train": np.zeros((2, 2))}, {"labels": np.array("text")}, {"seed": np.array("x")},
-    {"sha256": np.array("0" * 64)}, {"forget": np.array([None, 1], dtype=object)}, {"retain": None},
+    {"train": np.arange(3)}, {"seed": np.array("x")}, {"sha256": np.array("0" * 64)}, {"retain": None},
 ])  # fmt: skip
 def test_altered_content_is_refused(saved, tmp_path, change):
     arrays = {name: value for name, value in (stored(saved[1]) | change).items() if value is not None}
