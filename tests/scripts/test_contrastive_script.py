@@ -15,10 +15,8 @@ from helpers.run_folders import (
     FIGURES,
     assert_same_weights,
     figures_of,
-    recorded_scalars,
     report_of,
     results_of,
-    scalars_of,
     weights_of,
 )
 
@@ -97,15 +95,6 @@ def assert_started_from(
     assert any(changes) is moved
 
 
-class TestHelp:
-    def test_names_the_modes(self):
-        done = fork(SCRIPT, "--help")
-        assert done.status == 0 and done.err == ""
-        assert f"--mode {{{','.join(MODES)}}}" in done.out
-        for mode in MODES:
-            assert re.search(rf"\b{mode}\b", done.out)
-
-
 class TestTrain:
     def test_leaves_a_complete_run_folder(self, distillation):
         names = {path.name.split(".1")[0] for path in distillation.folder.iterdir()}
@@ -162,11 +151,6 @@ class TestTrain:
         report = report_of(distillation.folder)
         assert lines[-1]["student/discriminator/auc"] == report["held_out_discriminator_auc"]["after"]
         assert lines[-1]["student/validation/top1"] == pytest.approx(report["models"]["student"]["validation_top1"])
-
-    def test_tensorboard_shows_what_the_record_holds(self, distillation):
-        found = scalars_of(distillation.folder)
-        assert {"original/train/loss", "student/train/loss", "student/discriminator/auc"} <= set(found)
-        assert found == recorded_scalars(distillation.folder)
 
 
 class TestGivenWeights:
@@ -296,11 +280,6 @@ class TestResume:
         folder = only(tmp_path / "killed")
         assert fork(SCRIPT, "--resume", folder).status == 0
         self.assert_same(folder, whole, ("model.pt", "classifier.pt"))
-
-    def test_another_script_does_not_go_on_with_it(self, distillation):
-        earlier = contents(distillation.folder)
-        assert_refused(fork(UNLEARN, "--resume", distillation.folder), UNLEARN, distillation.folder, "another script")
-        assert contents(distillation.folder) == earlier
 
     @staticmethod
     def assert_same(one: Path, other: Path, weights: tuple[str | None, ...]) -> None:

@@ -201,6 +201,7 @@ class TestUnlearn:
 
 class TestJudge:
     def test_several_weights_and_a_floor(self, original, quickstart, tmp_path):
+        """In a fresh interpreter, as users start it."""
         weights = (original.folder / "model.pt", result_weights(quickstart.folder))
         output = tmp_path / "figures.json"
         done = run("test.py", *SMALL, "--weight_path", *weights, "--output", output, "--log_dir", tmp_path / "runs")
