@@ -48,7 +48,7 @@ test-robustness: $(VENV)/.installed-dev
 test-lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/python $(PYTEST) $(LOWEST_TESTS)
 
-# Advisories about what is installed; a package that could not be looked up is a failure (docs/security.md).
+# Advisories about what is installed; a package that could not be looked up is a failure (docs/trust.md).
 audit: $(VENV)/.installed-dev
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit

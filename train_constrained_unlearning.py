@@ -31,7 +31,7 @@ from unlearning.run import Unlearned, UnlearningRun
 from unlearning.sequence import SequenceArgs, taken_over
 from unlearning.setup import OriginalArgs, check_forgetting, forget, set_up
 
-# Where nothing is known of model and data, ours begin with a short step; they lengthen it themselves.
+# For an unknown model and data, ours begin with a short step; the safeguard lengthens it.
 CAREFUL = {"num_epochs": 10, "learning_rate": 0.001}
 
 
@@ -108,7 +108,7 @@ def untrain_constrained(
 
     Raises:
         UserError: a request that cannot be met.
-        NotFinite: a loss, a gradient or a weight that is no number any more, and is not rewound.
+        NotFinite: a loss, a gradient or a weight became NaN or infinite, and is not rewound.
     """
     if method not in METHODS:
         raise UserError(f"method {method!r}: one of {', '.join(METHODS)}")

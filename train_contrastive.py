@@ -1,10 +1,10 @@
-"""Student, teacher and discriminator: learn a teacher's outputs without labels, or untrain until nothing tells.
+"""Student, teacher, discriminator: learn a teacher's outputs without labels, or untrain until the latter is at chance.
 
     python train_contrastive.py --config_file configs/contrastive/train.yaml
     python train_contrastive.py --config_file configs/contrastive/untrain.yaml
     python train_contrastive.py --mode untrain_contrastive --data_dir data/cifar100 --weight_path model.pt
 
-The teacher of both untrain modes is the original; they are methods of train_constrained_unlearning.py, too.
+The teacher of both untrain modes is the original; they are also methods of train_constrained_unlearning.py.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ def get_parser() -> ScriptParser:
 
 
 def check(args: Args, experiment: Experiment, teacher: nn.Module) -> None:
-    """Refuse a lesson, or a method, that these arguments and images do not allow."""
+    """Refuse a distillation, or a method, that these arguments and images do not allow."""
     if args.mode == "train":
         check_distillation(args, experiment, teacher)
     else:
@@ -51,7 +51,7 @@ def check(args: Args, experiment: Experiment, teacher: nn.Module) -> None:
 
 
 def main(args: Args) -> dict:
-    """Train or load the teacher, then teach or untrain a student; returns what `report.json` holds."""
+    """Train or load the teacher, then train or untrain a student; returns what `report.json` holds."""
     args.check()
     check_report(args, args.mode != "train")
     run = set_up(args, "contrastive", None if args.mode == "train" else "random:0.1", check)

@@ -1,4 +1,4 @@
-"""When figures are no numbers any more: stop and say where, or rewind and go on with shorter steps."""
+"""When figures become NaN or infinite: stop and report where, or rewind and continue with shorter steps."""
 
 import copy
 import dataclasses
@@ -63,7 +63,8 @@ class NanGuard:
         self.rescale(0.5 ** (self.count - self._good_count))
         scale = 0.5**self.count
         self.record.scalars({f"{fault.phase}/rewound": scale}, fault.step)
-        say(f"  step {fault.step}: {fault.figure} is no number; back to the last good state, learning rate x {scale:g}")
+        what = f"{fault.figure} became NaN or infinite"
+        say(f"  step {fault.step}: {what}; back to the last good state, learning rate x {scale:g}")
         return True
 
     def state_dict(self) -> dict:
@@ -85,7 +86,7 @@ def stopped_by(
         record: the run's record.
         remedy: what to try instead.
         rewinds: how often the run has gone back.
-        may_rewind: that it has not been told to.
+        may_rewind: that `--on_nan rewind` has not been tried.
     """
     path = record.path("nan.json")
     write_json(path, dataclasses.asdict(fault))
@@ -94,7 +95,7 @@ def stopped_by(
     details = ", ".join([where, *shown, f"all in {path}"])
     tried = f" after {rewinds} rewinds" if rewinds else ""
     last = "there is no checkpoint yet" if record.step is None else f"the last good checkpoint is of step {record.step}"
-    error = NotFinite(f"{fault.phase}: {fault.figure} is no number{tried} ({details}); {last}; {remedy}")
+    error = NotFinite(f"{fault.phase}: {fault.figure} became NaN or infinite{tried} ({details}); {last}; {remedy}")
     error.may_rewind = may_rewind
     return error
 

@@ -18,11 +18,11 @@ from helper_functions.training.faults import Fault
 from helper_functions.training.generators import generator_states, restore_generators
 from helper_functions.training.loop import Cost, LoopConfig, NamedLoader, Trainer, run_loop
 from helper_functions.training.spread import spread
-from optimizer.descent import Descent
 from optimizer.nan_guard import NanGuard
 from optimizer.optimizers import OPTIMIZERS, get_optimizer
 from optimizer.problems import Batch, Objective
 from optimizer.schedules import SCHEDULES, get_schedule, rescale_schedule
+from optimizer.solver import Descent
 
 
 @dataclasses.dataclass
@@ -42,7 +42,7 @@ class Recipe:
     weight_decay: NonNegativeFloat = 5e-4
     """Of all weights, or of all but norms and biases: see --decay_norm_and_bias."""
     decay_norm_and_bias: bool = True
-    """Whether norms and biases decay, too."""
+    """Whether norms and biases decay as well."""
     schedule: Literal[*SCHEDULES] = "one_cycle"
     """Of the learning rate, step by step."""
     warmup_epochs: NonNegativeFloat = 0.0
@@ -153,7 +153,7 @@ class Fit(Trainer):
         num_epochs: passes.
         precision: device and dtype.
         record: the run's record.
-        name: of this training in the record; a checkpoint of the same name is gone on with.
+        name: of this training in the record; a checkpoint of the same name is continued.
         checkpoint: what `RunRecord.load_checkpoint` gave, or None.
         evaluate: figures of the model after an epoch, by their names in the record.
         log_interval: steps between two transfers.

@@ -28,7 +28,7 @@ FEWEST_FORGOTTEN, FEWEST_RETAINED = 8, 32
 # Retain images of each class in a step, on average, beside a small forget set: a class that a step does not show has
 # nothing to hold it against forget images that all pull the same way.
 RETAINED_A_CLASS = 3
-# Where a discriminator tells the groups of a batch apart.
+# Where a discriminator separates the groups of a batch.
 DISCRIMINATING = {"batch_size": BATCH_SIZE}
 
 
@@ -74,7 +74,7 @@ class UnlearnArgs(ContrastiveArgs):
     weight_decay: NonNegativeFloat = 0.0
     """While unlearning."""
     decay_norm_and_bias: bool = True
-    """Whether norms and biases decay, too."""
+    """Whether norms and biases decay as well."""
     schedule: Literal[*SCHEDULES] = "linear"
     """Of the learning rate, step by step, over each of the two stages."""
     use_sam: bool = False

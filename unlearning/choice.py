@@ -13,26 +13,22 @@ Weights = dict[str, Tensor]
 
 
 def is_better(candidate: dict[str, float], incumbent: dict[str, float], tolerances: tuple[float, float]) -> bool:
-    """Whether an epoch is the better one to rewind to.
+    """Whether an epoch is the better one to end with.
 
     Feasible beats infeasible; of two infeasible ones the smaller fall wins; of two feasible ones the nearer to the
-    target (a discriminator's first, then the forget set's own), where they are equally near (within the targets'
-    tolerances, of the run's own and of the forget set's) the one with the higher accuracy on validation images.
+    target (a discriminator's first, then the forget set's own); within the targets' tolerances (of the run's own and of
+    the forget set's) the one with the higher validation accuracy.
     """
     return _rank(candidate, tolerances) <= _rank(incumbent, tolerances)
 
 
 def _rank(epoch: dict[str, float], tolerances: tuple[float, float]) -> tuple[float, ...]:
-    """The lower, the better; distances in steps of the tolerance, so that many small ones cannot add up."""
+    """The lower, the better; distances in steps of the tolerance, so that many small differences cannot add up."""
     if not epoch["constraint/feasible"]:
         return (1, epoch["constraint/fall_bound"])
     distances = zip((epoch["forget/distance"], epoch["forget/own_distance"]), tolerances, strict=True)
     steps = [value // tolerance if math.isfinite(value) else math.inf for value, tolerance in distances]
     return (0, *steps, -epoch["validation/top1"])
-
-
-def _copy(model: nn.Module) -> Weights:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 class LastEpoch:
@@ -42,8 +38,9 @@ class LastEpoch:
         self.chosen, self.weights = 0, {}
 
     def consider(self, epochs: Epochs, model: nn.Module) -> None:
-        """Take note of the last of the epochs, at whose end the model stands."""
-        self.chosen, self.weights = len(epochs) - 1, _copy(model)
+        """Take the last of the epochs, whose weights the model has."""
+        self.chosen = len(epochs) - 1
+        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def settle(self, epochs: Epochs) -> tuple[int, Weights]:
         """The chosen epoch, from 0, and its weights."""
@@ -59,7 +56,7 @@ class LastEpoch:
 
 
 class BestFeasible(LastEpoch):
-    """Ours: of the epochs that kept the budget, the one nearest its target.
+    """Ours: of the epochs that kept the budget, the one nearest to its target.
 
     Args:
         tolerances: of the run's target and of the forget set's own.
@@ -70,17 +67,17 @@ class BestFeasible(LastEpoch):
         self.tolerances = tolerances
 
     def consider(self, epochs: Epochs, model: nn.Module) -> None:
-        """Take note of the last of the epochs, if it is the better one."""
+        """Take the last of the epochs, if it is the better one."""
         if not self.weights or is_better(epochs[-1], epochs[self.chosen], self.tolerances):
             super().consider(epochs, model)
 
 
 class ScrubRewind:
-    """SCRUB+R: the epoch whose forget error is nearest the last epoch's error on held-out images of the same classes.
+    """SCRUB+R: the epoch whose forget error is nearest to the last one's on held-out images of the same classes.
 
-    The last epoch's forget error is the highest, and images that were never seen say how high it should be. Source:
-    Kurmanji et al. 2023, section 3.3. Every epoch's weights are kept in the run folder until the choice is made, then
-    the chosen ones alone, as `rewound.pt`: a run that is killed while it is judged can still go on.
+    The last epoch's forget error is the highest, and images that were never seen show how high it should be. Source:
+    Kurmanji et al. 2023, section 3.3. The run folder keeps every epoch's weights until the choice is made, then the
+    chosen ones alone, as `rewound.pt`: a run that is killed while it is judged can still go on.
     """
 
     def __init__(self, record: RunRecord) -> None:
@@ -93,7 +90,7 @@ class ScrubRewind:
         save_tensors(model.state_dict(), self._path(len(epochs) - 1))
 
     def settle(self, epochs: Epochs) -> tuple[int, Weights]:
-        """The chosen epoch, from 0, and its weights; where two are equally near, the later one."""
+        """The chosen epoch, from 0, and its weights; of two equally near ones, the later."""
         return from_main(lambda: self._settle(epochs))
 
     def _settle(self, epochs: Epochs) -> tuple[int, Weights]:

@@ -1,4 +1,4 @@
-"""A student's lesson: it learns a teacher's outputs through a discriminator, on images whose labels play no part."""
+"""Distillation: a student learns a teacher's outputs through a discriminator, without labels."""
 
 import dataclasses
 from pathlib import Path
@@ -59,7 +59,7 @@ class DistillationArgs:
                 if getattr(self, flag):
                     raise UserError(f"--{flag}: it is for --mode train; the student of {self.mode} is the original")
         elif self.retrain or self.retrained_weight_path:
-            raise UserError("--retrain --retrained_weight_path: a lesson forgets nothing to compare with")
+            raise UserError("--retrain --retrained_weight_path: --mode train forgets nothing to compare with")
         elif self.discriminate == "losses":
             raise UserError("--discriminate losses: a student learns without labels; give logits or features")
         elif self.freeze_student and self.freeze_classifier:
@@ -142,7 +142,7 @@ class Distillation:
         return {"before": before, "after": self.auc()}
 
     def auc(self) -> float:
-        """Of a fresh discriminator that is to tell student from teacher on validation images."""
+        """AUC of a fresh discriminator between student and teacher on validation images."""
         student = self.scale(self._outputs(self.student, self.run.experiment.splits.validation))
         return student_teacher_auc(student, self.taught, self.args.noise, self._critic, self.args.seed).value
 
@@ -166,7 +166,7 @@ def check_distillation(args: DistillationArgs, experiment: Experiment, teacher: 
     """
     count = len(experiment.splits.validation)
     if count < FOLDS:
-        raise UserError(f"{count} validation images: held-out pairs want {FOLDS} or more; raise --validation")
+        raise UserError(f"{count} validation images: held-out pairs need {FOLDS} or more; raise --validation")
     if args.weight_path_student is not None:
         experiment.model(args.weight_path_student)
     size = classifier_head(teacher).in_features if args.discriminate == "features" else experiment.dataset.num_classes

@@ -54,7 +54,7 @@ def matched_top1(logits: Tensor, labels: Tensor, weights: Tensor) -> float:
 
 @dataclasses.dataclass
 class Evaluation:
-    """What one examination found: figures by name, per-image losses `[n]` by stream, forget logits and labels."""
+    """What one measurement found: figures by name, per-image losses `[n]` by stream, forget logits and labels."""
 
     figures: dict[str, float]
     losses: dict[str, Tensor]
@@ -110,7 +110,7 @@ class Evaluator:
         return F.cross_entropy(*self.original_outputs[name], reduction="none")
 
     def _difficulty(self) -> Difficulty:
-        # Of a class without retain images in the sample nothing can be said.
+        # The sample holds nothing about a class without retain images in it.
         held = torch.isin(self.forget_labels, self.retain_labels)
         weights = matching_weights(self.retain_labels, self.forget_labels[held], self.num_classes)
         return Difficulty.of(self._original_losses("forget")[held], self._original_losses("retain"), weights)
@@ -133,11 +133,11 @@ class Evaluator:
         return F.cross_entropy(*predict(model, self.views[name], self.precision), reduction="none")
 
     def of_original(self, target, budget: float) -> Evaluation:
-        """What the first examination, of the original, found."""
+        """What was measured of the original."""
         return self._find(self.original_outputs, target, budget)
 
     def __call__(self, model: nn.Module, target, budget: float) -> Evaluation:
-        """Examine the model now; `constraint/feasible` is 1 where the bound on the fall keeps the budget."""
+        """Measure the model now; `constraint/feasible` is 1 where the bound on the fall keeps the budget."""
         outputs = {name: predict(model, view, self.precision) for name, view in self.views.items()}
         return self._find(outputs, target, budget)
 
@@ -155,7 +155,7 @@ class Evaluator:
             "retain/loss_gap": self.retain_loss_gap(self.original_outputs["retain"][0], *outputs["retain"]).item(),
             "constraint/fall": fall,
             "constraint/fall_bound": bound,
-            # Logits that are no numbers can still be right by chance.
+            # Logits that are NaN can still be right by chance.
             "constraint/feasible": float(bound <= budget and math.isfinite(figures["retain/loss"])),
         }
         distance = target.distance(*outputs["forget"], losses["validation"], self.difficulty_weights["validation"])

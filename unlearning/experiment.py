@@ -33,7 +33,7 @@ class Experiment:
             none, they are taken to have been trained elsewhere.
         default_forget: the forget set where neither the arguments nor earlier splits name one.
         following: whether the forget set beside these weights is forgotten already, and another one is asked for.
-        with_copies: whether copies of forget images are forgotten, too.
+        with_copies: whether copies of forget images are forgotten as well.
 
     Raises:
         UserError: a request that cannot be met; nothing has been written.
@@ -67,7 +67,7 @@ class Experiment:
         self, weight_path: str | None, default_forget: str | None, following: bool, with_copies: bool
     ) -> Splits:
         args = self.args
-        # A run that goes on keeps its own, whatever has become of the lists and weights that it began with.
+        # A resumed run keeps its own splits, even if the lists and weights that it began with are gone.
         own = Path(args.resume) / "splits.npz" if args.resume is not None else None
         if own is not None and own.is_file():
             return Splits.load(own, self.dataset)

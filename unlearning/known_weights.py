@@ -33,7 +33,7 @@ def described(weight_path: str | None, asked: Any) -> dict[str, object]:
 
 def _described(folder: Path, asked: Any) -> dict[str, object]:
     path, dataset = folder / "config.yaml", dataset_of(folder / "splits.npz")
-    # Other programs call their files config.yaml, too.
+    # Other programs also write files called config.yaml.
     if dataset is None or not path.is_file():
         return {}
     config = load_config(path)
@@ -50,7 +50,7 @@ def _described(folder: Path, asked: Any) -> dict[str, object]:
 
 
 def _named(asked: Any) -> str | None:
-    """The data set that the flags name, or that the folder is known by; None where they leave it open."""
+    """The data set that the flags name, or that the folder holds; None where they leave it open."""
     if asked.dataset == "auto" and asked.data_dir is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Run a method from loaders to chosen weights: measure, record, keep checkpoints, rewind; the frame of all methods."""
+"""One run of a method: measure, train, write down, keep checkpoints, end with the chosen weights."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from helper_functions.training.generators import generator_states, restore_gener
 from helper_functions.training.loop import Cost
 from unlearning.arguments import MethodArgs
 from unlearning.choice import BestFeasible, LastEpoch, ScrubRewind
-from unlearning.context import MethodContext
+from unlearning.context import MethodContext, RunListener
 from unlearning.evaluator import Evaluation, Evaluator
 from unlearning.methods import METHODS, check_method
 from unlearning.streams import RETAIN_LOSSES, own_retain_loss
@@ -27,10 +27,10 @@ COLUMNS = (
 class Unlearned:
     """What a run of unlearning gave.
 
-    `epochs` holds each epoch's figures; `chosen` is the number, from 1, of the one rewound to, None where no epoch of
-    a constrained method kept the budget: then the weights are those of the epoch that came nearest to keeping it.
-    `events` are the safeguard's. `multiplier` is the last one while forgetting, less what is left of the safeguard's
-    raises; None for methods without one, and where the safeguard has eased it. `held_out_auc` is a fresh
+    `epochs` holds each epoch's figures; `chosen` is the number, from 1, of the one whose weights the model has, None
+    where no epoch of a constrained method kept the budget: then the weights are those of the epoch that came nearest to
+    keeping it. `events` are the safeguard's. `multiplier` is the last one while forgetting, without what is left of the
+    safeguard's raises; None for methods without one, and where the safeguard has relaxed it. `held_out_auc` is a fresh
     discriminator's on held-out pairs, of the `original` and the `unlearned`; empty for methods without one.
     """
 
@@ -45,8 +45,8 @@ class Unlearned:
     held_out_auc: dict[str, float]
 
 
-class UnlearningRun:
-    """One run of a method on loaders.
+class UnlearningRun(RunListener):
+    """One run of a method on loaders; listens to the method's trainer.
 
     Args:
         model: the original; changed in place.
@@ -58,7 +58,7 @@ class UnlearningRun:
         record: the run's record.
         seed: of the fixed retain sample, and of what the method draws.
         log_interval: steps between two transfers.
-        on_nan: `stop` or `rewind`; None is as --on_nan tells.
+        on_nan: `stop` or `rewind`; None is as for --on_nan.
     """
 
     def __init__(
@@ -75,9 +75,8 @@ class UnlearningRun:
         on_nan: str | None = None,
     ) -> None:
         check_method(method, args)
-        self.model, self.args, self.precision, self.record = model, args, precision, record
-        self.method, self.log_interval = METHODS[method], log_interval
-        self.name = method
+        self.model, self.args, self.record, self.log_interval = model, args, record, log_interval
+        self.name, self.method = method, METHODS[method]
         self.on_nan = on_nan or ("rewind" if self.method.constrained else "stop")
         self.cost = Cost()
         self.watch = self.cost.stopwatch(precision.device)
@@ -86,28 +85,26 @@ class UnlearningRun:
         self.context = MethodContext(target, model, loaders, self.evaluator, args, precision, seed, self.cost)
         self.trainer = self.method.trainer(self.context)
         self.target = self.trainer.target
-        evaluation = self.evaluator.of_original(self.target, args.retain_budget)
-        original = evaluation.figures | self.target.examine(model, *evaluation.forget)
-        self.original = from_main(lambda: original)
+        self.original = self._figures(self.evaluator.of_original(self.target, args.retain_budget))
         own = BestFeasible(self.target.tolerances) if self.method.constrained else LastEpoch()
         self.choice = ScrubRewind(record) if args.rewind else own
         self.epochs: list[dict[str, float]] = []
 
     def run(self, checkpoint: dict | None = None) -> Unlearned:
-        """All of the method's epochs, then the rewind; a checkpoint of an earlier run is gone on with.
+        """All of the method's epochs, then the choice; a checkpoint of an earlier run is continued.
 
         Raises:
-            NotFinite: a figure, or a weight, is no number any more.
+            NotFinite: a figure, or a weight, became NaN or infinite.
             Stopped: a signal has come; within an epoch, everything was saved.
         """
         state = checkpoint if checkpoint is not None and checkpoint["name"] == "unlearning" else None
         if state is not None:
             self._restore(state)
-        self.target.listen(self.model)
+        self.target.attach(self.model)
         try:
             self.trainer.run(self, None if state is None else state["trainer"])
         finally:
-            self.target.close()
+            self.target.detach()
         place, weights = self.choice.settle(self.epochs)
         self.model.load_state_dict(weights)
         self.model.eval()
@@ -121,47 +118,32 @@ class UnlearningRun:
         )  # fmt: skip
 
     def evaluate(self, feasible: bool = True) -> Evaluation:
-        """Measure the model at the end of an epoch, and keep its weights if they may be the ones to end with.
-
-        Args:
-            feasible: False where these weights do not count as a result, whatever they keep.
-        """
         evaluation = self.evaluator(self.model, self.target, self.args.retain_budget)
-        figures = evaluation.figures | self.target.examine(self.model, *evaluation.forget)
-        # Ranks that differed by a rounding could decide differently, and wait for each other.
-        figures = evaluation.figures = from_main(lambda: figures)
+        figures = evaluation.figures = self._figures(evaluation)
         if not feasible:
             figures["constraint/feasible"] = 0.0
         self.epochs.append(figures)
         self.choice.consider(self.epochs, self.model)
         return evaluation
 
-    def close_epoch(self, name: str, epoch: int, num_epochs: int, evaluation: Evaluation, trainer: dict) -> None:
-        """Write down what an epoch gave, and everything that a resumed run needs; the time that takes does not count.
+    def _figures(self, evaluation: Evaluation) -> dict[str, float]:
+        """With the target's own; the first rank's on all ranks, which could decide differently by a rounding error."""
+        figures = evaluation.figures | self.target.examine(self.model, *evaluation.forget)
+        return from_main(lambda: figures)
 
-        Args:
-            name: of the stage, in the table.
-            epoch: its number from 1.
-            num_epochs: of the stage.
-            findings: of `evaluate`.
-            trainer: the trainer's own state.
-        """
+    def close_epoch(self, name: str, epoch: int, num_epochs: int, evaluation: Evaluation, trainer: dict) -> None:
         self.watch.lap()
         figures, step = evaluation.figures, self.cost.gradient_steps
         self.record.scalars(figures, step)
         self.record.histograms({f"{name}/losses": evaluation.losses[name] for name in ("forget", "unseen")}, step)
         row = {column: figures[column] for column in COLUMNS if column in figures}
         self.record.print_row(name, epoch, num_epochs, {**row, "seconds": self.cost.seconds})
+        # Writing does not count as the method's time.
         self.watch.skip()
         self.save(trainer)
         self.watch.skip()
 
     def save(self, trainer: dict) -> None:
-        """Write down everything that a resumed run needs, at the end of an epoch or in the middle of one.
-
-        Args:
-            trainer: the trainer's own state.
-        """
         self.watch.lap()
         self.record.save_checkpoint(
             {
@@ -172,7 +154,7 @@ class UnlearningRun:
                 "choice": self.choice.state_dict(),
                 "cost": dataclasses.asdict(self.cost),
                 "generators": generator_states(),
-                "case": self.context.state_dict(),
+                "context": self.context.state_dict(),
                 "trainer": trainer,
             }
         )
@@ -183,4 +165,4 @@ class UnlearningRun:
         self.choice.load_state_dict(state["choice"])
         vars(self.cost).update(state["cost"])
         restore_generators(state["generators"])
-        self.context.load_state_dict(state["case"])
+        self.context.load_state_dict(state["context"])

@@ -1,4 +1,4 @@
-"""A request after others: goes on from a run that unlearned, within one budget for the whole sequence."""
+"""A request after others: continues from a run that unlearned, within one budget for the whole sequence."""
 
 import dataclasses
 import json
@@ -64,7 +64,7 @@ class Previous:
 
     @property
     def weights(self) -> Path:
-        """Where its result lies: in the form that weights from elsewhere came in, so that the next one has it, too."""
+        """Where its result lies: in the form that weights from elsewhere came in, which the next run keeps."""
         return next(iter(sorted(self.folder.glob("unlearned.*"))), self.folder / RESULT)
 
     @property
@@ -114,7 +114,7 @@ def _read(folder: Path) -> Previous:
     if not config.keys() >= set(TAKEN_OVER):
         raise UserError(f"{flag}: that run did not unlearn, or was made by another version; name one that did")
     if not (folder / "report.json").is_file():
-        raise UserError(f"{flag}: that run has not ended (it has no report.json); go on with it by --resume {folder}")
+        raise UserError(f"{flag}: that run has not ended (it has no report.json); continue it by --resume {folder}")
     try:
         report = json.loads((folder / "report.json").read_text())
     except (OSError, ValueError, RecursionError):
@@ -133,10 +133,9 @@ def _read(folder: Path) -> Previous:
 def taken_over(asked: Any) -> dict[str, object]:
     """Flags that a request takes over from the run before; empty where it is the first.
 
-    The multiplier is among them where the solver is the same and both methods have one that was not eased for the last
-    images of a class, less what is left of the safeguard's raises. Neither these nor the scale of its step are: they
-    belong to one learning rate and one forget set, are found again within a few epochs, and would add up from request
-    to request.
+    The multiplier is among them where the solver is the same and both methods have one that was not relaxed for the
+    last images of a class, without the safeguard's raises. These, and the scale of its step, belong to one learning
+    rate and one forget set, are found again within a few epochs, and would add up from request to request.
     """
     if asked.previous_run is None:
         return {}
@@ -151,7 +150,7 @@ def taken_over(asked: Any) -> dict[str, object]:
 
 @dataclasses.dataclass(frozen=True)
 class Sequence:
-    """Where a request stands among others; what a report says of it.
+    """A request's place among others, as the report gives it.
 
     Args:
         previous_run: run folder of the request before.
@@ -195,12 +194,12 @@ def check_previous(args: Any) -> Previous:
     previous = Previous.read(args.previous_run)
     if args.weight_path is None or Path(args.weight_path) != previous.weights:
         raise UserError(
-            f"--weight_path {args.weight_path}: --previous_run goes on from {previous.weights}; leave one of them out"
+            f"--weight_path {args.weight_path}: --previous_run continues from {previous.weights}; leave one of them out"
         )
     if args.splits is not None:
-        raise UserError(f"--splits {args.splits}: --previous_run goes on from its own splits; leave one of them out")
+        raise UserError(f"--splits {args.splits}: --previous_run continues from its own splits; leave one of them out")
     if args.forget is None and args.resume is None:
-        raise UserError(f"--previous_run {args.previous_run}: say what is to be forgotten next, by --forget")
+        raise UserError(f"--previous_run {args.previous_run}: name what is to be forgotten next by --forget")
     for name in SAME:
         before, now = previous.config[name], getattr(args, name)
         if before != now and before != "auto":

@@ -70,7 +70,7 @@ class PreparedRun:
 
     `args` are those of the run that is resumed, where one is, with what is left of the budget; `checkpoint` is its last
     one. `notes` join the report: `copies` of forget images elsewhere, `sequence` for a request after others.
-    `weight_file` says how the original's file was written, where it came from one.
+    `weight_file` is the format of the original's file, where it came from one.
     """
 
     args: Any
@@ -162,7 +162,7 @@ def check_forgetting(args: Any, method: str, experiment: Experiment) -> None:
 
 
 def settings_from(args: Any) -> MethodArgs:
-    """The flags that methods follow, out of a script's; what the script has not stays as it is by default."""
+    """The flags of methods out of a script's; defaults where the script has none."""
     names = [field.name for field in dataclasses.fields(MethodArgs) if hasattr(args, field.name)]
     return MethodArgs(**{name: getattr(args, name) for name in names})
 

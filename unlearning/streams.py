@@ -29,7 +29,7 @@ class TwoStreams:
         self.batch_norm = batch_norm
 
     def prepare(self, model: nn.Module) -> None:
-        """Put the model into the mode that was asked for; frozen, dropout is off as it is in the original, too."""
+        """Put the model into the mode that was asked for; frozen, dropout is off, as in the original."""
         model.train(self.batch_norm == "train")
 
     def __call__(self, forget: Tensor, retain: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,5 +89,5 @@ OWN_RETAIN_LOSS = {"unseen": "original", "zero": "labels", "chance": "labels"}
 
 
 def own_retain_loss(asked: str, target: str) -> str:
-    """The name of the retain loss that `--retain_loss` asks for; `auto` goes by the forget target."""
+    """The name of the retain loss that `--retain_loss` asks for; `auto` follows the forget target."""
     return OWN_RETAIN_LOSS[target] if asked == "auto" else asked

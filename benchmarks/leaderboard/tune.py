@@ -18,7 +18,7 @@ import yaml
 
 import train_constrained_unlearning as script
 from benchmarks.leaderboard.cells import data_flags
-from benchmarks.leaderboard.search_spaces import SPACES, rounded, start, within
+from benchmarks.leaderboard.search_spaces import SPACES, rounded, start
 from benchmarks.leaderboard.trained_models import Training, train_originals
 from benchmarks.sweeps.engines import EngineArgs, engine_of
 from benchmarks.sweeps.sweep import append_row, command_line, read_rows
@@ -42,7 +42,7 @@ class Args(EngineArgs):
     """Flags of benchmarks/leaderboard/tune.py."""
 
     methods: list[str] = dataclasses.field(default_factory=lambda: list(SPACES))
-    """Rows of benchmarks/leaderboard/search_spaces.py."""
+    """Methods that are tuned, and scrub_r."""
     forget: list[str] = dataclasses.field(default_factory=lambda: ["random:0.1"])
     """One forget set of each kind."""
     trials: PositiveInt = 30
@@ -99,15 +99,16 @@ def run_search(search: dict) -> list[dict]:
     """All trials of one method on one forget set, in their order; those of the record are taken from there."""
     args = Args(**search["args"])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space, trials, study = within(SPACES[search["method"]], args.most_retain_epochs), [], optuna.create_study()
-    study.enqueue_trial(start(space))
+    space, trials, study = SPACES[search["method"]], [], optuna.create_study()
+    distributions = space.distributions(args.most_retain_epochs)
+    study.enqueue_trial(start(space, distributions))
     known, fixed = read_rows(Path(args.record)), data_flags(args.train_config)
     fixed |= {**space.fixed, "retain_budget": args.retain_budget, "forget": search["forget"], "seed": args.seed}
     for number in range(args.trials):
         # A draw depends on its number and on the trials before it alone, whether those were run now or read.
         study.sampler = optuna.samplers.TPESampler(n_startup_trials=args.trials // 3, seed=args.seed * 1000 + number)
-        trial = study.ask(space.searched)
-        values = rounded(trial.params, space)
+        trial = study.ask(distributions)
+        values = rounded(trial.params, distributions)
         key = key_of({**fixed, **values, "number": number, "row": search["method"], "trained": search["trained"]})
         if key not in known:
             row = {"key": key, "method": search["method"], "forget": search["forget"], "number": number}

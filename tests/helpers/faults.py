@@ -3,7 +3,7 @@
 import itertools
 import signal
 
-from optimizer.solver import Solver
+from helpers.steps import around_steps
 
 SHORT = {
     "num_epochs": 2, "momentum": 0.9, "schedule": "cosine", "finetune_num_epochs": 1, "bn": "train",
@@ -13,11 +13,11 @@ SHORT = {
 
 def interrupt(monkeypatch, at: int, number: int = signal.SIGTERM) -> None:
     """Have this process get a signal while it takes its step of this number."""
-    step, numbers = Solver.step, itertools.count(1)
+    numbers = itertools.count(1)
 
-    def interrupted(solver, batch):
+    def interrupted(trainer, step, batch):
         if next(numbers) == at:
             signal.raise_signal(number)
-        return step(solver, batch)
+        return step(batch)
 
-    monkeypatch.setattr(Solver, "step", interrupted)
+    around_steps(interrupted, monkeypatch)

@@ -21,6 +21,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from helpers.steps import around_steps
+
 REPOSITORY = Path(__file__).parents[2]
 TIMEOUT = 120
 IMPORTED = (
@@ -124,16 +126,14 @@ def signal_at(number: int, name: str = "SIGKILL") -> None:
 
 def at_step(number: int, befalls: Callable[[], object]) -> None:
     """Have something befall this process at its gradient step of this number, before it is taken."""
-    from optimizer.solver import Solver
+    numbers = itertools.count(1)
 
-    numbers, step = itertools.count(1), Solver.step
-
-    def counted(solver: Solver, batch: dict) -> dict:
+    def counted(trainer: object, step: Callable[[dict], dict], batch: dict) -> dict:
         if next(numbers) == number:
             befalls()
-        return step(solver, batch)
+        return step(batch)
 
-    Solver.step = counted
+    around_steps(counted)
 
 
 class Holder:

@@ -23,11 +23,11 @@ from helpers.run_folders import (
     scalars_of,
     weights_of,
 )
+from helpers.steps import around_steps, solver_module
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from helper_functions.signals import Stopped, listening
-from optimizer.solver import Solver
 from unlearning.methods import METHODS
 
 
@@ -117,16 +117,15 @@ class TestMethods:
 
     @pytest.mark.parametrize("method", ["finetune", "scrub", "random_labels"])
     def test_runs_that_go_back_twice_on_their_way(self, method, tmp_path, monkeypatch):
-        """There are no numbers as long as the steps are too long."""
-        step = Solver.step
+        """The gradient is NaN as long as the steps are too long."""
 
-        def diverge(solver, batch):
-            (group,) = solver.primal.param_groups
+        def diverge(trainer, step, batch):
+            (group,) = trainer.descent.optimizer.param_groups
             too_long = group["lr"] > 0.3 * group["initial_lr"]
-            figures = step(solver, batch)
+            figures = step(batch)
             return {**figures, "gradient/norm": figures["gradient/norm"] * (math.nan if too_long else 1)}
 
-        monkeypatch.setattr(Solver, "step", diverge)
+        around_steps(diverge, monkeypatch)
         check_stopped_again_and_again(method, tmp_path, at=5, schedule="constant", on_nan="rewind")
         lines = figures_of(tmp_path / "whole")
         assert [value for line in lines for name, value in line.items() if "rewound" in name] == [0.5, 0.25]
@@ -278,7 +277,8 @@ def ignore_and_signal_at(number: int) -> None:
 
 
 def spoil_and_interrupt() -> None:
-    """At step 14 the gradient is no number, and at step 15 a signal comes."""
-    norm, numbers = Solver._normalise_gradient, itertools.count(1)
-    Solver._normalise_gradient = lambda solver: norm(solver) * (torch.nan if next(numbers) == 14 else 1)
+    """At step 14 the gradient is NaN, and at step 15 a signal comes."""
+    module, numbers = solver_module(), itertools.count(1)
+    norm = module._grad_norm
+    module._grad_norm = lambda model: norm(model) * (torch.nan if next(numbers) == 14 else 1)
     signal_at(15, "SIGTERM")

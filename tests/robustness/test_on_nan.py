@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from helpers.faults import SHORT
 from helpers.method_cases import QuietRecord, begin, changed, network, state_of, streams
 from helpers.processes import SMALL, contents, fork, only
 from helpers.run_folders import CONTRASTIVE, UNLEARN, figures_of, weights_of
+from helpers.steps import around_steps, model_of, solver_module
 from torch import nn
 
 from data.loaders import TensorLoader
@@ -22,57 +24,60 @@ from helper_functions.record import RunRecord
 from helper_functions.training.devices import Precision
 from helper_functions.training.faults import all_finite
 from optimizer.nan_guard import MOST_REWINDS
-from optimizer.solver import Solver
 from optimizer.training import Recipe, fit_classifier
+from unlearning.methods.baseline import BaselineTrainer
 
 CPU = Precision(torch.device("cpu"), torch.float32)
 
 
-def spoil(kind: str, first: int, last: float | None = None) -> None:
-    """In this process the loss, the gradient, the constraint or the weights are no numbers at gradient steps of these
-    numbers, `last` included; by default at the first alone.
+def spoil(kind: str, first: int, last: float | None = None, patch: pytest.MonkeyPatch | None = None) -> None:
+    """In this process the loss, the gradient, the constraint or the weights are NaN at gradient steps of these numbers,
+    `last` included; by default at the first alone.
     """
-    numbers, last, step = itertools.count(1), last or first, Solver.step
+    numbers, last = itertools.count(1), last or first
 
-    def spoiled(solver: Solver, batch: dict) -> dict:
+    def broken(trainer: object, step: Callable[[dict], dict], batch: dict) -> dict:
         if not first <= next(numbers) <= last:
-            return step(solver, batch)
+            return step(batch)
         if kind == "weights":
-            figures = step(solver, batch)
-            nn.init.constant_(next(solver.model.parameters()), math.nan)
+            figures = step(batch)
+            nn.init.constant_(next(model_of(trainer).parameters()), math.nan)
             return figures
-        part = {"loss": _spoiled_loss, "gradient": _spoiled_gradient, "constraint": _spoiled_constraint}[kind]
+        part = {"loss": _break_loss, "gradient": _break_gradient, "constraint": _break_constraint}[kind]
         with pytest.MonkeyPatch.context() as patch:
-            part(solver, patch)
-            return step(solver, batch)
+            part(trainer, patch)
+            return step(batch)
 
-    Solver.step = spoiled
+    around_steps(broken, patch)
 
 
-def _spoiled_loss(solver: Solver, patch: pytest.MonkeyPatch) -> None:
-    compute = solver.cmp.compute_cmp_state
+def _break_loss(trainer: object, patch: pytest.MonkeyPatch) -> None:
+    if isinstance(trainer, BaselineTrainer):
+        compute = trainer._figures
+        patch.setattr(trainer, "_figures", lambda batch: {k: v * math.nan for k, v in compute(batch).items()})
+        return
+    objective = trainer.objective
 
     def computed(**batch):
-        state = compute(**batch)
-        state.loss = state.loss * math.nan
-        state.misc |= {name: value * math.nan for name, value in state.misc.items() if name.endswith("/loss")}
-        return state
+        loss, figures = objective(**batch)
+        return loss * math.nan, {name: value * math.nan for name, value in figures.items()}
 
-    patch.setattr(solver.cmp, "compute_cmp_state", computed)
-
-
-def _spoiled_gradient(solver: Solver, patch: pytest.MonkeyPatch) -> None:
-    normalise = solver._normalise_gradient
-
-    def normalised():
-        next(value for value in solver.model.parameters() if value.grad is not None).grad.fill_(math.inf)
-        return normalise()
-
-    patch.setattr(solver, "_normalise_gradient", normalised)
+    computed.commit = objective.commit
+    patch.setattr(trainer, "objective", computed)
 
 
-def _spoiled_constraint(solver: Solver, patch: pytest.MonkeyPatch) -> None:
-    compute = solver.cmp.compute_cmp_state
+def _break_gradient(trainer: object, patch: pytest.MonkeyPatch) -> None:
+    norm = solver_module()._grad_norm
+
+    def broken(model: nn.Module) -> torch.Tensor:
+        next(value for value in model.parameters() if value.grad is not None).grad.fill_(math.inf)
+        return norm(model)
+
+    patch.setattr("optimizer.solver._grad_norm", broken)
+
+
+def _break_constraint(trainer: object, patch: pytest.MonkeyPatch) -> None:
+    compute = trainer.problem.compute_cmp_state
 
     def computed(**batch):
         state = compute(**batch)
@@ -82,7 +87,7 @@ def _spoiled_constraint(solver: Solver, patch: pytest.MonkeyPatch) -> None:
         state.misc["constraint/violation"] = state.misc["constraint/violation"] * math.nan
         return state
 
-    patch.setattr(solver.cmp, "compute_cmp_state", computed)
+    patch.setattr(trainer.problem, "compute_cmp_state", computed)
 
 
 class TestScriptsStop:
@@ -112,7 +117,7 @@ class TestScriptsStop:
         assert done.status == 1 and done.err.count("\n") == 1, done
         batch = 1 if case == "two passes" else 3
         where = f"(epoch 2, step {length + 3}, batch {batch} of "
-        assert done.err.startswith(f"{script}: error: {figure} is no number {where}"), done.err
+        assert done.err.startswith(f"{script}: error: {figure} became NaN or infinite {where}"), done.err
         remedy = "lower --learning_rate, or go on from there at half of it: "
         command = f"python {script} --resume {folder} --on_nan rewind\n"
         assert done.err.endswith(f"; the last good checkpoint is of step {length}; {remedy}{command}"), done.err
@@ -135,7 +140,7 @@ class TestScriptsRewind:
         flags += ("--on_nan", "rewind", "--learning_rate", 0.05, "--log_dir", tmp_path)
         done = fork("train.py", *flags, before=partial(spoil, "loss", 14))
         assert done.status == 0 and done.err == ""
-        assert "step 14: train/loss is no number; back to the last good state, learning rate x 0.5" in done.out
+        assert "step 14: train/loss became NaN or infinite; back to the last good state, learning rate x 0.5" in done.out
         rates = [line["original/train/learning_rate"] for line in figures_of(only(tmp_path)) if len(line) > 2]
         assert rates == [0.05, 0.025]
         # Steps that were taken back were taken all the same.
@@ -156,7 +161,7 @@ class TestScriptsRewind:
         flags = (*SMALL, "--train_num_epochs", 1, "--figures", "False", "--log_interval", 6, "--log_dir", tmp_path)
         done = fork(UNLEARN, *flags, before=partial(spoil, "loss", 2))
         assert done.status == 1
-        assert "original: train/loss is no number (epoch 1, step 2, batch 2 of " in done.err
+        assert "original: train/loss became NaN or infinite (epoch 1, step 2, batch 2 of " in done.err
         assert done.err.endswith("; there is no checkpoint yet; lower --train_learning_rate\n")
 
 
@@ -173,16 +178,9 @@ class Fitted:
         )  # fmt: skip
 
 
-@pytest.fixture
-def undone(monkeypatch):
-    """Solver.step comes back at the end of a test."""
-    monkeypatch.setattr(Solver, "step", Solver.step)
-
-
-@pytest.mark.usefixtures("undone")
 class TestGuard:
     @pytest.mark.parametrize("kind", ["loss", "gradient", "weights"])
-    def test_goes_on_as_a_run_that_had_half_the_rate_from_there_on(self, kind, tmp_path):
+    def test_goes_on_as_a_run_that_had_half_the_rate_from_there_on(self, kind, tmp_path, monkeypatch):
         """What the second epoch's checkpoint gives with halved rates, computed without a rewind."""
         Fitted(tmp_path / "expected")
         saved = []
@@ -191,23 +189,24 @@ class TestGuard:
             Fitted(tmp_path / "sound")
         checkpoint = saved[1]
         assert checkpoint["epoch"] == 2
-        checkpoint["schedule"]["base_lrs"] = [rate / 2 for rate in checkpoint["schedule"]["base_lrs"]]
-        for group in checkpoint["solver"]["optimizers"]["primal_optimizer_states"][0]["param_groups"]:
+        steps = checkpoint["steps"]
+        steps["schedule"]["base_lrs"] = [rate / 2 for rate in steps["schedule"]["base_lrs"]]
+        for group in steps["optimizer"]["param_groups"]:
             group["lr"] /= 2
         expected = Fitted(tmp_path / "expected", checkpoint)
-        spoil(kind, 6 + 2)
+        spoil(kind, 6 + 2, patch=monkeypatch)
         found = Fitted(tmp_path / "found")
         assert changed(state_of(expected.model), state_of(found.model)) == set()
         assert found.cost.gradient_steps == expected.cost.gradient_steps + (3 if kind == "weights" else 2)
 
-    def test_a_weight_that_is_spoiled_by_the_last_step_of_an_epoch(self, tmp_path):
-        spoil("weights", 6)
-        with pytest.raises(NotFinite, match=r"fit: weights is no number \(epoch 2, step 6, batch 3 of 3"):
+    def test_a_weight_that_the_last_step_of_an_epoch_breaks(self, tmp_path, monkeypatch):
+        spoil("weights", 6, patch=monkeypatch)
+        with pytest.raises(NotFinite, match=r"fit: weights became NaN or infinite \(epoch 2, step 6, batch 3 of 3"):
             Fitted(tmp_path, on_nan="stop")
         assert RunRecord(tmp_path).load_checkpoint()["step"] == 3
 
-    def test_gives_up_after_five_rewinds(self, tmp_path):
-        spoil("loss", 5, math.inf)
+    def test_gives_up_after_five_rewinds(self, tmp_path, monkeypatch):
+        spoil("loss", 5, math.inf, patch=monkeypatch)
         with pytest.raises(NotFinite, match="after 5 rewinds") as error:
             Fitted(tmp_path)
         assert not error.value.may_rewind
@@ -215,14 +214,14 @@ class TestGuard:
         scales = [line["fit/rewound"] for line in lines if "fit/rewound" in line]
         assert scales == [0.5**number for number in range(1, MOST_REWINDS + 1)]
 
-    def test_constrained_methods_give_up_too(self, tmp_path):
-        spoil("constraint", 1, math.inf)
+    def test_constrained_methods_give_up_as_well(self, tmp_path, monkeypatch):
+        spoil("constraint", 1, math.inf, patch=monkeypatch)
         with pytest.raises(NotFinite, match="after 5 rewinds"):
             begin("constrained", tmp_path, **{**SHORT, "num_epochs": 9}).run()
 
-    def test_a_method_without_steps_that_spoils_the_weights(self, tmp_path):
+    def test_a_method_without_steps_that_breaks_the_weights(self, tmp_path):
         unlearning = begin("fisher", tmp_path, noise_scale=math.inf)
-        with pytest.raises(NotFinite, match="fisher: weights is no number .* give the method milder flags"):
+        with pytest.raises(NotFinite, match="fisher: weights became NaN or infinite .* give the method milder flags"):
             unlearning.run()
         assert not (tmp_path / "checkpoint.pt").exists()
 
@@ -266,15 +265,14 @@ class TestImages:
             assert [images.tolist() for one in told for images in (one["forget"], one["retain"])] == seen
 
     def test_in_a_run(self, seen, tmp_path, monkeypatch):
-        monkeypatch.setattr(Solver, "step", Solver.step)
-        steps, step = [], Solver.step
+        steps = []
 
-        def noting(solver, batch):
+        def noting(trainer, step, batch):
             steps.append(seen[-2:])
-            return step(solver, batch)
+            return step(batch)
 
-        monkeypatch.setattr(Solver, "step", noting)
-        spoil("constraint", 3)
+        around_steps(noting, monkeypatch)
+        spoil("constraint", 3, patch=monkeypatch)
         unlearning = begin("constrained", tmp_path, **SHORT)
         unlearning.on_nan = "stop"
         with pytest.raises(NotFinite):

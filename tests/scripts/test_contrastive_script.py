@@ -174,8 +174,8 @@ class TestGivenWeights:
         paths = ("--weight_path_student", distillation.folder / "model.pt")
         folder = teach(*tiny, *paths, "--weight_path_classifier", distillation.folder / "classifier.pt").folder
         for name in ("model.pt", "classifier.pt"):
-            start = weights_of(distillation.folder, name)
-            assert_started_from(weights_of(folder, name), start, moved=True, tolerance=1e-6)
+            begun, own = weights_of(distillation.folder, name), weights_of(folder, name)
+            assert_started_from(own, begun, moved=True, tolerance=1e-6)
 
     def test_a_student_that_is_the_teacher_cannot_be_told_from_it(self, original, teach):
         folder = teach("--weight_path_student", original.folder / "model.pt", "--freeze_student").folder

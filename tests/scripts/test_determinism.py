@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.processes import REPOSITORY, SMALL, TIMEOUT, assert_refused, fork, only
+from helpers.steps import around_steps
 from PIL import Image
 
 from data.imagefolder import read_image_folder
@@ -21,7 +22,7 @@ UNLEARN, CONTRASTIVE = "train_constrained_unlearning.py", "train_contrastive.py"
 QUICK = (*SMALL, "--figures", "False", "--deterministic")
 # What a clock, the machine's memory or the name of the folder says.
 MEASURED = ("seconds", "memory", "created", "name", "files", "sha256")
-# Of tensors, relative to their norms, and of figures, in points of 100; see docs/determinism.md.
+# Of tensors, relative to their norms, and of figures, in points of 100; see docs/trust.md.
 THREADS_WEIGHTS, THREADS_POINTS = 1e-4, 0.5
 
 
@@ -164,15 +165,12 @@ class TestTheFlag:
 
 def take_a_step_without_deterministic_form() -> None:
     """In this process, a gradient step begins with an operation whose result depends on the order of threads."""
-    from optimizer.descent import Descent
 
-    step = Descent.step
-
-    def other(descent: Descent, *losses: object) -> object:
+    def other(trainer: object, step: Callable[[dict], dict], batch: dict) -> dict:
         torch.zeros(2).put_(torch.tensor([0, 0]), torch.ones(2))
-        return step(descent, *losses)
+        return step(batch)
 
-    Descent.step = other
+    around_steps(other)
 
 
 def test_pictures_are_in_the_same_order_however_the_folder_lists_them(tmp_path, monkeypatch):

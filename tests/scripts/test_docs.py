@@ -1,37 +1,114 @@
-"""Documents and configurations agree with the code."""
+"""Documents and configurations agree with the code: flags, commands, links, the table of methods."""
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 
 import pytest
-from helpers import flags_page
+import torch
+from helpers.processes import SMALL, only
+from torch.utils.data import DataLoader, TensorDataset
 
+import test
 import train
 import train_constrained_unlearning as unlearning
 import train_contrastive as contrastive
+from benchmarks import fuzz, kills
 from benchmarks.leaderboard import board as leaderboard
 from benchmarks.leaderboard import tune
+from benchmarks.speed import growth, throughput
+from benchmarks.sweeps import deletion, robustness, sequential
+from benchmarks.theory import theory_figure
+from data import prepare
 from helper_functions.files import load_config
-from unlearning.methods import METHODS, defaults_of
-from unlearning.methods.method import PUBLISHED
+from models.plane import PlaneClassifier
+from unlearning.methods import METHODS
+from unlearning.methods.method import method_row
 
 ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", "runs/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+SCRIPTS = {
+    "train.py": train,
+    "train_constrained_unlearning.py": unlearning,
+    "train_contrastive.py": contrastive,
+    "test.py": test,
+    "data.prepare": prepare,
+    "benchmarks.leaderboard": leaderboard,
+    "benchmarks.leaderboard.tune": tune,
+    "benchmarks.sweeps.robustness": robustness,
+    "benchmarks.sweeps.sequential": sequential,
+    "benchmarks.sweeps.deletion": deletion,
+    "benchmarks.speed.throughput": throughput,
+    "benchmarks.speed.growth": growth,
+    "benchmarks.theory.theory_figure": theory_figure,
+    "benchmarks.fuzz": fuzz,
+    "benchmarks.kills": kills,
+}
 # Flags of ray, sbatch and torchrun, up to their first hyphen.
 LAUNCHERS = ("generate", "head", "port", "min", "num", "nodes", "ntasks", "cpus", "gpus")
 LAUNCHERS += ("standalone", "nnodes", "node_rank", "nproc_per_node", "master_addr", "master_port", "rdzv_id")
 LAUNCHERS += ("rdzv_backend", "rdzv_endpoint")
 
 
-def test_the_page_of_flags_is_what_the_code_says():
-    assert flags_page.PAGE.read_text() == flags_page.page(), "run python tests/helpers/flags_page.py"
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/methods.md", "docs/results.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_no_page_names_a_flag_that_no_script_has(page):
-    known = {field.name for script in flags_page.SCRIPTS.values() for field in dataclasses.fields(script.Args)}
+    known = {field.name for script in SCRIPTS.values() for field in dataclasses.fields(script.Args)}
     allowed = known | {"config_file", "help", "logdir", *LAUNCHERS}
     assert set(re.findall(r"--([a-z][a-z0-9_]+)", (ROOT / page).read_text())) <= allowed
+
+
+def blocks(page: str, language: str) -> str:
+    """The code blocks of one language in a page, one after the other."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(), re.M | re.S)
+    return "".join(text for name, text in found if name == language)
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words of each command in a page's code blocks, without comments; continued lines are one command."""
+    lines = blocks(page, "").replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if re.match(r"(python|torchrun|srun|make|pip) ", line)]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    """A finished run within its budget, as `runs/NAME` of a folder that has the repository's configurations."""
+    folder = tmp_path_factory.mktemp("commands")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    flags = ("--dataset", "digits", *SMALL, "--train_num_epochs", 1, "--num_epochs", 1, "--retain_budget", 100)
+    unlearning.main(parse(unlearning, *flags, "--figures", False, "--log_dir", folder / "made"))
+    (folder / "runs").mkdir()
+    (folder / "runs/NAME").symlink_to(only(folder / "made"))
+    return folder
+
+
+def parse(script, *flags: object):
+    return script.get_parser().parse([str(flag) for flag in flags])
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/clusters.md", "docs/trust.md"])
+def test_every_command_is_one_of_its_script(page, run_folder, monkeypatch):
+    monkeypatch.chdir(run_folder)
+    for words in commands(page):
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M), words
+        elif words[0] == "pip":
+            assert (ROOT / words[-1]).is_file(), words
+        else:
+            place = next(place for place, word in enumerate(words) if word in SCRIPTS)
+            args = parse(SCRIPTS[words[place]], *words[place + 1 :])
+            if words[place] == "test.py":
+                assert test.main(args)["holds"]
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    points = TensorDataset(torch.randn(32, 2, generator=generator), torch.arange(32) % 4)
+    names = {f"{name}loader": DataLoader(points, batch_size=8) for name in ("retain", "forget", "unseen", "valid")}
+    torch.manual_seed(0)
+    exec(blocks("README.md", "python"), {"model": PlaneClassifier(4), **names})
+    assert re.search(r"'forget/distance': [\d.]+", capsys.readouterr().out)
 
 
 CONFIGURATIONS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -48,15 +125,12 @@ def test_every_configuration_is_one_of_its_script(path):
     assert {key: getattr(args, key) for key in load_config(path)} == load_config(path)
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text()):
         assert ((ROOT / page).parent / target).exists(), target
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_table_of_methods_tells_each_ones_own_values(method):
-    row = re.search(rf"^\| `{method}` \| .*$", (ROOT / "docs/methods.md").read_text(), re.M).group()
-    own = {name: value for name, value in defaults_of(method).items() if PUBLISHED.get(name) != value}
-    for name, value in own.items():
-        assert re.search(rf"`{name}` (\(\$.*?\$\) )?{re.escape(str(value))}\b", row), f"{method} {name}"
+def test_the_table_of_methods_is_what_the_code_says(method):
+    assert method_row(method, METHODS[method]) in (ROOT / "docs/methods.md").read_text().splitlines()

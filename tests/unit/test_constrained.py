@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.solving import figures_of_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -16,6 +17,7 @@ from helper_functions.files import load_tensors, save_tensors
 from helper_functions.training.devices import Precision
 from optimizer.sam import SAM
 from optimizer.solver import SOLVERS, Solver
+from unlearning.arguments import UnlearnArgs
 from unlearning.constrained.problem import SMOOTHING_IMAGES, ForgetSubjectToRetain, RetainSubjectToForget
 from unlearning.constrained.targets import ChanceTarget, UnseenTarget, ZeroTarget
 from unlearning.streams import RETAIN_LOSSES, OriginalAnswers, TwoStreams
@@ -42,11 +44,11 @@ def forgetting(
 ):
     streams = TwoStreams(model, CPU, batch_norm)
     streams.prepare(model)
-    options = {"multiplier": 1.0, "penalty_coefficient": 10.0} | options
-    return ForgetSubjectToRetain(
-        streams=streams, original=OriginalAnswers(original, CPU, batch_norm), retain_loss_gap=RETAIN_LOSSES[loss],
-        target=target or ChanceTarget(2, 1.5), aim=aim, solver=solver, **options,
-    )  # fmt: skip
+    args = UnlearnArgs(solver=solver, **{"multiplier": 1.0, "penalty_coefficient": 10.0, **options})
+    answers, target = OriginalAnswers(original, CPU, batch_norm), target or ChanceTarget(2, 1.5)
+    problem = ForgetSubjectToRetain(streams, target, args, answers, RETAIN_LOSSES[loss])
+    problem.aim = aim
+    return problem
 
 
 def normalised(seed=0) -> nn.Sequential:
@@ -134,7 +136,7 @@ class TestForgetSubjectToRetain:
         (slope,) = torch.autograd.grad(value, start)
 
         solver = Solver(problem, torch.optim.SGD(model.parameters(), lr=0.01), model, dual_learning_rate=0.1)
-        figures = solver.step({"forget": forget, "retain": retain})
+        figures = figures_of_step(solver, forget=forget, retain=retain)
         assert figures["constraint/violation"].item() == pytest.approx(strict)
         for found in problem.multipliers():
             assert found.weight.item() == pytest.approx(multiplier)
@@ -148,7 +150,7 @@ class TestForgetSubjectToRetain:
         if sam:
             optimizer = SAM(model.parameters(), torch.optim.SGD, rho=10.0, lr=0.01)
         step = {"forget": (IMAGES[:1, :3], ZERO[None]), "retain": (IMAGES[1:3, :3], torch.tensor([0, 0]))}
-        figures = Solver(problem, optimizer, model).step(step)
+        figures = figures_of_step(Solver(problem, optimizer, model), **step)
         weight = 1 - math.exp(-2 / SMOOTHING_IMAGES)
         assert problem.smoothed.tolist() == pytest.approx([50 * weight, weight], rel=1e-4)
         assert all(isinstance(value, torch.Tensor) and value.ndim == 0 for value in figures.values())
@@ -192,7 +194,7 @@ class TestForgetSubjectToRetain:
         problem = build()
         model = problem.streams.model
         step = {"forget": (IMAGES[:1, :3], ZERO[None]), "retain": (IMAGES[2:3, :3], ZERO[None])}
-        Solver(problem, torch.optim.SGD(model.parameters(), lr=0.1), model).step(step)
+        figures_of_step(Solver(problem, torch.optim.SGD(model.parameters(), lr=0.1), model), **step)
         problem.refit_margin(3.0, 0.2)
         save_tensors(problem.state_dict(), tmp_path / "problem.pt")
         other = build()
@@ -226,7 +228,7 @@ class TestForgetSubjectToRetain:
         forget, retain = streams_of()
         with Watch():
             torch.zeros(()).item()
-            solver.step({"forget": forget, "retain": retain})
+            figures_of_step(solver, forget=forget, retain=retain)
         assert waiting == ["_local_scalar_dense.default"]
 
 
@@ -383,7 +385,7 @@ class TestRetainSubjectToForget:
         model, (forget, retain) = normalised(), streams_of()
         streams, target = TwoStreams(model, CPU, "frozen"), ChanceTarget(3, 1.5)
         streams.prepare(model)
-        problem = RetainSubjectToForget(streams, target, 0.01, "lagrangian", multiplier=2.0, penalty_coefficient=1.0)
+        problem = RetainSubjectToForget(streams, target, UnlearnArgs(multiplier=2.0))
         state = problem.compute_cmp_state(forget, retain)
         objective, reached = target.objective(model(forget[0]), forget[1])
         assert state.loss.item() == pytest.approx(F.cross_entropy(model(retain[0]), retain[1]).item(), rel=1e-5)
@@ -397,10 +399,11 @@ class TestRetainSubjectToForget:
         """One logit table: image 0 has to stay below its label's bound, image 1 may be learned freely."""
         model = table((-1.0, 0.0), (0.0, 0.0))
         streams, target = TwoStreams(model, CPU, "frozen"), ChanceTarget(2, 1.5)
-        problem = RetainSubjectToForget(streams, target, 0.01, name, multiplier=1.0, penalty_coefficient=10.0)
+        args = UnlearnArgs(solver=name, multiplier=1.0, penalty_coefficient=10.0)
+        problem = RetainSubjectToForget(streams, target, args)
         solver = Solver(problem, torch.optim.SGD(model.parameters(), lr=0.5), model)
         step = {"forget": (IMAGES[:1, :2], ZERO[None]), "retain": (IMAGES[1:2, :2], ZERO[None])}
         for _ in range(50):
-            solver.step(step)
+            figures_of_step(solver, **step)
         loss = F.cross_entropy(model(IMAGES[:2, :2]), torch.tensor([0, 0]), reduction="none")
         assert loss[0] > 0.99 * 1.5 * math.log(2) and loss[1] < 0.1

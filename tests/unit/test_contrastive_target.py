@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.digits import CPU, RIGHT, TRAIN, UNSEEN, VALIDATION, WRONG, Digits, QuietRecord
+from helpers.steps import around_steps, model_of
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -15,7 +16,6 @@ from contrastive_discrimination.held_out import Auc
 from data.loaders import TensorLoader
 from helper_functions.errors import UserError
 from helper_functions.record import RunRecord
-from optimizer.solver import Solver
 from train_constrained_unlearning import untrain_constrained
 from unlearning.arguments import MethodArgs
 from unlearning.constrained.discriminator_target import AUC_TOLERANCE, OWN_MATCH, DiscriminatorTarget
@@ -110,7 +110,7 @@ class TestBuild:
         assert type(own) is self.TARGETS[target]
         found.refresh(context.evaluator.losses(context.model, "unseen"))
         inputs, labels = next(iter(loaders["forget"]))
-        found.listen(context.model)
+        found.attach(context.model)
         logits = context.model.eval()(inputs)
         # In the game, the retain images stand behind the forget images of the same pass.
         objective, reached = found.objective(logits[:12], labels[:12])
@@ -120,7 +120,7 @@ class TestBuild:
         figures = found.commit()
         assert set(figures) == ({"classifier/loss", "classifier/accuracy"} if method in DISCRIMINATING else set())
         assert found.floor == (math.log(2) if method in DISCRIMINATING else 0)
-        found.close()
+        found.detach()
         assert hooks(context.model) == 0
 
     @pytest.mark.parametrize("method", DISCRIMINATING)
@@ -275,7 +275,7 @@ class TestExamine:
             outputs = context.evaluator.original_outputs["forget"]
             found = target_of("untrain_contrastive", context)
             aucs.append(found.examine(model, *outputs)["discriminator/auc"])
-            found.close()
+            found.detach()
         assert aucs[0] > 0.9 and aucs[1] == pytest.approx(0.5, abs=0.1)
 
 
@@ -345,16 +345,16 @@ class TestRun:
         self, method, digits, mislabelled, tmp_path, monkeypatch, hasty
     ):
         """The safeguard goes back to good weights; then the run has to be a run again."""
-        step, taken = Solver.step, []
+        taken = []
 
-        def breaking(solver, batch):
+        def breaking(trainer, step, batch):
             taken.append(1)
-            figures = step(solver, batch)
+            figures = step(batch)
             if len(taken) == 2:
-                nn.init.constant_(solver.model[1].weight, math.nan)
+                nn.init.constant_(model_of(trainer)[1].weight, math.nan)
             return figures
 
-        monkeypatch.setattr(Solver, "step", breaking)
+        around_steps(breaking, monkeypatch)
         torch.manual_seed(0)
         model, options = copy.deepcopy(mislabelled), {"discriminator": "jensen_shannon"} if method == "untrain" else {}
         outcome = untrain_constrained(
@@ -442,11 +442,11 @@ class TestHooks:
         context = context_of(discriminate="features")
         target = target_of(method, context)
         assert isinstance(target, DiscriminatorTarget) and hooks(context.model) == 0
-        target.listen(context.model)
+        target.attach(context.model)
         assert hooks(context.model) == 1
         target.examine(context.model, *context.evaluator.original_outputs["forget"])
         assert hooks(context.model) == 1
-        target.close()
-        target.close()
+        target.detach()
+        target.detach()
         assert hooks(context.model) == 0
         assert set(copy.deepcopy(context.model).state_dict()) == set(network().state_dict())

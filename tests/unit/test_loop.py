@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.solving import take_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -16,11 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.streams import CyclingLoader, PairedLoader
 from helper_functions.training.devices import Precision
-from helper_functions.training.loop import Cost, LoopConfig, NamedLoader, run_phase
+from helper_functions.training.loop import Cost, LoopConfig, NamedLoader, Trainer, run_loop
+from helper_functions.training.passes import ResumableEpoch
 from helper_functions.training.peak_memory import CLEAR_REFS
-from optimizer.problems import EmpiricalRisk
 from optimizer.solver import Solver
-from optimizer.training import GradientSteps, Recipe
+from optimizer.training import EmpiricalRisk, GradientSteps, Recipe
+from unlearning.arguments import UnlearnArgs
 from unlearning.constrained.problem import ForgetSubjectToRetain
 from unlearning.constrained.targets import UnseenTarget
 from unlearning.streams import RETAIN_LOSSES, OriginalAnswers, TwoStreams
@@ -32,17 +34,13 @@ def batches_of(sizes) -> list[dict]:
     return [{"train": (torch.zeros(size, 1), torch.zeros(size, dtype=torch.int64))} for size in sizes]
 
 
-class Listener:
-    """A phase whose steps give 1, 2, 3, … and that writes down what it hears."""
+class Counting(Trainer):
+    """A trainer whose steps give 1, 2, 3, …; it keeps what the loop hands to its hooks."""
 
     def __init__(self, sizes, num_epochs=1, stop_after=None, **options) -> None:
         self.numbers, self.intervals, self.epochs, self.cost = itertools.count(1), [], [], Cost()
-        self.phase = LoopConfig(
-            "listen", num_epochs, batches_of(sizes), self.step, self.on_interval, self.on_epoch, cost=self.cost,
-            **options,
-        )  # fmt: skip
-        self.stop_after = stop_after
-        run_phase(self.phase)
+        self.batches, self.stop_after = batches_of(sizes), stop_after
+        run_loop(self, LoopConfig(num_epochs, cost=self.cost, **options))
 
     def step(self, batch) -> dict[str, Tensor]:
         number = float(next(self.numbers))
@@ -56,11 +54,22 @@ class Listener:
         return epoch == self.stop_after
 
 
+class Stepping(Trainer):
+    """A trainer of batches and one step function."""
+
+    def __init__(self, batches, step) -> None:
+        self.batches, self.step = batches, step
+
+
+def nothing(batch) -> dict[str, Tensor]:
+    return {"loss": torch.zeros(())}
+
+
 class TestCounts:
     @settings(deadline=None, max_examples=40)
     @given(st.lists(st.integers(1, 5), min_size=1, max_size=12), st.integers(1, 3), st.integers(1, 15))
     def test_steps_images_intervals_and_means(self, sizes, num_epochs, log_interval):
-        found = Listener(sizes, num_epochs, log_interval=log_interval)
+        found = Counting(sizes, num_epochs, log_interval=log_interval)
         length = len(sizes)
         assert found.cost.gradient_steps == length * num_epochs and found.cost.images == sum(sizes) * num_epochs
         ends = [*range(log_interval, length, log_interval), length]
@@ -80,18 +89,18 @@ class TestCounts:
             assert means == {"number": pytest.approx(sum(numbers) / length), "minus": pytest.approx(-means["number"])}
 
     def test_a_listener_ends_it(self):
-        found = Listener([1, 1], num_epochs=9, stop_after=3)
+        found = Counting([1, 1], num_epochs=9, stop_after=3)
         assert len(found.epochs) == 3 and found.cost.gradient_steps == 6
 
     def test_it_begins_after_the_epochs_that_are_done(self):
-        found = Listener([1, 1], num_epochs=5, start_epoch=3)
+        found = Counting([1, 1], num_epochs=5, start_epoch=3)
         assert [epoch for epoch, _ in found.epochs] == [4, 5]
-        assert Listener([1], num_epochs=2, start_epoch=2).epochs == []
+        assert Counting([1], num_epochs=2, start_epoch=2).epochs == []
 
     def test_costs_add_up_over_phases(self):
         cost = Cost()
         for _ in range(2):
-            run_phase(LoopConfig("part", 1, batches_of([2, 3]), lambda batch: {"loss": torch.zeros(())}, cost=cost))
+            run_loop(Stepping(batches_of([2, 3]), nothing), LoopConfig(1, cost=cost))
         assert (cost.gradient_steps, cost.images) == (4, 10)
 
     @pytest.mark.skipif(not os.access(CLEAR_REFS, os.W_OK), reason="the system cannot forget a peak")
@@ -119,23 +128,38 @@ class TestCounts:
     def test_all_streams_of_a_batch_count_as_images(self):
         pair = {"forget": (torch.zeros(2), torch.zeros(2)), "retain": (torch.zeros(3), torch.zeros(3))}
         cost = Cost()
-        run_phase(LoopConfig("two", 1, [pair], lambda batch: {"loss": torch.zeros(())}, cost=cost))
+        run_loop(Stepping([pair], nothing), LoopConfig(1, cost=cost))
         assert cost.images == 5
 
     def test_a_nan_stays_in_its_interval(self):
-        numbers = iter([1.0, float("nan"), 3.0, 5.0])
-        violation_window = []
-        run_phase(
-            LoopConfig(
-                "nan",
-                1,
-                batches_of([1] * 4),
-                lambda batch: {"loss": torch.tensor(next(numbers))},
-                lambda means, step: violation_window.append(means["loss"]),
-                log_interval=2,
-            )  # fmt: skip
-        )
-        assert violation_window[0] != violation_window[0] and violation_window[1] == 4
+        numbers, means = iter([1.0, float("nan"), 3.0, 5.0]), []
+        trainer = Stepping(batches_of([1] * 4), lambda batch: {"loss": torch.tensor(next(numbers))})
+        trainer.on_interval = lambda figures, step: means.append(figures["loss"])
+        run_loop(trainer, LoopConfig(1, log_interval=2))
+        assert means[0] != means[0] and means[1] == 4
+
+
+class SeveralPasses(Counting):
+    """Two passes in the first epoch, one in the next; stops asks are simulated by `on_pass`."""
+
+    def passes(self, epoch: int) -> list[tuple[str, list[dict]]]:
+        return [("first", self.batches), ("second", batches_of([3]))][: 2 - epoch]
+
+    def on_pass(self, epoch, number, resumed) -> None:
+        self.entered = [*getattr(self, "entered", []), (epoch, number, resumed)]
+
+
+class TestPasses:
+    def test_an_epoch_may_have_several_and_its_means_are_the_last_ones(self):
+        found = SeveralPasses([1, 2], num_epochs=2)
+        assert found.entered == [(0, 0, False), (0, 1, False), (1, 0, False)]
+        assert found.cost.gradient_steps == 5 and found.cost.images == 3 + 3 + 3
+        assert [means["number"] for _, means in found.epochs] == [3.0, 4.5]
+
+    def test_a_run_goes_on_in_the_pass_that_it_was_left_in(self):
+        place = {"pass": 1, **ResumableEpoch(batches_of([3]), torch.device("cpu")).place()}
+        found = SeveralPasses([1, 2], num_epochs=1, place=place)
+        assert found.entered == [(0, 1, True)] and found.cost.gradient_steps == 1
 
 
 class Transfers(TorchDispatchMode):
@@ -159,14 +183,14 @@ class Transfers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def training_phase(recipe: Recipe, device: torch.device) -> LoopConfig:
+def training(recipe: Recipe, device: torch.device) -> Trainer:
     """Six steps of train.py on a small network, figures of every three."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).to(device)
     data = [(torch.randn(4, 4), torch.tensor([0, 1, 2, 0])) for _ in range(6)]
     problem = EmpiricalRisk(model, Precision(device, torch.float32))
     steps = GradientSteps(problem, model, recipe, len(data))
-    return LoopConfig("train", 1, NamedLoader("train", data), steps, log_interval=3, device=device)
+    return Stepping(NamedLoader("train", data), steps)
 
 
 class TestTransfers:
@@ -183,29 +207,28 @@ class TestTransfers:
         def step(batch):
             return {f"figure{number}": torch.full((), float(number)) for number in range(30)}
 
-        phase = LoopConfig("quiet", 1, batches_of([2] * steps), step, log_interval=log_interval)
         with Transfers(monkeypatch) as transfers:
-            run_phase(phase)
+            run_loop(Stepping(batches_of([2] * steps), step), LoopConfig(1, log_interval=log_interval))
         assert transfers.count == expected
 
     @pytest.mark.parametrize("recipe", [Recipe(), Recipe(use_sam=True)], ids=["sgd", "sam"])
     def test_training_adds_none(self, recipe, monkeypatch):
         with Transfers(monkeypatch) as transfers:
-            run_phase(training_phase(recipe, torch.device("cpu")))
+            run_loop(training(recipe, torch.device("cpu")), LoopConfig(1, log_interval=3))
         assert transfers.count == 2
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     @pytest.mark.parametrize("recipe", [Recipe(), Recipe(use_sam=True)], ids=["sgd", "sam"])
     def test_on_a_gpu_nothing_waits_between_two_transfers(self, recipe):
-        phase = training_phase(recipe, torch.device("cuda"))
+        trainer = training(recipe, torch.device("cuda"))
         batches = [
-            {name: tuple(part.cuda() for part in pair) for name, pair in batch.items()} for batch in phase.batches
+            {name: tuple(part.cuda() for part in pair) for name, pair in batch.items()} for batch in trainer.batches
         ]
-        phase.step(batches[0])  # what is set up at the first step may wait
+        trainer.step(batches[0])  # what is set up at the first step may wait
         torch.cuda.set_sync_debug_mode("error")
         try:
             for batch in batches:
-                phase.step(batch)
+                trainer.step(batch)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -215,13 +238,12 @@ class TestTransfers:
         target = UnseenTarget(torch.ones(5))
         target.refresh(torch.arange(5.0))
         streams, original = TwoStreams(model, precision, "frozen"), OriginalAnswers(model, precision, "frozen")
-        problem = ForgetSubjectToRetain(
-            streams=streams, original=original, retain_loss_gap=RETAIN_LOSSES["original"], target=target, aim=0.5,
-            solver="augmented_lagrangian", multiplier=1.0, penalty_coefficient=10.0,
-        )  # fmt: skip
+        args = UnlearnArgs(solver="augmented_lagrangian", multiplier=1.0, penalty_coefficient=10.0)
+        problem = ForgetSubjectToRetain(streams, target, args, original, RETAIN_LOSSES["original"])
         solver = Solver(problem, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), model, max_grad_norm=1.0)
         data = [(torch.randn(4, 4), torch.tensor([0, 1, 2, 0])) for _ in range(6)]
         loader = PairedLoader(data, CyclingLoader(copy.deepcopy(data)))
         with Transfers(monkeypatch) as transfers:
-            run_phase(LoopConfig("forget", 2, loader, solver.step, log_interval=3))
+            trainer = Stepping(loader, lambda batch: take_step(solver, **batch).misc)
+            run_loop(trainer, LoopConfig(2, log_interval=3))
         assert transfers.count == 4

@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
+from helpers.solving import take_step
 from torch import nn
 from torch.nn import functional as F
 
 from helper_functions.files import load_tensors, save_tensors
 from helper_functions.training.devices import Precision
-from optimizer.problems import EmpiricalRisk, Problem
+from optimizer.problems import Problem
 from optimizer.sam import SAM
 from optimizer.solver import SOLVERS, Solver, grow_penalty, inequality
+from optimizer.training import EmpiricalRisk, GradientSteps, Recipe
 
 DUAL_SOLVERS = ["lagrangian", "augmented_lagrangian"]
 # min |x - GOAL|² / 2 subject to NORMAL · x ≤ OFFSET: the projection on a half-space.
@@ -92,7 +94,7 @@ def solve(problem, steps=100, learning_rate=0.3, dual_learning_rate=0.1) -> Solv
     primal = torch.optim.SGD(problem.point.parameters(), lr=learning_rate)
     solver = Solver(problem, primal, problem.point, dual_learning_rate)
     for _ in range(steps):
-        solver.roll()
+        take_step(solver)
     return solver
 
 
@@ -307,7 +309,7 @@ class TestSAM:
         """Dual step on the first pass, ascent along the Lagrangian, descent with the gradient found there."""
         problem, start = self.problem(), torch.tensor([0.5, 1.5])
         primal = SAM(problem.point.parameters(), torch.optim.SGD, rho=0.3, lr=0.1)
-        Solver(problem, primal, problem.point, dual_learning_rate=0.2).roll()
+        take_step(Solver(problem, primal, problem.point, dual_learning_rate=0.2))
         multiplier = 0.8 + 0.2 * half_space(start).item()
 
         def slope(x):
@@ -322,9 +324,9 @@ class TestSAM:
     def test_commits_the_first_pass_and_nothing_else(self):
         problem = self.problem()
         primal = SAM(problem.point.parameters(), torch.optim.SGD, rho=0.3, lr=0.1)
-        rollout = Solver(problem, primal, problem.point).roll()
-        assert len(problem.committed) == 1 and problem.committed[0] is rollout.cmp_state
-        assert rollout.loss.item() == pytest.approx(distance(torch.tensor([0.5, 1.5])).item())
+        state = take_step(Solver(problem, primal, problem.point))
+        assert len(problem.committed) == 1 and problem.committed[0] is state
+        assert state.loss.item() == pytest.approx(distance(torch.tensor([0.5, 1.5])).item())
 
     @pytest.mark.parametrize("solver", DUAL_SOLVERS)
     def test_finds_the_projection(self, solver):
@@ -332,17 +334,16 @@ class TestSAM:
         primal = SAM(problem.point.parameters(), torch.optim.SGD, rho=1e-4, lr=0.3)
         optimizer = Solver(problem, primal, problem.point, dual_learning_rate=0.1)
         for _ in range(100):
-            optimizer.roll()
+            take_step(optimizer)
         torch.testing.assert_close(problem.point.x.detach(), PROJECTION, atol=2e-3, rtol=0)
 
     def test_batch_norm_sees_the_first_pass_alone(self):
         model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).train()
         inputs, labels = torch.randn(8, 2, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
         hidden = model[0](inputs).detach()
-        problem = EmpiricalRisk(model, Precision(torch.device("cpu"), torch.float32))
-        Solver(problem, SAM(model.parameters(), torch.optim.SGD, rho=5.0, lr=0.1), model).step(
-            {"train": (inputs, labels)}
-        )
+        objective = EmpiricalRisk(model, Precision(torch.device("cpu"), torch.float32))
+        steps = GradientSteps(objective, model, Recipe(use_sam=True, rho=5.0), 1)
+        steps({"train": (inputs, labels)})
         assert model[1].num_batches_tracked == 1
         torch.testing.assert_close(model[1].running_mean, 0.1 * hidden.mean(0))
 
@@ -352,9 +353,8 @@ class TestGradientNorm:
     def test_scales_longer_gradients_only_and_logs_the_norm_before(self, limit, length):
         point = Point([3.0, 4.0])
         problem = Convex(point, lambda x: x @ x / 2, [], "lagrangian")
-        figures = Solver(
-            problem, torch.optim.SGD(point.parameters(), lr=0.1), point, max_grad_norm=limit
-        ).step({})
+        solver = Solver(problem, torch.optim.SGD(point.parameters(), lr=0.1), point, max_grad_norm=limit)
+        figures = take_step(solver).misc
         assert figures["gradient/norm"].item() == pytest.approx(5)
         torch.testing.assert_close(
             point.x.detach(), torch.tensor([3.0, 4.0]) * (1 - 0.1 * length / 5), rtol=1e-5, atol=1e-5
@@ -364,14 +364,14 @@ class TestGradientNorm:
         point = Point([3.0, 4.0])
         problem = Convex(point, lambda x: x @ x / 2, [], "lagrangian")
         primal = SAM(point.parameters(), torch.optim.SGD, rho=1.0, lr=0.1)
-        figures = Solver(problem, primal, point, max_grad_norm=1.0).step({})
+        figures = take_step(Solver(problem, primal, point, max_grad_norm=1.0)).misc
         assert figures["gradient/norm"].item() == pytest.approx(5)
         torch.testing.assert_close(point.x.detach(), torch.tensor([3.0, 4.0]) * (1 - 0.1 / 5), rtol=1e-5, atol=1e-5)
 
     def test_gradients_do_not_add_up_over_steps(self):
         point = Point([1.0, 0.0])
         solver = Solver(Convex(point, lambda x: x.sum(), [], "lagrangian"), torch.optim.SGD([point.x], lr=0.1), point)
-        norms = [solver.step({})["gradient/norm"].item() for _ in range(3)]
+        norms = [take_step(solver).misc["gradient/norm"].item() for _ in range(3)]
         assert norms == pytest.approx([2**0.5] * 3)
 
 
@@ -391,7 +391,7 @@ class TestFullState:
 
         def advance(problem, solver):
             for _ in range(5):
-                solver.roll()
+                take_step(solver)
             grow_penalty(problem.constraint0, 1.0, 2.0)
 
         def values(problem):
@@ -400,11 +400,11 @@ class TestFullState:
 
         problem, solver = fresh()
         advance(problem, solver)
-        save_tensors({"solver": solver.full_state(), "model": problem.point.state_dict()}, tmp_path / "state.pt")
+        save_tensors({"solver": solver.state_dict(), "model": problem.point.state_dict()}, tmp_path / "state.pt")
         state = load_tensors(tmp_path / "state.pt", "")
         resumed, other = fresh()
         resumed.point.load_state_dict(state["model"])
-        other.load_full_state(state["solver"])
+        other.load_state_dict(state["solver"])
         for pair in ((problem, solver), (resumed, other)):
             advance(*pair)
         for expected, found in zip(values(problem), values(resumed), strict=True):
@@ -422,12 +422,9 @@ class TestEmpiricalRisk:
         optimizer = torch.optim.SGD(plain.parameters(), lr=0.5)
         expected.backward()
         optimizer.step()
-        solver = Solver(
-            EmpiricalRisk(model, Precision(torch.device("cpu"), torch.float32)),
-            torch.optim.SGD(model.parameters(), lr=0.5),
-            model,
-        )
-        figures = solver.step({"train": (inputs, labels)})
+        objective = EmpiricalRisk(model, Precision(torch.device("cpu"), torch.float32))
+        recipe = Recipe(learning_rate=0.5, momentum=0.0, weight_decay=0.0, schedule="constant")
+        figures = GradientSteps(objective, model, recipe, 1)({"train": (inputs, labels)})
         assert torch.equal(model.weight, plain.weight) and torch.equal(model.bias, plain.bias)
         assert figures["train/loss"].item() == pytest.approx(expected.item())
         assert figures["train/top1"].item() == pytest.approx(100 * right)

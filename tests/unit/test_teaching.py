@@ -17,7 +17,8 @@ from data.splits import make_splits
 from helper_functions.training.devices import Precision
 from models.features import classifier_head
 from optimizer.sam import SAM
-from optimizer.solver import Solver
+from optimizer.schedules import get_schedule
+from optimizer.training import GradientSteps, Recipe
 from unlearning.distillation import Distillation, DistillationArgs
 
 CPU = Precision(torch.device("cpu"), torch.float32)
@@ -53,11 +54,15 @@ def problem_of(see_features=False, frozen=False, steps=2, noise=0.3, name="mlp")
     return PassForTeacher(student, teacher, see_features, Scale.of(outputs), critic, steps, noise, CPU, generator)
 
 
-def solver_of(problem, sam=False, learning_rate=0.05) -> Solver:
+def stepping(problem, sam=False, optimizer=None):
+    """Steps on batches, as `GradientSteps` takes them, by an optimizer of the test's own."""
     parameters = [parameter for parameter in problem.student.parameters() if parameter.requires_grad]
     if sam:
-        return Solver(problem, SAM(parameters, torch.optim.SGD, rho=0.5, lr=learning_rate), problem.student)
-    return Solver(problem, torch.optim.SGD(parameters, lr=learning_rate), problem.student)
+        optimizer = SAM(parameters, torch.optim.SGD, rho=0.5, lr=0.05)
+    steps = GradientSteps(problem, problem.student, Recipe(schedule="constant"), 1)
+    steps.descent.optimizer = optimizer or torch.optim.SGD(parameters, lr=0.05)
+    steps.schedule = get_schedule("constant", steps.descent.optimizer, 1000)
+    return steps
 
 
 class TestScale:
@@ -86,9 +91,9 @@ class TestPassForTeacher:
     def test_steps_leave_the_teacher_as_it_was_by_a_bit(self, see_features, sam):
         problem = problem_of(see_features)
         teacher, student, critic = bits(problem.teacher), bits(problem.student), bits(problem.critic.discriminator)
-        solver = solver_of(problem, sam)
+        steps = stepping(problem, sam)
         for _ in range(3):
-            figures = solver.step(BATCH)
+            figures = steps(BATCH)
         assert bits(problem.teacher) == teacher and not problem.teacher.training
         assert all(parameter.grad is None for parameter in problem.teacher.parameters())
         assert bits(problem.student) != student and bits(problem.critic.discriminator) != critic
@@ -100,7 +105,7 @@ class TestPassForTeacher:
         problem = problem_of(see_features)
         problem.teacher.requires_grad_(True)
         before = bits(problem.critic.discriminator)
-        problem.compute_cmp_state(**BATCH).loss.backward()
+        problem(**BATCH)[0].backward()
         head = classifier_head(problem.student)
         for parameter in problem.student.parameters():
             is_compared = not (see_features and any(parameter is own for own in head.parameters()))
@@ -112,7 +117,7 @@ class TestPassForTeacher:
 
     def test_loss_is_that_of_its_logits_on_standardised_noisy_outputs(self):
         problem, twin = problem_of(), problem_of()
-        loss = problem.compute_cmp_state(**BATCH).misc["train/loss"]
+        loss = problem(**BATCH)[1]["train/loss"]
         student, teacher = twin.student(INPUTS), twin.teacher(INPUTS)
         noisy = [
             (outputs - twin.scale.mean) / twin.scale.std + 0.3 * torch.randn(48, 3, generator=twin.generator)
@@ -123,9 +128,9 @@ class TestPassForTeacher:
     def test_a_frozen_critic_only_measures_while_the_student_learns(self):
         problem = problem_of(frozen=True)
         critic, student = bits(problem.critic.discriminator), bits(problem.student)
-        solver = solver_of(problem)
+        steps = stepping(problem)
         for _ in range(3):
-            solver.step(BATCH)
+            steps(BATCH)
         assert bits(problem.critic.discriminator) == critic and bits(problem.student) != student
 
     def test_a_frozen_student_stays_by_a_bit_while_the_critic_learns(self):
@@ -162,21 +167,21 @@ class TestPassForTeacher:
         problem.teach_critic = lambda student, teacher: seen.append(student) or {}
         with torch.no_grad():
             first = problem.scale(copy.deepcopy(problem.student)(INPUTS))
-        solver_of(problem, sam=True).step(BATCH)
+        stepping(problem, sam=True)(BATCH)
         (found,) = seen
         assert not found.requires_grad
         torch.testing.assert_close(found, first)
-        solver_of(problem).step(BATCH)
+        stepping(problem)(BATCH)
         assert len(seen) == 2 and not torch.equal(seen[1], found)
 
     def test_the_student_comes_to_pass_for_the_teacher(self):
         problem = problem_of(steps=2, noise=0.3)
         before = student_teacher_auc(*self.outputs(problem), 0.3, lambda: critic_of(3, name="logistic"), seed=0).value
         optimizer = torch.optim.Adam(problem.student.parameters(), 0.02)
-        solver, generator = Solver(problem, optimizer, problem.student), torch.Generator().manual_seed(9)
+        steps, generator = stepping(problem, optimizer=optimizer), torch.Generator().manual_seed(9)
         for _ in range(150):
             inputs = torch.randn(64, 6, generator=generator)
-            solver.step({"train": (inputs, torch.zeros(64, dtype=torch.int64))})
+            steps({"train": (inputs, torch.zeros(64, dtype=torch.int64))})
         after = student_teacher_auc(*self.outputs(problem), 0.3, lambda: critic_of(3, name="logistic"), seed=0).value
         assert before > 0.9 and after < before - 0.2
 
@@ -189,18 +194,18 @@ class TestPassForTeacher:
     @pytest.mark.parametrize("name", ["mlp", "scalar_product"])
     def test_goes_on_from_a_file_bit_for_bit(self, name, tmp_path):
         problem = problem_of(name=name)
-        solver = solver_of(problem)
+        steps = stepping(problem)
         for _ in range(2):
-            solver.step(BATCH)
+            steps(BATCH)
         torch.save(problem.state_dict(), tmp_path / "problem.pt")
         other = problem_of(name=name)
         other.student.load_state_dict(problem.student.state_dict())
         other.load_state_dict(torch.load(tmp_path / "problem.pt", weights_only=True))
         for each in (problem, other):
             torch.manual_seed(6)
-            each_solver = solver_of(each)
+            each_step = stepping(each)
             for _ in range(3):
-                each_solver.step(BATCH)
+                each_step(BATCH)
         assert bits(problem.student) == bits(other.student)
         assert bits(problem.critic.discriminator) == bits(other.critic.discriminator)
 

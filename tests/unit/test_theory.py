@@ -11,6 +11,7 @@ import pytest
 import scipy.optimize
 import scipy.stats
 import torch
+from helpers.solving import take_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
@@ -193,7 +194,7 @@ class Small(Problem):
         solver = Solver(self, torch.optim.SGD([self.point.x], lr=learning_rate), self.point, dual_learning_rate)
         path = []
         for _ in range(steps):
-            solver.roll()
+            take_step(solver)
             path.append(self.point.x.detach().clone())
         return torch.stack(path)
 
@@ -430,7 +431,7 @@ def test_a_proxy_equilibrium_is_optimal_for_the_loss_it_spends():
         primal = torch.optim.SGD(model.parameters(), lr=0.4, momentum=0.95, nesterov=True)
         solver = Solver(problem, primal, model, 0.002)
         for _ in range(steps):
-            solver.roll()
+            take_step(solver)
         return model.weights.detach(), problem.budget.multiplier.weight.item()
 
     weights, multiplier = after(700, 0.0)

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 import torch
 from helpers.digits import CPU, RIGHT, TEST, TRAIN, UNSEEN, VALIDATION, WRONG, Digits, QuietRecord
+from helpers.steps import around_steps
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -17,7 +18,7 @@ from helper_functions.errors import UserError
 from helper_functions.record import RunRecord
 from helper_functions.training.batch_norm import batch_norm_layers
 from helper_functions.training.inference import predict
-from optimizer.solver import SOLVERS, Solver
+from optimizer.solver import SOLVERS
 from train_constrained_unlearning import untrain_constrained
 from unlearning.constrained.stopping import STOP_CRITERIA
 
@@ -228,15 +229,15 @@ class TestResume:
         args = {"num_epochs": 3, "finetune_num_epochs": 2, "learning_rate": 1e-4, "bn": "train", "momentum": 0.9}
         with monkeypatch.context() as patch:
             if kill_after is not None:
-                step, taken = Solver.step, []
+                taken = []
 
-                def dying(solver, batch):
+                def dying(trainer, step, batch):
                     taken.append(1)
                     if len(taken) > kill_after:
                         raise Killed
-                    return step(solver, batch)
+                    return step(batch)
 
-                patch.setattr(Solver, "step", dying)
+                around_steps(dying, patch)
             outcome = untrain_constrained(
                 model, loader(slice(60, 300), True), loader(slice(0, 60), True), loader(UNSEEN, False),
                 loader(VALIDATION, False), device="cpu", precision="fp32", record=QuietRecord(folder),
@@ -286,11 +287,11 @@ class TestResume:
         with pytest.raises(Killed):
             self.run(tmp_path, digits, kill_after=4, **options)
         checkpoint = RunRecord(tmp_path).load_checkpoint()
-        procedure = checkpoint["procedure"]
-        assert procedure["stage"] == 0 and procedure["stopped"]
-        procedure["safeguard"]["events"] = [{"step": 2, "violation": 9.0, "scale": 0.5}]
+        trainer = checkpoint["trainer"]
+        assert trainer["stage"] == 0 and trainer["stopped"]
+        trainer["safeguard"]["events"] = [{"step": 2, "violation": 9.0, "scale": 0.5}]
         _, outcome = self.run(tmp_path, digits, checkpoint=checkpoint, **options)
-        assert outcome.events == procedure["safeguard"]["events"]
+        assert outcome.events == trainer["safeguard"]["events"]
 
 
 class TestRequests:

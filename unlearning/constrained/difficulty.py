@@ -1,12 +1,12 @@
 """How hard the forget images are, and weights under which images that were never seen are as hard as they.
 
-Whoever withdraws pictures draws no lots: they may be easier, or harder, than most. A retrained model finds easy ones
-easy without having seen them, so that images as they come are the wrong measure for such a set. Losses under the
-original cannot be compared across the two kinds, ranks can: an image that was learned is as hard as its loss stands
-high among those that were learned, too, and one that was never seen as its loss does among such.
+Withdrawn images are not a random sample: they may be easier, or harder, than most. A retrained model finds easy images
+easy without having seen them, so that unseen images at random are the wrong reference for such a set. Losses under the
+original cannot be compared between learned and unseen images; ranks can. The difficulty of a learned image is the rank
+of its loss among learned images, that of an unseen image the rank of its loss among unseen ones.
 
-Ranks are those among the retain images alone. These lack the forget set, which puts its ranks further out than among
-all; and losses follow difficulty loosely, which puts ranks nearer the middle. The two errors oppose.
+Ranks are those among the retain images. These lack the forget set, which puts its ranks further out than among all;
+and losses follow difficulty loosely, which puts ranks nearer to the middle. The two errors oppose each other.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ def rank_among(losses: Tensor, sample: Tensor, weights: Tensor) -> tuple[Tensor,
 
 @dataclasses.dataclass(frozen=True)
 class Difficulty:
-    """The beta distribution of the forget images' ranks; one of shapes 1 and 1 is that of images drawn by lot.
+    """The beta distribution of the forget images' ranks; shapes 1 and 1 are those of a random sample.
 
     Args:
         first: shape towards rank 1, hard: its density is as rank ** (first - 1).
@@ -53,7 +53,8 @@ class Difficulty:
         total = self.first + self.second
         mean = self.first / total
         spread = math.sqrt(mean * (1 - mean) / (total + 1))
-        return f"{mean:.2f} ± {spread:.2f} among retain losses (0.50 ± 0.29 by lot); unseen images weigh accordingly"
+        ranks = f"{mean:.2f} ± {spread:.2f} among retain losses (0.50 ± 0.29 in a random sample)"
+        return f"{ranks}; unseen images are weighted to match"
 
     @classmethod
     def of(cls, forget: Tensor, retain: Tensor, weights: Tensor) -> "Difficulty":
@@ -75,11 +76,11 @@ class Difficulty:
         middle, width = (below + up_to) / 2, up_to - below
         mean = middle.mean().item()
         variance = (middle - mean).square().mean().item() + width.square().mean().item() / 12
-        # Of both samples: ranks among few retain images vary, too.
+        # Of both samples: ranks among few retain images vary as well.
         count = 1 / (1 / len(forget) + (weights.square().sum() / weights.sum() ** 2).item())
         off = (mean - 0.5, variance + (mean - 0.5) ** 2 - 1 / 12)
         # 1 / 12 and 1 / 180: variances of a uniform variable and of its square, about the middle.
-        if not count * (12 * off[0] ** 2 + 180 * off[1] ** 2) > CRITICAL:  # nor where it is no number
+        if not count * (12 * off[0] ** 2 + 180 * off[1] ** 2) > CRITICAL:  # nor where it is NaN
             return cls()
         mean = min(max(mean, EDGE), 1 - EDGE)
         total = min(max(mean * (1 - mean) / max(variance, 1e-12) - 1, LEAST_SUM), LARGEST_SUM)

@@ -35,8 +35,8 @@ class Outputs:
         self.view, self.precision = view, precision
         self.tap: FeatureTap | None = None
 
-    def listen(self, model: nn.Module) -> None:
-        """Follow the student's passes, until `close`."""
+    def attach(self, model: nn.Module) -> None:
+        """Follow the student's forward passes, until `detach`."""
         self.tap = FeatureTap(model) if self.view.name == "features" else None
 
     def of_batch(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -48,20 +48,20 @@ class Outputs:
         """`[N, F]` of everything in a loader, where they are seen."""
         return predict_features(model, loader, self.precision)[0] if self.view.name == "features" else None
 
-    def close(self) -> None:
-        """Let go of the student."""
+    def detach(self) -> None:
+        """Remove the hook from the student."""
         if self.tap is not None:
             self.tap.close()
 
 
 class DiscriminatorTarget(Target):
-    """A discriminator can no longer tell the student on forget images from the teacher on unseen ones.
+    """A discriminator cannot separate the student on forget images from the teacher on unseen ones.
 
     Its distance is how far the AUC on held-out pairs, of a discriminator that is fitted anew, is from chance, beyond a
     tolerance for noise. Held out are the validation images, of which the game sees nothing.
 
     Args:
-        own: the target that the verdict goes by.
+        own: the forget set's own target, on which the verdict rests.
         game: gives the objective.
         outputs: what is seen of the student.
         held_out: the teacher on validation images.
@@ -125,11 +125,11 @@ class DiscriminatorTarget(Target):
         images = first, len(self.held_out.labels) + torch.arange(len(labels))
         return held_out_auc(self.fresh, (pairs[0], pairs[1]), (forget, pairs[2]), groups=images, seed=self.seed)
 
-    def listen(self, model: nn.Module) -> None:
-        self.outputs.listen(model)
+    def attach(self, model: nn.Module) -> None:
+        self.outputs.attach(model)
 
-    def close(self) -> None:
-        self.outputs.close()
+    def detach(self) -> None:
+        self.outputs.detach()
 
     def state_dict(self) -> dict:
         return self.game.state_dict()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from helper_functions.metrics import class_mask
 
-# Nats. Losses in float32 come in steps of about 6e-8: down to here they tell how sure a model is to a hundredth.
+# Nats. Losses in float32 come in steps of about 6e-8: down to here log-odds are exact to a hundredth.
 LOWEST_LOSS = 1e-5
 
 
@@ -56,9 +56,9 @@ def log_odds(losses: Tensor) -> Tensor:
 class Target:
     """What all targets can do; a target that neither moves nor learns has no more than an objective and a distance.
 
-    `name` is what the verdict goes by; `floor` is the objective's value where everything is forgotten. Distances that
-    differ by less than the `tolerance` are equal where epochs are compared. A target that wants images `to_the_last`
-    has the budget's multiplier eased for the few that are left.
+    `name` decides the verdict's rule; `floor` is the objective's value where everything is forgotten. Distances that
+    differ by less than the `tolerance` are equal where epochs are compared. A target that needs every image
+    (`to_the_last`) has the budget's multiplier relaxed for the few that are left.
     """
 
     name: str
@@ -95,11 +95,11 @@ class Target:
         """Figures of an epoch beyond those of every method, from the forget set's logits `[P, K]` and labels."""
         return {}
 
-    def listen(self, model: nn.Module) -> None:
-        """Take hold of the model that the next batches pass through, until `close`."""
+    def attach(self, model: nn.Module) -> None:
+        """Hook into the model that the next batches pass through, until `detach`."""
 
-    def close(self) -> None:
-        """Let go of the model."""
+    def detach(self) -> None:
+        """Remove the hooks."""
 
     def state_dict(self) -> dict:
         """What a resumed run needs."""
@@ -227,7 +227,10 @@ class UnseenTarget(Target):
 
 
 def own_target(context) -> Target:
-    """The forget target by which the distance, and the verdict, of every method is measured on a `MethodContext`."""
+    """min F(θ) subject to the retain budget: each image is pushed until it has reached its target.
+
+    The distance, and the verdict, of every method is measured by this target as well.
+    """
     if context.target == "unseen":
         return UnseenTarget(context.evaluator.difficulty_weights["unseen"])
     if context.target == "zero":

@@ -84,7 +84,7 @@ class ConstrainedTrainer(Trainer):
                 continue
             self.set_up_stage(number, num_epochs)
             if state is not None and state["stage"] == number:
-                self._restore(state)
+                self.restore(state)
             else:
                 self._refresh_target(self.context.evaluator.losses(self.context.model, "unseen"))
             self.config.log_interval = listener.log_interval
@@ -153,7 +153,7 @@ class ConstrainedTrainer(Trainer):
             # forget set that is still whole would run away with it.
             learned = () if self.safeguard.relaxed else self.safeguard.learned_multipliers
             self.multiplier = next(iter(learned), None)
-        state = self._state(epoch, stopped=stop)
+        state = self.state(epoch, stopped=stop)
         listener.close_epoch(self.name, epoch, self.config.num_epochs, evaluation, state)
         return stop
 
@@ -216,7 +216,7 @@ class ConstrainedTrainer(Trainer):
     # NaN, logging, and runs that stop and go on.
 
     def on_fault(self, fault: Fault) -> bool:
-        """The safeguard goes back at its next check, or now, and the pass goes on."""
+        """The safeguard rolls back, now or at its next check, and the pass continues."""
         if self._rewinds and fault.figure == WEIGHTS:
             self._check(math.nan, fault.step)
         if not self._rewinds or self._rewound_often:
@@ -256,9 +256,9 @@ class ConstrainedTrainer(Trainer):
 
     def on_stop(self, place: dict, epoch: int) -> None:
         """Save everything in the middle of an epoch."""
-        self.listener.save(self._state(epoch, place))
+        self.listener.save(self.state(epoch, place))
 
-    def _state(self, epoch: int, place: dict | None = None, stopped: bool = False) -> dict:
+    def state(self, epoch: int, place: dict | None = None, stopped: bool = False) -> dict:
         """What a resumed run needs after `epoch`, and at a place in the next one."""
         parts = {
             "solver": self.solver, "schedule": self.schedule, "safeguard": self.safeguard,
@@ -270,7 +270,8 @@ class ConstrainedTrainer(Trainer):
             **{name: part.state_dict() for name, part in parts.items()},
         }  # fmt: skip
 
-    def _restore(self, state: dict) -> None:
+    def restore(self, state: dict) -> None:
+        """Inverse of `state`."""
         device = self.context.precision.device
         self.solver.load_state_dict(state["solver"])
         self.schedule.load_state_dict(state["schedule"])

@@ -30,10 +30,13 @@ from unlearning.methods import (
     untrain,
     untrain_contrastive,
 )
-from unlearning.methods.method import Method, constrained, unheeded
+from unlearning.methods.method import Log, Method, Span, constrained, unheeded
 
 METHODS: dict[str, Method] = {
-    "constrained": constrained(own_target),
+    "constrained": constrained(
+        own_target,
+        search={"learning_rate": Log(3e-3, 1e-1), "num_epochs": Span(4, 20), "batch_size": (None, 32, 64, 128)},
+    ),
     "untrain": untrain.METHOD,
     "untrain_contrastive": untrain_contrastive.METHOD,
     "retrain": retrain.METHOD,
@@ -75,7 +78,7 @@ def check_images(method: str, args: MethodArgs, target: str, splits: Splits, num
         return
     for name in ("forget", "validation"):
         if (count := len(getattr(splits, name))) < FOLDS:
-            raise UserError(f"{count} {name} images: the held-out pairs of {method} want {FOLDS} or more")
+            raise UserError(f"{count} {name} images: the held-out pairs of {method} need {FOLDS} or more")
     if (OWN_MATCH[target] if args.match == "auto" else args.match) == "given":
         for name in ("unseen", "validation"):
             mates = ClassMates(splits.labels[getattr(splits, name)], num_classes)

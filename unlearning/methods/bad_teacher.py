@@ -4,7 +4,7 @@ from torch import Tensor
 
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
-from unlearning.methods.method import published
+from unlearning.methods.method import Log, Span, published
 from unlearning.methods.scrub import divergence
 from unlearning.streams import OriginalAnswers
 
@@ -35,5 +35,7 @@ def spec(context: MethodContext) -> BaselineSpec:
 
 
 METHOD = published(
-    spec, num_epochs=3, batch_size=64, retain_batch_size=192, optimizer="adamw", learning_rate=1e-4, temperature=1.0
-)
+    spec,
+    search={"learning_rate": Log(5e-5, 3e-3), "num_epochs": Span(1, 10), "temperature": (1.0, 2.0, 4.0)},
+    num_epochs=3, batch_size=64, retain_batch_size=192, optimizer="adamw", learning_rate=1e-4, temperature=1.0,
+)  # fmt: skip

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from helper_functions.training.faults import WEIGHTS, Fault, all_finite
 from helper_functions.training.loop import LoopConfig, Trainer, run_loop
-from optimizer.descent import Descent
 from optimizer.nan_guard import NanGuard, stopped_by
 from optimizer.schedules import get_schedule, rescale_schedule
+from optimizer.solver import Descent
 from optimizer.training import build_optimizer
 from unlearning.constrained.targets import own_target
 from unlearning.context import MethodContext, RunListener
@@ -35,7 +35,7 @@ class LossPass:
         answers: turns the batches of a step, by their streams' names, into what the loss takes: draws, and answers of
             other models. Once a step and without gradient, where SAM takes the loss twice.
         begin: called before each time that the pass begins; what it gives, plain values, is `found` until the next
-            time, and in a run that goes on in the middle of the pass.
+            time, and in a run that is resumed in the middle of the pass.
     """
 
     name: str

@@ -8,7 +8,7 @@ from helper_functions.metrics import class_mask
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.finetune import cross_entropy
-from unlearning.methods.method import published
+from unlearning.methods.method import Log, Span, published
 
 
 def nearest_wrong_labels(logits_of, inputs: Tensor, labels: Tensor, step: float) -> Tensor:
@@ -44,4 +44,8 @@ def spec(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(lambda epoch: [part])
 
 
-METHOD = published(spec, num_epochs=10, learning_rate=1e-4, fgsm_step=0.4)
+METHOD = published(
+    spec,
+    search={"learning_rate": Log(1e-5, 1e-2), "num_epochs": Span(1, 10), "fgsm_step": Span(0.1, 1.0)},
+    num_epochs=10, learning_rate=1e-4, fgsm_step=0.4,
+)

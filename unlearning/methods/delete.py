@@ -1,4 +1,4 @@
-"""DELETE: keep what the original says of all other classes on forget images; no retain image is read."""
+"""DELETE: keep the original's logits of all other classes on forget images; no retain image is read."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from helper_functions.metrics import class_mask
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
-from unlearning.methods.method import published
+from unlearning.methods.method import Log, Span, published
 
 
 def without_own(logits: Tensor, labels: Tensor) -> Tensor:
@@ -32,4 +32,8 @@ def spec(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(lambda epoch: [part])
 
 
-METHOD = published(spec, num_epochs=20, learning_rate=5e-4)
+METHOD = published(
+    spec,
+    search={"learning_rate": Log(1e-5, 1e-2), "num_epochs": Span(1, 20)},
+    num_epochs=20, learning_rate=5e-4,
+)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from optimizer.problems import Batch
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
-from unlearning.methods.method import published
+from unlearning.methods.method import RETAIN_EPOCHS, Log, published
 
 
 def cross_entropy(context: MethodContext, stream: str) -> Callable[..., Tensor]:
@@ -27,4 +27,8 @@ def spec(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(lambda epoch: [part])
 
 
-METHOD = published(spec, num_epochs=10, learning_rate=0.04, schedule="cosine")
+METHOD = published(
+    spec,
+    search={"learning_rate": Log(1e-3, 2e-1), "num_epochs": RETAIN_EPOCHS},
+    num_epochs=10, learning_rate=0.04, schedule="cosine",
+)

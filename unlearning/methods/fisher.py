@@ -5,7 +5,7 @@ import torch
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec
 from unlearning.methods.gradients import diagonal_fisher
-from unlearning.methods.method import one_shot
+from unlearning.methods.method import Log, one_shot
 
 # A weight that nothing depends on would get noise without bound.
 LEAST_INFORMATION = 1e-3
@@ -31,4 +31,8 @@ def spec(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(begin=begin)
 
 
-METHOD = one_shot(spec, noise_scale=1e-7, importance_images=1000)
+METHOD = one_shot(
+    spec,
+    search={"noise_scale": Log(1e-9, 1e-4)},
+    noise_scale=1e-7, importance_images=1000,
+)

@@ -6,7 +6,7 @@ from optimizer.problems import Batch
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.finetune import cross_entropy
-from unlearning.methods.method import published
+from unlearning.methods.method import Log, Span, published
 
 
 def spec(context: MethodContext) -> BaselineSpec:
@@ -20,4 +20,8 @@ def spec(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(lambda epoch: [part])
 
 
-METHOD = published(spec, num_epochs=5, learning_rate=1e-4)
+METHOD = published(
+    spec,
+    search={"learning_rate": Log(1e-5, 1e-2), "num_epochs": Span(1, 10)},
+    num_epochs=5, learning_rate=1e-4,
+)

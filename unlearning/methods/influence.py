@@ -10,7 +10,7 @@ from helper_functions.training.inference import evaluation_mode
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec
 from unlearning.methods.gradients import mean_gradient
-from unlearning.methods.method import one_shot
+from unlearning.methods.method import Log, one_shot
 
 # Gradients that the curvature is made of, each as large as the model.
 GRADIENTS = 64
@@ -71,4 +71,8 @@ def spec(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(begin=begin)
 
 
-METHOD = one_shot(spec, newton_step=1.0, damping=0.01, importance_images=1000)
+METHOD = one_shot(
+    spec,
+    search={"newton_step": Log(1e-3, 10.0), "damping": Log(1e-3, 1.0)},
+    newton_step=1.0, damping=0.01, importance_images=1000,
+)

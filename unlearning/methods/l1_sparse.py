@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from optimizer.problems import Batch
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
-from unlearning.methods.method import published
+from unlearning.methods.method import RETAIN_EPOCHS, Log, published
 
 
 def spec(context: MethodContext) -> BaselineSpec:
@@ -25,4 +25,8 @@ def spec(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(lambda epoch: [parts[epoch]])
 
 
-METHOD = published(spec, num_epochs=10, learning_rate=0.01, l1_penalty=5e-4)
+METHOD = published(
+    spec,
+    search={"learning_rate": Log(1e-3, 1e-1), "num_epochs": RETAIN_EPOCHS, "l1_penalty": Log(1e-5, 1e-3)},
+    num_epochs=10, learning_rate=0.01, l1_penalty=5e-4,
+)

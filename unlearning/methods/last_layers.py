@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.finetune import cross_entropy
-from unlearning.methods.method import published
+from unlearning.methods.method import RETAIN_EPOCHS, Log, Span, published
 
 
 def split_layers(model: nn.Module, count: int) -> tuple[list[nn.Module], list[nn.Module]]:
@@ -56,5 +56,6 @@ def spec_eu(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(lambda epoch: parts, begin=begin, frozen=tuple(frozen))
 
 
-CF_K = published(spec_cf, num_epochs=10, learning_rate=0.01, last_layers=5)
-EU_K = published(spec_eu, num_epochs=10, learning_rate=0.01, last_layers=5)
+SEARCH = {"learning_rate": Log(1e-3, 1e-1), "num_epochs": RETAIN_EPOCHS, "last_layers": Span(1, 8)}
+CF_K = published(spec_cf, search=SEARCH, num_epochs=10, learning_rate=0.01, last_layers=5)
+EU_K = published(spec_eu, search=SEARCH, num_epochs=10, learning_rate=0.01, last_layers=5)

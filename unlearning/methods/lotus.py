@@ -10,7 +10,7 @@ from helper_functions.metrics import class_mask
 from helper_functions.training.inference import predict
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
-from unlearning.methods.method import published
+from unlearning.methods.method import Log, Span, published
 
 
 def tempered(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
@@ -60,4 +60,8 @@ def spec(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(lambda epoch: [part])
 
 
-METHOD = published(spec, num_epochs=10, learning_rate=1e-3, tempering=2.0)
+METHOD = published(
+    spec,
+    search={"learning_rate": Log(1e-4, 5e-2), "num_epochs": Span(1, 10), "tempering": Span(1.0, 8.0)},
+    num_epochs=10, learning_rate=1e-3, tempering=2.0,
+)

@@ -1,7 +1,10 @@
 """What a method is: its trainer, and its own values of the flags that it follows."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 from unlearning.arguments import BATCH_SIZE, DISCRIMINATING, MethodArgs, PublishedArgs, UnlearnArgs
 from unlearning.constrained.targets import Target
@@ -22,6 +25,25 @@ PUBLISHED = {
 }  # fmt: skip
 
 
+class Span(NamedTuple):
+    """A flag is searched between two bounds; whole numbers where both are."""
+
+    low: float
+    high: float
+
+
+class Log(Span):
+    """Likewise, evenly over the orders of magnitude."""
+
+
+# What a search tries of a flag: numbers between bounds, or one of several values.
+Search = Mapping[str, Span | tuple[object, ...]]
+# Passes over the retain set, which `benchmarks.leaderboard.tune` can cap; those over the forget set cost a fraction.
+RETAIN_EPOCHS = Span(2, 10)
+# One minus these are spread evenly over the orders of magnitude.
+RETAIN_WEIGHTS = (0.6, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999)
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """One entry of `METHODS`.
@@ -30,6 +52,8 @@ class Method:
         build: gives the forget target of a constrained method, or the specification of a published one.
         defaults: the method's own values of flags, where they differ from ours.
         follows: flags that mean something to it.
+        search: what `benchmarks.leaderboard.tune` tries of its flags: bounds of published code, with room on either
+            side; empty for a method that is not tuned.
         constrained: whether the budget rules the run, and the choice of its epoch.
         augmented: whether it learns from augmented images, as the original did.
         discriminates: whether it needs pairs of images for a discriminator.
@@ -38,6 +62,7 @@ class Method:
     build: Callable[[MethodContext], Target | BaselineSpec]
     defaults: Mapping[str, object]
     follows: frozenset[str]
+    search: Search
     constrained: bool = False
     augmented: bool = True
     discriminates: bool = False
@@ -47,24 +72,30 @@ class Method:
         return (ConstrainedTrainer if self.constrained else BaselineTrainer)(context, self.build)
 
 
-def constrained(build_target: Callable[[MethodContext], Target], *, discriminates: bool = False) -> Method:
+def constrained(
+    build_target: Callable[[MethodContext], Target], *, search: Search, discriminates: bool = False
+) -> Method:
     """One of ours: the constrained problem with a forget target of its own."""
     return Method(
         build_target, DISCRIMINATING if discriminates else {},
-        frozenset(field.name for field in dataclasses.fields(UnlearnArgs)),
+        frozenset(field.name for field in dataclasses.fields(UnlearnArgs)), search,
         constrained=True, augmented=False, discriminates=discriminates,
     )  # fmt: skip
 
 
-def published(build_spec: Callable[[MethodContext], BaselineSpec], **defaults: object) -> Method:
+def published(
+    build_spec: Callable[[MethodContext], BaselineSpec], *, search: Search = MappingProxyType({}), **defaults: object
+) -> Method:
     """A method of passes: with the flags of `defaults`, and those of every gradient method."""
     values = {**PUBLISHED, **defaults}
-    return Method(build_spec, values, frozenset({*STATED, *STEPPING, *values}))
+    return Method(build_spec, values, frozenset({*STATED, *STEPPING, *values}), search)
 
 
-def one_shot(build_spec: Callable[[MethodContext], BaselineSpec], **defaults: object) -> Method:
+def one_shot(
+    build_spec: Callable[[MethodContext], BaselineSpec], *, search: Search = MappingProxyType({}), **defaults: object
+) -> Method:
     """A method that changes the weights once, without an epoch."""
-    return Method(build_spec, defaults, frozenset({*STATED, *defaults}))
+    return Method(build_spec, defaults, frozenset({*STATED, *defaults}), search)
 
 
 def unheeded(method: Method, args: MethodArgs) -> list[str]:
@@ -72,3 +103,12 @@ def unheeded(method: Method, args: MethodArgs) -> list[str]:
     # Fields of base classes come in the order of the classes.
     fields = {field.name: field.default for cls in (UnlearnArgs, PublishedArgs) for field in dataclasses.fields(cls)}
     return [name for name, default in fields.items() if name not in method.follows and getattr(args, name) != default]
+
+
+def method_row(name: str, method: Method) -> str:
+    """A row of the table in docs/methods.md: name, update, own values, source; from docstring and defaults."""
+    update, _, source = inspect.getdoc(method.build).partition("Source:")
+    first = (" ".join(part.split("\n\n")[0].split()).rstrip(".") for part in (update, source))
+    update, source = (part.replace("|", "\\|") for part in first)
+    own = ", ".join(f"`{flag}` {value}" for flag, value in method.defaults.items() if PUBLISHED.get(flag) != value)
+    return f"| `{name}` | {update} | {own} | {source} |"

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from optimizer.problems import Batch
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
-from unlearning.methods.method import published
+from unlearning.methods.method import RETAIN_EPOCHS, RETAIN_WEIGHTS, Log, published
 
 
 def spec(context: MethodContext) -> BaselineSpec:
@@ -22,4 +22,8 @@ def spec(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(lambda epoch: [part])
 
 
-METHOD = published(spec, retain_weight=0.95, learning_rate=0.01)
+METHOD = published(
+    spec,
+    search={"learning_rate": Log(1e-3, 5e-2), "num_epochs": RETAIN_EPOCHS, "retain_weight": RETAIN_WEIGHTS},
+    retain_weight=0.95, learning_rate=0.01,
+)

@@ -6,7 +6,7 @@ from torch import Tensor
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.finetune import cross_entropy
-from unlearning.methods.method import published
+from unlearning.methods.method import RETAIN_EPOCHS, Log, published
 
 
 def other_labels(labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
@@ -29,9 +29,14 @@ def relabelled_passes(context: MethodContext) -> list[LossPass]:
 
 
 def spec(context: MethodContext) -> BaselineSpec:
-    """Source: Golatkar et al. 2020; as in Fan et al. 2024, appendix, with labels other than the image's own."""
+    """CE on D_f to random labels but the image's own, then CE(D_r). Source: Golatkar et al. 2020; Fan et al. 2024."""
     parts = relabelled_passes(context)
     return BaselineSpec(lambda epoch: parts)
 
 
-METHOD = published(spec, num_epochs=10, learning_rate=0.01)
+RELABELLING = {"learning_rate": Log(1e-4, 1e-1), "num_epochs": RETAIN_EPOCHS}
+METHOD = published(
+    spec,
+    search=RELABELLING,
+    num_epochs=10, learning_rate=0.01,
+)

@@ -8,7 +8,7 @@ from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.finetune import cross_entropy
 from unlearning.methods.gradients import mean_gradient
-from unlearning.methods.method import published
+from unlearning.methods.method import RETAIN_EPOCHS, Log, Span, published
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -76,5 +76,10 @@ def spec_ct(context: MethodContext) -> BaselineSpec:
     return _finetuned(context, begin)
 
 
-MSG = published(spec_msg, num_epochs=4, learning_rate=1e-3, reset_share=0.3, importance_images=1000)
-CT = published(spec_ct, num_epochs=4, learning_rate=1e-3)
+SEARCH = {"learning_rate": Log(1e-3, 1e-1), "num_epochs": RETAIN_EPOCHS}
+MSG = published(
+    spec_msg,
+    search={**SEARCH, "reset_share": Span(0.05, 0.5)},
+    num_epochs=4, learning_rate=1e-3, reset_share=0.3, importance_images=1000,
+)  # fmt: skip
+CT = published(spec_ct, search=SEARCH, num_epochs=4, learning_rate=1e-3)

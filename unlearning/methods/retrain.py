@@ -7,7 +7,7 @@ from unlearning.methods.method import published
 
 
 def spec(context: MethodContext) -> BaselineSpec:
-    """Every weight is drawn anew, then the mean cross-entropy on D_r is minimised."""
+    """Every weight drawn anew, then CE(D_r)."""
     part = LossPass("retrain", context.stream("retain"), cross_entropy(context, "retain"))
     return BaselineSpec(lambda epoch: [part], begin=lambda: redraw(context))
 

@@ -6,8 +6,8 @@ from torch import Tensor
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec
 from unlearning.methods.gradients import mean_gradient
-from unlearning.methods.method import published
-from unlearning.methods.random_labels import relabelled_passes
+from unlearning.methods.method import Span, published
+from unlearning.methods.random_labels import RELABELLING, relabelled_passes
 
 
 def largest(values: dict[str, Tensor], share: float) -> dict[str, Tensor]:
@@ -26,4 +26,8 @@ def spec(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(lambda epoch: parts, mask=largest(mean_gradient(context, "forget"), context.args.mask_share))
 
 
-METHOD = published(spec, num_epochs=10, learning_rate=0.01, mask_share=0.5)
+METHOD = published(
+    spec,
+    search={**RELABELLING, "mask_share": Span(0.1, 0.9)},
+    num_epochs=10, learning_rate=0.01, mask_share=0.5,
+)

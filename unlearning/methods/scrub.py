@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
-from unlearning.methods.method import published
+from unlearning.methods.method import RETAIN_EPOCHS, Log, Span, published
 
 
 def divergence(teacher_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
@@ -44,6 +44,11 @@ def spec(context: MethodContext) -> BaselineSpec:
 
 
 METHOD = published(
-    spec, num_epochs=4, learning_rate=1e-3, batch_size=32, retain_batch_size=128,
+    spec,
+    search={
+        "learning_rate": Log(1e-4, 3e-2), "num_epochs": RETAIN_EPOCHS, "msteps": Span(1, 4),
+        "divergence_weight": Log(1e-3, 1.0),
+    },
+    num_epochs=4, learning_rate=1e-3, batch_size=32, retain_batch_size=128,
     msteps=2, divergence_weight=0.001, retain_weight=0.99, temperature=4.0,
 )  # fmt: skip

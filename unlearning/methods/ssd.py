@@ -5,7 +5,7 @@ import torch
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec
 from unlearning.methods.gradients import diagonal_fisher
-from unlearning.methods.method import one_shot
+from unlearning.methods.method import Log, one_shot
 
 
 def spec(context: MethodContext) -> BaselineSpec:
@@ -31,4 +31,8 @@ def spec(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(begin=begin)
 
 
-METHOD = one_shot(spec, ssd_threshold=10.0, ssd_dampening=1.0, importance_images=1000)
+METHOD = one_shot(
+    spec,
+    search={"ssd_threshold": Log(1.0, 50.0), "ssd_dampening": Log(0.01, 1.0)},
+    ssd_threshold=10.0, ssd_dampening=1.0, importance_images=1000,
+)

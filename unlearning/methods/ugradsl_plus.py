@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from optimizer.problems import Batch
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
-from unlearning.methods.method import published
+from unlearning.methods.method import RETAIN_EPOCHS, RETAIN_WEIGHTS, Log, Span, published
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
@@ -37,4 +37,11 @@ def spec(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(lambda epoch: [part])
 
 
-METHOD = published(spec, retain_weight=0.95, smoothing=0.2, learning_rate=0.01)
+METHOD = published(
+    spec,
+    search={
+        "learning_rate": Log(1e-3, 5e-2), "num_epochs": RETAIN_EPOCHS, "retain_weight": RETAIN_WEIGHTS,
+        "smoothing": Span(0.05, 1.0),
+    },
+    retain_weight=0.95, smoothing=0.2, learning_rate=0.01,
+)  # fmt: skip

@@ -10,7 +10,7 @@ from unlearning.arguments import forget_batch_size
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.finetune import cross_entropy
-from unlearning.methods.method import published
+from unlearning.methods.method import RETAIN_EPOCHS, Log, Span, published
 
 # Weight of the mean square of the noise beside its loss, as in the authors' code.
 NOISE_PENALTY = 0.1
@@ -41,8 +41,9 @@ def learn_noise(context: MethodContext, classes: Tensor, count: int) -> tuple[Te
 def spec(context: MethodContext) -> BaselineSpec:
     """One epoch on retain images with noise among them that bears the labels of D_f, then epochs of CE(D_r).
 
-    Source: Tarun et al. 2023, algorithm 1. Made for whole classes; elsewhere the classes of D_f are impaired all the
-    same, as those who compare by it do.
+    Source: Tarun et al. 2023, algorithm 1.
+
+    Made for whole classes; elsewhere the classes of D_f are impaired as well, as in published comparisons.
     """
     classes = context.evaluator.forget_labels.unique()
     batch_size = forget_batch_size(context.args, context.evaluator.forget_images)
@@ -61,4 +62,8 @@ def spec(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(lambda epoch: [impair] if epoch == 0 else [repair])
 
 
-METHOD = published(spec, num_epochs=2, learning_rate=0.01, noise_steps=40, noise_learning_rate=0.1)
+METHOD = published(
+    spec,
+    search={"learning_rate": Log(1e-3, 1e-1), "num_epochs": RETAIN_EPOCHS, "noise_steps": Span(10, 100)},
+    num_epochs=2, learning_rate=0.01, noise_steps=40, noise_learning_rate=0.1,
+)

@@ -7,11 +7,11 @@ from helper_functions.training.devices import seeded
 from unlearning.arguments import forget_batch_size
 from unlearning.constrained.discriminator_target import DiscriminatorTarget, Parts
 from unlearning.context import MethodContext
-from unlearning.methods.method import constrained
+from unlearning.methods.method import Log, Span, constrained
 
 
 def target(context: MethodContext) -> DiscriminatorTarget:
-    """The adversary's game, warmed up on the original's outputs."""
+    """As `constrained`, F the student's loss against a discriminator that is trained alongside."""
     args, parts = context.args, Parts(context)
     name = "mlp" if args.discriminator == "auto" else args.discriminator
     size = parts.forget.shape[1]
@@ -26,4 +26,8 @@ def target(context: MethodContext) -> DiscriminatorTarget:
     return parts.target(game, critic)
 
 
-METHOD = constrained(target, discriminates=True)
+METHOD = constrained(
+    target,
+    search={"learning_rate": Log(3e-3, 1e-1), "num_epochs": Span(4, 12), "batch_size": (32, 64, 128)},
+    discriminates=True,
+)

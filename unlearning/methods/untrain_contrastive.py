@@ -8,11 +8,11 @@ from contrastive_discrimination.games import BatchAveragedGame
 from contrastive_discrimination.statistics import output_statistics
 from unlearning.constrained.discriminator_target import DiscriminatorTarget, Parts
 from unlearning.context import MethodContext
-from unlearning.methods.method import constrained
+from unlearning.methods.method import Log, Span, constrained
 
 
 def target(context: MethodContext) -> DiscriminatorTarget:
-    """The game of batch averaging."""
+    """As `constrained`, F the student's loss against a logistic regression on group means, solved anew at each step."""
     parts = Parts(context)
     # Features are many as they are; of the others, one mean alone can be met by a wrong distribution.
     statistics = (lambda outputs: outputs) if context.args.discriminate == "features" else output_statistics
@@ -25,4 +25,8 @@ def target(context: MethodContext) -> DiscriminatorTarget:
     return parts.target(game, critic)
 
 
-METHOD = constrained(target, discriminates=True)
+METHOD = constrained(
+    target,
+    search={"learning_rate": Log(3e-3, 1e-1), "num_epochs": Span(4, 20), "batch_size": (32, 64, 128)},
+    discriminates=True,
+)

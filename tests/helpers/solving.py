@@ -1,0 +1,25 @@
+"""Steps of a constrained problem outside of a trainer, for tests of the solver and of the problems."""
+
+import cooper
+from torch import Tensor
+
+from optimizer.solver import Solver, lagrangian
+
+
+def take_step(solver: Solver, **batch: tuple) -> cooper.CMPState:
+    """Forward, dual update, primal update, as in `ConstrainedTrainer.step`; gives the state of the first pass.
+
+    `misc` gains `gradient/norm`.
+    """
+    problem = solver.problem
+    state = problem.compute_cmp_state(**batch)
+    solver.dual_step(state)
+    norm = solver.step(lagrangian(state), lambda: lagrangian(problem.compute_cmp_state(**batch)))
+    problem.commit(state)
+    state.misc = {**(state.misc or {}), "gradient/norm": norm}
+    return state
+
+
+def figures_of_step(solver: Solver, **batch: tuple) -> dict[str, Tensor]:
+    """What a step logs."""
+    return take_step(solver, **batch).misc
