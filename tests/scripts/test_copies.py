@@ -1,4 +1,4 @@
-"""Forget images that stand elsewhere, too: found by pixels, named, and forgotten with the rest where asked for."""
+"""Exact copies of forget images: found by their pixels, named, and forgotten as well with --with_copies."""
 
 import dataclasses
 import json

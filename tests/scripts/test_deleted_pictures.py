@@ -1,4 +1,4 @@
-"""Pictures that are deleted from their folder once they are forgotten: the splits find all others again."""
+"""Forgotten pictures that are deleted from their folder: saved splits still load and keep every other picture."""
 
 import dataclasses
 import json

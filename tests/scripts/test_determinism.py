@@ -1,4 +1,4 @@
-"""The same command gives the same bits again, whatever is around the process; other thread counts nearly the same."""
+"""A command repeats its bits in any surroundings; with another number of threads it differs in the last digits."""
 
 import json
 import math

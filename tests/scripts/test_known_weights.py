@@ -1,4 +1,4 @@
-"""Weights of a run bring their data and their model along, where no flag names others."""
+"""Weights of an earlier run imply its data and model, unless flags name others."""
 
 import types
 

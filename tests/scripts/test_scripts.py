@@ -1,4 +1,4 @@
-"""Every script as a process on a tiny input: what it prints, what it leaves behind, how it resumes after a kill."""
+"""Every script as a process on a tiny input: what it prints and writes, and how it resumes after a kill."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Requests in a row: what each starts from, what is left of the budget, and that nothing forgotten is trained on."""
+"""Several requests in a row: their splits, the rest of the budget, and that no forgotten image is trained on."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""`test.py --verify`: an untouched run folder holds, and whatever is changed in it is found."""
+"""`test.py --verify`: an untouched run folder holds, and every change in it is found."""
 
 import dataclasses
 import hashlib

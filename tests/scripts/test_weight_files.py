@@ -1,4 +1,4 @@
-"""Weights from elsewhere go out in the form that they came in, whatever that was."""
+"""Foreign weights are written back in the form in which they were read."""
 
 from collections import OrderedDict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Command line and YAML: what they accept, what they refuse in one line, and files that appear whole or not at all."""
+"""Command line and YAML: accepted and refused values, and files that appear whole or not at all."""
 
 import dataclasses
 import datetime

@@ -1,4 +1,4 @@
-"""The data sets that come ready-made: what is in them, and what is said when they cannot be had."""
+"""The built-in data sets: their content, and the errors where they cannot be loaded."""
 
 import hashlib
 import os

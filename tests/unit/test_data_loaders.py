@@ -1,4 +1,4 @@
-"""TensorLoader: what comes out, in which order, and that a pass is a function of its seed and number."""
+"""TensorLoader: its batches, their order, and that a pass is a function of seed and number."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""`python -m data.prepare`: what it finds, and its exit status when it finds nothing."""
+"""`python -m data.prepare`: its description of a data set, and its exit status where there is none."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Splits on disk: what comes back, and that nothing damaged or foreign does."""
+"""Splits on disk: they load as they were saved; damaged files and those of other data are refused."""
 
 import dataclasses
 

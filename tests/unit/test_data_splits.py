@@ -1,4 +1,4 @@
-"""Properties that every split has, whatever was asked for."""
+"""Invariants of every split, and the refusal of impossible options."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Endless and paired streams: evenness, full batches, and going on exactly where they were."""
+"""Endless and paired streams: evenness, full batches, and exact resuming."""
 
 import json
 from collections import Counter
