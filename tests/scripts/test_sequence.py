@@ -377,7 +377,7 @@ class TestRefused:
         (("--width", 8), "--width 8: it was 4 in"), (("--model", "resnet20"), "--model resnet20: it was resnet8"),
         (("--test", 0.3), "--test 0.3: it was 0.2"), (("--validation", 0.2), "--validation 0.2: it was 0.1"),
         (("--mean", 0.1), "--mean [0.1]: it was None"), (("--weight_path", "a.pt"), "leave one of them out"),
-        (("--splits", "a.npz"), "--splits a.npz: --previous_run goes on from its own splits"),
+        (("--splits", "a.npz"), "--splits a.npz: --previous_run continues from its own splits"),
     ])  # fmt: skip
     def test_contradictions(self, first, tmp_path, capsys, flags, says):
         flags = ("--previous_run", first.folder, "--forget", "random:9", "--log_dir", tmp_path / "none", *flags)
@@ -385,7 +385,7 @@ class TestRefused:
         assert not (tmp_path / "none").exists()
 
     def test_nothing_to_forget(self, first, capsys):
-        self.refuse(capsys, "--previous_run", first.folder, says=("say what is to be forgotten next, by --forget",))
+        self.refuse(capsys, "--previous_run", first.folder, says=("name what is to be forgotten next by --forget",))
 
     def test_another_forget_set_was_left_out_of_the_retrained_model(self, first, original, capsys):
         weights = original.folder / "model.pt"
