@@ -35,7 +35,6 @@ from helper_functions.run_folder import result_weights
 
 SCRIPTS = {"train.py": train, UNLEARN: train_constrained_unlearning, CONTRASTIVE: train_contrastive, "test.py": test}
 PARSERS = {name: script.get_parser for name, script in SCRIPTS.items()}
-FIGURES |= {"mia_accuracy", "mia_tpr", "mia_efficacy"}
 # Further figures of a model that has a retrained one beside it.
 AGAINST_RETRAINED = {
     "activation_distance", "js_divergence", "rmia_auc", "rmia_auc_low", "rmia_auc_high", "rmia_tpr",
