@@ -98,6 +98,9 @@ def report() -> Target:
     schema = json.loads(Path("docs/report.schema.json").read_text())
     seeds = (json.dumps(_instance(schema, schema["$defs"]), indent=1).encode(), b'{"schema_version": 1, "models": {}}')
     version = code_version()
+    # matplotlib creates its cache folders at the first import.
+    import matplotlib.backends.backend_svg
+    import matplotlib.style  # noqa: F401
 
     def prepare(folder: Path) -> None:
         (folder / "config.yaml").write_text("seed: 0\n")

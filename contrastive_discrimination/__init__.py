@@ -1,1 +1,1 @@
-"""Can two kinds of pairs of outputs be told apart? Discriminators, what trains them, and how well they do."""
+"""Discriminators of two kinds of pairs of outputs: their inputs, their training and their held-out AUC."""

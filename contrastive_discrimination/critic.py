@@ -1,4 +1,4 @@
-"""A discriminator together with what trains it."""
+"""A critic: a discriminator together with its optimizer."""
 
 import copy
 
@@ -13,10 +13,11 @@ from helper_functions.metrics import calculate_binary_accuracy
 
 
 def _join(same: Pairs, different: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """First and second outputs of all pairs, targets (1 for same) and weights, by which each kind sums to a half."""
+    """First and second outputs of all pairs, targets (1 for same), and weights that sum to a half for each kind."""
     for first, second in (same, different):
         if first.ndim != 2 or first.shape != second.shape or len(first) == 0:
-            raise ValueError(f"pairs [B, D], B at least 1, wanted, got {list(first.shape)} and {list(second.shape)}")
+            shapes = f"{list(first.shape)} and {list(second.shape)}"
+            raise ValueError(f"outputs have shapes {shapes}; pass pairs [B, D] with B at least 1")
     first, second = torch.cat([same[0], different[0]]), torch.cat([same[1], different[1]])
     ones, zeros = torch.ones_like(same[0][:, 0]), torch.zeros_like(different[0][:, 0])
     weights = torch.cat([ones / (2 * len(ones)), (zeros + 1) / (2 * len(zeros))])
@@ -26,53 +27,45 @@ def _join(same: Pairs, different: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor
 class Critic:
     """A discriminator that learns from pairs of both kinds, and judges pairs without learning from them.
 
-    Outside a training step, the discriminator is in eval mode.
+    The discriminator is in eval mode except in a training step.
 
     Args:
         discriminator: gives logits `[B]` of the hypothesis *same*, on the device of the pairs.
         learning_rate: of AdamW (Loshchilov and Hutter 2019).
         weight_decay: of AdamW.
-        frozen: only ever measure.
+        frozen: measure and never learn.
     """
 
     def __init__(
-        self,
-        discriminator: nn.Module,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-4,
-        frozen: bool = False,
+        self, discriminator: nn.Module, learning_rate: float = 1e-3, weight_decay: float = 1e-4, frozen: bool = False
     ) -> None:
         self.discriminator = discriminator.eval()
         self.frozen = frozen
-        parameters = list(discriminator.parameters())
-        # A discriminator that is solved exactly leaves nothing to an optimizer, which refuses an empty list.
         self.optimizer = None
-        if parameters:
-            self.optimizer = torch.optim.AdamW(
-                parameters, learning_rate, weight_decay=weight_decay, fused=parameters[0].device.type != "mps"
-            )
+        if parameters := list(discriminator.parameters()):  # none where it is solved exactly
+            fused = parameters[0].device.type != "mps"
+            self.optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, fused=fused)
 
     @property
     def is_solved(self) -> bool:
-        """Whether the discriminator is fitted exactly, in one go, in place of gradient steps."""
+        """Whether the discriminator is fitted exactly in place of gradient steps."""
         return isinstance(self.discriminator, StatisticsRegression)
 
     def learn(self, same: Pairs, different: Pairs) -> dict[str, Tensor]:
-        """One step on the binary cross-entropy, in which each kind weighs half whatever its count.
+        """One step on the binary cross-entropy, each kind with half of the weight whatever its count.
 
-        One forward pass sees all pairs, so that batch norm cannot tell the kinds by their statistics. No gradient
-        flows into the pairs. A discriminator that is solved exactly is refitted on these pairs alone.
+        All pairs share one forward pass, so that batch-norm statistics do not reveal the kind. No gradient flows into
+        the pairs. A discriminator that is solved exactly is refitted on these pairs alone.
 
         Args:
             same: first and second outputs, `[P, D]` each.
             different: the same, `[Q, D]` each.
 
         Returns:
-            `classifier/loss` in nats and `classifier/accuracy` in percent of all pairs, both 0-d, of the logits before
-            the step; from a frozen critic, in eval mode.
+            `classifier/loss` in nats and `classifier/accuracy` in percent of all pairs, both 0-d, before the step.
 
         Raises:
-            ValueError: a kind without pairs, or shapes that do not fit.
+            ValueError: a kind without pairs, or shapes that do not match.
         """
         first, second, targets, weights = _join(same, different)
         steps = not (self.frozen or self.optimizer is None)
@@ -84,7 +77,6 @@ class Critic:
             if steps:
                 loss.backward()
                 self.optimizer.step()
-                # Dropped, so that outside a step a parameter has no gradient.
                 self.optimizer.zero_grad(set_to_none=True)
         finally:
             self.discriminator.eval()
@@ -94,9 +86,7 @@ class Critic:
         return {"classifier/loss": loss.detach(), "classifier/accuracy": accuracy}
 
     def judge(self, first: Tensor, second: Tensor) -> Tensor:
-        """Logits `[B]` of *same*, in eval mode: each pair's is its own, whatever else is in the batch.
-
-        Gradients flow to the outputs, and none to the discriminator's parameters.
+        """Logits `[B]` of *same*, in eval mode; gradients flow to the outputs, none to the discriminator's parameters.
 
         Args:
             first: `[B, D]`.
@@ -112,17 +102,17 @@ class Critic:
             group["lr"] *= factor
 
     def state_dict(self) -> dict:
-        """A copy of the discriminator's and the optimizer's state, in dicts that `torch.load` reads as weights only."""
+        """A copy of the discriminator's and the optimizer's state, which `torch.load` reads with `weights_only`."""
         optimizer = {} if self.optimizer is None else self.optimizer.state_dict()
         return copy.deepcopy({"discriminator": dict(self.discriminator.state_dict()), "optimizer": optimizer})
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from a `state_dict` of a critic with the same discriminator; `state` itself does not change later.
+        """Continue from a copy of the `state_dict` of a critic with the same discriminator.
 
         Raises:
             RuntimeError: the state of another discriminator.
         """
         self.discriminator.load_state_dict(state["discriminator"])
         if self.optimizer is not None:
-            # The optimizer would step on in the very tensors that it is given.
+            # The optimizer keeps the tensors that it is given and updates them in place.
             self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))

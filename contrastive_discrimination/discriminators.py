@@ -1,7 +1,7 @@
-"""Discriminators: is this pair of outputs of the kind *same* or of the kind *different*?
+"""Discriminators: binary classifiers of pairs of outputs, whose kinds are *same* and *different*.
 
-Each is built with the number of outputs D, takes `first` and `second`, float32 `[B, D]`, and gives logits `[B]` of the
-hypothesis *same*: positive says same. None of them ends in a sigmoid.
+Each is built with the number of outputs D, takes `first` and `second`, float32 `[B, D]`, and gives logits `[B]` of
+*same*, without a sigmoid.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from contrastive_discrimination.logistic import solve_logistic
 from helper_functions.errors import UserError
 
-# exp(-100) is zero in every sum here; below it, 0 · (-inf) would be NaN.
+# exp(-100) vanishes in every sum here; without the bound, 0 · (-inf) would be NaN.
 LOWEST_LOG_PROBABILITY = -100.0
 
 
@@ -39,15 +39,14 @@ def jensen_shannon_divergence(first: Tensor, second: Tensor) -> Tensor:
     p, q = _log_softmax(first), _log_softmax(second)
     middle = torch.logaddexp(p, q) - math.log(2)
     divergence = (p.exp() * (p - middle) + q.exp() * (q - middle)).sum(1) / 2
-    return divergence.clamp(min=0)  # rounding can leave equal rows just below
+    return divergence.clamp(min=0)  # rounding can make it negative for equal rows
 
 
 def pair_statistics(first: Tensor, second: Tensor) -> Tensor:
-    """Scalar statistics of each pair, `[B, S]`: 9 of them, or 4 where there is one output, whose softmax is constant.
+    """Scalar statistics of each pair, `[B, S]`: 9 of them, or 4 of a single output, whose softmax is constant.
 
-    In order: entropy of each softmax and log of each one's largest probability (first's, second's), Jensen–Shannon
-    divergence; then, for any D, squared distance / D, scalar product / D, first's and second's first column. Entropies
-    and divergence are in nats.
+    In order: entropy of each softmax and log of its largest probability (first's, second's), Jensen–Shannon divergence;
+    then, for any D, squared distance / D, scalar product / D, first's and second's first column. In nats.
 
     Args:
         first: logits or log-probabilities, `[B, D]`.
@@ -65,10 +64,7 @@ def pair_statistics(first: Tensor, second: Tensor) -> Tensor:
 class BinaryClassifier(nn.Module):
     """A multilayer perceptron on both outputs and their absolute difference.
 
-    The outputs are standardised by an input batch norm without affine parameters; two hidden layers of 128 and 64.
-
-    Args:
-        num_outputs: D.
+    A batch norm without affine parameters standardises the inputs; two hidden layers of 128 and 64.
     """
 
     def __init__(self, num_outputs: int) -> None:
@@ -85,16 +81,13 @@ class BinaryClassifier(nn.Module):
 class DifferenceComparator(nn.Module):
     """A linear layer on the squared difference of the layer-normed outputs, divided by a learned temperature.
 
-    A single output is compared as it is, since its layer norm is zero.
-
-    Args:
-        num_outputs: D.
+    A single output is not normalised, since its layer norm is zero.
     """
 
     def __init__(self, num_outputs: int) -> None:
         super().__init__()
         self.linear = nn.Linear(num_outputs, 1)
-        # Undecided at first: random signs would have to be unlearned before the scale can be learned.
+        # All logits start at 0: random signs would first have to be reversed.
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
         self.log_temperature = nn.Parameter(torch.zeros(()))
@@ -109,9 +102,6 @@ class ComparatorNetwork(nn.Module):
     """A siamese network: one feature extractor for both outputs, and a head on [|f1 − f2|, f1 · f2] by element.
 
     Source: Conneau et al. 2017, figure 1 (the two ways of matching that are symmetric).
-
-    Args:
-        num_outputs: D.
     """
 
     def __init__(self, num_outputs: int) -> None:
@@ -122,16 +112,13 @@ class ComparatorNetwork(nn.Module):
         self.head = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        # In one pass, so that batch norm treats both alike and a shift between them is left in.
+        # In one pass, so that batch norm keeps a shift between them.
         f1, f2 = self.extractor(torch.cat([first, second])).chunk(2)
         return self.head(torch.cat([(f1 - f2).abs(), f1 * f2], dim=1))[:, 0]
 
 
 class ScalarProduct(nn.Module):
     """Cosine similarity of the outputs (of single outputs: their product), times a learned positive scale, plus a bias.
-
-    Args:
-        num_outputs: D.
     """
 
     def __init__(self, num_outputs: int) -> None:
@@ -147,9 +134,6 @@ class ScalarProduct(nn.Module):
 class JensenShannon(nn.Module):
     """bias − scale · Jensen–Shannon divergence of the outputs' softmax, with a learned positive scale.
 
-    Args:
-        num_outputs: D, at least 2.
-
     Raises:
         UserError: a single output.
     """
@@ -158,7 +142,7 @@ class JensenShannon(nn.Module):
         super().__init__()
         if num_outputs < 2:
             raise UserError("discriminator jensen_shannon needs at least two outputs; choose another discriminator")
-        # Undecided at a divergence of half its largest value, with logits of a few units on either side.
+        # The logit is 0 at half of the largest divergence, and ± 5 log 2 at both ends.
         self.log_scale = nn.Parameter(torch.tensor(math.log(10)))
         self.bias = nn.Parameter(torch.tensor(5 * math.log(2)))
 
@@ -167,18 +151,14 @@ class JensenShannon(nn.Module):
 
 
 class StatisticsRegression(nn.Module):
-    """Logistic regression on statistics of pairs, standardised; fitted exactly, not by gradient.
-
-    Until it is fitted, its logits are 0.
+    """Logistic regression on standardised statistics of pairs, solved exactly; its logits are 0 until it is fitted.
 
     Args:
         num_outputs: D.
         statistics: of pairs, first and second `[B, D]` to `[B, S]`.
     """
 
-    def __init__(
-        self, num_outputs: int, statistics: Callable[[Tensor, Tensor], Tensor] = pair_statistics
-    ) -> None:
+    def __init__(self, num_outputs: int, statistics: Callable[[Tensor, Tensor], Tensor] = pair_statistics) -> None:
         super().__init__()
         self.statistics = statistics
         count = statistics(torch.zeros(1, num_outputs), torch.zeros(1, num_outputs)).shape[1]
@@ -188,7 +168,7 @@ class StatisticsRegression(nn.Module):
 
     @torch.no_grad()
     def fit(self, first: Tensor, second: Tensor, targets: Tensor) -> None:
-        """Solve for the coefficients, with l2 = 1 on standardised statistics; each kind weighs half.
+        """Solve for the coefficients, with l2 = 1 on standardised statistics and half of the weight on each kind.
 
         Args:
             first: `[B, D]`.
@@ -197,7 +177,7 @@ class StatisticsRegression(nn.Module):
         """
         statistics = self.statistics(first, second)
         std, mean = torch.std_mean(statistics, dim=0, correction=0)
-        # What varies by its rounding only is constant.
+        # A column that varies by rounding alone is constant.
         rounding = 1e-6 * statistics.abs().amax(0)
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std <= rounding, 1.0, std))

@@ -1,41 +1,64 @@
-"""Two games of unlearning: the student's outputs on forget images are to pass for the teacher's on unseen ones.
+"""Two adversarial games: the student's outputs on forget images approach the teacher's outputs on unseen images.
 
-Both give the student a loss on a batch of forget outputs and learn from that batch in `commit`. Each is at its best
-where the discriminator can do no better than toss a coin: there its loss is log 2.
+Both give the student a loss on a batch of forget outputs and learn from that batch in `commit`. At the optimum the
+discriminator is at chance, where the loss is log 2. The flags of both are `ContrastiveArgs`.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from contrastive_discrimination.critic import Critic
+from contrastive_discrimination.discriminators import DISCRIMINATORS
 from contrastive_discrimination.logistic import solve_logistic
 from contrastive_discrimination.pairs import Pairs
 from contrastive_discrimination.reference import Reference
+from helper_functions.config import PositiveFloat, PositiveInt
 from helper_functions.metrics import calculate_binary_accuracy
 from models.batch_averaging import BatchAverage
 
 # The student's loss at which the discriminator is at chance.
 CHANCE_LOSS = math.log(2)
-# Steps that a discriminator takes on the teacher's own outputs before the student's first.
+# Steps of the critic on the teacher's own outputs before the student's first.
 WARM_UP_STEPS = 100
-# Recent forget images on which the regression is refitted: those of one batch are too few to see where means differ.
+# Recent forget images on which the regression is refitted: one batch is too few to estimate differences of means.
 MEMORY = 512
-# Ridge of that regression, beside group means in units of one image's standard deviation.
+# l2 of that regression, on group means in units of one image's standard deviation.
 RIDGE = 5.0
+
+
+@dataclasses.dataclass
+class ContrastiveArgs:
+    """Flags that only the methods with a discriminator, untrain and untrain_contrastive, have."""
+
+    discriminator: Literal["auto", *DISCRIMINATORS] = "auto"
+    """The discriminator; auto is mlp. untrain_contrastive always uses logistic."""
+    discriminate: Literal["logits", "features", "losses"] = "logits"
+    """Its inputs: sorted log-probabilities with the label set apart, inputs of the last layer, or losses alone."""
+    match: Literal["auto", "given", "none"] = "auto"
+    """Forget images are paired with unseen images of their given label, or of any label; auto is none where labels or
+    classes are forgotten, else given."""
+    discriminator_learning_rate: PositiveFloat = 0.003
+    """Learning rate of the discriminator."""
+    discriminator_steps: PositiveInt = 3
+    """Steps of the discriminator for each step of the student."""
+    group_size: PositiveInt = 16
+    """Images in a group, over which untrain_contrastive averages the inputs of its logistic regression."""
 
 
 class AdversarialGame:
     """A critic tells pairs (student on forget, teacher on unseen) from pairs (teacher on unseen, teacher on unseen).
 
-    The student's loss is −log P(same) (Goodfellow et al. 2014, section 3, the one that does not saturate), and the
-    critic takes `steps` of its own after each of the student's.
+    The student's loss is −log P(same) (Goodfellow et al. 2014, section 3, the non-saturating one), and the critic takes
+    `steps` of its own after each of the student's.
 
     Args:
-        critic: the discriminator and what trains it.
+        critic: the discriminator and its optimizer.
         reference: the teacher's outputs on unseen images.
         steps: of the critic, beside each of the student's.
         generator: of the partners, on the device of the outputs.
@@ -46,13 +69,13 @@ class AdversarialGame:
         self._seen: Pairs | None = None
 
     def warm_up(self, outputs: Tensor, labels: Tensor, batch_size: int) -> None:
-        """Let the critic learn from the teacher's outputs on forget images, `[P, D]`, labels `[P]`, before the game."""
+        """Train the critic on the teacher's outputs on forget images, `[P, D]`, labels `[P]`, before the game."""
         for _ in range(WARM_UP_STEPS):
             rows = torch.randint(len(labels), (batch_size,), generator=self.generator, device=labels.device)
             self._learn(outputs[rows], labels[rows])
 
     def loss(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The student's loss in nats and the share of images that pass for unseen ones, both 0-d.
+        """The student's loss in nats and the share of images that are classified as unseen, both 0-d.
 
         Args:
             outputs: of the student on forget images, `[B, D]`.
@@ -60,12 +83,12 @@ class AdversarialGame:
         """
         _, beside = self.reference.draw(labels, self.generator)
         logits = self.critic.judge(outputs, self.reference.outputs(beside, self.generator))
-        # Sharpness-aware steps come here twice; the critic learns from what the student said first.
+        # SAM calls this twice a step; the critic learns from the first outputs.
         self._seen = self._seen or (outputs.detach(), labels)
         return F.softplus(-logits).mean(), (logits.detach() > 0).float().mean()
 
     def commit(self) -> dict[str, Tensor]:
-        """The critic's turn; its loss in nats and its accuracy in percent, before its steps."""
+        """Train the critic; its loss in nats and its accuracy in percent, before its steps."""
         seen, self._seen = self._seen, None
         return [self._learn(*seen) for _ in range(self.steps)][0]
 
@@ -88,9 +111,9 @@ class AdversarialGame:
 class BatchAveragedGame:
     """A logistic regression tells group means of the student's forget outputs from those of the teacher's unseen ones.
 
-    It is refitted at each step, on the means of groups of recent forget images and of as many unseen ones; then, with
-    its coefficients fixed, the gradient of −log P(same) passes through the means of the batch's groups into the
-    student. A shift of the mean that is invisible in one image shows in a group of g, whose mean varies √g times less.
+    It is refitted at each step on groups of recent forget images and of unseen images; then, with its coefficients
+    fixed, the gradient of −log P(same) flows through the means of the batch's groups into the student. The mean of a
+    group of g varies √g times less than one image, so that smaller shifts can be detected.
 
     Args:
         statistics: of single outputs, `[B, D]` to `[B, S]`.
@@ -100,11 +123,7 @@ class BatchAveragedGame:
     """
 
     def __init__(
-        self,
-        statistics: Callable[[Tensor], Tensor],
-        reference: Reference,
-        group_size: int,
-        generator: torch.Generator,
+        self, statistics: Callable[[Tensor], Tensor], reference: Reference, group_size: int, generator: torch.Generator
     ) -> None:
         self.statistics, self.reference, self.generator = statistics, reference, generator
         self.average = BatchAverage(group_size)
@@ -113,12 +132,7 @@ class BatchAveragedGame:
         self._figures: dict[str, Tensor] = {}
 
     def loss(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The student's loss in nats and the share of groups that pass for unseen ones, both 0-d.
-
-        Args:
-            outputs: of the student on forget images, `[B, D]`.
-            labels: given labels of the images, int64 `[B]`.
-        """
+        """As `AdversarialGame.loss`, with the share of groups."""
         statistics = self.statistics(outputs)
         recent = self._with_recent(statistics.detach(), labels)
         unseen = torch.cat([
@@ -139,7 +153,7 @@ class BatchAveragedGame:
         return statistics[-MEMORY:], labels[-MEMORY:]
 
     def _refit(self, forget: Tensor, unseen: Tensor) -> Tensor:
-        """Coefficients and intercept, `[S + 1]`, from standardised statistics; the two kinds weigh the same."""
+        """Coefficients and intercept, `[S + 1]`, from standardised statistics; both kinds have the same weight."""
         means, weights = [], []
         for kind in (forget, unseen):
             means.append(self.average(kind[torch.randperm(len(kind), generator=self.generator, device=kind.device)]))
@@ -156,7 +170,7 @@ class BatchAveragedGame:
         return coefficients
 
     def commit(self) -> dict[str, Tensor]:
-        """Remember the batch; the regression's loss in nats and its accuracy in percent, on what it was fitted to."""
+        """Keep the batch; the regression's loss in nats and its accuracy in percent, on the data of its fit."""
         self.recent, self._seen = self._seen, None
         return self._figures
 

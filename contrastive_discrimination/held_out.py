@@ -1,4 +1,4 @@
-"""How well a freshly fitted discriminator tells pairs that it has not seen (a classifier two-sample test)."""
+"""The AUC of a freshly fitted discriminator on held-out pairs (a classifier two-sample test)."""
 
 import math
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from contrastive_discrimination.pairs import Pairs
 from helper_functions.errors import UserError
 from helper_functions.training.devices import seeded
 
-# Numbers that one chunk of resamples may hold: 32 MiB in float64.
+# Numbers in one chunk of resamples: 32 MiB in float64.
 CHUNK = 2**22
-# How often, about, a critic sees each pair that it learns from, and in how many steps at least.
+# Passes of a critic over its training pairs, and its least number of steps.
 PASSES, FEWEST_STEPS = 6, 40
 FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Auc:
-    """An area under the ROC curve, and the ends of its 95 % bootstrap interval; all NaN where scores are not finite."""
+    """An area under the ROC curve and its 95 % bootstrap interval; all NaN where scores are not finite."""
 
     value: float
     low: float
@@ -40,11 +40,11 @@ def auc(scores_same: Tensor, scores_different: Tensor) -> Tensor:
         scores_different: `[Q]`.
 
     Raises:
-        ValueError: a kind without scores, or shapes that do not fit.
+        ValueError: a kind without scores, or scores that are not 1-d.
     """
     if scores_same.ndim != 1 or scores_different.ndim != 1 or min(len(scores_same), len(scores_different)) == 0:
         shapes = f"{list(scores_same.shape)} and {list(scores_different.shape)}"
-        raise ValueError(f"scores [P] and [Q], at least one of each, wanted, got {shapes}")
+        raise ValueError(f"scores have shapes {shapes}; pass [P] and [Q], at least one of each")
     ranked = scores_different.sort().values
     below, up_to = (torch.searchsorted(ranked, scores_same.contiguous(), right=right) for right in (False, True))
     area = (below + up_to).sum() / (2 * len(scores_same) * len(scores_different))
@@ -53,13 +53,13 @@ def auc(scores_same: Tensor, scores_different: Tensor) -> Tensor:
 
 
 def _deal_folds(ids: tuple[np.ndarray, np.ndarray], folds: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Fold of each pair, one array a kind: an image lies in one fold, and each fold has as many of a kind's images."""
+    """Fold of each pair, one array a kind: each image is in one fold, and a kind's images are spread evenly."""
     same, different = (np.unique(kind) for kind in ids)
     for name, images in (("same", same), ("different", different)):
         if len(images) < folds:
-            raise UserError(f"{len(images)} images in pairs of the kind {name}: {folds} folds want one each or more")
+            raise UserError(f"{len(images)} images in pairs of the kind {name}: {folds} folds need as many or more")
     both = np.intersect1d(same, different)
-    # Each kind is dealt round and round: first the images that it shares, then its own.
+    # Each kind is dealt to the folds in turn: first the shared images, then its own.
     parts = [rng.permutation(part) for part in (both, np.setdiff1d(same, both), np.setdiff1d(different, both))]
     starts = (0, len(both), len(both))
     fold_of = {
@@ -71,7 +71,7 @@ def _deal_folds(ids: tuple[np.ndarray, np.ndarray], folds: int, rng: np.random.G
 
 
 def _resample_weights(ids: np.ndarray, count: int, generator: torch.Generator) -> Tensor:
-    """How often each pair is in each of `count` resamples of its kind's images, float64 `[count, N]`."""
+    """Multiplicity of each pair in each of `count` resamples of its kind's images, float64 `[count, N]`."""
     images, image_of = np.unique(ids, return_inverse=True)
     draws = torch.randint(len(images), (count, len(images)), generator=generator)
     times = torch.zeros(count, len(images), dtype=torch.float64)
@@ -88,7 +88,7 @@ def resampled_auc(scores: Pairs, ids: tuple[np.ndarray, np.ndarray], count: int,
     for start in range(0, count, chunk):
         size = min(chunk, count - start)
         weights_same, weights_different = (_resample_weights(kind, size, generator) for kind in ids)
-        # Column i is the weight of the i lowest scores of the kind different.
+        # Column i is the weight of the i lowest scores of *different*.
         cumulative = F.pad(weights_different[:, order].cumsum(1), (1, 0))
         wins = (weights_same * (cumulative[:, below] + cumulative[:, up_to])).sum(1) / 2
         found.append(wins / (weights_same.sum(1) * cumulative[:, -1]))
@@ -96,25 +96,19 @@ def resampled_auc(scores: Pairs, ids: tuple[np.ndarray, np.ndarray], count: int,
 
 
 def _fit(critic: Critic, same: Pairs, different: Pairs, steps: int, batch_size: int) -> None:
-    """Train on random minibatches of which each kind is half; what is solved exactly is solved once, on all pairs."""
+    """Train on random minibatches, half of each kind; a solved discriminator is solved once, on all pairs."""
     if critic.is_solved:
         critic.learn(same, different)
         return
     half, device = max(1, batch_size // 2), same[0].device
-    rows = [torch.randint(len(kind[0]), (steps, half)).to(device) for kind in (same, different)]
-    for chosen_same, chosen_different in zip(*rows, strict=True):
-        critic.learn(
-            (same[0][chosen_same], same[1][chosen_same]),
-            (different[0][chosen_different], different[1][chosen_different]),
-        )
+    drawn = [torch.randint(len(kind[0]), (steps, half)).to(device) for kind in (same, different)]
+    for rows in zip(*drawn, strict=True):
+        critic.learn(*[(first[i], second[i]) for (first, second), i in zip((same, different), rows, strict=True)])
 
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """What one fold's critic said to pairs that it had not seen: scores of *same* `[p]` and of *different* `[q]`.
-
-    `images` are the ids of the images behind those pairs. All on the CPU.
-    """
+    """Scores of one fold's held-out pairs, *same* `[p]` and *different* `[q]`, and ids of their images; on the CPU."""
 
     scores: Pairs
     images: tuple[np.ndarray, np.ndarray]
@@ -131,15 +125,15 @@ def held_out_scores(
     steps: int | None = None,
     batch_size: int = 256,
 ) -> list[Fold]:
-    """Scores, fold by fold, of pairs that a freshly built and fitted critic has not seen; arguments: `held_out_auc`."""
+    """Scores of held-out pairs by a freshly fitted critic, fold by fold; arguments as of `held_out_auc`."""
     if folds < 2:
-        raise UserError(f"{folds} folds: pass at least 2, to learn from some pairs and judge others")
+        raise UserError(f"{folds} folds: pass at least 2, to fit on some pairs and judge others")
     counts = len(same[0]), len(different[0])
     if groups is None:
         groups = torch.arange(counts[0]), torch.arange(counts[0], sum(counts))
     ids = groups[0].cpu().numpy(), groups[1].cpu().numpy()
     if tuple(map(len, ids)) != counts:
-        raise ValueError(f"an image id for each of {counts} pairs wanted, got {tuple(map(len, ids))}")
+        raise ValueError(f"{tuple(map(len, ids))} image ids for {counts} pairs: pass one for each pair")
     if steps is None:
         steps = max(FEWEST_STEPS, PASSES * sum(counts) // batch_size)
     fold_of, found = _deal_folds(ids, folds, np.random.default_rng(seed)), []
@@ -159,7 +153,7 @@ def held_out_scores(
 
 
 def auc_of(folds: list[Fold], seed: int = 0, bootstrap: int = 1000) -> Auc:
-    """Mean over folds of the AUC, with its interval as `held_out_auc` tells."""
+    """Mean over folds of the AUC, with the interval of `held_out_auc`."""
     generator = torch.Generator().manual_seed(seed)
     value = float(np.mean([auc(*fold.scores).item() for fold in folds]))
     if not math.isfinite(value):
@@ -173,32 +167,24 @@ def auc_of(folds: list[Fold], seed: int = 0, bootstrap: int = 1000) -> Auc:
 
 
 def held_out_auc(
-    build: Callable[[], Critic],
-    same: Pairs,
-    different: Pairs,
-    *,
-    seed: int = 0,
-    bootstrap: int = 1000,
-    **options,
+    build: Callable[[], Critic], same: Pairs, different: Pairs, *, seed: int = 0, bootstrap: int = 1000, **options
 ) -> Auc:
-    """Mean over stratified folds of the AUC on pairs that a freshly built and fitted critic has not seen; 0.5 is ideal.
+    """Mean over stratified folds of the AUC of a freshly fitted critic on held-out pairs; 0.5 is ideal.
 
     A classifier two-sample test (Lopez-Paz and Oquab 2017, section 3) with AUC in place of accuracy. The interval is
-    the percentile bootstrap's over images, drawn within each fold and kind, which tells how the figure depends on the
-    images that were judged; it is widened for the critics' share in the noise, since folds learn from much the same
-    images (Nadeau and Bengio 2003, section 3). The same seed gives the same figures; the global generators are left as
-    they were.
+    the percentile bootstrap over images, drawn within each fold and kind, and widened for the variance of the critics,
+    whose training sets overlap (Nadeau and Bengio 2003, section 3). The same seed gives the same figures; global
+    generators keep their state.
 
     Args:
-        build: gives a new critic, on the device of the pairs; called once a fold.
+        build: gives a new critic on the device of the pairs; called once a fold.
         same: first and second outputs, `[P, D]` each.
         different: the same, `[Q, D]` each.
         seed: of folds, critics, minibatches and resamples.
         bootstrap: resamples, at least 1.
-        options: of `held_out_scores`. `groups`: integer ids `[P]` and `[Q]` of the image behind each pair, both kinds
-            counted alike; no image is both learned from and judged; by default, each pair has an image of its own.
-            `folds`: at least 2. `steps`: of training a fold; by default as many as show each pair about six times, and
-            at least 40. `batch_size`: pairs a step, half of each kind.
+        options: of `held_out_scores`. `groups`: integer ids `[P]` and `[Q]` of each pair's image, shared by both kinds;
+            no image is in both the training and the held-out pairs; by default, each pair has its own image. `folds`:
+            at least 2. `steps`: of training a fold; by default six passes, at least 40. `batch_size`: pairs a step.
 
     Raises:
         UserError: fewer than 2 folds, or a kind with fewer images than folds.

@@ -4,18 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Newton's step, longer ones for separable data, where it gains one nat of margin at a time, and the damped ones.
+# Newton's step, longer ones for separable data, where Newton's gains one nat of margin at a time, and damped ones.
 STEP_SIZES = (1.0, 8.0, 4.0, 2.0, *(0.5**k for k in range(1, 13)), 0.0)
-
-
-def _check_shapes(features: Tensor, targets: Tensor, weights: Tensor | None, l2: float) -> None:
-    if features.ndim != 2 or len(features) == 0 or targets.shape != features.shape[:1]:
-        shapes = f"{list(features.shape)} and {list(targets.shape)}"
-        raise ValueError(f"features [N, S] and targets [N], N at least 1, wanted, got {shapes}")
-    if weights is not None and weights.shape != targets.shape:
-        raise ValueError(f"weights of shape {list(targets.shape)} wanted, got {list(weights.shape)}")
-    if not l2 >= 0:
-        raise ValueError(f"l2 is {l2}: pass a number of at least 0")
 
 
 def _standardisation(features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,7 +14,7 @@ def _standardisation(features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]
     mean = (share * features).sum(0)
     std = (share * (features - mean).square()).sum(0).sqrt()
     number = torch.finfo(features.dtype)
-    # Below these, a deviation is the rounding of the mean, or its inverse square overflows.
+    # A smaller deviation is rounding of the mean, or its inverse square overflows.
     rounding = (16 * number.eps * features.abs().amax(0)).clamp(min=number.tiny**0.25)
     return mean, torch.where(std <= rounding, 1.0, std)
 
@@ -36,11 +26,11 @@ def _newton_step(
     probability = torch.sigmoid(logits)
     gradient = design.T @ (weights * (probability - targets)) + penalty * at
     hessian = (design.T * (weights * probability * (1 - probability))) @ design + torch.diag(penalty)
-    # Scaled to a unit diagonal, so that a ridge too small to slow Newton down keeps any singular one solvable.
+    # Scaled to a unit diagonal: a ridge that hardly changes Newton's step then makes a singular one solvable.
     number = torch.finfo(hessian.dtype)
     scale = hessian.diagonal().clamp(min=number.tiny**0.5).rsqrt()
     scaled = scale[:, None] * hessian * scale + 16 * number.eps * torch.eye(len(at), dtype=at.dtype, device=at.device)
-    # The variant that does not wait to learn whether the solution exists.
+    # `solve` would wait for the device to report whether a solution exists.
     direction, _ = torch.linalg.solve_ex(scaled, (scale * gradient)[:, None])
     return scale * direction[:, 0]
 
@@ -49,13 +39,13 @@ def _newton_step(
 def solve_logistic(
     features: Tensor, targets: Tensor, *, weights: Tensor | None = None, l2: float = 1.0, iterations: int = 25
 ) -> Tensor:
-    """Coefficients that minimise Σ weight · log loss + l2/2 · ‖coefficients‖², the intercept free of penalty.
+    """Coefficients that minimise Σ weight · log loss + l2/2 · ‖coefficients‖², without a penalty on the intercept.
 
-    The objective is that of scikit-learn's `LogisticRegression` with C = 1/l2. Damped Newton (iteratively reweighted
-    least squares, Hastie et al. 2009, section 4.4.1) for a fixed number of iterations, each of which takes the best
-    of a ladder of step sizes; nothing waits for the device. Computes in float64, on MPS in float32, and without
-    gradients. Without a penalty, or with one kind of target only, separable data have no minimum: what comes back is
-    finite, and as far as the iterations went. Non-finite features give NaN.
+    The objective is that of scikit-learn's `LogisticRegression` with C = 1/l2, which would need the host. Damped Newton
+    (iteratively reweighted least squares, Hastie et al. 2009, section 4.4.1) for a fixed number of iterations, each
+    with the best of several step sizes; nothing waits for the device. Computes in float64, on MPS in float32, without
+    gradients. Where there is no minimum (separable data without a penalty, targets of one kind), the result is the
+    finite last iterate. Non-finite features give NaN.
 
     Args:
         features: `[N, S]`, in any units.
@@ -68,19 +58,21 @@ def solve_logistic(
         `[S + 1]`, the coefficients and then the intercept, in the dtype of `features`.
 
     Raises:
-        ValueError: shapes that do not fit, or a negative penalty.
+        ValueError: shapes that do not match, or a negative penalty.
     """
-    _check_shapes(features, targets, weights, l2)
+    shapes = [list(each.shape) for each in (features, targets, targets if weights is None else weights)]
+    if features.ndim != 2 or len(features) == 0 or shapes[1:] != [shapes[0][:1]] * 2 or not l2 >= 0:
+        raise ValueError(f"l2 is {l2} and shapes are {shapes}; pass [N, S], [N] and [N], N at least 1, and l2 >= 0")
     dtype = torch.float32 if features.device.type == "mps" else torch.float64
     x, y = features.to(dtype), targets.to(dtype)
     w = torch.ones_like(y) if weights is None else weights.to(dtype)
 
-    # The minimum is the same in standardised coordinates, if the penalty is divided by the variances.
+    # In standardised coordinates, with the penalty divided by the variances, the minimum is the same.
     mean, std = _standardisation(x, w)
     design = torch.cat([(x - mean) / std, torch.ones_like(y)[:, None]], dim=1)
     penalty = torch.cat([l2 / std.square(), x.new_zeros(1)])
     sizes = torch.tensor(STEP_SIZES, dtype=dtype).to(x.device, non_blocking=True)[:, None]
-    # Near the minimum all steps differ by rounding only, and Newton's own is the one that still converges.
+    # Near the minimum the objectives differ by rounding, and only Newton's own step still converges.
     handicap = 1 + 64 * torch.finfo(dtype).eps * (sizes[:, 0] != 1).to(dtype)
 
     # The intercept starts at the log odds, half an example added to each side.

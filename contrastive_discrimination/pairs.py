@@ -1,4 +1,4 @@
-"""Pairs of outputs that belong together, pairs that do not, and what of an output is compared."""
+"""Pairs of outputs: of one image, of different images, of images of one class; and log-probabilities to compare."""
 
 import math
 
@@ -34,7 +34,7 @@ def shuffled(student: Tensor, teacher: Tensor, generator: torch.Generator) -> Pa
 
 
 class ClassMates:
-    """Draws reference images of wanted classes, each of a class with the same probability, all on one device.
+    """Draws reference images of wanted classes, uniformly within a class, all on one device.
 
     Args:
         labels: of the reference images, int64 `[U]`.

@@ -1,4 +1,4 @@
-"""What the teacher says to images that it never saw: the reference that forget outputs are compared with."""
+"""The reference for forget outputs: the teacher's outputs on unseen images, their views and their statistics."""
 
 from typing import Literal
 
@@ -14,10 +14,10 @@ Match = Literal["given", "none"]
 
 
 class View:
-    """What of a model's outputs a discriminator sees.
+    """The part of a model's outputs that a discriminator sees.
 
-    `logits` are log-probabilities with what has to go set apart, `losses` the first column of them with its sign
-    turned, `features` what the last linear layer sees.
+    `logits` are log-probabilities with the classes to forget set apart (`set_apart`), `losses` the negative of their
+    first column, `features` the input of the last linear layer.
 
     Args:
         name: one of the three.
@@ -32,11 +32,11 @@ class View:
 
     @property
     def set_apart(self) -> int:
-        """How many classes are set apart."""
+        """Number of classes that are set apart."""
         return max(1, len(self.forgotten))
 
     def to_go(self, labels: Tensor) -> Tensor:
-        """The classes that have to go from images of these labels: bool `[B, K]`."""
+        """The classes to forget for images of these labels: bool `[B, K]`."""
         classes = class_mask(labels, self.num_classes)
         if len(self.forgotten):
             classes[:, self.forgotten] = True
@@ -51,14 +51,14 @@ class View:
 
 
 class Reference:
-    """The teacher's outputs on images that it never saw, and pairs of them.
+    """The teacher's outputs on unseen images, and pairs of them.
 
-    With `given`, an image stands beside images of its own label. With `none`, it stands beside images of any class, in
-    which as many random classes are set apart as have to go, but never the image's own: that is how unlikely the wrong
-    label, or the forgotten class, would be if the teacher had not learned it.
+    With `given`, a forget image is paired with unseen images of its own label. With `none`, it is paired with images of
+    any class, in which as many random classes are set apart as are to be forgotten, but never the image's own: so
+    likely would the wrong label, or the forgotten class, be to a teacher that had not learned it.
 
     Args:
-        view: what is seen of the outputs.
+        view: the part of the outputs that is compared.
         match: how images are paired.
         logits: of the teacher, `[U, K]`.
         labels: of the images, int64 `[U]`.
@@ -71,15 +71,9 @@ class Reference:
     """
 
     def __init__(
-        self,
-        view: View,
-        match: Match,
-        logits: Tensor,
-        labels: Tensor,
-        features: Tensor | None,
-        name: str,
+        self, view: View, match: Match, logits: Tensor, labels: Tensor, features: Tensor | None, name: str,
         wanted: Tensor,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.view, self.match = view, match
         self.logits, self.labels, self.features = logits, labels, features
         if match == "given":
@@ -91,11 +85,11 @@ class Reference:
                 raise UserError(f"{len(labels)} {name} image to pair; hold out more images (--validation)")
 
     def draw(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Two different images beside each forget image of these labels, `[B]`: two index tensors, int64 `[B]`."""
+        """Two different images for each forget image of these labels, `[B]`: two index tensors, int64 `[B]`."""
         return self.mates.draw(labels if self.match == "given" else torch.zeros_like(labels), generator)
 
     def outputs(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """What is seen of the images with these indices, `[B, D]`."""
+        """The view of the images with these indices, `[B, D]`."""
         labels, view = self.labels[indices], self.view
         if self.match == "given":
             classes = view.to_go(labels)
@@ -103,3 +97,21 @@ class Reference:
             classes = other_classes(labels, view.num_classes, view.set_apart, generator)
         features = None if self.features is None else self.features[indices]
         return view(self.logits[indices], features, classes)
+
+
+def output_statistics(outputs: Tensor) -> Tensor:
+    """Scalar statistics of each output, `[B, S]`, whose means over groups a logistic regression compares.
+
+    Matching the mean of one statistic does not match the distribution: half of the images may be low, half high. So
+    the first column, the log-probability to forget, is joined by its exponential and its square, and, where there are
+    more columns, by the entropy, the next two log-probabilities and the square of the larger one.
+
+    Args:
+        outputs: log-probabilities `[B, D]` as `set_apart` gives them, or losses `[B, 1]`.
+    """
+    own = outputs[:, 0]
+    if outputs.shape[1] == 1:
+        return torch.stack([own, (-own).exp(), own.square()], dim=1)
+    entropy = -(outputs.exp() * outputs).sum(1)
+    columns = [own, own.exp(), own.square(), outputs[:, 1], outputs[:, 1].square(), entropy]
+    return torch.stack([*columns, *outputs[:, 2:3].unbind(1)], dim=1)

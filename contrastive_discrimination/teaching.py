@@ -1,10 +1,9 @@
-"""A student learns a teacher's outputs through a discriminator, and without labels.
+"""A student learns a teacher's outputs through a discriminator, without labels.
 
-The discriminator sees pairs of outputs with noise on both. *Same* are two looks at the teacher on one image;
-*different* are the student beside the teacher on one image, and the teacher on two images, which shows what a
-difference is before the student is anywhere near. The student is to be taken for the teacher. Without noise the two
-would always be told apart, however close they are, by not being exactly equal (instance noise: Sønderby et al. 2017,
-section 4).
+The discriminator sees pairs of outputs with noise on both. *Same* are two noisy copies of the teacher's output on one
+image; *different* are the student's and the teacher's on one image, and the teacher's on two images, which are an
+example of a difference before the student comes close. The student minimises −log P(same). Without noise, outputs that
+are not exactly equal could always be told apart (instance noise: Sønderby et al. 2017, section 4).
 """
 
 import dataclasses
@@ -33,7 +32,7 @@ class Scale:
     def of(cls, outputs: Tensor) -> "Scale":
         """Of the teacher's outputs on training images, `[N, D]`."""
         std, mean = torch.std_mean(outputs, dim=0)
-        # A feature that the teacher never uses would count for more than all others together.
+        # The bound keeps a nearly constant feature from outweighing all others.
         return cls(mean, std.clamp(min=0.01 * std.mean().item() + 1e-6))
 
     def __call__(self, outputs: Tensor) -> Tensor:
@@ -44,48 +43,40 @@ class PassForTeacher(Objective):
     """The student's loss −log P(same) of its outputs beside the teacher's on the same images.
 
     Args:
-        student: what learns.
+        student: the model that learns.
         teacher: frozen.
-        see_features: compare what the last linear layer sees in place of the logits.
+        see_features: compare the inputs of the last linear layer in place of the logits.
         scale: of the teacher's outputs.
-        critic: the discriminator and what trains it.
-        critic_steps: of the critic, beside each step of the student.
+        critic: the discriminator and its optimizer.
+        critic_steps: of the critic, after each step of the student.
         noise: standard deviation of the noise, in those of the teacher's outputs.
         precision: device and dtype.
         generator: of noise and shuffles, on the device.
     """
 
     def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module,
-        see_features: bool,
-        scale: Scale,
-        critic: Critic,
-        critic_steps: int,
-        noise: float,
-        precision: Precision,
-        generator: torch.Generator,
-    ) -> None:
+        self, student: nn.Module, teacher: nn.Module, see_features: bool, scale: Scale, critic: Critic,
+        critic_steps: int, noise: float, precision: Precision, generator: torch.Generator,
+    ) -> None:  # fmt: skip
         self.student, self.teacher, self.scale, self.critic = student, teacher.eval(), scale, critic
         self.critic_steps, self.noise, self.precision, self.generator = critic_steps, noise, precision, generator
-        # A tap is no part of a compiled pass.
+        # A compiled pass does not run the tap's hook.
         mode = None if see_features else precision.compile_mode
         self.passes = {model: spread(model, mode) for model in (student, teacher)}
         self.taps = {model: FeatureTap(model) for model in (student, teacher)} if see_features else {}
         self._seen: Pairs | None = None
 
     def __call__(self, train: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of one batch, whose labels play no part; its figure is `train/loss`, in nats."""
+        """Loss of one batch, without its labels; its figure is `train/loss`, in nats."""
         student, teacher = self._outputs(self.student, train[0]), self._taught(train[0])
         logits = self.critic.judge(*paired(self._noisy(student), self._noisy(teacher)))
         loss = F.softplus(-logits).mean()
-        # Sharpness-aware steps come here twice; the critic learns from what the student said first.
+        # SAM calls this twice a step; the critic learns from the first outputs.
         self._seen = self._seen or (student.detach(), teacher)
         return loss, {"train/loss": loss.detach()}
 
     def commit(self) -> dict[str, Tensor]:
-        """The critic's turn; its loss in nats and its accuracy in percent, before its steps."""
+        """Train the critic; its loss in nats and its accuracy in percent, before its steps."""
         seen, self._seen = self._seen, None
         return [self.teach_critic(*seen) for _ in range(self.critic_steps)][0]
 
@@ -94,7 +85,7 @@ class PassForTeacher(Objective):
         self.critic.rescale(factor)
 
     def teach_critic(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-        """Let the critic learn from standardised outputs on the same images, `[B, D]` each."""
+        """One step of the critic on standardised outputs on the same images, `[B, D]` each."""
         pairs = [paired(self._noisy(student), self._noisy(teacher))]
         if len(teacher) > 1:
             pairs.append(shuffled(self._noisy(teacher), self._noisy(teacher), self.generator))
@@ -114,7 +105,7 @@ class PassForTeacher(Objective):
         return outputs + self.noise * torch.randn(outputs.shape, generator=self.generator, device=outputs.device)
 
     def close(self) -> None:
-        """Let go of both models."""
+        """Remove the hooks from both models."""
         for tap in self.taps.values():
             tap.close()
 
@@ -129,7 +120,7 @@ class PassForTeacher(Objective):
 
 
 class CriticSteps:
-    """Steps of the loop in which the student stays as it is, and the critic alone learns.
+    """Steps of the loop in which the critic alone learns.
 
     Args:
         objective: whose critic learns.
@@ -152,7 +143,7 @@ class CriticSteps:
 
 
 def student_teacher_auc(student: Tensor, teacher: Tensor, noise: float, fresh, seed: int) -> Auc:
-    """How well a fresh critic tells (student, teacher) from (teacher, teacher) on images that neither learned from.
+    """Held-out AUC of a fresh critic on (teacher, teacher) against (student, teacher), on the same images.
 
     Args:
         student: standardised outputs, `[N, D]`.

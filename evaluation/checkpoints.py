@@ -1,4 +1,4 @@
-"""Checkpoints to judge: what is asked of them, checked before any work, and the figures that cost more than a pass."""
+"""Checkpoints to judge: arguments and their checks, loading, and the figures that need more than a forward pass."""
 
 import dataclasses
 from pathlib import Path
@@ -24,38 +24,38 @@ ORIGINAL, FLOOR = "original", "re-initialised"
 
 @dataclasses.dataclass
 class CheckpointArgs:
-    """Which checkpoints, and what beside figures of one pass."""
+    """Checkpoints to judge, and attacks beyond one forward pass."""
 
     weight_path: list[str] = dataclasses.field(default_factory=list)
-    """One or several files of weights; where the first is a run's, it brings that run's data and model along, unless
-    flags name others."""
+    """One or several files of weights. If the first belongs to a run, its data and model are used unless flags name
+    others."""
     original_weight_path: str | None = None
-    """Weights of the original, which are judged, too; --relearn needs them."""
+    """Weights of the original, which are judged as well; --relearn needs them."""
     retrained_weight_path: list[str] = dataclasses.field(default_factory=list)
-    """Weights of one or several retrained models: every gap is to their mean, and the band is between them."""
+    """Weights of one or several retrained models: gaps are to their mean, and the band spans them."""
     relearn: bool = False
-    """Count the gradient steps until the forget set is as well known again as to the original."""
+    """Count the gradient steps until accuracy on the forget set is that of the original again."""
     linear_probe: bool = False
-    """Refit a linear classifier on frozen features, and judge it on the forget set."""
+    """Refit a linear classifier on frozen features and judge it on the forget set."""
     shadow_models: NonNegativeInt = 0
-    """Shadow models of U-LiRA, each trained and unlearned: an even number, at least 4; 0 leaves U-LiRA out."""
+    """Number of shadow models of U-LiRA, each trained and unlearned: even, at least 4; 0 turns U-LiRA off."""
     shadow_config: str | None = None
-    """config.yaml of an unlearning run: shadow models are trained by its --train_ flags and unlearn by its method."""
+    """config.yaml of an unlearning run: shadow models use its --train_ flags and its method."""
     shadow_dir: str = "runs/shadows"
-    """Folder in which shadow models are kept, by configuration, and their originals, which all methods share; those
-    that are there are not made again."""
+    """Folder of shadow models, by configuration, and of their originals, which all methods share; existing ones are
+    reused."""
     output: str | None = None
-    """JSON file for the figures; an existing one is not overwritten."""
+    """JSON file for the figures; an existing file is not overwritten."""
 
 
 def check_checkpoints(args: CheckpointArgs) -> None:
-    """Refuse what cannot be done, before any work.
+    """Check the arguments before any work.
 
     Raises:
-        UserError: naming the flag and the remedy.
+        UserError: with the flag and the remedy.
     """
     if not args.weight_path:
-        raise UserError("--weight_path: name at least one file of weights")
+        raise UserError("--weight_path: give at least one file of weights")
     check_new_file("output", args.output)
     named = [("weight_path", path) for path in args.weight_path]
     named += [("retrained_weight_path", path) for path in args.retrained_weight_path]
@@ -64,52 +64,51 @@ def check_checkpoints(args: CheckpointArgs) -> None:
         if path is not None and not Path(path).is_file():
             raise UserError(f"--{flag} {path}: there is no such file")
     if args.relearn and args.original_weight_path is None:
-        raise UserError("--relearn True: give --original_weight_path, whose forget accuracy is what is returned to")
+        raise UserError("--relearn True: give --original_weight_path, whose forget accuracy is the goal")
     check_shadow_models(args.shadow_models)
     if args.shadow_models and world_size() > 1:
-        raise UserError(f"--shadow_models {args.shadow_models}: one process makes them; leave torchrun out")
+        raise UserError(f"--shadow_models {args.shadow_models}: they are trained in one process; do not use torchrun")
     if args.shadow_models and args.shadow_config is None:
         raise UserError(
             f"--shadow_models {args.shadow_models}: give --shadow_config, the config.yaml of the method's run"
         )
     if args.shadow_config is not None and not args.shadow_models:
-        raise UserError(f"--shadow_config {args.shadow_config}: say how many by --shadow_models")
+        raise UserError(f"--shadow_config {args.shadow_config}: give their number by --shadow_models")
 
 
 def check_shadow_models(count: int) -> None:
-    """Refuse a number of shadow models of which no half can learn each target.
+    """Check the number of shadow models: each target is in one half of them.
 
     Raises:
-        UserError: naming the flag.
+        UserError: with the flag.
     """
     if count % 2 or 0 < count < FEWEST:
         raise UserError(f"--shadow_models {count}: give 0, or an even number of at least {FEWEST}")
 
 
 def check_forget_set(args: CheckpointArgs, sets: ImageSets) -> None:
-    """Refuse figures of forgetting where nothing is forgotten.
+    """Check that there is a forget set where flags need one.
 
     Raises:
-        UserError: naming the flag.
+        UserError: with the flag.
     """
-    asked = [
-        name for name in ("retrained_weight_path", "relearn", "linear_probe", "shadow_models") if getattr(args, name)
-    ]
+    flags = ("retrained_weight_path", "relearn", "linear_probe", "shadow_models")
+    asked = [name for name in flags if getattr(args, name)]
     if asked and len(sets.splits.forget) == 0:
-        raise UserError(f"--{asked[0]}: these splits have no forget set; name it by --forget or --splits")
+        raise UserError(f"--{asked[0]}: these splits have no forget set; give one by --forget or --splits")
 
 
 def load_checkpoints(args: CheckpointArgs, experiment: Experiment) -> dict[str, nn.Module]:
     """The models to judge by name: original, files by their paths, a re-initialised one, retrained ones.
 
     Raises:
-        UserError: weights that cannot be read or do not fit, or a retrained model of another forget set.
+        UserError: weights cannot be read or do not fit, or a retrained model has another forget set.
     """
     models: dict[str, nn.Module] = {}
     if args.original_weight_path is not None:
         models[ORIGINAL] = experiment.model(args.original_weight_path)
     for path in args.weight_path:
-        # A file could be called as a model is.
+        # A file may have the name of a model.
         name = f"./{path}" if path in (ORIGINAL, FLOOR) or is_retrained(path) else path
         models[name] = experiment.model(path)
     models[FLOOR] = reinitialised(next(iter(models.values())))
@@ -122,7 +121,7 @@ def probe_further(
     args: CheckpointArgs, models: dict[str, nn.Module], judgements: dict[str, Judgement], sets: ImageSets,
     precision: Precision,
 ) -> None:  # fmt: skip
-    """Add what --relearn and --linear_probe ask for to the figures; no relearning of the re-initialised model."""
+    """Add the figures of --relearn and --linear_probe; the re-initialised model is not relearned."""
     for name, model in models.items():
         figures = judgements[name].figures
         if args.relearn and name != FLOOR:

@@ -1,6 +1,6 @@
-"""Gaps to retrained models: signed, averaged, and whether they lie inside the band between several retrained models.
+"""Gaps to retrained models: signed, averaged, and whether a figure lies in the band between several retrained models.
 
-Models are dicts of figures by name, as `evaluation.judge` makes them. The retrained ones are called `retrained`,
+Models are dicts of figures by name, as `evaluation.judge` returns them. Retrained ones are called `retrained`,
 `retrained-2`, `retrained-3` and so on.
 """
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 Figures = dict[str, float | None]
 
-# Averaged for `avg_gap`: what this project compares, with the attack in points of AUC.
+# Figures of `avg_gap` and their scales: AUC in points.
 GAP_FIGURES = {"forget_top1": 1, "retain_top1": 1, "test_top1": 1, "mia_auc": 100}
-# Averaged for `avg_gap_salun`: what the papers around SalUn report.
+# Figures of `avg_gap_salun`, as published with SalUn.
 SALUN_FIGURES = ("forget_top1", "retain_top1", "test_top1", "mia_efficacy")
 TUG_FIGURES = ("forget_top1", "retain_top1", "test_top1")
 
@@ -31,25 +31,25 @@ class Band:
 
 
 def is_retrained(name: str) -> bool:
-    """Whether a model of this name is a retrained one."""
+    """Whether a model of this name is retrained."""
     return re.fullmatch(r"retrained(-\d+)?", name) is not None
 
 
 def retrained_of(models: dict) -> dict:
-    """The retrained ones among models by name, in their order."""
+    """The retrained models, in their order."""
     return {name: model for name, model in models.items() if is_retrained(name)}
 
 
 def signed_gaps(model: Figures, retrained: Figures) -> dict[str, float]:
-    """Each figure minus the retrained model's, for the figures that both have."""
+    """Each figure minus the retrained model's, of the figures that both have."""
     shared = [name for name in model if model[name] is not None and retrained.get(name) is not None]
     return {name: model[name] - retrained[name] for name in shared}
 
 
 def avg_gap(model: Figures, retrained: Figures) -> float | None:
-    """Mean absolute gap over forget, retain and test top-1 and 100 x attack AUC, in points; of those that both have.
+    """Mean absolute gap over forget, retain and test top-1 and 100 x attack AUC, in points, of those that both have.
 
-    None where both have none. Not to be compared with published figures, which `avg_gap_salun` is for.
+    None where they share none. For comparison with published figures use `avg_gap_salun`.
     """
     gaps = signed_gaps(model, retrained)
     values = [abs(gaps[name]) * scale for name, scale in GAP_FIGURES.items() if name in gaps]
@@ -59,8 +59,8 @@ def avg_gap(model: Figures, retrained: Figures) -> float | None:
 def avg_gap_salun(model: Figures, retrained: Figures) -> float | None:
     """Mean absolute gap over forget, retain and test top-1 and MIA efficacy, in points (Fan et al. 2024, section 5).
 
-    None where one of the four is missing. Comparable with published figures on their split alone: the whole training
-    part of 50,000 images is learned, a tenth of it forgotten.
+    None where one of the four is missing. Comparable with published figures only on their split: all 50,000 training
+    images are learned, a tenth of them forgotten.
     """
     gaps = signed_gaps(model, retrained)
     if not all(name in gaps for name in SALUN_FIGURES):
@@ -80,10 +80,7 @@ def tug_of_war(model: Figures, retrained: Figures) -> float | None:
 
 
 def bands(retrained: list[Figures]) -> dict[str, Band]:
-    """The band of each figure that all of these models have; without two of them there is none.
-
-    The ends of intervals have none: they say how sure a figure is, and are none themselves.
-    """
+    """The band of each figure that all of these models have, without ends of intervals; empty for fewer than two."""
     if len(retrained) < 2:
         return {}
     found = {}
@@ -95,16 +92,16 @@ def bands(retrained: list[Figures]) -> dict[str, Band]:
 
 
 def mean_figures(retrained: list[Figures]) -> Figures:
-    """What gaps are measured to: the mean of each figure that all of these models have, or the one model's figures."""
+    """The reference of gaps: the mean of each figure that all of these models have, or the only model's figures."""
     if len(retrained) == 1:
         return retrained[0]
     return {name: band.mean for name, band in bands(retrained).items()}
 
 
 def noise_floor(retrained: list[Figures]) -> float | None:
-    """Mean AvgGap of each retrained model to the mean of the others: a gap as small as this is no difference.
+    """Mean AvgGap of each retrained model to the mean of the others: a gap up to this is not significant.
 
-    None for fewer than two models, or where they share no figure that AvgGap is made of.
+    None for fewer than two models, or where they share no figure of AvgGap.
     """
     if len(retrained) < 2:
         return None
@@ -115,22 +112,23 @@ def noise_floor(retrained: list[Figures]) -> float | None:
     return None if None in gaps else sum(gaps) / len(gaps)
 
 
+MEASURES = {"avg_gap": avg_gap, "avg_gap_salun": avg_gap_salun, "tug_of_war": tug_of_war}
+
+
 def summarise_gaps(models: dict[str, Figures]) -> dict[str, object]:
-    """What a report says of gaps, empty without a retrained model.
+    """The gaps in a report; empty without a retrained model.
 
     Returns:
-        `avg_gap`, `avg_gap_salun` and `tug_of_war`, by name of each model that is not retrained; `retrained_models`,
-        how many there are; and with two or more of them `noise_floor`, `bands`, and `inside`: by name of a model, the
-        figures that lie inside the band.
+        `avg_gap`, `avg_gap_salun` and `tug_of_war` by name of each other model; `retrained_models`, their number; with
+        two or more of them `noise_floor`, `bands`, and `inside`: by name of a model, the figures inside the band.
     """
     retrained = list(retrained_of(models).values())
     if not retrained:
         return {}
     reference, others = mean_figures(retrained), {name: models[name] for name in models if not is_retrained(name)}
-    measures = {"avg_gap": avg_gap, "avg_gap_salun": avg_gap_salun, "tug_of_war": tug_of_war}
     found: dict[str, object] = {
         key: {name: measure(figures, reference) for name, figures in others.items()}
-        for key, measure in measures.items()
+        for key, measure in MEASURES.items()
     }
     found["retrained_models"] = len(retrained)
     if len(retrained) > 1:

@@ -1,4 +1,4 @@
-"""The figures of models: accuracy and loss on every part of the data, attacks, distances to retrained models."""
+"""Figures of models: accuracy and loss on every part of the data, attacks, distances to retrained models."""
 
 import dataclasses
 
@@ -8,15 +8,21 @@ from torch.nn import functional as F
 
 from data.image_sets import ImageSets
 from data.views import fixed_sample
-from evaluation.comparisons import against_retrained, against_test
-from evaluation.gaps import is_retrained
-from helper_functions.metrics import summarise
+from evaluation.attacks.discriminator import discriminator_auc
+from evaluation.attacks.efficacy import ATTACKER_IMAGES, attack_efficacy
+from evaluation.attacks.intervals import auc_figures, auc_with_interval, tpr_at_fpr
+from evaluation.attacks.loss import loss_attack
+from evaluation.attacks.matching import class_matched, match_targets
+from evaluation.attacks.rmia import rmia_scores
+from evaluation.gaps import Figures, is_retrained
+from evaluation.metrics import activation_distance, js_divergence, utility
 from helper_functions.training.devices import Precision
 from helper_functions.training.inference import predict
 
 PARTS = ("retain", "forget", "forgotten", "unseen", "validation", "test")
-# Whose outputs attacks and distances read.
+# Parts whose logits attacks and distances read.
 KEPT = ("forget", "validation", "test")
+Outputs = dict[str, Tensor]
 
 
 @dataclasses.dataclass
@@ -24,43 +30,28 @@ class Judgement:
     """Figures by name, and what they were computed from, part by part, on the CPU.
 
     losses: cross-entropies on the given labels, `[n]`. logits: `[n, K]` of forget, validation and test images; empty
-    during a run. retain_right: which of the retain images that were looked at are right, bool `[n]`.
+    during a run. retain_right: which of the evaluated retain images are classified correctly, bool `[n]`.
     """
 
-    figures: dict[str, float | None]
-    losses: dict[str, Tensor]
-    logits: dict[str, Tensor]
+    figures: Figures
+    losses: Outputs
+    logits: Outputs
     retain_right: Tensor
 
 
-def utility(logits: Tensor, labels: Tensor, part: str) -> dict[str, float]:
-    """`part_top1` and `part_top5` in percent and `part_loss` (mean cross-entropy) of logits `[N, K]`, labels `[N]`."""
-    return {f"{part}_{name}": value for name, value in summarise(logits, labels).items()}
-
-
 def judge_all(
-    models: dict[str, nn.Module],
-    sets: ImageSets,
-    precision: Precision,
-    *,
-    final: bool = True,
-    retain_images: int | None = None,
+    models: dict[str, nn.Module], sets: ImageSets, precision: Precision, **how: bool | int | None
 ) -> dict[str, Judgement]:
     """Judge models as `judge` does, in the order given, and compare each with the retrained ones.
 
-    Models called `retrained`, `retrained-2`, `retrained-3` ... are retrained ones. `js_divergence` and
-    `activation_distance` on forget images (means over the retrained models) and `rmia_auc`, `rmia_tpr` (the retrained
-    models are its reference models) join every other model's figures; where there are two or more, each retrained
-    model's, too, against the other ones: the noise floor.
+    Models called `retrained`, `retrained-2`, `retrained-3` ... are retrained ones. Every other model's figures are
+    extended by `against_retrained`; with two or more retrained models, so are theirs, against the other ones, which
+    gives the noise floor.
 
-    Args:
-        models: by name; each sees each image once.
-        final: as of `judge`; during a run nothing is compared.
-        retain_images: as of `judge`.
+    `how` are `final` and `retain_images` of `judge`; nothing is compared unless `final`.
     """
-    how = {"final": final, "retain_images": retain_images}
     judgements = {name: judge(model, sets, precision, **how) for name, model in models.items()}
-    if not final or len(sets.splits.forget) == 0:
+    if not how.get("final", True) or len(sets.splits.forget) == 0:
         return judgements
     for name, judgement in judgements.items():
         references = [other.logits for key, other in judgements.items() if is_retrained(key) and key != name]
@@ -70,30 +61,22 @@ def judge_all(
 
 
 def judge(
-    model: nn.Module,
-    sets: ImageSets,
-    precision: Precision,
-    *,
-    final: bool = True,
-    retain_images: int | None = None,
+    model: nn.Module, sets: ImageSets, precision: Precision, *, final: bool = True, retain_images: int | None = None
 ) -> Judgement:
     """Judge a model on retain, forget (given labels, and true ones as `forget_true`), unseen, validation and test.
 
-    In a sequence of requests also on what earlier ones forgot, `forgotten`, on given labels: no method is steered by
-    it, and what comes back shows.
+    In a sequence of requests, `forgotten` are the images of earlier ones, on given labels; no method reads them.
 
     Where whole classes are forgotten, `test_remaining` is the test part without them; where the data set has
-    superclasses, `test_adjacent` are other classes of their superclasses and `test_remote` all the rest.
+    superclasses, `test_adjacent` are the other classes of their superclasses and `test_remote` all others.
 
     Args:
-        final: whether test images are touched, and forget images are compared with test images of the same true
-            classes, by the attacks (`mia_...`) and by the discriminator (`discriminator_auc` and the ends of its 95 %
-            interval, `_low` and `_high`); during a run neither is done.
-        retain_images: how many retain images are looked at, the same for every model; None: all of them.
+        final: whether test images are read and attacks are run; False during a run.
+        retain_images: how many retain images are evaluated, the same ones for every model; None: all of them.
     """
-    figures: dict[str, float | None] = {}
-    losses: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
+    figures: Figures = {}
+    losses: Outputs = {}
+    outputs: Outputs = {}
     retain_right = torch.zeros(0, dtype=torch.bool)
     retain = fixed_sample(sets.splits.retain, retain_images)
     for part in PARTS if final else PARTS[:-1]:
@@ -110,27 +93,26 @@ def judge(
         if part == "forget":
             figures |= utility(logits, sets.true_labels[indices.to(precision.device)], "forget_true")
         if part == "test":
-            figures |= _by_kinship(sets, logits, labels)
+            figures |= _by_class_group(sets, logits, labels)
     if final and "forget" in losses:
         figures |= against_test(sets, losses, outputs, retain)
     return Judgement(figures, losses, outputs, retain_right)
 
 
 def forgotten_classes(sets: ImageSets) -> Tensor:
-    """Classes that this request or earlier ones have left no retain image of, int64 on the CPU."""
+    """Classes without a retain image after this request and earlier ones, int64 on the CPU."""
     splits = sets.splits
     forget, retain = splits.labels[torch.cat([splits.forget, splits.forgotten])], splits.labels[splits.retain]
     return torch.tensor(sorted(set(forget.tolist()) - set(retain.tolist())), dtype=torch.int64)
 
 
-def _by_kinship(sets: ImageSets, logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Figures of test images by how near their class is to forgotten ones; none where no whole class is forgotten."""
+def _by_class_group(sets: ImageSets, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Figures of test images of remaining, adjacent and remote classes; empty where no whole class is forgotten."""
     forgotten, dataset = forgotten_classes(sets).tolist(), sets.dataset
     names = {dataset.classes[label] for label in forgotten}
     families = [family for family in dataset.superclasses.values() if names & set(family)]
     related = {dataset.classes.index(name) for family in families for name in family} - set(forgotten)
-    every = set(range(dataset.num_classes))
-    groups = {"remaining": every - set(forgotten)}
+    groups = {"remaining": set(range(dataset.num_classes)) - set(forgotten)}
     if families:
         groups |= {"adjacent": related, "remote": groups["remaining"] - related}
     found: dict[str, float] = {}
@@ -139,3 +121,78 @@ def _by_kinship(sets: ImageSets, logits: Tensor, labels: Tensor) -> dict[str, fl
         if forgotten and chosen.any():
             found |= utility(logits[chosen], labels[chosen], f"test_{name}")
     return found
+
+
+def against_test(sets: ImageSets, losses: Outputs, logits: Outputs, retain: Tensor) -> Figures:
+    """`mia_...` and `discriminator_auc` with its interval: forget images against as many test images of each class.
+
+    Matched by true class. The discriminator reads true labels of both: given labels that are wrong would expose a
+    retrained model as well. `mia_efficacy` differs: its attacker learns from retain images against as many test images
+    of each class (test images of wholly forgotten classes are in neither) and judges all forget images.
+
+    Args:
+        losses: on given labels, of the parts `forget`, `retain` and `test`.
+        logits: `[n, K]` of the parts `forget` and `test`.
+        retain: the retain images of `losses`, int64 in ascending order.
+    """
+    splits, labels = sets.splits, sets.dataset.labels
+    if "test" not in losses:
+        return {}
+    targets = match_targets(labels, splits.forget, splits.test, splits.seed)
+    forget, test = targets.forget_rows, targets.test_rows
+    figures = loss_attack(losses["forget"][forget], losses["test"][test], splits.seed)
+    figures["mia_efficacy"] = None
+    if "retain" in losses:
+        # The matched images are in random order, so that the first ones are a sample.
+        known = class_matched(labels, retain, splits.test, splits.seed)
+        members, others = (
+            losses[part][torch.searchsorted(where, indices[:ATTACKER_IMAGES].contiguous())]
+            for part, where, indices in zip(("retain", "test"), (retain, splits.test), known, strict=True)
+        )
+        figures["mia_efficacy"] = attack_efficacy(members, others, losses["forget"])
+    found = discriminator_auc(
+        logits["forget"][forget], labels[targets.forget], logits["test"][test], labels[targets.test], splits.seed
+    )
+    return figures | auc_figures("discriminator_auc", found)
+
+
+def against_retrained(sets: ImageSets, logits: Outputs, references: list[Outputs]) -> Figures:
+    """`js_divergence` and `activation_distance` to retrained models, and RMIA with these as reference models.
+
+    Distances are on all forget images, means over the retrained models. RMIA attacks forget images and test images of
+    the same classes by given labels; its population is the validation part.
+
+    Args:
+        logits: `[n, K]` of the parts `forget`, `validation` and `test` of one model.
+        references: the same of each retrained model, one or more.
+
+    Returns:
+        All None where an output is not finite; those of RMIA also where there are no such test or validation images.
+    """
+    distances = {"js_divergence": js_divergence, "activation_distance": activation_distance}
+    empty = {**auc_figures("rmia_auc", None), "rmia_tpr": None}
+    if not all(part.isfinite().all() for model in (logits, *references) for part in model.values()):
+        return dict.fromkeys(distances) | empty
+    figures = {
+        name: sum(distance(logits["forget"], other["forget"]) for other in references) / len(references)
+        for name, distance in distances.items()
+    }
+    splits = sets.splits
+    if "test" not in logits or "validation" not in logits:
+        return figures | empty
+    targets = match_targets(sets.dataset.labels, splits.forget, splits.test, splits.seed)
+    if len(targets.forget) == 0:
+        return figures | empty
+
+    def label_logs(outputs: Outputs) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the given labels: of targets, forget images first, and of the population."""
+        logs = {
+            part: -F.cross_entropy(outputs[part].double(), splits.labels[getattr(splits, part)], reduction="none")
+            for part in KEPT
+        }
+        return torch.cat([logs["forget"][targets.forget_rows], logs["test"][targets.test_rows]]), logs["validation"]
+
+    other = [torch.stack(part) for part in zip(*map(label_logs, references), strict=True)]
+    members, others = rmia_scores(*label_logs(logits), *other).split(len(targets.forget))
+    found = auc_with_interval(members, others, splits.seed)
+    return figures | auc_figures("rmia_auc", found) | {"rmia_tpr": tpr_at_fpr(members, others)}

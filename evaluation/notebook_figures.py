@@ -1,6 +1,6 @@
-"""Figures of the notebook contrastive_classifiers.ipynb: each function takes what was measured and gives a figure.
+"""Figures of the notebook contrastive_classifiers.ipynb; each function takes measurements and returns a figure.
 
-The figures belong to no pyplot state, so that a notebook shows each once, whatever backend a script has chosen.
+The figures do not use pyplot, so that a notebook shows each once under any backend.
 """
 
 import math
@@ -25,6 +25,7 @@ COLOURS = {
 LINES = ("#2e4057", "#d1495b", "#3d9970", "#e08e2b", "#00798c", "#8e6c8a")
 CLASSES = ("#2e4057", "#e08e2b", "#3d9970", "#8e6c8a", "#00798c", "#7d8597")
 GRID = np.linspace(0, 1, 201)
+LEGEND = {"frameon": False, "fontsize": 8}
 Scalars = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -37,20 +38,18 @@ def _panels(rows: int, columns: int, width: float, height: float, **shared) -> t
 
 
 def _colour(name: str) -> str:
-    """The colour of the kind that a name begins with."""
+    """The colour of the first word of a name."""
     return COLOURS[name.split()[0].rstrip(",")]
 
 
 def draw_histograms(
     panels: dict[str, dict[str, Tensor]], label: str, *, columns: int = 4, bins: int = 40, log: bool = False
 ) -> Figure:
-    """Histograms with common bins, one panel a title, in percent of each sample; values outside are in the last bins.
+    """Histograms with common bins in percent of each sample; values outside are in the outermost bins.
 
     Args:
         panels: title to name to values `[n]`; the first word of a name is one of `COLOURS`.
         label: of the horizontal axis.
-        columns: panels beside one another.
-        bins: number of bins.
         log: bins of equal ratio, from 1e-6 upwards.
     """
     columns = min(columns, len(panels))
@@ -61,13 +60,12 @@ def draw_histograms(
     for axis, (title, samples) in zip(axes.flat, panels.items(), strict=False):
         for name, sample in samples.items():
             inside = np.clip(sample.double().cpu().numpy(), edges[0], edges[-1])
-            weights = np.full(len(inside), 100 / len(inside))
-            style = {"color": _colour(name), "label": name}
-            axis.hist(inside, edges, weights=weights, alpha=0.35, **{**style, "label": None})
-            axis.hist(inside, edges, weights=weights, histtype="step", linewidth=1.4, **style)
+            shares = {"weights": np.full(len(inside), 100 / len(inside)), "color": _colour(name)}
+            axis.hist(inside, edges, alpha=0.35, **shares)
+            axis.hist(inside, edges, histtype="step", linewidth=1.4, label=name, **shares)
         axis.set(title=title, xscale="log" if log else "linear")
         if len(samples) > 1:
-            axis.legend(frameon=False, fontsize=8)
+            axis.legend(**LEGEND)
     figure.supxlabel(label, fontsize=10)
     for axis in axes[:, 0]:
         axis.set_ylabel("% of the sample")
@@ -77,7 +75,7 @@ def draw_histograms(
 
 
 def draw_averaging(sizes: list[int], deviations: dict[str, list[float]], aucs: list[float], distance: float) -> Figure:
-    """Spread of group means and AUC against the group size, with what independent normal samples would give.
+    """Spread of group means and AUC by group size, with the values of independent normal samples.
 
     Args:
         sizes: group sizes g, the first of which is 1.
@@ -89,8 +87,8 @@ def draw_averaging(sizes: list[int], deviations: dict[str, list[float]], aucs: l
     line = np.geomspace(sizes[0], sizes[-1], 50)
     for name, values in deviations.items():
         spread.plot(sizes, values, "o", color=_colour(name), label=f"{name}, measured")
-        label = rf"{name}, $\sigma/\sqrt{{g}}$"
-        spread.plot(line, values[0] / np.sqrt(line), color=_colour(name), linewidth=1, label=label)
+        expected = values[0] / np.sqrt(line)
+        spread.plot(line, expected, color=_colour(name), linewidth=1, label=rf"{name}, $\sigma/\sqrt{{g}}$")
     spread.set(xscale="log", yscale="log", ylabel="standard deviation of the mean (decades)")
     expected = [0.5 * (1 + math.erf(math.sqrt(size) * distance / 2)) for size in line]
     area.plot(sizes, aucs, "o", color=COLOURS["unseen"], label="measured")
@@ -101,27 +99,26 @@ def draw_averaging(sizes: list[int], deviations: dict[str, list[float]], aucs: l
         axis.set_xlabel("group size g (images)")
         axis.set_xticks(sizes, map(str, sizes))
         axis.minorticks_off()
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(**LEGEND)
     return figure
 
 
 @dataclass(frozen=True, eq=False)
 class Roc:
-    """Mean over folds of the ROC curve of held-out pairs, true positives `[201]` at the rates in `GRID`; its area."""
+    """Mean over folds of the ROC curve of held-out pairs: true positives `[201]` at the rates in `GRID`, and AUC."""
 
     true_positives: np.ndarray
     auc: Auc
 
 
 def held_out_roc(build: Callable[[], Critic], same: Pairs, different: Pairs, *, seed: int = 0, **options) -> Roc:
-    """`held_out_auc`, and the curve that belongs to it: *same* is the positive kind; arguments are the same."""
+    """`held_out_auc` with its curve, *same* as the positive kind; the arguments are the same."""
     from sklearn.metrics import roc_curve
 
     folds = held_out_scores(build, same, different, seed=seed, **options)
     curves = []
     for fold in folds:
-        kinds = np.repeat([1, 0], [len(scores) for scores in fold.scores])
-        rates = roc_curve(kinds, torch.cat(fold.scores).numpy())
+        rates = roc_curve(np.repeat([1, 0], [len(scores) for scores in fold.scores]), torch.cat(fold.scores).numpy())
         curves.append(np.interp(GRID, rates[0], rates[1]))
     curve = np.mean(curves, axis=0)
     curve[0] = 0.0
@@ -129,32 +126,24 @@ def held_out_roc(build: Callable[[], Critic], same: Pairs, different: Pairs, *, 
 
 
 def draw_rocs(panels: dict[str, dict[str, Roc]]) -> Figure:
-    """ROC curves, one panel a title; the legend gives each AUC and its 95 % interval.
-
-    Args:
-        panels: title to name of a discriminator to its curve.
-    """
+    """ROC curves by title and name of the discriminator; the legend gives each AUC and its 95 % interval."""
     figure, axes = _panels(1, len(panels), 4.0, 5.4, sharey=True)
     for axis, (title, curves) in zip(axes.flat, panels.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="#b0b0b0", linewidth=1, linestyle="--")
         for colour, (name, roc) in zip(LINES, curves.items(), strict=False):
-            auc = roc.auc
-            label = f"{name}  {auc.value:.2f}  [{auc.low:.2f}, {auc.high:.2f}]"
+            label = f"{name}  {roc.auc.value:.2f}  [{roc.auc.low:.2f}, {roc.auc.high:.2f}]"
             axis.plot(GRID, roc.true_positives, color=colour, linewidth=1.5, label=label)
         axis.set(title=title, xlabel="share of different pairs called same", aspect="equal")
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
-        axis.legend(frameon=False, fontsize=8, title="AUC and its 95 % interval", title_fontsize=8, **place)
+        axis.legend(title="AUC and its 95 % interval", title_fontsize=8, **place, **LEGEND)
     axes[0, 0].set_ylabel("share of same pairs called same")
     return figure
 
 
 def draw_planes(models: dict[str, nn.Module], retain: Points, forget: Points) -> Figure:
-    """Decision regions of classifiers of the plane, one panel a model, the paler the less sure the model is.
+    """Decision regions of classifiers of the plane by title, paler where the model is less certain.
 
-    Args:
-        models: title to classifier.
-        retain: points shown in the colour of their class.
-        forget: points shown in their class's colour with a ring around them.
+    Points have the colour of their class; those to forget have a ring around them.
     """
     from matplotlib.colors import to_rgb
 
@@ -177,40 +166,37 @@ def draw_planes(models: dict[str, nn.Module], retain: Points, forget: Points) ->
 
 
 def draw_course(scalars: Scalars, chosen: int | None, retrained_forget_top1: float) -> Figure:
-    """A run of unlearning over its gradient steps: accuracies, violation and multiplier, discriminator's AUC.
+    """A run of unlearning over its gradient steps: accuracies, violation, multiplier, and the discriminator's AUC.
 
     Args:
-        scalars: as `read_scalars` gives them, of a run with a discriminator.
-        chosen: the epoch, from 1, whose weights were kept; None where no epoch kept the budget.
+        scalars: of `read_scalars`, of a run with a discriminator.
+        chosen: epoch, from 1, whose weights were kept; None where no epoch kept the budget.
         retrained_forget_top1: top-1 on the forget set of the retrained model, in percent.
     """
     figure, axes = _panels(2, 2, 4.8, 3.0, sharex=True)
     accuracy, violation, discriminator, multiplier = axes.flat
     for part in ("retain", "unseen", "forget"):
         accuracy.plot(*scalars[f"{part}/top1"], color=COLOURS[part], marker=".", label=part)
-    dotted = {"color": COLOURS["forget"], "linewidth": 1, "linestyle": ":"}
-    accuracy.axhline(retrained_forget_top1, label="forget, retrained", **dotted)
+    thin = {"color": COLOURS["forget"], "linewidth": 1}
+    accuracy.axhline(retrained_forget_top1, label="forget, retrained", linestyle=":", **thin)
     accuracy.set(title="accuracy after each epoch", ylabel="top-1 (%)")
     violation.plot(*scalars["constraint/violation"], color=COLOURS["retain"], label="smoothed, on batches")
     violation.set(title="constraint violation", ylabel="accuracy points")
     multiplier.plot(*scalars["constraint/multiplier"], color=COLOURS["retain"])
     multiplier.set(title="multiplier of the retain constraint", ylabel=r"$\lambda$", xlabel="gradient step")
     steps, low = scalars["discriminator/auc_low"]
-    high = scalars["discriminator/auc_high"][1]
-    discriminator.fill_between(steps, low, high, color=COLOURS["unseen"], alpha=0.2, linewidth=0, label="95 % interval")
+    interval = {"color": COLOURS["unseen"], "alpha": 0.2, "linewidth": 0, "label": "95 % interval"}
+    discriminator.fill_between(steps, low, scalars["discriminator/auc_high"][1], **interval)
     discriminator.plot(*scalars["discriminator/auc"], color=COLOURS["unseen"], marker=".", label="AUC")
     discriminator.set(title="fresh discriminator, held-out pairs", ylabel="AUC", xlabel="gradient step")
     for axis, level in ((violation, 0), (discriminator, 0.5)):
         axis.axhline(level, color="#b0b0b0", linewidth=1)
-    went_back = scalars.get("constraint/safeguard", ((), ()))[0]
     for axis in (violation, multiplier):
-        for number, step in enumerate(went_back):
-            label = "safeguard goes back" if number == 0 else None
-            axis.axvline(step, color=COLOURS["forget"], linewidth=1, linestyle="--", label=label)
-    if chosen is not None:
-        for axis in (accuracy, discriminator):
-            axis.axvline(steps[chosen - 1], color="#404040", linewidth=1, linestyle="-.", label="epoch kept")
+        for number, step in enumerate(scalars.get("constraint/safeguard", ((), ()))[0]):
+            axis.axvline(step, linestyle="--", label=None if number else "safeguard rolls back", **thin)
+    for axis in (accuracy, discriminator) if chosen is not None else ():
+        axis.axvline(steps[chosen - 1], color="#404040", linewidth=1, linestyle="-.", label="epoch kept")
     for axis in (accuracy, violation, discriminator):
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18 if axis is discriminator else -0.05)}
-        axis.legend(frameon=False, fontsize=8, ncols=5, columnspacing=1.0, handlelength=1.4, **place)
+        axis.legend(ncols=5, columnspacing=1.0, handlelength=1.4, **place, **LEGEND)
     return figure

@@ -1,21 +1,21 @@
-"""Was the budget kept, and was it forgotten? The verdict on final figures."""
+"""The verdict on final figures: was the budget kept, and was the forget set forgotten?"""
 
 import dataclasses
 import math
 
-# Accuracy points by which forget accuracy may lie above unseen accuracy and still count as forgotten.
+# Maximum accuracy points of forget above unseen images that count as forgotten.
 UNSEEN_TOLERANCE = 5.0
-# Per cent of the images of a forgotten class that may still be named so.
+# Maximum percentage of images of a forgotten class that are still classified as that class.
 ZERO_TOLERANCE = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Whether the run kept its promise.
+    """Whether the run kept the budget and forgot.
 
-    `slack` is what is left of the budget, in accuracy points on the retain set; negative where it is overdrawn.
-    `margin`, in points, is what a one-sided 95 % bound adds to the fall where a sample of the retain set was looked
-    at: then the bound has to keep the budget. 0 where all of it was.
+    `slack`: rest of the budget, in accuracy points on the retain set; negative where it is exceeded. `margin`: points
+    that a one-sided 95 % bound adds to the fall where a sample of the retain set was evaluated; the bound then has to
+    keep the budget. 0 where the whole set was evaluated.
     """
 
     feasible: bool
@@ -34,7 +34,7 @@ class Verdict:
 
 
 def next_try(verdict: Verdict, epochs: int) -> str | None:
-    """Which flags may do better than a run of so many epochs; None where there is nothing left to wish for."""
+    """Flags that may improve on a run of so many epochs; None where the verdict is good."""
     if not verdict.feasible:
         return "a larger --retain_budget or a lower --learning_rate may get there; retraining does"
     if verdict.forgotten:
@@ -44,10 +44,10 @@ def next_try(verdict: Verdict, epochs: int) -> str | None:
 
 
 def is_forgotten(target: str, figures: dict[str, float], num_classes: int) -> bool:
-    """Whether the forget set counts as forgotten, by the target that was steered to.
+    """Whether the forget set counts as forgotten, by the target of the run.
 
-    `chance`: the given labels cost at least log K on average and are named no more often than by chance; `zero`: at
-    most 1 % of the images are named as their class; `unseen`: accuracy at most 5 points above unseen images'.
+    `chance`: mean loss on the given labels at least log K and accuracy at most 1/K; `zero`: accuracy at most 1 %;
+    `unseen`: accuracy at most 5 points above that of unseen images.
     """
     if target == "zero":
         return figures["forget_top1"] <= ZERO_TOLERANCE
@@ -57,15 +57,11 @@ def is_forgotten(target: str, figures: dict[str, float], num_classes: int) -> bo
 
 
 def give_verdict(
-    original: dict[str, float],
-    unlearned: dict[str, float],
-    retain_budget: float,
-    target: str,
-    num_classes: int,
+    original: dict[str, float], unlearned: dict[str, float], retain_budget: float, target: str, num_classes: int,
     margin: float = 0.0,
-) -> Verdict:
-    """Verdict from the figures of both models (names as in `evaluation.judge`); margin as in `Verdict`."""
+) -> Verdict:  # fmt: skip
+    """The verdict from the figures of both models (names as in `evaluation.judge`); margin as in `Verdict`."""
     slack = retain_budget - (original["retain_top1"] - unlearned["retain_top1"])
-    # Percentages carry float32's rounding; a budget kept to the image must not fail by it.
+    # Percentages carry float32 rounding, which must not break a budget that is kept exactly.
     feasible = slack - margin >= -1e-4 and math.isfinite(unlearned["retain_loss"])
     return Verdict(feasible, is_forgotten(target, unlearned, num_classes), retain_budget, slack, margin)

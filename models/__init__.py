@@ -1,4 +1,4 @@
-"""What learns: small ResNets, every torchvision classifier, and their weights."""
+"""Image classifiers: small ResNets, every torchvision classifier, and their weights."""
 
 from models.classifiers import get_model, list_models
 from models.reinitialise import reinitialised

@@ -17,7 +17,7 @@ class ModelArgs:
     model: str = "resnet18"
     """Any torchvision classifier by its torchvision name, or resnet8 and resnet20 for small images."""
     stem: Literal["auto", "imagenet", "cifar"] = "auto"
-    """Of ResNets: cifar is 3 x 3, stride 1, no pooling; auto reads it off the weights, else imagenet."""
+    """First layers of ResNets: cifar is 3 x 3, stride 1, no pooling; auto infers it from the weights, else imagenet."""
     width: PositiveInt = 16
     """Channels of the first stage of resnet8 and resnet20."""
 

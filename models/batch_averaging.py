@@ -1,4 +1,4 @@
-"""Batch averaging: a discriminator sees means over groups of samples, which tell more than one sample does."""
+"""Batch averaging: means over groups of samples, which vary less than single samples, as a discriminator's input."""
 
 from collections.abc import Callable
 
@@ -8,15 +8,13 @@ from torch import Tensor, nn
 from helper_functions.errors import UserError
 
 Statistic = Callable[[Tensor, Tensor], Tensor]
-Discriminator = Callable[[Tensor], Tensor]
 
 
 class BatchAverage(nn.Module):
     """Means over consecutive groups of a batch: [B, ...] to [G, ...] with G = ceil(B / group_size).
 
-    What is left after the last whole group forms a smaller one, whose mean is over its own members; a group size above
-    B gives one group of all. Weighted by `counts`, the groups' means average to the batch's mean. Floating-point input
-    keeps its dtype, anything else becomes torch's default dtype first.
+    The samples after the last whole group form a smaller one. Weighted by `counts`, the means average to the batch's
+    mean. Floating-point input keeps its dtype, any other is converted to torch's default dtype.
     Raises UserError for a group size below 1, and in `forward` for an empty batch or values without a batch dimension.
     """
 
@@ -30,9 +28,9 @@ class BatchAverage(nn.Module):
         if values.dim() == 0 or len(values) == 0:
             raise UserError(f"values have shape {list(values.shape)}: pass [B, ...] with at least one sample")
         if not (values.is_floating_point() or values.is_complex()):
-            values = values.to(torch.get_default_dtype())  # whether a prediction is right comes as a bool
+            values = values.to(torch.get_default_dtype())
         whole, rest = divmod(len(values), self.group_size)
-        # The remainder apart and not padded: no mask, and no infinity or NaN of one group can reach another.
+        # No padding: no mask, and no infinity or NaN of one group reaches another.
         groups = [values[: whole * self.group_size].unflatten(0, (whole, self.group_size)).mean(1)] if whole else []
         if rest:
             groups.append(values[-rest:].mean(0, keepdim=True))
@@ -50,19 +48,17 @@ class BatchAverage(nn.Module):
 
 
 class BatchAveragedClassifier(nn.Module):
-    """Tells two sets of images apart by a statistic's mean over groups of them: images and labels to logits [G].
+    """Classifies groups of images by a statistic's mean over the group: images and labels to logits [G].
 
-    A shift of the mean that is invisible in one sample shows in a group: the mean of g independent samples has the
-    standard deviation sigma / sqrt(g). For two normal distributions at a distance of d sigma, the area under the ROC
-    curve rises from Phi(d / sqrt(2)) to Phi(sqrt(g) d / sqrt(2)). In form it is a function of a set, rho(mean of phi)
-    (Zaheer et al. 2017, theorem 2), with the mean in place of the sum, so that a smaller last group has its scale.
+    The mean of g independent samples has the standard deviation sigma / sqrt(g): for two normal distributions at a
+    distance of d sigma, the area under the ROC curve rises from Phi(d / sqrt(2)) to Phi(sqrt(g) d / sqrt(2)). It is a
+    function of a set, rho(mean of phi) (Zaheer et al. 2017, theorem 2, with the mean in place of the sum).
 
-    Groups are consecutive samples of the batch: each has to come from one of the two sets, so give sets in batches of
-    their own, shuffled. Gradients flow through the means into the backbone; whether the discriminator learns is up to
-    its own parameters' `requires_grad`.
+    Groups are consecutive samples: give each of the two sets in batches of its own, shuffled. Gradients flow through
+    the means into the backbone.
 
     Args:
-        backbone: images [B, C, H, W], or whatever it takes, to outputs [B, K].
+        backbone: images [B, C, H, W], or other inputs, to outputs [B, K].
         statistic: `(outputs [B, K], labels [B])` to [B] or [B, S], such as the loss of each sample; [B] becomes [B, 1].
         group_size: g, samples in a group.
         discriminator: [G, S] to logits [G].
@@ -71,17 +67,11 @@ class BatchAveragedClassifier(nn.Module):
     """
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        statistic: Statistic,
-        group_size: int,
-        discriminator: Discriminator,
+        self, backbone: nn.Module, statistic: Statistic, group_size: int, discriminator: Callable[[Tensor], Tensor]
     ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.statistic = statistic
+        self.backbone, self.statistic, self.discriminator = backbone, statistic, discriminator
         self.average = BatchAverage(group_size)
-        self.discriminator = discriminator
 
     def forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
         values = self.statistic(self.backbone(inputs), labels)
@@ -91,7 +81,7 @@ class BatchAveragedClassifier(nn.Module):
             values = values.unsqueeze(1)
         means = self.average(values)
         logits = self.discriminator(means)
-        # [G, 1] against targets [G] would broadcast to [G, G] in a loss, without a word.
+        # [G, 1] against targets [G] would broadcast to [G, G] in a loss without an error.
         if logits.shape != means.shape[:1]:
             raise UserError(f"discriminator gave {list(logits.shape)} for {len(means)} groups: return [G]")
         return logits

@@ -25,10 +25,10 @@ def get_model(
 ) -> nn.Module:
     """Build a classifier: images [B, in_channels, H, W] to logits [B, num_classes].
 
-    `name` is `resnet8` or `resnet20` (He et al. 2016, section 4.2, `width` channels in the first stage), or any
-    torchvision classification model by its torchvision name, without auxiliary heads. `stem='cifar'` gives
-    torchvision's ResNets a 3 x 3 convolution of stride 1 and no pooling; the small ResNets have no other stem and
-    take either word. `image_size` in pixels is for `vit_*` alone. Weights come from `weight_path`, else at random.
+    `name` is `resnet8` or `resnet20` (He et al. 2016, section 4.2, `width` channels in the first stage), or the name of
+    any torchvision classification model, built without auxiliary heads. `stem='cifar'` gives torchvision's ResNets a
+    3 x 3 convolution of stride 1 and no pooling; the small ResNets have it always. `image_size` in pixels is for
+    `vit_*` alone. Weights come from `weight_path`; otherwise they are random.
     Raises UserError for an unknown name, an impossible value, or weights that do not fit.
     """
     _check(num_classes, in_channels, stem, width, image_size)
@@ -48,7 +48,7 @@ def get_model(
 
 def list_models() -> list[str]:
     """Names that `get_model` knows."""
-    import torchvision  # imported late: it takes a second, and the small ResNets do without it
+    import torchvision  # imported late, for it takes a second
 
     return [*SMALL_RESNETS, *torchvision.models.list_models(module=torchvision.models)]
 
@@ -85,7 +85,7 @@ def _use_cifar_stem(model: nn.Module, name: str) -> None:
     from torchvision.models import ResNet
 
     if not isinstance(model, ResNet):
-        raise UserError(f"stem cifar is for ResNets, and {name} is none: pass stem imagenet")
+        raise UserError(f"stem cifar is for ResNets, and {name} is not one: pass stem imagenet")
     model.conv1 = _he_initialised(nn.Conv2d(3, model.conv1.out_channels, 3, padding=1, bias=False))
     model.maxpool = nn.Identity()
 
@@ -98,7 +98,7 @@ def _replace_first_convolution(model: nn.Module, in_channels: int) -> None:
 
 
 def _he_initialised(convolution: nn.Conv2d) -> nn.Conv2d:
-    """As torchvision starts its ResNets: He et al. 2015, by the number of outputs."""
+    """Initialised as in torchvision's ResNets: He et al. 2015, by the number of outputs."""
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)

@@ -1,9 +1,8 @@
-"""Convolutions that leave out their products with padding where the images are small.
+"""Convolutions that omit their products with padding on small maps.
 
-A network made for large images ends in maps of few pixels where the images are small: torchvision's ResNet-18 at
-32 x 32 pixels has 1 x 1 maps in its last stage, where eight of the nine taps of each 3 x 3 kernel read nothing but
-zeros, and 2 x 2 maps in the stage before, where five of nine products have a zero in them. Three quarters of the
-network's weights stand there.
+torchvision's ResNet-18 on 32 x 32 pixels has 1 x 1 maps in its last stage, where eight of the nine taps of each 3 x 3
+kernel read only zeros, and 2 x 2 maps in the stage before, where five of nine products have a zero factor. Three
+quarters of the network's weights are in these stages.
 """
 
 import functools
@@ -14,15 +13,14 @@ from torch.nn import functional as F
 
 # Along one axis: pixels of the input, taps of the kernel, stride, padding, dilation.
 Axis = tuple[int, int, int, int, int]
-# Times that the matrix of a product may be larger than the kernel it is made of.
+# Largest ratio of the size of a product's matrix to that of its kernel.
 MOST_COPIES = 2
 
 
 class CroppedConv2d(nn.Conv2d):
     """`nn.Conv2d`, the same function with the same parameters, without products with padding where that is faster.
 
-    Input [B, in_channels, H, W], output [B, out_channels, H', W'], as `nn.Conv2d` has them. Taps that are left out
-    get the gradient that they have there: zero.
+    Input [B, in_channels, H, W], output [B, out_channels, H', W']. The gradient of omitted taps is zero.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -36,7 +34,7 @@ class CroppedConv2d(nn.Conv2d):
         if (bottom - top, right - left) == self.kernel_size:
             return super()._conv_forward(input, weight, bias)
         if weight.is_contiguous(memory_format=torch.channels_last):
-            # Cut in the order of memory: the gradient comes back in it too, and no optimizer has to copy it.
+            # Sliced in memory order, so that the gradient has it too and no optimizer copies it.
             weight = weight.permute(0, 2, 3, 1)[:, top:bottom, left:right].permute(0, 3, 1, 2)
         else:
             weight = weight[:, :, top:bottom, left:right]
@@ -50,12 +48,12 @@ def _product(
     input: Tensor, weight: Tensor, bias: Tensor | None, taps: tuple[int, ...], outputs: tuple[int, int]
 ) -> Tensor:
     """The convolution as one product of matrices: every pixel of the input with every pixel of the output."""
-    if torch.is_autocast_enabled("cpu"):  # before the taps are repeated: there are more of them then
+    if torch.is_autocast_enabled("cpu"):  # before the taps are repeated, since then there are more
         weight = weight.to(torch.get_autocast_dtype("cpu"))
     images, filters, pixels = len(input), len(weight), outputs[0] * outputs[1]
     index = torch.tensor(taps)
     if weight.is_contiguous(memory_format=torch.channels_last):
-        # In the order of memory: nothing is copied, and the gradient comes back in it.
+        # In memory order: nothing is copied, and the gradient has the same order.
         rows = input.permute(0, 2, 3, 1).flatten(1)
         matrix = weight.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, index).view(filters * pixels, -1)
         memory_format = torch.channels_last
@@ -71,9 +69,9 @@ def _product(
 
 @functools.cache
 def taps_between_pixels(vertical: Axis, horizontal: Axis) -> tuple[int, ...]:
-    """The tap of the kernel by which each pixel of the input enters each pixel of the output, inputs varying faster.
+    """The tap of the kernel between each pixel of the input and each pixel of the output, inputs varying faster.
 
-    Empty where some do not enter all, and where the matrix would be much larger than the kernel that it is made of.
+    Empty where a pair has no tap, and where the matrix would be much larger than its kernel.
     """
     rows, columns = _taps_along(*vertical), _taps_along(*horizontal)
     width = horizontal[1]
@@ -97,9 +95,9 @@ def _taps_along(size: int, kernel: int, stride: int, padding: int, dilation: int
 
 @functools.cache
 def reached(size: int, kernel: int, stride: int, padding: int, dilation: int) -> tuple[int, int, int]:
-    """Along one axis: the first tap that meets the image anywhere, the one after the last, the padding that is left.
+    """Along one axis: the first tap that reads a pixel, the one after the last such tap, the padding that remains.
 
-    All taps, and all padding, where the rest would need another padding on either side.
+    All taps and all padding where the two sides would need different paddings.
     """
     outputs = _outputs(size, kernel, stride, padding, dilation)
     meets = [

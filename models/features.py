@@ -1,4 +1,4 @@
-"""Features: what a classifier's last linear layer sees."""
+"""Features: the input of a classifier's last linear layer."""
 
 from collections.abc import Iterable
 from typing import Any, Self
@@ -15,9 +15,8 @@ from helper_functions.training.shares import whole
 def classifier_head(model: nn.Module) -> nn.Linear:
     """The linear layer that gives the logits: the last `nn.Linear` that the model registers.
 
-    So it is in our ResNets and in every torchvision classifier (`fc`, `classifier[-1]`, `heads.head`, `head`) except
-    SqueezeNet, whose head is a convolution. In a model of another make whose head is no linear layer but that has one
-    further in, that one is found. Raises UserError for a model without any.
+    This holds for our ResNets and for every torchvision classifier except SqueezeNet, whose head is a convolution. In
+    another model whose head is not linear, an inner linear layer is found. Raises UserError for a model without any.
     """
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers:
@@ -28,15 +27,13 @@ def classifier_head(model: nn.Module) -> nn.Linear:
 class FeatureTap:
     """Records the features of the latest forward pass, until `close` or the end of a `with` block.
 
-    After `logits = model(inputs)`, `features` is the input [B, F] of `classifier_head(model)`: the tensor itself and no
-    copy, attached to the autograd graph, in the dtype of the pass (bfloat16 under such an autocast). Where ranks share
-    the pass, it is a copy with the features of all of them. The latest
-    features stay after `close`, and their graph with them, for as long as the tap does.
+    After `logits = model(inputs)`, `features` is the input [B, F] of `classifier_head(model)`: the tensor itself, with
+    its autograd graph, in the dtype of the pass; where ranks share the pass, a copy with the features of all ranks.
+    The latest features stay after `close`.
 
-    The tap is a forward pre-hook: it adds nothing to `state_dict`, and the model holds it until it is closed. Copy a
-    model before it is tapped: a copy would have a hook that nobody can close.
-    Raises UserError for a model without a linear head, for `features` before the first pass, for a head that is given
-    anything but [B, F], and for a deep copy of a tapped model.
+    The tap is a forward pre-hook and adds nothing to `state_dict`. A tapped model cannot be copied, since the hook of
+    the copy could not be closed. Raises UserError for a model without a linear head, for `features` before the first
+    pass, for a head whose input is not [B, F], and for a deep copy of a tapped model.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -71,9 +68,8 @@ class FeatureTap:
 
 
 def predict_features(model: nn.Module, loader: Iterable, precision: Precision) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, logits and labels of everything in a loader, in its order, by one pass of `predict`.
+    """Features, logits and labels of all images of a loader, in its order, by one pass of `predict`.
 
-    Eval mode, no gradient; batch-norm statistics and the modules' modes stay as they were.
     Raises UserError for a model without a linear head.
 
     Returns:
@@ -89,5 +85,5 @@ def predict_features(model: nn.Module, loader: Iterable, precision: Precision) -
         logits, labels = predict(model, loader, precision)
     finally:
         hook.remove()
-    # Joined outside of inference mode, so that callers may keep them in ordinary computations.
+    # Concatenated outside of inference mode, so that autograd can use them.
     return torch.cat(features), logits, labels

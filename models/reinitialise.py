@@ -1,4 +1,4 @@
-"""A model as it was before it learned anything: the floor that forgetting is compared with."""
+"""A model with random weights: the floor that forgetting is compared with."""
 
 import copy
 
@@ -10,19 +10,19 @@ from torch import nn
 def reinitialised(model: nn.Module) -> nn.Module:
     """A deep copy of `model` with every parameter drawn anew from torch's global generator.
 
-    A module with `reset_parameters` starts as torch starts it, running statistics included. A parameter that no reset
+    A module with `reset_parameters` is initialised by it, running statistics included. A parameter that no reset
     reaches (class token, position embedding, layer scale) is drawn from a normal distribution with its own mean and
-    standard deviation, which keeps its scale, whatever it is for, and nothing else; constants stay constant.
+    standard deviation, so that only its scale is kept; constants stay constant.
     """
     fresh = copy.deepcopy(model)
-    fresh.apply(_reset_own)  # children first, so a parent that knows a better start has the last word
+    fresh.apply(_reset_own)  # children first, so that a parent's own initialisation comes last
     return fresh
 
 
 def _reset_own(module: nn.Module) -> None:
     """Reset the parameters that `module` itself owns."""
     before = [parameter.clone() for parameter in module.parameters(recurse=False)]
-    # nn.MultiheadAttention and nn.Transformer spell it with an underscore.
+    # nn.MultiheadAttention and nn.Transformer have the underscore.
     for name in ("reset_parameters", "_reset_parameters"):
         reset = getattr(module, name, None)
         if callable(reset):

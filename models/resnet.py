@@ -26,7 +26,7 @@ class BasicBlock(nn.Module):
         return F.relu(hidden + self.shortcut(inputs))
 
     def shortcut(self, inputs: Tensor) -> Tensor:
-        """The identity, subsampled by the stride, with zeros in the channels that are new."""
+        """The identity, subsampled by the stride, with zeros in the new channels."""
         if self.stride != 1:
             inputs = inputs[:, :, :: self.stride, :: self.stride]
         if self.new_channels:
@@ -37,8 +37,8 @@ class BasicBlock(nn.Module):
 class SmallResNet(nn.Module):
     """ResNet with 6n + 2 weighted layers for images from 8 x 8 (He et al. 2016, section 4.2).
 
-    A 3 x 3 stem of stride 1, three stages of n blocks with `width`, 2 `width` and 4 `width` channels, the second and
-    third of which halve the image, a global average and a linear head.
+    A 3 x 3 stem of stride 1, three stages of n blocks with `width`, 2 `width` and 4 `width` channels (the second and
+    third stage halve the image), a global average and a linear head.
     Input [B, in_channels, H, W], output logits [B, num_classes].
     """
 
@@ -53,7 +53,7 @@ class SmallResNet(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the convolutions anew as He et al. 2015 do (equation 10); the other layers keep torch's own start."""
+        """Draw the convolutions as He et al. 2015 (equation 10); the other layers keep torch's initialisation."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -1,8 +1,8 @@
-"""Files of weights from anywhere: what is in them, how they were written, and others written alike.
+"""Weight files of any origin: reading them, recording their form, and writing other weights in the same form.
 
-A torch file (`torch.save`, today's zip archive or the legacy format) holds a state_dict, or a checkpoint with one under
-one of `CHECKPOINT_KEYS`; a safetensors file holds the names and tensors alone. Prefixes that DistributedDataParallel
-and torch.compile put before the names are taken off, and put back.
+A torch file (`torch.save`, the zip archive or the legacy format) holds a state_dict, or a checkpoint with one under one
+of `CHECKPOINT_KEYS`; a safetensors file holds names and tensors alone. The prefixes that DistributedDataParallel and
+torch.compile put before the names are removed, and restored.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from helper_functions.training.distribution import on_main
 
 CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net")
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel's and torch.compile's
-# Others would have to be told how to become numbers that can be trained.
+# Other dtypes (quantised, complex, float8) have no unique conversion to trainable weights.
 DTYPES = (
     torch.float16, torch.bfloat16, torch.float32, torch.float64,
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
@@ -30,12 +30,11 @@ DTYPES = (
 
 @dataclasses.dataclass(frozen=True)
 class WeightFile:
-    """How a file of weights was written.
+    """The form of a weight file.
 
-    suffix: of its name. key: under which a checkpoint held the weights, None where nothing stood around them.
-    names: by the model's own name of each tensor, its name in the file; in the file's order. dtypes: likewise.
-    versions: torch's class versions of the modules, by the file's names, where it has them. metadata: of safetensors.
-    left_out: other entries of the checkpoint.
+    suffix: of its name. key: of the weights in a checkpoint, None for a bare state_dict. names: the file's name of each
+    tensor by the model's own, in the file's order. dtypes: likewise. versions: torch's class versions of the modules
+    where the file has them. metadata: of safetensors. left_out: other entries of the checkpoint.
     """
 
     format: Literal["torch", "legacy torch", "safetensors"]
@@ -48,14 +47,14 @@ class WeightFile:
     left_out: tuple[str, ...] = ()
 
     def is_plain(self, model: nn.Module) -> bool:
-        """Whether torch.save of the model's own state_dict gives such a file."""
+        """Whether `torch.save` of the model's own state_dict gives this form."""
         own = {name: value.dtype for name, value in model.state_dict().items()}
         bare = all(name == given for name, given in self.names.items())
         return self.format == "torch" and self.key is None and bare and self.dtypes == own
 
 
 def read_weight_file(path: str | Path) -> tuple[dict[str, Tensor], WeightFile]:
-    """Weights by the model's own names, on the CPU, and how they were written; nothing in the file is executed.
+    """Weights by the model's own names, on the CPU, and the file's form; nothing in the file is executed.
 
     Raises:
         UserError: naming the path, when the file is missing, unreadable, truncated or no checkpoint, or holds anything
@@ -65,11 +64,11 @@ def read_weight_file(path: str | Path) -> tuple[dict[str, Tensor], WeightFile]:
     content, format_, metadata = _read(path)
     key, entries = None, content
     if isinstance(content, dict):
-        # Methods of the type: an OrderedDict's own can be replaced by what the file says.
+        # Methods of the type: a file can replace the attributes of an OrderedDict.
         inner = ((name, dict.get(content, name)) for name in CHECKPOINT_KEYS)
         key, entries = next(((name, value) for name, value in inner if isinstance(value, dict)), (None, content))
     if not isinstance(entries, dict):
-        raise UserError(f"{path} holds a {type(entries).__name__}, no state_dict: save model.state_dict()")
+        raise UserError(f"{path} holds a {type(entries).__name__}, not a state_dict: save model.state_dict()")
     weights, names = {}, {}
     for name, value in dict.items(entries):
         own = _without_wrappers(name) if isinstance(name, str) else None
@@ -88,17 +87,16 @@ def read_weight_file(path: str | Path) -> tuple[dict[str, Tensor], WeightFile]:
 
 @on_main
 def write_weight_file(model: nn.Module, form: WeightFile, path: Path) -> None:
-    """Write a model's weights as a file was written: format, container, names, order and dtypes.
+    """Write a model's weights in the form of a file: format, container, names, order and dtypes.
 
-    The other entries of a checkpoint are not carried over: an optimizer's momentum and averages of the weights still
-    hold what was learned from the images that had to go, and an epoch or a score would be those of another model.
-    Half precision rounds the weights; a tensor that would overflow stays in single precision.
-    Raises OSError where it cannot be written.
+    The other entries of a checkpoint are left out: an optimizer's momentum and averaged weights still depend on the
+    forgotten images, and an epoch or a score belongs to another model. Half precision rounds the weights; a tensor that
+    would overflow stays in single precision. Raises OSError where it cannot be written.
     """
     own, cast = model.state_dict(), {}
     for name, dtype in form.dtypes.items():
         value = own[name]
-        # Names that share their memory go on sharing it: each is converted once.
+        # Shared memory is converted once, so that it stays shared.
         place = (value.data_ptr(), value.shape, value.stride(), dtype)
         cast.setdefault(place, _as_dtype(value, dtype))
         own[name] = cast[place]
@@ -106,7 +104,7 @@ def write_weight_file(model: nn.Module, form: WeightFile, path: Path) -> None:
     if form.format == "safetensors":
         from safetensors.torch import save
 
-        # The format knows no shared memory.
+        # safetensors refuses shared memory.
         with whole_file(path) as temporary:
             temporary.write_bytes(save({name: value.clone() for name, value in tensors.items()}, form.metadata))
         return
@@ -129,16 +127,16 @@ def _without_wrappers(name: str) -> str:
 
 
 def shown(name: object) -> str:
-    """A name out of a file, short and in printable characters."""
+    """A name from a file, shortened and printable."""
     if not isinstance(name, str):
         return f"a {type(name).__name__}"
     return name if name.isprintable() and len(name) <= 100 else repr(name[:100])
 
 
 def _read(path: Path) -> tuple[object, str, dict[str, str] | None]:
-    """Content, format and metadata of a file, every failure told in one line."""
+    """Content, format and metadata of a file; every failure is a UserError of one line."""
     if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
+        what = "is not a file" if path.exists() else "does not exist"
         raise UserError(f"{path} {what}: name a file written by torch.save(model.state_dict(), path)")
     try:
         if _is_safetensors(path):
@@ -157,7 +155,7 @@ def _read(path: Path) -> tuple[object, str, dict[str, str] | None]:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Eight bytes of a length, then that many of JSON: no torch file has a brace there."""
+    """Whether a file begins with eight bytes of a length and a brace of JSON, as no torch file does."""
     with open_bytes(path) as file:
         head = file.read(9)
     return head.endswith(b"{") and len(head) == 9 and not head.startswith(b"PK")
@@ -174,13 +172,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str] | N
 
 
 def _dense(name: object, value: object, path: Path) -> Tensor:
-    """The tensor alone, without attributes that a file can give it."""
+    """The tensor without attributes that a file can give it."""
     remedy = f"save model.state_dict(), alone or under one of the keys {', '.join(CHECKPOINT_KEYS)}"
     if not isinstance(name, str):
-        raise UserError(f"{path} is no state_dict: a name in it is of type {type(name).__name__}: {remedy}")
+        raise UserError(f"{path} is not a state_dict: a name in it is of type {type(name).__name__}: {remedy}")
     if not isinstance(value, Tensor):
         kind = type(value).__name__
-        raise UserError(f"{path} is no state_dict: its entry {name[:100]!r} is a {kind}, no tensor: {remedy}")
+        raise UserError(f"{path} is not a state_dict: its entry {name[:100]!r} is a {kind}, not a tensor: {remedy}")
     value = Tensor.detach(value)
     if value.layout is not torch.strided or value.is_meta or value.dtype not in DTYPES:
         kind = f"{value.layout}, {value.dtype}, on {value.device}".replace("torch.", "")
@@ -191,7 +189,7 @@ def _dense(name: object, value: object, path: Path) -> Tensor:
 
 
 def _suffix(path: Path, format_: str) -> str:
-    """`.safetensors`, `.pth`, `.pth.tar` and so on; of no use as the end of a name: the format's own."""
+    """`.safetensors`, `.pth`, `.pth.tar` and so on; the format's own where the name has no usable suffix."""
     found = re.search(r"(\.[A-Za-z0-9_]{1,20})?\.[A-Za-z0-9_]{1,20}\Z", path.name)
     if found is None:
         return ".safetensors" if format_ == "safetensors" else ".pt"
@@ -199,7 +197,7 @@ def _suffix(path: Path, format_: str) -> str:
 
 
 def _versions(entries: dict) -> dict[str, dict[str, int]] | None:
-    """What torch calls `_metadata`, where it is what torch writes."""
+    """A state_dict's `_metadata`, where it has the form that torch writes."""
     versions = vars(entries).get("_metadata") if isinstance(entries, OrderedDict) else None
     if not isinstance(versions, dict):
         return None

@@ -1,4 +1,4 @@
-"""Weights from files that may come from anywhere put into a model, or in one line why they do not fit."""
+"""Loads weights into a model, with an error of one line where they do not match."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
 def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path, name: str | None = None) -> None:
     """Load `state_dict` strictly into `model`, in place; `source` and the model's `name` are for the error.
 
-    Raises UserError in one line that names the first mismatch: another architecture, stem, number of input channels
-    or classes, another shape, or a tensor that is no number somewhere. The model is left as it was.
+    Raises UserError that names the first mismatch: another architecture, stem, number of input channels or classes,
+    another shape, or a tensor with NaN or infinity. The model then keeps its weights.
     """
     own = model.state_dict()
     name = name or type(model).__name__
-    # Files older than torch 0.4.1 have no such counters, and torch loads them all the same.
+    # Files older than torch 0.4.1 lack these counters, and torch loads them.
     missing = [key for key in own if key not in state_dict and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state_dict if key not in own]
     if missing or unexpected:
@@ -35,7 +35,7 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], source: str |
             for what, keys in (("keys missing", missing), ("unexpected", unexpected))
             if keys
         ]
-        raise UserError(f"{source} is no {name}: {', '.join(counts)}; pass the model that these weights belong to")
+        raise UserError(f"{source} is not a {name}: {', '.join(counts)}; pass the model that these weights belong to")
     for key, value in own.items():
         if key in state_dict and state_dict[key].shape != value.shape:
             raise UserError(f"{source}: {_shape_mismatch(model, own, state_dict, key, name)}")
@@ -44,7 +44,7 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], source: str |
             _check_numbers(state_dict[key], value, key, source)
     given = OrderedDict(state_dict)
     if len(given) == len(own):
-        # MNASNet asks for its version. Without one, batch norm does without the counters that are missing.
+        # MNASNet needs its version. Without one, batch norm accepts that the counters are missing.
         given._metadata = own._metadata
     model.load_state_dict(given)
 
@@ -58,7 +58,7 @@ def infer_stem(state_dict: Mapping[str, Tensor]) -> str | None:
 
 
 def head_key(model: nn.Module) -> str | None:
-    """Name of the weight [num_classes, ...] that makes the logits: the last linear layer, else the last convolution."""
+    """Name of the weight [num_classes, ...] of the logits: the last linear layer's, else the last convolution's."""
     for kind in (nn.Linear, nn.Conv2d):
         layers = [name for name, module in model.named_modules() if isinstance(module, kind)]
         if layers:
@@ -69,7 +69,7 @@ def head_key(model: nn.Module) -> str | None:
 def _check_numbers(given: Tensor, own: Tensor, key: str, source: str | Path) -> None:
     if own.is_floating_point() and not given.is_floating_point():
         raise UserError(f"{source}: {key} is {given.dtype}, no weights: save model.state_dict() in floating point")
-    # As the model will hold it: double precision reaches further than single.
+    # In the model's dtype: double precision reaches further than single.
     if not given.to(own.dtype).isfinite().all():
         raise UserError(f"{source}: {key} holds NaN or infinity: these weights are broken, give others")
 
@@ -77,7 +77,7 @@ def _check_numbers(given: Tensor, own: Tensor, key: str, source: str | Path) -> 
 def _shape_mismatch(
     model: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, Tensor], key: str, name: str
 ) -> str:
-    """Say what the shapes at `key`, the first that differ, mean."""
+    """Explain the shapes at `key`, the first that differ."""
     theirs, ours = tuple(given[key].shape), tuple(own[key].shape)
     stems = infer_stem(given), infer_stem(own)
     if key == "conv1.weight" and None not in stems and stems[0] != stems[1]:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from contrastive_discrimination.arguments import ContrastiveArgs
+from contrastive_discrimination.games import ContrastiveArgs
 from helper_functions.config import (
     ClosedUnitInterval,
     HalfOpenUnitInterval,

@@ -1,1 +1,1 @@
-"""Every method, tuned alike, side by side."""
+"""The leaderboard: every method, tuned with equally many trials, side by side."""

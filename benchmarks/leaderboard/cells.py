@@ -1,37 +1,50 @@
-"""One cell of the leaderboard: a method on a forget set and a seed, by the main script, from flags to a row."""
+"""One cell of the leaderboard: a method on a forget set and a seed, run by the main script, from flags to a row."""
 
+import contextlib
 import dataclasses
 import functools
+import io
 import json
 from pathlib import Path
 
+import test as judge
 import train
 import train_constrained_unlearning as script
-from benchmarks.leaderboard.further_figures import add_further
+from benchmarks.leaderboard.results import flags_of
 from benchmarks.leaderboard.trained_models import ELSEWHERE, model_key
 from benchmarks.sweeps.sweep import command_line
 from data.arguments import DataArgs
 from evaluation.gaps import retrained_of
 from helper_functions.code_version import code_words
-from helper_functions.config import RunArgs
+from helper_functions.config import NonNegativeInt, RunArgs
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
 from helper_functions.keys import key_of
-from helper_functions.run_folder import INFEASIBLE, RESULT, run_quietly
+from helper_functions.run_folder import INFEASIBLE, RESULT, result_weights, run_quietly
 from models.arguments import ModelArgs
 from unlearning.methods import METHODS
 
-# Whose tuned flags serve a kind of forget set that has none of its own.
-NEXT_OF_KIN = {"superclass": "class", "file": "random", "memorised": "random"}
-# What a finished run needs no longer.
+# Kinds of forget sets that use the tuned flags of another kind unless they have their own.
+SIMILAR = {"superclass": "class", "file": "random", "memorised": "random"}
+# Files that are removed once a cell is finished.
 WEIGHTS = (RESULT, INFEASIBLE, "checkpoint.pt")
-# Points of a trace that a row keeps.
-TRACE_POINTS = 120
+
+
+@dataclasses.dataclass
+class FurtherArgs:
+    """Figures that cost more than one pass over the images; each is a flag of test.py."""
+
+    relearn: bool = False
+    """Count the gradient steps until the model fits the forget set as well as the original does."""
+    linear_probe: bool = False
+    """Refit a linear classifier on frozen features and evaluate it on the forget set."""
+    shadow_models: NonNegativeInt = 0
+    """Shadow models of U-LiRA for each cell, each trained and unlearned: an even number, at least 4."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What is run, and where.
+    """A run of the main script.
 
     Args:
         method: name of the row.
@@ -40,9 +53,9 @@ class Cell:
         flags: of the main script, without those of `ELSEWHERE` and without weights.
         original: run folder of the original.
         retrained: run folders of the retrained models.
-        log_dir: where the run is made.
-        log_interval: steps between two points of the traces.
-        further: what `benchmarks.leaderboard.further_figures` is asked for.
+        log_dir: parent of the run folder.
+        log_interval: steps between two lines of the run's metrics.jsonl.
+        further: the flags of `FurtherArgs` that are set.
     """
 
     method: str
@@ -57,16 +70,16 @@ class Cell:
 
     @functools.cached_property
     def key(self) -> str:
-        """Changes with everything that its figures depend on, and with nothing else."""
+        """Hash of everything that the figures depend on."""
         flags = {name: value for name, value in self.flags.items() if name not in ELSEWHERE}
         models = [model_key(load_config(Path(folder) / "config.yaml")) for folder in (self.original, *self.retrained)]
-        # A row that asks for nothing further keeps the key that it had before there was any.
+        # Absent when empty: keys of cells without further figures stay those of existing records.
         further = {"further": self.further} if self.further else {}
         return key_of({"method": self.method, "forget": self.forget, "flags": flags, "models": models, **further})
 
 
 def data_flags(train_config: str) -> dict:
-    """The data set and the model of a training's configuration, as flags that the main script has, too."""
+    """The flags of data set and model in a training's configuration, which the main script shares."""
     args = train.get_parser().parse(["--config_file", train_config])
     names = [field.name for part in (DataArgs, ModelArgs) for field in dataclasses.fields(part)]
     names += [field.name for field in dataclasses.fields(RunArgs) if field.name in ("device", "precision")]
@@ -75,12 +88,12 @@ def data_flags(train_config: str) -> dict:
 
 
 def method_flags(tuned: str | None, kind: str, method: str) -> dict:
-    """A row's flags: TUNED/KIND/METHOD.yaml, or the method of that name as it is by default.
+    """A row's flags: TUNED/KIND/METHOD.yaml, else the defaults of the method of that name.
 
     Raises:
         UserError: there is neither.
     """
-    for place in (kind, NEXT_OF_KIN.get(kind, kind)):
+    for place in (kind, SIMILAR.get(kind, kind)):
         path = Path(tuned or "") / place / f"{method}.yaml"
         if tuned is not None and path.is_file():
             return load_config(path)
@@ -90,7 +103,7 @@ def method_flags(tuned: str | None, kind: str, method: str) -> dict:
 
 
 def run_cell(cell: dict) -> dict:
-    """Run a cell, given as a dict, or go on with it where it was stopped; gives its row."""
+    """Run a cell, given as a dict, or resume it where it stopped; returns its row."""
     cell = Cell(**cell)
     flags = {**cell.flags, "figures": False, "log_dir": cell.log_dir, "log_interval": cell.log_interval}
     flags |= {"weight_path": f"{cell.original}/model.pt"}
@@ -100,50 +113,52 @@ def run_cell(cell: dict) -> dict:
     folder, report = run_quietly(script, argv, f"{cell.method}-{cell.key}")
     row = _row(cell, folder, report)
     if cell.further:
-        add_further(row, folder, cell.further, cell.original, cell.retrained, cell.flags)
+        _add_further(row, folder, cell)
     for name in WEIGHTS:
         (folder / name).unlink(missing_ok=True)
     return short(row)
 
 
 def _row(cell: Cell, folder: Path, report: dict) -> dict:
-    models = report["models"]
+    models, environment = report["models"], json.loads((folder / "environment.json").read_text())
     finished = json.loads((Path(cell.retrained[0]) / "report.json").read_text())
-    histograms, environment = report["loss_histograms"], json.loads((folder / "environment.json").read_text())
-    row = {
+    return {
         "key": cell.key,
         "method": cell.method,
         "forget": cell.forget,
         "seed": cell.seed,
-        "config": load_config(folder / "config.yaml"),
+        "config": flags_of(load_config(folder / "config.yaml")),
         "figures": models["unlearned"],
         "original": models["original"],
         "retrained": list(retrained_of(models).values()),
         "verdict": report["verdict"],
         "cost": report["cost"]["unlearned"],
         "retrained_cost": finished["cost"]["retrained"],
-        "histograms": {name: histograms[name] for name in ("edges", "original", "unlearned", "retrained")},
-        "trace": _trace(folder / "metrics.jsonl"),
         "environment": {**environment, "code": code_words(report["run"]["code"])},
     }
-    return row
+
+
+def _add_further(row: dict, run: Path, cell: Cell) -> None:
+    """Add the further figures of the unlearned model, the original and the retrained models, by test.py."""
+    weights = str(result_weights(run))
+    shared = {field.name for field in dataclasses.fields(judge.Args)} - {"forget"}
+    own = {name: value for name, value in cell.flags.items() if name in shared and value is not None}
+    own |= {"weight_path": weights, "splits": run / "splits.npz", "original_weight_path": f"{cell.original}/model.pt"}
+    own |= {"retrained_weight_path": [f"{folder}/model.pt" for folder in cell.retrained]}
+    if "shadow_models" in cell.further:
+        own |= {"shadow_config": run / "config.yaml", "shadow_dir": run.parent.parent / "shadows"}
+    with contextlib.redirect_stdout(io.StringIO()):
+        models = judge.main(judge.get_parser().parse(command_line({**own, **cell.further})))["models"]
+    others = [models[weights], models["original"], *retrained_of(models).values()]
+    parts = [row["figures"], row["original"], *row["retrained"]]
+    for figures, further in zip(parts, others, strict=True):
+        figures |= {name: value for name, value in further.items() if name not in figures}
 
 
 def short(value: object) -> object:
-    """The same with real numbers to six digits: results are kept in the repository."""
+    """The same with real numbers to six significant digits, for records in the repository."""
     if isinstance(value, dict):
         return {key: short(item) for key, item in value.items()}
     if isinstance(value, list):
         return [short(item) for item in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def _trace(path: Path) -> dict | None:
-    """Violation and multiplier over the steps of a constrained method, thinned out; the last step is always there."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    points = [line for line in lines if "constraint/violation" in line]
-    if not points:
-        return None
-    points = [*points[: -1 : -(-len(points) // TRACE_POINTS)], points[-1]]
-    names = {"step": "step", "violation": "constraint/violation", "multiplier": "constraint/multiplier"}
-    return {name: [point.get(key) for point in points] for name, key in names.items()}

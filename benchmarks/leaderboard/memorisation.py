@@ -1,7 +1,7 @@
-"""Forget sets by how much an image is memorised: its loss under a model that never saw it, in thirds.
+"""Forget sets by memorisation, in thirds, as in RUM (Zhao et al. 2024).
 
-Score and thirds as in RUM (Zhao et al. 2024): an image that a model gets wrong without having seen it must have been
-memorised where it is known. Two models, each trained on one half of the training images, score the other half.
+The score of an image is its loss under a model that was not trained on it: two models, each trained on one half of the
+training images, score the other half.
 """
 
 from pathlib import Path
@@ -18,15 +18,15 @@ from helper_functions.training.inference import predict
 from unlearning.experiment import Experiment
 
 THIRDS = ("low", "middle", "high")
-# Of the training images, so that the set has the size of random:0.1.
+# Share of the training images: the size of random:0.1.
 SHARE = 0.1
 
 
 def resolve(forget: str, training: Training, seed: int) -> str:
-    """A request that the scripts know: `memorised:low|middle|high` becomes the list of such a set, others stay.
+    """A forget set as the scripts name it: `memorised:low|middle|high` becomes `file:` with the list of its images.
 
     Raises:
-        UserError: no such third.
+        UserError: an unknown third.
     """
     kind, _, third = forget.partition(":")
     if kind != "memorised":
@@ -40,7 +40,7 @@ def resolve(forget: str, training: Training, seed: int) -> str:
 
 
 def choose(scores: dict[int, float], third: str, seed: int) -> Tensor:
-    """A tenth of all images, drawn from one third by score; sorted int64 indices.
+    """A tenth of all images, drawn from one third by score: sorted int64 indices.
 
     Args:
         scores: by image.
@@ -54,7 +54,7 @@ def choose(scores: dict[int, float], third: str, seed: int) -> Tensor:
 
 
 def score(training: Training, seed: int) -> dict[int, float]:
-    """The loss of each training image under the model of the half that it is not in, by image."""
+    """The loss of each training image under the model that was trained on the other half, by image."""
     original = training.original("", seed)
     argv = ["--config_file", training.config_file, "--splits", str(original / "splits.npz"), "--seed", str(seed)]
     experiment = Experiment(train.get_parser().parse(argv))

@@ -1,4 +1,4 @@
-"""Originals and retrained models of a sweep: each trained once, found again by the hash of what it was trained with."""
+"""Originals and retrained models of a sweep: each is trained once and found by the hash of its configuration."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from helper_functions.files import load_config
 from helper_functions.keys import key_of
 from helper_functions.run_folder import run_quietly
 
-# Where a run writes and how it computes, not what it computes (--sync_bn is for several ranks, a cell is one).
+# Flags that do not change what a run computes (--sync_bn needs several ranks, a cell has one).
 ELSEWHERE = (
     "log_dir", "name_prefix", "resume", "device", "precision", "deterministic", "sync_bn", "data_on_device", "compile",
     "compile_mode", "log_interval", "figures", "data_dir", "on_nan",
@@ -21,10 +21,10 @@ ELSEWHERE = (
 
 
 def model_key(config: dict) -> str:
-    """Hash of a training's configuration, of files by their content; where it was done plays no part.
+    """Hash of a training's configuration, of files by their content, without `ELSEWHERE`.
 
     Raises:
-        UserError: a file that it names is not there.
+        UserError: a file that it names does not exist.
     """
     values = {name: value for name, value in config.items() if name not in ELSEWHERE}
     for name in ("splits", "forget"):
@@ -39,39 +39,34 @@ def model_key(config: dict) -> str:
 
 
 def original_of(forget: str | None) -> str | None:
-    """What of a forget set an original depends on: wrong labels come before training, all else is named after it."""
+    """The forget set as far as an original depends on it: wrong labels are drawn before training, other sets after."""
     return forget if str(forget).startswith("mislabelled") else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How the models of a sweep are trained.
-
-    Args:
-        config_file: flags of train.py.
-        log_dir: where finished trainings are kept.
-    """
+    """Models of a sweep, trained with the flags of `config_file` into run folders in `log_dir`, if not there yet."""
 
     config_file: str
     log_dir: str
 
     def original(self, forget: str, seed: int) -> Path:
-        """The run folder of an original; trained now where it is not there yet."""
+        """The run folder of an original."""
         return self.run("original", self._original(forget, seed))
 
     def retrained(self, forget: str, seed: int, further: int = 0) -> Path:
         """The run folder of a retrained model on the original's splits, trained from seed + `further`."""
         asked = {"splits": self.original(forget, seed) / "splits.npz", "forget": forget}
         if further:
-            # A random forget set is drawn from the run's seed, so that this one takes that of the splits as it is. No
-            # other is asked for, not even by the configuration; where that names this very set, it is in the key.
+            # A random forget set is drawn by the run's seed: this run takes the set of the first one's splits, and
+            # names none, unless the configuration names this very set.
             asked = {"splits": self.retrained(forget, seed) / "splits.npz"}
             if load_config(Path(self.config_file)).get("forget") != forget:
                 asked["forget"] = None
         return self.run("retrained", {"seed": seed + further, "retain_only": True, **asked})
 
     def run(self, name: str, flags: dict) -> Path:
-        """The folder of a finished run of train.py with these flags, or of the one that is made now."""
+        """The folder of a finished run of train.py with these flags; starts or resumes it first if necessary."""
         argv, key = self._asked(flags)
         found = [path.parent for path in sorted(Path(self.log_dir).glob(f"*{key}*/config.yaml"))]
         finished = [folder for folder in found if (folder / "report.json").exists()]
@@ -81,7 +76,7 @@ class Training:
         return run_quietly(train, argv, f"{name}-{key}")[0]
 
     def key(self, forget: str, seed: int) -> str:
-        """By which an original is found."""
+        """The hash by which an original is found."""
         return self._asked(self._original(forget, seed))[1]
 
     def _asked(self, flags: dict) -> tuple[list[str], str]:
@@ -95,14 +90,14 @@ class Training:
 
 
 def train_originals(places: Iterable[dict], run_all: RunAll) -> None:
-    """Train the originals that are missing, each once however many forget sets share it, in several processes.
+    """Train the missing originals in the processes of a sweep, each once even if several forget sets share it.
 
     Args:
         places: dicts with `config_file` and `log_dir` of a `Training`, `forget` and `seed`.
         run_all: of the sweep's engine.
 
     Raises:
-        UserError: of the first that cannot be trained.
+        UserError: an original cannot be trained.
     """
     alone = {(original_of(place["forget"]), place["seed"]): place for place in places}
     for _, _, error in run_all(_train_original, alone.values(), title="originals"):

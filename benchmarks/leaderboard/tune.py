@@ -1,10 +1,10 @@
-"""Tune every method alike: equal trials, validation only, no test image and no retrained model.
+"""Tune every method with equally many trials, on validation images: no test image, no retrained model.
 
     python -m benchmarks.leaderboard.tune --config_file configs/leaderboard/digits_tuning.yaml
 
 The best flags of a method on a kind of forget set become TUNED/KIND/METHOD.yaml; every trial is a line of the record.
-What is minimised, subject to the retain budget: for random sets |forget accuracy - unseen accuracy|, for classes the
-forget accuracy, for mislabelled sets the accuracy on the given wrong labels. A stopped search goes on where it was.
+The objective, subject to the retain budget: for random sets |forget accuracy - unseen accuracy|, for classes the
+forget accuracy, for mislabelled sets the accuracy on the given wrong labels. Trials of the record are not run again.
 """
 
 import dataclasses
@@ -28,12 +28,11 @@ from helper_functions.files import whole_file
 from helper_functions.keys import key_of
 from helper_functions.run_folder import run_quietly
 
-# Of two trials that forget equally well the one with the better validation accuracy wins; a point of it is worth this
-# many points of the objective.
+# Objective points per point of validation accuracy: decides between trials that forget equally well.
 VALIDATION_WEIGHT = 0.01
-# What a trial beyond the budget counts at least; larger than any objective within it.
+# Least objective of a trial over the budget; larger than any within it.
 OVER_BUDGET = 200.0
-# Points beyond it that a trial counts whose figures are no numbers.
+# Excess of a trial whose figures became NaN or infinite.
 FAR_OVER_BUDGET = 100.0
 
 
@@ -46,21 +45,21 @@ class Args(EngineArgs):
     forget: list[str] = dataclasses.field(default_factory=lambda: ["random:0.1"])
     """One forget set of each kind."""
     trials: PositiveInt = 30
-    """For each method and forget set; the first has the method's own defaults."""
+    """Trials for each method and forget set; the first one has the method's defaults."""
     seed: Seed = 100
-    """Of splits, original and search; best none that the leaderboard reports."""
+    """Seed of splits, original and search; choose one that the leaderboard does not report."""
     most_retain_epochs: PositiveInt = 10
-    """No method gets more passes over the retain set."""
+    """Upper limit of passes over the retain set, for every method."""
     train_config: str = "configs/digits/train.yaml"
     """Flags of train.py, for the original."""
     retain_budget: NonNegativeFloat = 2.0
-    """Accuracy points on the retain set that forgetting may cost."""
+    """Accuracy points on the retain set that unlearning may cost."""
     tuned: str = "configs/digits"
-    """Where KIND/METHOD.yaml is written."""
+    """Folder in which KIND/METHOD.yaml is written."""
     record: str = "docs/leaderboard/digits/tuning.jsonl"
-    """JSON lines, one a trial; those that stand there are not run again."""
+    """JSON lines, one a trial; recorded trials are not run again."""
     log_dir: str = "runs/leaderboard"
-    """Where the originals are kept."""
+    """Folder of the originals."""
 
 
 def get_parser() -> ScriptParser:
@@ -96,7 +95,7 @@ def main(args: Args) -> dict:
 
 
 def run_search(search: dict) -> list[dict]:
-    """All trials of one method on one forget set, in their order; those of the record are taken from there."""
+    """All trials of one method on one forget set, in order; recorded ones are not run again."""
     args = Args(**search["args"])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, trials, study = SPACES[search["method"]], [], optuna.create_study()
@@ -105,7 +104,7 @@ def run_search(search: dict) -> list[dict]:
     known, fixed = read_rows(Path(args.record)), data_flags(args.train_config)
     fixed |= {**space.fixed, "retain_budget": args.retain_budget, "forget": search["forget"], "seed": args.seed}
     for number in range(args.trials):
-        # A draw depends on its number and on the trials before it alone, whether those were run now or read.
+        # A draw depends on its number and on the earlier trials alone, whether these were run or read.
         study.sampler = optuna.samplers.TPESampler(n_startup_trials=args.trials // 3, seed=args.seed * 1000 + number)
         trial = study.ask(distributions)
         values = rounded(trial.params, distributions)
@@ -120,12 +119,12 @@ def run_search(search: dict) -> list[dict]:
 
 
 def run_trial(original: str, flags: dict, key: str) -> dict:
-    """Unlearn once with these flags; gives the objective as `value`, and what it was made of."""
+    """Unlearn once with these flags; returns the objective as `value`, and the figures behind it."""
     with tempfile.TemporaryDirectory() as folder:
         own = {"weight_path": f"{original}/model.pt", "judge": "validation", "figures": False, "log_dir": folder}
         try:
             _, report = run_quietly(script, command_line({**flags, **own}), key)
-        except NotFinite:  # worse than any that comes to its end
+        except NotFinite:  # worse than any trial with finite figures
             figures = {"figures": {}, "seconds": None, "gradient_steps": None}
             return {"value": OVER_BUDGET + FAR_OVER_BUDGET, "feasible": False, "slack": None, **figures}
     figures, verdict, cost = report["models"]["unlearned"], report["verdict"], report["cost"]["unlearned"]
@@ -141,7 +140,7 @@ def run_trial(original: str, flags: dict, key: str) -> dict:
 
 
 def objective(figures: dict, verdict: dict, kind: str) -> float:
-    """What a search minimises; beyond the budget by how far, so that it finds its way back.
+    """What a search minimises; over the budget it grows with the excess, which leads the search back.
 
     Args:
         figures: of the unlearned model, in percent.

@@ -1,29 +1,38 @@
-"""What all jobs of `benchmarks.speed.throughput` share: images, models, loaders, and how our steps are timed."""
+"""The jobs of `benchmarks.speed.throughput`, each our way and the plain way, on the same images and network."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks.speed import plain
-from benchmarks.speed.utilisation import flops_of
+from benchmarks.speed.utilisation import flops_of, rate_of
 from data.datasets import Dataset, load_dataset
 from data.image_sets import ImageSets
 from data.loaders import TensorLoader
+from helper_functions.metrics import calculate_accuracy
 from helper_functions.training.devices import Precision, seed_everything
-from helper_functions.training.loop import LoopConfig, Trainer, run_loop
-from helper_functions.training.peak_memory import peak_memory, release_memory, reset_peak_memory
+from helper_functions.training.inference import predict
+from helper_functions.training.loop import LoopConfig, NamedLoader, Trainer, run_loop
 from models import get_model
+from optimizer.training import EmpiricalRisk, GradientSteps, Recipe
+from unlearning.arguments import MethodArgs
+from unlearning.context import MethodContext
+from unlearning.evaluator import Evaluator
+from unlearning.methods import METHODS
+from unlearning.streams import original_divergence
 
 NUM_CLASSES = 100
-SCHEDULE_STEPS = 100_000  # so many that no schedule comes to its end
+SCHEDULE_STEPS = 100_000  # so many that no schedule ends
 MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-
-Measure = Callable[[], float]  # times one stretch, in images/s
+# Batches for each of --steps: fast work needs more of them to be timed well.
+EVALUATION_BATCHES, LOADER_BATCHES = 4, 40
 
 
 def images_from(data_dir: str) -> Dataset:
@@ -38,13 +47,13 @@ def images_from(data_dir: str) -> Dataset:
 
 @dataclasses.dataclass
 class Ours:
-    """One of our jobs; calling it measures a stretch and gives images/s.
+    """One job our way; a call times a stretch and gives images/s.
 
     Args:
         run: takes an amount and gives the number of images.
         amount: of a stretch.
         device: is waited for.
-        warm_up: amount that is run before a stretch and not counted, and the one whose FLOPs are.
+        warm_up: amount that is run before a stretch and not timed; FLOPs are counted on it.
     """
 
     run: Callable[[int], int]
@@ -53,12 +62,15 @@ class Ours:
     warm_up: int = 1
 
     def __call__(self) -> float:
-        return plain.images_per_second(self.run, self.amount, self.device, self.warm_up)
+        return rate_of(self.run, self.amount, self.device, self.warm_up)
 
     def flops_per_image(self) -> float:
         """Floating-point operations for each image that is counted."""
         images, flops = flops_of(partial(self.run, self.warm_up))
         return flops / images
+
+
+Pair = tuple[Ours, plain.Plain]
 
 
 @dataclasses.dataclass
@@ -67,7 +79,7 @@ class Bench:
 
     Args:
         sets: loaders over the parts of a data set.
-        precision: device, and the dtype of ours.
+        precision: device, and the dtype of our way.
         stem: of the ResNet-18.
         memory_format: of our weights and inputs, one of `MEMORY_FORMATS`.
         batch_size: images in a batch of a stream.
@@ -86,8 +98,13 @@ class Bench:
         """Where everything is computed."""
         return self.precision.device
 
+    def resized(self, batch_size: int) -> "Bench":
+        """The same with another batch size, and as many images in a stretch."""
+        steps = max(1, round(self.steps * self.batch_size / batch_size))
+        return dataclasses.replace(self, batch_size=batch_size, steps=steps)
+
     def model(self) -> nn.Module:
-        """Ours; the same first weights each time."""
+        """Our network; the same first weights each time."""
         seed_everything(0)
         model = get_model("resnet18", NUM_CLASSES, stem=self.stem)
         return model.to(self.device, memory_format=MEMORY_FORMATS[self.memory_format])
@@ -96,53 +113,43 @@ class Bench:
         """The same network with the same weights, the plain way."""
         return plain.network(self.model())
 
-    def indices(self, part: str) -> Tensor:
-        """Images of a part of the splits, int64."""
-        return getattr(self.sets.splits, part)
-
     def loader(self, part: str, augment: bool = True) -> TensorLoader:
-        """Ours for training on a part, less the images that would make its batches smaller than asked."""
-        indices = self.indices(part)
+        """Our loader for training on a part of the splits, without the images of a last, smaller batch."""
+        indices = getattr(self.sets.splits, part)
         whole = len(indices) // self.batch_size * self.batch_size
         return self.sets.training(indices[:whole], self.batch_size, augment=augment)
 
-    def formatted(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Inputs in the memory format that was asked for, and labels; loaders give channels_last."""
+    def formatted(self, batch: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        """Inputs in `memory_format`, and labels; loaders give channels_last."""
         inputs, labels = batch
         return inputs.contiguous(memory_format=MEMORY_FORMATS[self.memory_format]), labels
 
-    def plain(self, step: Callable, *loaders: TensorLoader, factor: int = 1) -> Measure:
+    def plain(self, step: plain.Step, *loaders: TensorLoader, factor: int = 1) -> plain.Plain:
         """A step the plain way, on the images of our loaders."""
         return plain.Plain(step, loaders, self.batch_size, factor * self.steps)
 
-    def ours(self, run: Callable[[int], int], amount: int, warm_up: int = 1) -> Ours:
-        """Anything of ours."""
-        return Ours(run, amount, self.device, warm_up)
-
     def our_steps(self, step: Callable[[dict], dict], batches: Iterable[dict]) -> Ours:
         """Steps of a trainer in the loop that all scripts use."""
-        stream = iter(batches)
+        stream = ({name: self.formatted(part) for name, part in batch.items()} for batch in forever(batches))
 
         def run(steps: int) -> int:
             config = LoopConfig(1, self.device)
-            run_loop(Taken(stream, steps, lambda batch: step({k: self.formatted(v) for k, v in batch.items()})), config)
+            run_loop(Stretch(stream, steps, step), config)
             return config.cost.images
 
-        return self.ours(run, self.steps)
+        return Ours(run, self.steps, self.device)
 
 
-class Taken(Trainer):
-    """The next few batches of an endless stream, and what is done with each."""
+class Stretch(Trainer):
+    """The next batches of an endless stream, each given to a step."""
 
-    name = "benchmark"
-
-    def __init__(self, stream: Iterator, steps: int, step: Callable[[dict], dict]) -> None:
+    def __init__(self, stream: Iterator[dict], steps: int, step: Callable[[dict], dict]) -> None:
         self.stream, self.steps, self.step, self.batches = stream, steps, step, self
 
     def __len__(self) -> int:
         return self.steps
 
-    def __iter__(self) -> Iterator:
+    def __iter__(self) -> Iterator[dict]:
         return islice(self.stream, self.steps)
 
 
@@ -151,17 +158,79 @@ def forever(loader: Iterable) -> Iterator:
     return chain.from_iterable(repeat(loader))
 
 
-def in_turns(measures: Sequence[Measure], rounds: int, device: torch.device) -> list[tuple[list[float], int]]:
-    """Let measures take turns, so that what slows the machine down slows all of them.
+def our_training(bench: Bench, use_sam: bool = False) -> Ours:
+    """A step of train.py."""
+    model, recipe = bench.model(), Recipe(use_sam=use_sam)
+    steps = GradientSteps(EmpiricalRisk(model, bench.precision), model, recipe, SCHEDULE_STEPS // recipe.num_epochs)
+    return bench.our_steps(steps, NamedLoader("train", bench.loader("train")))
 
-    Returns:
-        For each its values, `rounds` of them, and the peak of memory in bytes while it had its turns.
-    """
-    values, peaks = [[] for _ in measures], [0 for _ in measures]
-    release_memory()
-    for _ in range(rounds):
-        for number, measure in enumerate(measures):
-            reset_peak_memory(device)
-            values[number].append(measure())
-            peaks[number] = max(peaks[number], peak_memory(device))
-    return list(zip(values, peaks, strict=True))
+
+def our_unlearning(bench: Bench, method: str) -> Ours:
+    """A step of train_constrained_unlearning.py, with its defaults, on a random forget set."""
+    model, args, precision = bench.model(), MethodArgs(), bench.precision
+    # A part of each split is enough for the measurements before the first step; later ones are not timed.
+    parts = {name: getattr(bench.sets.splits, name)[:1000] for name in ("retain", "forget", "unseen", "validation")}
+    views = {name: bench.sets.evaluation(indices) for name, indices in parts.items()}
+    evaluator = Evaluator(model, views, precision, 0, original_divergence)
+    loaders = views | {name: bench.loader(name, augment=False) for name in ("forget", "retain")}
+    context = MethodContext("unseen", model, loaders, evaluator, args, precision, 0)
+    trainer = METHODS[method].trainer(context)
+    trainer.target.refresh(evaluator.losses(model, "unseen"))
+    trainer.listener = SimpleNamespace(record=SimpleNamespace(scalars=lambda figures, step: None), on_nan="rewind")
+    trainer.set_up_stage(0, SCHEDULE_STEPS // len(trainer.batches))
+    context.streams.prepare(model)
+    return bench.our_steps(trainer.step, trainer.batches)
+
+
+def training(bench: Bench, use_sam: bool = False) -> Pair:
+    """A step of SGD, or of SAM."""
+    step = plain.training_step(bench.plain_model(), rho=0.05 if use_sam else 0.0)
+    return our_training(bench, use_sam), bench.plain(step, bench.loader("train"))
+
+
+def unlearning(bench: Bench, method: str) -> Pair:
+    """A step of a method."""
+    model, parts, objective = bench.plain_model(), ["forget", "retain"], plain.ascent
+    if method == "untrain_contrastive":
+        parts, objective = [*parts, "unseen"], plain.against_regression(model)
+    loaders = (bench.loader(name, augment=False) for name in parts)
+    return our_unlearning(bench, method), bench.plain(plain.constrained_step(model, objective), *loaders)
+
+
+def evaluation(bench: Bench) -> Pair:
+    """Loss and accuracy of images that are not augmented."""
+    model, test = bench.model(), bench.sets.splits.test
+    wanted, whole = min(EVALUATION_BATCHES * bench.steps * bench.batch_size, len(test)), bench.sets.evaluation(test)
+
+    def run(images: int) -> int:
+        batches = map(bench.formatted, bench.sets.evaluation(test[:images]))
+        logits, labels = predict(model, batches, bench.precision)
+        torch.stack([*calculate_accuracy(logits, labels), F.cross_entropy(logits, labels)]).tolist()
+        return images
+
+    # Whole batches, as nearly all of a real evaluation are.
+    amount = max(wanted // whole.batch_size, 1) * whole.batch_size
+    step = plain.evaluation_step(bench.plain_model())
+    return Ours(run, amount, bench.device, whole.batch_size), bench.plain(step, whole, factor=EVALUATION_BATCHES)
+
+
+def loading(bench: Bench) -> Pair:
+    """The training loader alone, with crop and flip."""
+    loader = bench.loader("train")
+    batches = map(bench.formatted, forever(loader))
+
+    def run(count: int) -> int:
+        return sum(len(labels) for _, labels in islice(batches, count))
+
+    ours = Ours(run, LOADER_BATCHES * bench.steps, bench.device)
+    return ours, bench.plain(plain.loading_step, loader, factor=LOADER_BATCHES)
+
+
+JOBS: dict[str, Callable[[Bench], Pair]] = {
+    "train": training,
+    "sam": partial(training, use_sam=True),
+    "constrained": partial(unlearning, method="constrained"),
+    "contrastive": partial(unlearning, method="untrain_contrastive"),
+    "evaluation": evaluation,
+    "loader": loading,
+}

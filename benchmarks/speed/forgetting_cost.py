@@ -1,8 +1,8 @@
-"""What one pass of constrained unlearning costs in one setting: forgetting itself, and measuring the model, apart."""
+"""What one pass of constrained unlearning costs in one setting: unlearning and evaluation apart."""
 
 import dataclasses
 from functools import cache
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,9 @@ from unlearning.evaluator import Evaluator
 from unlearning.run import UnlearningRun
 
 BATCH_SIZE = 128
-# Unseen images, and as many for validation, whatever the setting.
+# Unseen images, and as many for validation, in every setting.
 HELD_OUT = 500
-# Images that an original has learned from: its weights must be sound, and cost nothing that is measured.
+# Images that an original is trained on: enough for sound weights, and not measured.
 LEARNED = 20 * BATCH_SIZE
 
 
@@ -35,47 +35,30 @@ class Setting:
     model: str
     width: int
 
-    def but(self, **changes: Any) -> Self:
-        """The same with some fields changed."""
-        return dataclasses.replace(self, **changes)
-
 
 class Unrecorded:
-    """A run's record that keeps nothing, so that no file is waited for."""
-
-    def scalars(self, figures: dict[str, float], step: int) -> None:
-        """Nothing."""
-
-    def histograms(self, samples: dict[str, Tensor], step: int) -> None:
-        """Nothing."""
-
-    def print_row(self, name: str, epoch: int, num_epochs: int, figures: dict[str, float]) -> None:
-        """Nothing."""
-
-    def save_checkpoint(self, content: dict) -> None:
-        """Nothing."""
-
-
-class TimedExamination:
-    """An examination whose time is added up in `seconds`."""
-
-    def __init__(self, evaluator: Evaluator, device: torch.device) -> None:
-        self.evaluator, self.device, self.seconds = evaluator, device, 0.0
+    """A run's record that keeps nothing, so that no time goes into writing files."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.evaluator, name)
+        return lambda *arguments: None
+
+
+class TimedEvaluator(Evaluator):
+    """An evaluator that adds up the time of its measurements in `seconds`."""
+
+    seconds = 0.0
 
     def __call__(self, *arguments: Any) -> Any:
-        return self._timed(self.evaluator, *arguments)
+        return self._timed(super().__call__, *arguments)
 
     def losses(self, *arguments: Any) -> Tensor:
         """As `Evaluator.losses`."""
-        return self._timed(self.evaluator.losses, *arguments)
+        return self._timed(super().losses, *arguments)
 
-    def _timed(self, examine, *arguments: Any) -> Any:
-        began = clock(self.device)
-        found = examine(*arguments)
-        self.seconds += clock(self.device) - began
+    def _timed(self, measure, *arguments: Any) -> Any:
+        began = clock(self.precision.device)
+        found = measure(*arguments)
+        self.seconds += clock(self.precision.device) - began
         return found
 
 
@@ -96,41 +79,40 @@ class Forgetting:
     def cost(self, setting: Setting) -> dict[str, float]:
         """Gradient steps, images that went through them, seconds, and operations of a forward pass of one image.
 
-        `evaluation_seconds` are those of examining the original before and the model after the pass.
+        `evaluation_seconds` are those of measuring the original before and the model after the pass.
         """
         device, learned = self.precision.device, self._shuffled(setting.classes, test=False)[: setting.images]
         held_out = self._shuffled(setting.classes, test=True)
         loaders = {
-            "forget": self._loader(learned[: setting.forget], BATCH_SIZE, shuffle=True),
-            "retain": self._loader(learned[setting.forget :], BATCH_SIZE, shuffle=True),
-            "unseen": self._loader(held_out[:HELD_OUT], BATCH_SIZE),
-            "validation": self._loader(held_out[HELD_OUT : 2 * HELD_OUT], BATCH_SIZE),
+            "forget": self._loader(learned[: setting.forget], shuffle=True),
+            "retain": self._loader(learned[setting.forget :], shuffle=True),
+            "unseen": self._loader(held_out[:HELD_OUT]),
+            "validation": self._loader(held_out[HELD_OUT : 2 * HELD_OUT]),
         }
         model = self._model(setting)
-        weights, flops = self.original(setting.but(forget=0, images=LEARNED))
+        weights, flops = self.original(dataclasses.replace(setting, forget=0, images=LEARNED))
         model.load_state_dict(weights)
 
         began = clock(device)
         run = UnlearningRun(
             model, loaders, MethodArgs(num_epochs=1), "unseen", "constrained", self.precision, Unrecorded(), self.seed
         )
-        examined = clock(device)
-        timed = TimedExamination(run.evaluator, device)
-        run.evaluator = run.case.evaluator = timed
+        evaluated = clock(device)
+        run.evaluator.__class__ = TimedEvaluator
         run.run()
         ended = clock(device)
         return {
             "gradient_steps": run.cost.gradient_steps,
             "gradient_images": run.cost.images,
-            "unlearning_seconds": ended - examined - timed.seconds,
-            "evaluation_seconds": examined - began + timed.seconds,
+            "unlearning_seconds": ended - evaluated - run.evaluator.seconds,
+            "evaluation_seconds": evaluated - began + run.evaluator.seconds,
             "forward_flops": flops,
         }
 
     def _original(self, setting: Setting) -> tuple[dict[str, Tensor], int]:
-        """Weights of a model that was trained for a moment, and operations of its forward pass of one image."""
+        """Weights of a model after one short epoch, and operations of its forward pass of one image."""
         model = self._model(setting)
-        loader = self._loader(self._shuffled(setting.classes, test=False)[: setting.images], BATCH_SIZE, shuffle=True)
+        loader = self._loader(self._shuffled(setting.classes, test=False)[: setting.images], shuffle=True)
         fit_classifier(model, loader, Recipe(num_epochs=1), self.precision, Unrecorded())
         model.eval()
         inputs, _ = next(iter(loader))
@@ -149,8 +131,8 @@ class Forgetting:
         indices = torch.arange(first, end)[self.dataset.labels[first:end] < classes]
         return indices[torch.from_numpy(random_state(self.seed, "growth").permutation(len(indices)))]
 
-    def _loader(self, indices: Tensor, batch_size: int, *, shuffle: bool = False) -> TensorLoader:
+    def _loader(self, indices: Tensor, shuffle: bool = False) -> TensorLoader:
         return TensorLoader(
-            self.images, self.labels, indices, min(batch_size, len(indices)), mean=self.dataset.mean,
+            self.images, self.labels, indices, min(BATCH_SIZE, len(indices)), mean=self.dataset.mean,
             std=self.dataset.std, shuffle=shuffle, seed=self.seed, device=self.precision.device,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The same jobs as they are usually written in this field: what `benchmarks.speed.throughput` measures ours against.
+"""The same jobs as they are usually written in this field: the baseline of `benchmarks.speed.throughput`.
 
 fp32 and contiguous memory, with torch's own convolutions; PIL images that torchvision transforms one by one in a
 `DataLoader` with 2 workers; one forward pass for each stream and further ones for metrics; `.item()` at every step;
@@ -18,22 +18,15 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
-from benchmarks.speed.utilisation import clock
+from benchmarks.speed.utilisation import rate_of
 from data.loaders import TensorLoader
 from models.cropped_convolution import CroppedConv2d
 
 Batch = Sequence[Tensor]
+Step = Callable[..., tuple[float, ...]]  # takes a batch of each stream, gives the figures that it would log
 WORKERS = 2
 # Batches that a DataLoader's workers prepare ahead, by its default.
 AHEAD = 2 * WORKERS
-
-
-def images_per_second(run: Callable[[int], int], amount: int, device: torch.device, warm_up: int = 1) -> float:
-    """Time `run(amount)`, which gives the number of images; `run(warm_up)` before it is not counted."""
-    run(warm_up)
-    began = clock(device)
-    images = run(amount)
-    return images / (clock(device) - began)
 
 
 def network(model: nn.Module) -> nn.Module:
@@ -45,7 +38,7 @@ def network(model: nn.Module) -> nn.Module:
 
 
 class PilImages(Dataset):
-    """The images of one of our loaders, as `torchvision.datasets` hands them out: each one goes through transforms."""
+    """The images of one of our loaders as a `torchvision.datasets` set has them: each goes through transforms."""
 
     def __init__(self, loader: TensorLoader) -> None:
         self.pixels = loader.storage.cpu().numpy()  # uint8 [N, H, W, C]
@@ -63,7 +56,7 @@ class PilImages(Dataset):
 
 
 class Plain:
-    """One job the plain way; calling it measures a stretch and gives images/s.
+    """One job the plain way; a call times a stretch and gives images/s.
 
     Args:
         step: takes a batch `(inputs, labels)` of each stream.
@@ -72,7 +65,7 @@ class Plain:
         steps: calls of `step` in a stretch.
     """
 
-    def __init__(self, step: Callable[..., None], streams: Sequence[TensorLoader], batch_size: int, steps: int) -> None:
+    def __init__(self, step: Step, streams: Sequence[TensorLoader], batch_size: int, steps: int) -> None:
         self.step, self.steps, self.device = step, steps, streams[0].device
         # One batch before the stretch, and as many after it as the workers will have prepared by its end.
         drawn = (1 + steps + AHEAD) * batch_size
@@ -86,23 +79,23 @@ class Plain:
 
     def __call__(self) -> float:
         batches = zip(*self.loaders, strict=True)
-        # By the end of the step that is not counted, the workers run and have prepared batches, as in mid-epoch.
-        rate = images_per_second(partial(self._run, batches), self.steps, self.device)
+        # By the end of the step that is not timed, the workers have prepared batches, as in mid-epoch.
+        rate = rate_of(partial(self._run, batches), self.steps, self.device)
         for _ in batches:
-            pass  # so that no worker is busy while the other way is measured
+            pass  # so that no worker is busy while our way is measured
         return rate
 
     def _run(self, batches: Iterator[tuple[Batch, ...]], steps: int) -> int:
         images = 0
         for streams in islice(batches, steps):
             self.step(*[[part.to(self.device) for part in batch] for batch in streams])
-            # A third stream is a reference without gradient, and none of our images.
+            # A third stream is a reference without gradient and does not count, nor does it in our way.
             images += sum(len(labels) for _, labels in streams[:2])
         return images
 
 
 def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    """Share of right answers in eval mode, from a forward pass of its own; the model is left in training mode."""
+    """Top-1 accuracy in eval mode, by another forward pass; the model is left in training mode."""
     model.eval()
     with torch.no_grad():
         right = (model(inputs).argmax(1) == labels).float().mean().item()
@@ -110,131 +103,95 @@ def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
     return right
 
 
-def training_step(model: nn.Module) -> Callable[[Batch], None]:
-    """SGD."""
+def training_step(model: nn.Module, rho: float = 0.0) -> Step:
+    """SGD; with a radius `rho`, sharpness-aware SGD (Foret et al. 2021, algorithm 1), parameter by parameter."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    totals = {"loss": 0.0, "top1": 0.0}
     model.train()
 
-    def step(batch: Batch) -> None:
+    def step(batch: Batch) -> tuple[float, float]:
         inputs, labels = batch
         optimizer.zero_grad()
         loss = F.cross_entropy(model(inputs), labels)
         loss.backward()
+        if rho:
+            kept = [p.detach().clone() for p in model.parameters()]
+            norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.add_(p.grad * (rho / (norm + 1e-12)))
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs), labels).backward()
+            with torch.no_grad():
+                for p, value in zip(model.parameters(), kept, strict=True):
+                    p.copy_(value)
         optimizer.step()
-        totals["loss"] += loss.item()
-        totals["top1"] += accuracy(model, inputs, labels)
-
-    return step
-
-
-def sam_step(model: nn.Module, rho: float = 0.05) -> Callable[[Batch], None]:
-    """Sharpness-aware SGD (Foret et al. 2021, algorithm 1), parameter by parameter."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    totals = {"loss": 0.0, "top1": 0.0}
-    model.train()
-
-    @torch.no_grad()
-    def climb() -> list[Tensor]:
-        norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
-        kept = [p.clone() for p in model.parameters()]
-        for p in model.parameters():
-            p.add_(p.grad * (rho / (norm + 1e-12)))
-        return kept
-
-    @torch.no_grad()
-    def return_to(kept: list[Tensor]) -> None:
-        for p, value in zip(model.parameters(), kept, strict=True):
-            p.copy_(value)
-
-    def step(batch: Batch) -> None:
-        inputs, labels = batch
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(inputs), labels)
-        loss.backward()
-        kept = climb()
-        optimizer.zero_grad()
-        F.cross_entropy(model(inputs), labels).backward()
-        return_to(kept)
-        optimizer.step()
-        totals["loss"] += loss.item()
-        totals["top1"] += accuracy(model, inputs, labels)
+        return loss.item(), accuracy(model, inputs, labels)
 
     return step
 
 
 def ascent(model: nn.Module, forget: Batch) -> Tensor:
-    """The forget loss, to be raised."""
+    """The negative forget loss."""
     return -F.cross_entropy(model(forget[0]), forget[1])
 
 
-class AgainstRegression:
-    """The student's loss before a logistic regression on group means of losses, fitted anew on the host each time."""
+def against_regression(model: nn.Module, group_size: int = 16) -> Callable[..., Tensor]:
+    """The student's loss against a logistic regression on group means of losses, fitted anew on the host each step."""
+    teacher_model = copy.deepcopy(model).eval()
 
-    def __init__(self, model: nn.Module, group_size: int = 16) -> None:
-        self.teacher = copy.deepcopy(model).eval()
-        self.group_size = group_size
-
-    def means(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Of the losses of each group, `[G, 1]`; what fills no group is dropped."""
+    def means(model: nn.Module, batch: Batch) -> Tensor:
         losses = F.cross_entropy(model(batch[0]), batch[1], reduction="none")
-        size = min(self.group_size, len(losses))
+        size = min(group_size, len(losses))
         return losses[: len(losses) // size * size].view(-1, size).mean(1, keepdim=True)
 
-    def __call__(self, model: nn.Module, forget: Batch, unseen: Batch) -> Tensor:
-        student = self.means(model, forget)
+    def objective(model: nn.Module, forget: Batch, unseen: Batch) -> Tensor:
+        student = means(model, forget)
         with torch.no_grad():
-            teacher = self.means(self.teacher, unseen)
+            teacher = means(teacher_model, unseen)
         groups = torch.cat([student.detach(), teacher]).cpu().numpy()
         regression = LogisticRegression().fit(groups, [0] * len(student) + [1] * len(teacher))
         coefficients = torch.tensor(regression.coef_[0], dtype=student.dtype, device=student.device)
         return F.softplus(-(student @ coefficients + float(regression.intercept_[0]))).mean()
 
+    return objective
 
-def constrained_step(
-    model: nn.Module, objective: Callable[..., Tensor] = ascent, max_grad_norm: float = 1.0
-) -> Callable[..., None]:
-    """Lower an objective on forget data; a hinge with a multiplier holds the retain loss near the original's."""
+
+def constrained_step(model: nn.Module, objective: Callable[..., Tensor] = ascent) -> Step:
+    """Minimise an objective on forget data; a hinge with a multiplier bounds the gap of the retain loss."""
     original = copy.deepcopy(model).eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
-    totals = {"forget_loss": 0.0, "retain_loss": 0.0, "forget_top1": 0.0, "retain_top1": 0.0}
     multiplier, margin = 1.0, 0.1
     model.train()
 
-    def step(forget: Batch, retain: Batch, *others: Batch) -> None:
+    def step(forget: Batch, retain: Batch, *others: Batch) -> tuple[float, ...]:
         nonlocal multiplier
         forget_loss = objective(model, forget, *others)
         retain_loss = F.cross_entropy(model(retain[0]), retain[1])
         with torch.no_grad():
-            epsilon = F.cross_entropy(original(retain[0]), retain[1]) + margin
-        loss = forget_loss + multiplier * torch.relu(retain_loss - epsilon)
+            bound = F.cross_entropy(original(retain[0]), retain[1]) + margin
         optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+        (forget_loss + multiplier * torch.relu(retain_loss - bound)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        multiplier = max(0.0, multiplier + 0.1 * (retain_loss - epsilon).item())
-        totals["forget_loss"] += forget_loss.item()
-        totals["retain_loss"] += retain_loss.item()
-        totals["forget_top1"] += accuracy(model, *forget)
-        totals["retain_top1"] += accuracy(model, *retain)
+        multiplier = max(0.0, multiplier + 0.1 * (retain_loss - bound).item())
+        return forget_loss.item(), retain_loss.item(), accuracy(model, *forget), accuracy(model, *retain)
 
     return step
 
 
-def evaluation_step(model: nn.Module) -> Callable[[Batch], None]:
-    """Loss and accuracy of a batch, from one forward pass."""
-    totals = {"loss": 0.0, "right": 0}
+def evaluation_step(model: nn.Module) -> Step:
+    """Loss and number of right answers of a batch, from one forward pass."""
     model.eval()
 
     @torch.no_grad()
-    def step(batch: Batch) -> None:
+    def step(batch: Batch) -> tuple[float, float]:
         inputs, labels = batch
         logits = model(inputs)
-        totals["loss"] += F.cross_entropy(logits, labels).item()
-        totals["right"] += (logits.argmax(1) == labels).sum().item()
+        return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).sum().item()
 
     return step
 
 
-def loading_step(batch: Batch) -> None:
+def loading_step(batch: Batch) -> tuple:
     """Nothing beyond having the batch on the device."""
+    return ()

@@ -5,8 +5,8 @@
     python -m benchmarks.speed.throughput --quick
 
 torchvision's ResNet-18, 32 x 32 images, 100 classes. Ours and the plain way (see `benchmarks.speed.plain`) take turns,
-so that a machine that slows down slows both; a ratio is that of two neighbours. MFU, model FLOP utilisation, is the
-share of a matrix product's rate, in the same dtype and in turns with ours, at which our step's operations are done.
+so that a slower machine slows both; a ratio is that of two neighbours. MFU, model FLOP utilisation, is the share of a
+matrix product's rate, in the same dtype and in turns with ours, at which the operations of our step are done.
 """
 
 import dataclasses
@@ -17,18 +17,18 @@ from functools import partial
 from typing import Literal
 
 import PIL
+import torch
 
-from benchmarks.speed.bench import MEMORY_FORMATS, Bench, Measure, images_from, in_turns
-from benchmarks.speed.jobs import JOBS, our_training, our_unlearning
+from benchmarks.speed.bench import JOBS, MEMORY_FORMATS, Bench, Pair, images_from, our_training, our_unlearning
 from benchmarks.speed.utilisation import matrix_product
 from data.augmentation import Augmentation
 from data.image_sets import ImageSets
-from data.splits import Splits, make_splits
+from data.splits import make_splits
 from helper_functions.config import PositiveInt, ScriptParser, run_script
 from helper_functions.errors import UserError
 from helper_functions.files import check_new_file, write_json
 from helper_functions.training.devices import choose_device, choose_precision, describe_environment
-from helper_functions.training.peak_memory import memory_kind
+from helper_functions.training.peak_memory import memory_kind, peak_memory, release_memory, reset_peak_memory
 from models.classifiers import STEMS
 
 GIB = 2**30
@@ -45,9 +45,9 @@ class Args:
     stem: Literal[*STEMS] = "imagenet"
     """First layers of the ResNet-18: torchvision's own, or a 3 x 3 convolution for small images."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of ours; auto is bf16 where the hardware has it. The plain way is fp32."""
+    """Precision of ours; auto is bf16 where the hardware has it. The plain way is fp32."""
     memory_format: Literal[*MEMORY_FORMATS] = "channels_last"
-    """Of ours. The plain way is contiguous."""
+    """Memory format of ours. The plain way is contiguous."""
     pairs: PositiveInt | None = None
     """Measurements of ours and of the plain way, in turns: 5, or 2 with --quick."""
     steps: PositiveInt | None = None
@@ -66,69 +66,68 @@ def get_parser() -> ScriptParser:
     return ScriptParser(Args, "benchmarks.speed.throughput", __doc__)
 
 
-def summary(columns: dict[str, list[float]]) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Median of each column, and its least and greatest value."""
-    medians = {name: statistics.median(values) for name, values in columns.items()}
-    return medians, {name: [min(values), max(values)] for name, values in columns.items()}
+def in_turns(measures: Sequence[Callable[[], float]], rounds: int, device: torch.device) -> list[tuple]:
+    """Call measures in turns; for each its values, `rounds` of them, and the peak of memory in bytes in its turns."""
+    values, peaks = [[] for _ in measures], [0 for _ in measures]
+    release_memory()
+    for _ in range(rounds):
+        for number, measure in enumerate(measures):
+            reset_peak_memory(device)
+            values[number].append(measure())
+            peaks[number] = max(peaks[number], peak_memory(device))
+    return list(zip(values, peaks, strict=True))
 
 
-def print_row(name: str, medians: dict[str, float], ranges: dict[str, list[float]], further: Sequence[str]) -> None:
-    """The first three columns with their ranges, then what else there is."""
+def print_row(name: str, columns: dict[str, list[float]], further: Sequence[str] = ()) -> tuple[dict, dict]:
+    """Print the first three columns as medians with ranges, then what else there is; medians and ranges of all."""
+    medians = {key: statistics.median(values) for key, values in columns.items()}
+    ranges = {key: [min(values), max(values)] for key, values in columns.items()}
     row = f"{name:<12}"
     for key in list(medians)[:3]:
         form = ".2f" if key == "ratio" else ",.0f"
         low, high = ranges[key]
         row += f"{f'{medians[key]:{form}} [{low:{form}}-{high:{form}}]':>25}"
     print(row + "".join(f"{cell:>10}" for cell in further), flush=True)
+    return medians, ranges
 
 
-def measure(name: str, job: Callable[[Bench], tuple[Measure, Measure]], bench: Bench, pairs: int) -> dict:
+def measure(name: str, job: Callable[[Bench], Pair], bench: Bench, pairs: int) -> dict:
     """Time one job both ways in turns; prints its row, gives medians, ranges, utilisation and memory."""
     ours, other = job(bench)
     turns = in_turns([ours, other, partial(matrix_product, bench.precision)], pairs, bench.device)
     (our_rates, our_memory), (rates, memory), (products, _) = turns
     flops = ours.flops_per_image()
-    medians, ranges = summary({
-        "ours": our_rates,
-        "plain": rates,
-        "ratio": [a / b for a, b in zip(our_rates, rates, strict=True)],
-        "utilisation": [flops * a / product for a, product in zip(our_rates, products, strict=True)],
+    utilisation = [flops * a / product for a, product in zip(our_rates, products, strict=True)]
+    used = f"{100 * statistics.median(utilisation):.1f} %" if flops else "-"
+    columns = {
+        "ours": our_rates, "plain": rates, "ratio": _ratios(our_rates, rates), "utilisation": utilisation,
         "peak_flops": products,
-    })  # fmt: skip
-    used = f"{100 * medians['utilisation']:.1f} %" if flops else "-"
-    print_row(name, medians, ranges, [used, f"{our_memory / GIB:.2f}", f"{memory / GIB:.2f}"])
+    }  # fmt: skip
+    medians, ranges = print_row(name, columns, [used, f"{our_memory / GIB:.2f}", f"{memory / GIB:.2f}"])
     costs = {"flops_per_image": flops, "ours_memory_bytes": our_memory, "plain_memory_bytes": memory}
     return {"name": name, **medians, **costs, "ranges": ranges}
 
 
-def measure_all(bench: Bench, dataset: str, pairs: int) -> list[dict]:
+def _ratios(first: list[float], second: list[float]) -> list[float]:
+    return [a / b for a, b in zip(first, second, strict=True)]
+
+
+def measure_all(bench: Bench, dataset: str, pairs: int) -> dict:
     """All jobs with one batch size, as a table."""
     asked = f"batches of {bench.batch_size}, median [range] of {pairs} pairs of {bench.steps} steps"
     print(f"images/s of {dataset}, {asked}; GiB at the peak, {memory_kind(bench.device)}")
     titles = ("MFU", "GiB ours", "GiB plain")
     print(f"{'':<12}{'ours':>25}{'plain':>25}{'ratio':>25}" + "".join(f"{title:>10}" for title in titles))
-    return [measure(name, job, bench, pairs) for name, job in JOBS.items()]
+    return {"batch_size": bench.batch_size, "pairs": [measure(*job, bench, pairs) for job in JOBS.items()]}
 
 
-def compare(bench: Bench, pairs: int, **steps: Callable[[Bench], Measure]) -> dict[str, float]:
+def compare(bench: Bench, pairs: int, **steps: Callable[[Bench], Callable[[], float]]) -> dict[str, float]:
     """Two steps of ours beside one another; prints a row, gives the medians."""
-    first, second = steps
     turns = in_turns([step(bench) for step in steps.values()], pairs, bench.device)
     columns = dict(zip(steps, (rates for rates, _ in turns), strict=True))
-    columns["ratio"] = [a / b for a, b in zip(columns[first], columns[second], strict=True)]
-    print(f"{'':<12}{first:>25}{second:>25}{'ratio':>25}")
-    medians, ranges = summary(columns)
-    print_row("both ours", medians, ranges, [])
-    return medians
-
-
-def check_batch_sizes(sizes: list[int], splits: Splits) -> None:
-    """Refuse batches that a part of the splits cannot fill."""
-    if not sizes:
-        raise UserError("--batch_sizes is empty; give at least one, such as 128")
-    name = min(("forget", "unseen"), key=lambda part: len(getattr(splits, part)))
-    if max(sizes) > (most := len(getattr(splits, name))):
-        raise UserError(f"--batch_sizes {max(sizes)}: the {name} set has {most} images; give at most as many")
+    columns["ratio"] = _ratios(*columns.values())
+    print(f"{'':<12}" + "".join(f"{title:>25}" for title in columns))
+    return print_row("both ours", columns)[0]
 
 
 def main(args: Args) -> dict:
@@ -137,36 +136,31 @@ def main(args: Args) -> dict:
     device = choose_device(args.device)
     precision = choose_precision(device, args.precision)
     pairs, steps = args.pairs or (2 if args.quick else 5), args.steps or (1 if args.quick else 10)
+    if not args.batch_sizes:
+        raise UserError("--batch_sizes is empty; give at least one, such as 128")
     dataset = images_from(args.data_dir)
     splits = make_splits(dataset, "random:0.1")
-    check_batch_sizes(args.batch_sizes, splits)
+    most, name = min((len(getattr(splits, name)), name) for name in ("forget", "unseen"))
+    if max(args.batch_sizes) > most:
+        raise UserError(f"--batch_sizes {max(args.batch_sizes)}: the {name} set has {most} images; give at most {most}")
     sets = ImageSets(dataset, splits, Augmentation(), device, seed=0)
-    first, *others = args.batch_sizes
-    bench = Bench(sets, precision, args.stem, args.memory_format, first, steps)
+    bench = Bench(sets, precision, args.stem, args.memory_format, args.batch_sizes[0], steps)
 
-    result = {"batch_size": first, "pairs": measure_all(bench, dataset.name, pairs)}
+    result = measure_all(bench, dataset.name, pairs)
     # SAM takes two gradients a step: a ratio of 2 would be its bare cost.
     result["sam"] = compare(bench, pairs, train=our_training, sam=partial(our_training, use_sam=True))
     unlearning = {"contrastive": "untrain_contrastive", "constrained": "constrained"}
     steps_of = {name: partial(our_unlearning, method=method) for name, method in unlearning.items()}
     result["methods"] = compare(bench, pairs, **steps_of)
-    result["further"] = [
-        {"batch_size": size, "pairs": measure_all(resized(bench, size), dataset.name, pairs)} for size in others
-    ]
+    result["further"] = [measure_all(bench.resized(size), dataset.name, pairs) for size in args.batch_sizes[1:]]
     environment = {**describe_environment(device), "pillow": PIL.__version__, "our_dtype": str(precision.dtype)}
     hardware = {key: environment.pop(key) for key in ("device", "cpu", "cpu_threads", "our_dtype", "platform")}
     result |= {"hardware": hardware, "versions": environment, "settings": dataclasses.asdict(args)}
-    print(f"hardware    {', '.join(f'{key} {value}' for key, value in hardware.items())}")
-    print(f"versions    {', '.join(f'{key} {value}' for key, value in environment.items())}")
+    for name in ("hardware", "versions"):
+        print(f"{name:<12}{', '.join(f'{key} {value}' for key, value in result[name].items())}")
     if args.output is not None:
         write_json(args.output, result)
     return result
-
-
-def resized(bench: Bench, batch_size: int) -> Bench:
-    """The same with another batch size, and as many images in a measurement."""
-    steps = max(1, round(bench.steps * bench.batch_size / batch_size))
-    return dataclasses.replace(bench, batch_size=batch_size, steps=steps)
 
 
 if __name__ == "__main__":

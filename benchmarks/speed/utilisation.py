@@ -1,8 +1,7 @@
-"""How far a device is used: operations of a piece of work, and those of a matrix product."""
+"""How fast a piece of work is, and what share of the device it uses."""
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,10 +20,18 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def rate_of(run: Callable[[int], int], amount: int, device: torch.device, warm_up: int = 1) -> float:
+    """What `run(amount)` counts, such as images, a second; `run(warm_up)` before it is not timed."""
+    run(warm_up)
+    began = clock(device)
+    count = run(amount)
+    return count / (clock(device) - began)
+
+
 def flops_of(work: Callable[[], int]) -> tuple[int, int]:
     """What the work returns, and its floating-point operations: two for a multiplication and its addition.
 
-    Matrix products and convolutions count, forward and backward; what is element by element does not.
+    Matrix products and convolutions count, forward and backward; element-wise operations do not.
     """
     with FlopCounterMode(display=False) as counter:
         result = work()
@@ -34,22 +41,16 @@ def flops_of(work: Callable[[], int]) -> tuple[int, int]:
 def matrix_product(precision: Precision) -> float:
     """Operations a second of square matrix products in this dtype on this device."""
     device, size = precision.device, MATRIX[precision.device.type]
-    matrix = torch.ones(size, size, device=device, dtype=precision.dtype)
-    with _as_convolutions(device):
-        matrix @ matrix
-        began = clock(device)
-        for _ in range(PRODUCTS):
+    matrix, before = torch.ones(size, size, device=device, dtype=precision.dtype), torch.get_float32_matmul_precision()
+
+    def multiply(times: int) -> int:
+        for _ in range(times):
             matrix @ matrix
-        return PRODUCTS * 2 * size**3 / (clock(device) - began)
+        return times * 2 * size**3
 
-
-@contextlib.contextmanager
-def _as_convolutions(device: torch.device) -> Iterator[None]:
-    """On CUDA, products in float32 as cuDNN has its convolutions by default: in TF32."""
-    before = torch.get_float32_matmul_precision()
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
     try:
-        yield
+        if device.type == "cuda":  # in TF32, as cuDNN computes convolutions of float32 by default
+            torch.set_float32_matmul_precision("high")
+        return rate_of(multiply, PRODUCTS, device)
     finally:
         torch.set_float32_matmul_precision(before)

@@ -1,7 +1,7 @@
-"""Cells of a sweep as Ray tasks: one that is lost with its worker or its machine is begun again on another.
+"""Cells of a sweep as Ray tasks; a cell whose worker or machine is lost starts again on another one.
 
-All machines of a cluster see this repository, and the folders that cells name, at the same paths: one file system. Only
-results travel; who asked for them writes them down, once each. An attempt goes on with what a lost one left there.
+All machines of a cluster see this repository, and the folders that cells name, at the same paths of one shared file
+system. Results are sent to the caller, which writes each once. A new attempt continues from what the lost one saved.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-# Read when Ray is imported: it reports to nobody, and its tasks, as local processes, do not yield to all else.
+# Read when Ray is imported: no usage statistics, and tasks run at normal priority as local processes do.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 
 import ray
@@ -33,17 +33,17 @@ from benchmarks.sweeps.sweep import one_thread, outcome, progress
 from helper_functions.errors import UserError
 from helper_functions.keys import key_of
 
-# A cell that ends every process that runs it must come to an end itself.
+# Bounds the attempts of a cell that kills every process that runs it.
 ATTEMPTS = 5
-# Seconds until a machine that does not answer is given up; Ray itself would try for minutes.
-PATIENCE = 10
-# What a run prints is dropped, as it is by local processes.
+# Seconds to connect to a cluster; Ray itself retries for minutes.
+CONNECTION_TIMEOUT = 10
+# What a run prints is dropped, as in local processes.
 QUIET = {"log_to_driver": False, "logging_level": "error"}
 
 
 @contextlib.contextmanager
 def joined(address: str | None, workers: int, gpus_per_run: float) -> Iterator[None]:
-    """Be part of a Ray cluster, or of one that is started on this machine and ends with the context.
+    """Join a Ray cluster, or start one on this machine that ends with the context.
 
     Args:
         address: `auto` or `host:port` of a cluster.
@@ -59,7 +59,7 @@ def joined(address: str | None, workers: int, gpus_per_run: float) -> Iterator[N
     else:
         _join(address)
     try:
-        signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
+        signal.signal(signal.SIGTERM, handler)  # Ray replaces it
         if gpus_per_run > max(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]):
             raise UserError(f"--gpus_per_run {gpus_per_run:g}: no machine of the cluster has a GPU; leave it out")
         yield
@@ -73,25 +73,25 @@ def _join(address: str) -> None:
         raise UserError(f"--address {address}: auto, or HOST:PORT as ray start --head prints it")
     try:
         if address != "auto":
-            socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTION_TIMEOUT).close()
         ray.init(address, **QUIET)
     except (AuthenticationError, ConnectionError, OSError, OverflowError, RuntimeError, ValueError) as error:
-        what = " ".join(str(error).split()).partition(". ")[0]
         remedy = "ray start --head starts a cluster, and RAY_AUTH_MODE has to be the same here as there"
-        raise UserError(f"--address {address}: {what}; {remedy}") from None
+        raise UserError(f"--address {address}: {_first_sentence(error)}; {remedy}") from None
+
+
+def _first_sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).partition(". ")[0]
 
 
 def run_all(
     work: Callable[[dict], dict], cells: Iterable[dict], title: str, gpus_per_run: float, lock: Path
 ) -> Iterable[tuple]:
-    """Run cells as tasks of one thread each; yields `(cell, result, error)` as they finish, once for each cell.
-
-    A cell that cannot be run, or whose workers were lost one after the other, leaves a UserError in place of a result,
-    and the others go on.
+    """As `sweep.run_all`, by tasks of one thread each; a cell whose every worker is lost yields a UserError.
 
     Args:
         work: takes a cell; importable by its name.
-        cells: what it is called with; what JSON can hold.
+        cells: its arguments, in types that JSON has.
         title: of the progress bar.
         gpus_per_run: share of a GPU that each one gets; with 0 it sees none.
         lock: file in which each cell has a byte that its attempts lock. A machine that the cluster has given up may
@@ -105,8 +105,8 @@ def run_all(
         try:
             yield cell, *ray.get(reference)
         except (NodeDiedError, OutOfMemoryError, WorkerCrashedError) as error:
-            what = " ".join(str(error).split()).partition(". ")[0]
-            yield cell, None, UserError(f"{ATTEMPTS} workers were lost with it, one after the other ({what})")
+            lost = f"{ATTEMPTS} workers were lost with it, one after the other ({_first_sentence(error)})"
+            yield cell, None, UserError(lost)
         except RayTaskError as error:
             raise error.cause from error
 
@@ -122,13 +122,13 @@ def _task(work: Callable[[dict], dict], gpus: float, lock: Path) -> RemoteFuncti
     module = sys.modules[work.__module__]
     module = module.__spec__.name if work.__module__ == "__main__" else module.__name__
 
-    # Travels by value, as functions in functions do: a worker can import nothing of ours before these lines.
+    # A nested function is sent by value: a worker cannot import our modules before these lines.
     @ray.remote(num_cpus=1, num_gpus=gpus, max_retries=ATTEMPTS - 1, retry_exceptions=[RaySystemError])
     def attempt(cell: dict) -> tuple:
         os.chdir(here)
         sys.path[:] = dict.fromkeys([*path, *sys.path])
         if not gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray's versions differ in whether it does
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # not every version of Ray does it
         own = importlib.import_module("benchmarks.sweeps.engine_ray")
         return own._attempt(getattr(importlib.import_module(module), name), cell, lock)
 
@@ -143,7 +143,7 @@ def _attempt(work: Callable[[dict], dict], cell: dict, lock: Path) -> tuple[obje
 
 @contextlib.contextmanager
 def _alone(cell: dict, lock: Path) -> Iterator[None]:
-    """Wait until no other process, on whatever machine, is at work on this cell; the end of a process frees it."""
+    """Wait until no other process on any machine runs this cell; the end of a process releases its lock."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "ab") as file:
         fcntl.lockf(file, fcntl.LOCK_EX, 1, int(key_of(cell), 16) >> 2)  # the byte's place; until the file is closed

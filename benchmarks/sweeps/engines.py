@@ -17,7 +17,7 @@ RunAll = Callable[..., Iterable[tuple]]
 
 @dataclasses.dataclass
 class EngineArgs:
-    """What a sweep is run on; nothing of it changes what comes out."""
+    """Where a sweep is run; the results do not depend on it."""
 
     engine: Literal["local", "ray"] = "local"
     """local is processes of this machine; ray is tasks of one thread each, on this machine or on a Ray cluster."""
@@ -26,7 +26,7 @@ class EngineArgs:
     gpus_per_run: ClosedUnitInterval = 0.0
     """With --engine ray, a run's share of a GPU; with 0, runs are on the CPU."""
     workers: PositiveInt = 2
-    """Processes of one thread each; 1 is a single one with all threads. A cluster that is joined has its own number."""
+    """Processes of one thread each; 1 is a single one with all threads. A joined cluster has its own number."""
 
     def __post_init__(self) -> None:
         if self.engine == "local" and self.address is not None:

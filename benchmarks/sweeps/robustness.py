@@ -3,17 +3,18 @@
     python -m benchmarks.sweeps.robustness --output docs/robustness_digits.jsonl
     python -m benchmarks.sweeps.robustness --output docs/robustness_digits.jsonl --summary True
 
-Each cell runs train_constrained_unlearning.py's main and appends one line; a stopped sweep goes on where it was.
+Each cell runs train_constrained_unlearning.py's main and appends one line; finished cells are skipped.
 """
 
 import dataclasses
 import itertools
+import statistics
 import sys
 from pathlib import Path
 
 import train_constrained_unlearning as script
 from benchmarks.leaderboard.cells import short
-from benchmarks.sweeps.sweep import append_row, command_line, read_rows, run_all
+from benchmarks.sweeps.sweep import append_all, command_line, read_rows, run_all
 from helper_functions.config import PositiveFloat, PositiveInt, ScriptParser, run_script
 from helper_functions.keys import key_of
 from helper_functions.run_folder import run_quietly
@@ -25,9 +26,9 @@ class Args:
     """Flags of benchmarks/sweeps/robustness.py."""
 
     output: str = "docs/robustness_digits.jsonl"
-    """JSON lines, one a cell; cells that stand there are not run again."""
+    """JSON lines, one a cell; finished cells are skipped."""
     config_file_of_runs: str = "configs/quickstart.yaml"
-    """Flags that all cells share."""
+    """Flags of all cells."""
     forget: list[str] = dataclasses.field(default_factory=lambda: ["mislabelled:0.1", "class:3"])
     """Forget sets."""
     learning_rate: list[PositiveFloat] = dataclasses.field(default_factory=lambda: [0.001, 0.003, 0.01, 0.03, 0.1])
@@ -35,13 +36,13 @@ class Args:
     batch_size: list[PositiveInt] = dataclasses.field(default_factory=lambda: [32, 128])
     """Batch sizes of unlearning."""
     seeds: PositiveInt = 5
-    """Originals, with splits and weights of their own."""
+    """Originals, each with its own splits and weights."""
     log_dir: str = "runs/robustness"
-    """Where originals and runs are kept."""
+    """Folder of originals and runs."""
     workers: PositiveInt = 2
     """Processes of one thread each; 1 is a single one with all threads."""
     summary: bool = False
-    """Only print the table of what stands in --output."""
+    """Only print the table of the cells in --output."""
 
 
 def get_parser() -> ScriptParser:
@@ -51,23 +52,19 @@ def get_parser() -> ScriptParser:
 
 def main(args: Args) -> dict:
     """Run the missing cells, print the table; returns the cells."""
-    output = Path(args.output)
-    finished = read_rows(output)
+    rows = read_rows(Path(args.output))
     if not args.summary:
-        missing = [cell for cell in _cells(args) if key_of(cell) not in finished]
-        # Originals first, each once, so that no two cells train the same one.
+        missing = [cell for cell in _cells(args) if key_of(cell) not in rows]
+        # Originals first, so that no two cells train the same one.
         originals = sorted({(cell["forget"], cell["seed"]) for cell in missing})
         asked = [{"forget": forget, "seed": seed, "args": args} for forget, seed in originals]
         for _, _, error in run_all(_original, asked, args.workers, "originals"):
             if error is not None:
                 raise error
-        for _, row, error in run_all(_run, [{"cell": cell, "args": args} for cell in missing], args.workers, "cells"):
-            if error is not None:
-                raise error
-            finished[row["key"]] = row
-            append_row(output, row)
-    print(summary(list(finished.values())))
-    return {"cells": list(finished.values())}
+        asked = [{"cell": cell, "args": args} for cell in missing]
+        append_all(Path(args.output), rows, run_all(_run, asked, args.workers, "cells"))
+    print(summary(list(rows.values())))
+    return {"cells": list(rows.values())}
 
 
 def _cells(args: Args) -> list[dict]:
@@ -76,28 +73,25 @@ def _cells(args: Args) -> list[dict]:
     return [dict(zip(names, combination, strict=True)) for combination in itertools.product(*values)]
 
 
-def _main(args: Args, name: str, **flags) -> tuple[Path, dict]:
+def _main(args: Args, name: str, **flags) -> dict:
     flags = {"log_dir": args.log_dir, "figures": False, "retrain": False, **flags}
-    return run_quietly(script, ["--config_file", args.config_file_of_runs, *command_line(flags)], name)
+    return run_quietly(script, ["--config_file", args.config_file_of_runs, *command_line(flags)], name)[1]
 
 
-def _folder(args: Args, forget: str, seed: int) -> Path | None:
-    name = f"original-{forget.replace(':', '_')}-{seed}"
-    return next((path.parent for path in Path(args.log_dir).glob(f"{name}-*/report.json")), None)
-
-
-def _original(asked: dict) -> None:
+def _original(asked: dict) -> Path:
+    """The folder of a finished original; trained now where there is none."""
     args, forget, seed = asked["args"], asked["forget"], asked["seed"]
-    if _folder(args, forget, seed) is None:
-        name = f"original-{forget.replace(':', '_')}-{seed}"
+    name = f"original-{forget.replace(':', '_')}-{seed}"
+    if not list(Path(args.log_dir).glob(f"{name}-*/report.json")):
         _main(args, name, forget=forget, seed=seed, untrain=False, retrain=True)
+    return next(Path(args.log_dir).glob(f"{name}-*/report.json")).parent
 
 
 def _run(asked: dict) -> dict:
-    args, cell = asked["args"], asked["cell"]
-    folder, key = _folder(args, cell["forget"], cell["seed"]), key_of(cell)
+    args, cell, key = asked["args"], asked["cell"], key_of(asked["cell"])
+    folder = _original({**cell, "args": args})
     weights = {"weight_path": folder / "original.pt", "retrained_weight_path": folder / "retrained.pt"}
-    _, report = _main(args, f"cell-{key}", **cell, **weights)
+    report = _main(args, f"cell-{key}", **cell, **weights)
     figures = {"verdict": report["verdict"], "models": report["models"]}
     figures |= {"safeguard": len(report["forget"]["safeguard"]), "seconds": report["cost"]["unlearned"]["seconds"]}
     return {"key": key, **cell, **short(figures)}
@@ -114,38 +108,30 @@ def summary(rows: list[dict]) -> str:
     for row in rows:
         place = (row["forget"], list(SOLVERS).index(row["solver"]), row["batch_size"], row["learning_rate"])
         groups.setdefault(place, []).append(row)
-    lines += [_line(*place, cells) for place, cells in sorted(groups.items())]
-    return "\n".join(lines)
+    return "\n".join(lines + [_line(cells) for _, cells in sorted(groups.items())])
 
 
-def _line(forget: str, solver: int, batch_size: int, rate: float, cells: list[dict]) -> str:
-    def test(cell: dict, model: str) -> float:
-        figures = cell["models"][model]
-        return figures.get("test_remaining_top1", figures["test_top1"])
+def _line(cells: list[dict]) -> str:
+    def test(model: str) -> list[float]:
+        figures = [cell["models"][model] for cell in cells]
+        return [each.get("test_remaining_top1", each["test_top1"]) for each in figures]
 
-    falls = [cell["verdict"]["retain_budget"] - cell["verdict"]["slack"] for cell in cells]
-    given = [cell["models"]["unlearned"]["forget_top1"] for cell in cells]
-    true = [cell["models"]["unlearned"]["forget_true_top1"] for cell in cells]
-    tests = [test(cell, "unlearned") for cell in cells]
-    changes = [test(cell, "unlearned") - test(cell, "original") for cell in cells]
-    gaps = [test(cell, "unlearned") - test(cell, "retrained") for cell in cells]
-    kept = sum(cell["verdict"]["feasible"] for cell in cells)
-    values = [
-        f"{_mean(falls):.2f} ({max(falls):.2f})",
-        f"{_mean(given):.1f} ({max(given):.1f})",
-        f"{_mean(true):.1f} ({min(true):.1f})",
-        f"{_mean(tests):.1f} ({min(tests):.1f})",
-        f"{_mean(changes):+.2f} ({min(changes):+.2f})",
-        f"{_mean(gaps):+.2f} ({min(gaps):+.2f})",
-        f"{sum(cell['safeguard'] for cell in cells)}",
+    def less(model: str) -> list[float]:
+        return [after - before for after, before in zip(test("unlearned"), test(model), strict=True)]
+
+    columns = [
+        ([cell["verdict"]["retain_budget"] - cell["verdict"]["slack"] for cell in cells], ".2f", max),
+        ([cell["models"]["unlearned"]["forget_top1"] for cell in cells], ".1f", max),
+        ([cell["models"]["unlearned"]["forget_true_top1"] for cell in cells], ".1f", min),
+        (test("unlearned"), ".1f", min),
+        (less("original"), "+.2f", min),
+        (less("retrained"), "+.2f", min),
     ]
-    name = list(SOLVERS)[solver]
-    head = f"| {forget} | {name} | {batch_size} | {rate:g} | {len(cells)} | {kept}/{len(cells)} | "
-    return head + " | ".join(values) + " |"
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+    kept = sum(cell["verdict"]["feasible"] for cell in cells)
+    words = [cells[0]["forget"], cells[0]["solver"], str(cells[0]["batch_size"]), f"{cells[0]['learning_rate']:g}"]
+    words += [str(len(cells)), f"{kept}/{len(cells)}"]
+    words += [f"{statistics.mean(values):{form}} ({worst(values):{form}})" for values, form, worst in columns]
+    return "| " + " | ".join([*words, str(sum(cell["safeguard"] for cell in cells))]) + " |"
 
 
 if __name__ == "__main__":

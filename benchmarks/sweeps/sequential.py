@@ -3,17 +3,20 @@
     python -m benchmarks.sweeps.sequential
     python -m benchmarks.sweeps.sequential --summary True
 
-Each request is a run of train_constrained_unlearning.py that goes on from the one before (--previous_run), within one
-budget for all; one that finds nothing left of it is refused, and ends the chain. After each, accuracy is measured by
-the first original on what is still retained, and on the images of every request so far. A finished chain is a line of
---output; it is not run again.
+Each request is a run of train_constrained_unlearning.py that continues the one before (--previous_run), within one
+budget for all; a request for which no budget is left is refused, and ends the chain. After each, accuracy is measured
+against the first original on what is still retained, and on the images of every request so far. A finished chain is a
+line of --output and is skipped.
 """
 
 import dataclasses
+import statistics
 import sys
 from pathlib import Path
 
 import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,23 +24,30 @@ import train
 import train_constrained_unlearning as script
 from benchmarks.leaderboard.cells import data_flags, short
 from benchmarks.leaderboard.trained_models import Training
-from benchmarks.sweeps.sequential_figure import draw_sequences
-from benchmarks.sweeps.sweep import append_row, command_line, read_rows, run_all
+from benchmarks.sweeps.sweep import append_all, command_line, read_rows, run_all
 from data.random_streams import random_state
 from helper_functions.config import PositiveInt, ScriptParser, run_script
 from helper_functions.errors import UserError
+from helper_functions.files import whole_file
 from helper_functions.keys import key_of
 from helper_functions.run_folder import run_quietly
 from helper_functions.training.inference import predict
 from unlearning.experiment import Experiment
 
-# What the requests ask for: random training images, without which retraining itself falls by up to 1.1 points; or wrong
-# labels, found out lot by lot. Until it is reported, a wrong label is retained, and forgetting the first lots corrects
-# some others: that costs accuracy on given labels.
+# Random training images, without which retraining itself falls by up to 1.1 points; or wrong labels, a share of them a
+# request. A wrong label is retained until it is reported, and forgetting the first ones corrects some of the others:
+# that costs accuracy on given labels. `axis`: label and least value of the figure's accuracies.
 SETTINGS = {
-    "random": {"forget": "", "forget_target": "unseen", "retain_budget": 2.0},
-    "mislabelled": {"forget": "mislabelled:0.1", "forget_target": "chance", "retain_budget": 3.0},
-}
+    "random": {
+        "forget": "", "forget_target": "unseen", "retain_budget": 2.0,
+        "title": "14 random images a request", "axis": ("accuracy, %", 85),
+    },
+    "mislabelled": {
+        "forget": "mislabelled:0.1", "forget_target": "chance", "retain_budget": 3.0,
+        "title": "a tenth of the wrong labels a request", "axis": ("accuracy on the given labels, %", -3),
+    },
+}  # fmt: skip
+SEQUENCE, AT_ONCE, RETRAINED, HELD_OUT = "#2e4057", "#d1495b", "#66a182", "#8d96a3"
 
 
 @dataclasses.dataclass
@@ -45,25 +55,25 @@ class Args:
     """Flags of benchmarks/sweeps/sequential.py."""
 
     output: str = "docs/sequential_digits.jsonl"
-    """JSON lines, one a chain of requests; chains that stand there are not run again."""
+    """JSON lines, one a chain of requests; finished chains are skipped."""
     figure: str = "docs/sequential_digits.png"
-    """Where the figure is written."""
+    """The PNG; a file of this name is replaced."""
     config_file_of_runs: str = "configs/digits/train.yaml"
     """Flags of train.py, for the originals and the retrained models."""
     requests: PositiveInt = 10
     """Requests in a row."""
     images: PositiveInt = 14
-    """Images in each of them; the wrong labels are shared out instead."""
+    """Images of each request; wrong labels are divided evenly instead."""
     num_epochs: PositiveInt = 20
     """Passes over the forget set in each request."""
     seeds: PositiveInt = 6
-    """Originals, with splits and requests of their own."""
+    """Originals, each with its own splits and requests."""
     log_dir: str = "runs/sequential"
-    """Where originals, retrained models and runs are kept."""
+    """Folder of originals, retrained models and runs."""
     workers: PositiveInt = 2
     """Processes of one thread each; 1 is a single one with all threads."""
     summary: bool = False
-    """Only print the table of what stands in --output, and draw it."""
+    """Only print and draw the chains in --output."""
 
 
 def get_parser() -> ScriptParser:
@@ -73,78 +83,69 @@ def get_parser() -> ScriptParser:
 
 def main(args: Args) -> dict:
     """Run the missing chains, print the table, draw the figure; returns the chains."""
-    output = Path(args.output)
-    finished = read_rows(output)
+    finished = read_rows(Path(args.output))
     if not args.summary:
         shared = {name: getattr(args, name) for name in ("requests", "images", "num_epochs", "config_file_of_runs")}
         chains = [{"setting": name, "seed": seed, **shared} for name in SETTINGS for seed in range(args.seeds)]
         missing = [{**chain, "log_dir": args.log_dir} for chain in chains if key_of(chain) not in finished]
-        for _, row, error in run_all(run_chain, missing, args.workers, "chains"):
-            if error is not None:
-                raise error
-            finished[row["key"]] = row
-            append_row(output, row)
+        append_all(Path(args.output), finished, run_all(run_chain, missing, args.workers, "chains"))
     rows = sorted(finished.values(), key=lambda row: (list(SETTINGS).index(row["setting"]), row["seed"]))
     print(summary(rows))
     if rows:
-        draw_sequences(Path(args.figure), rows)
+        draw(Path(args.figure), rows)
     return {"chains": rows}
 
 
 def run_chain(chain: dict) -> dict:
     """All requests of one original in a row, then all of them at once, and a model retrained without them; the row."""
-    asked = SETTINGS[chain["setting"]]
+    asked, folder = SETTINGS[chain["setting"]], Path(chain["log_dir"])
     training = Training(chain["config_file_of_runs"], chain["log_dir"])
     original = training.original(asked["forget"], chain["seed"])
     flags = {name: asked[name] for name in ("forget_target", "retain_budget")} | data_flags(training.config_file)
     flags |= {"num_epochs": chain["num_epochs"], "seed": chain["seed"], "judge": "validation", "figures": False}
-    flags |= {"log_dir": chain["log_dir"], "weight_path": original / "model.pt"}
-    ruler = _Ruler(training.config_file, original, chain["seed"])
-    lots = ruler.lots(chain["requests"], chain["images"])
+    flags |= {"log_dir": chain["log_dir"]}
+    measure = _Measure(training.config_file, original, chain["seed"])
+    requests = measure.requests(chain["requests"], chain["images"])
+
+    def run(name: str, images: Tensor, **further: object) -> tuple[Path, dict]:
+        (folder / f"{name}.txt").write_text("\n".join(map(str, images.sort().values.tolist())) + "\n")
+        return run_quietly(script, command_line({**flags, "forget": f"file:{folder / name}.txt", **further}), name)
+
     name = f"{chain['setting']}-{chain['seed']}"
-    row = {"key": key_of({key: value for key, value in chain.items() if key != "log_dir"}), **chain}
-    row |= {"retain_budget": asked["retain_budget"], "original": ruler(original, lots), "requests_run": []}
-    del row["log_dir"]
-    for number, lot in enumerate(lots, start=1):
-        file = _write(Path(chain["log_dir"]) / f"{name}-{number}.txt", lot)
+    row = {key: value for key, value in chain.items() if key != "log_dir"}
+    row = {"key": key_of(row), **row, "retain_budget": asked["retain_budget"]}
+    row |= {"original": measure(original, requests), "requests_run": []}
+    start = {"weight_path": original / "model.pt"}
+    for number, images in enumerate(requests, start=1):
         try:
-            folder, report = run_quietly(script, command_line({**flags, "forget": file}), f"{name}-{number}")
+            last, report = run(f"{name}-{number}", images, **start)
         except UserError as refusal:
             if number == 1:
                 raise
             row["refused"] = str(refusal)
             break
-        row["requests_run"].append(_account(report) | ruler(folder, lots[:number]))
-        flags = {key: value for key, value in flags.items() if key != "weight_path"} | {"previous_run": folder}
-    flags = {key: value for key, value in flags.items() if key != "previous_run"}
-    file = _write(Path(chain["log_dir"]) / f"{name}-all.txt", torch.cat(lots))
-    at_once = {**flags, "weight_path": original / "model.pt", "forget": file}
-    folder, report = run_quietly(script, command_line(at_once), f"{name}-all")
-    row["at_once"] = _account(report) | ruler(folder, lots)
-    without = {"seed": chain["seed"], "splits": original / "splits.npz", "forget": file, "retain_only": True}
-    row["retrained"] = ruler(training.run("retrained", without), lots)
+        row["requests_run"].append(_account(report) | measure(last, requests[:number]))
+        start = {"previous_run": last}
+    last, report = run(f"{name}-all", torch.cat(requests), weight_path=original / "model.pt")
+    row["at_once"] = _account(report) | measure(last, requests)
+    forget = f"file:{folder / name}-all.txt"
+    without = {"seed": chain["seed"], "splits": original / "splits.npz", "forget": forget, "retain_only": True}
+    row["retrained"] = measure(training.run("retrained", without), requests)
     return short(row)
 
 
-def _write(path: Path, images: Tensor) -> str:
-    path.write_text("\n".join(map(str, images.sort().values.tolist())) + "\n")
-    return f"file:{path}"
-
-
 def _account(report: dict) -> dict:
-    """What a run says of itself."""
+    """What a row keeps of a run's report."""
+    cost = report["cost"]["unlearned"]
     return {
-        "verdict": report["verdict"],
-        "budget_spent": report.get("sequence", {}).get("budget_spent", 0.0),
-        "multiplier": report["forget"]["multiplier"],
-        "safeguard": len(report["forget"]["safeguard"]),
-        "seconds": report["cost"]["unlearned"]["seconds"],
-        "gradient_steps": report["cost"]["unlearned"]["gradient_steps"],
-    }
+        "verdict": report["verdict"], "budget_spent": report.get("sequence", {}).get("budget_spent", 0.0),
+        "multiplier": report["forget"]["multiplier"], "safeguard": len(report["forget"]["safeguard"]),
+        "seconds": cost["seconds"], "gradient_steps": cost["gradient_steps"],
+    }  # fmt: skip
 
 
-class _Ruler:
-    """Measures models on the data of one original: figures against it, by themselves, whatever their reports say."""
+class _Measure:
+    """Measures models on the data of one original, against it and independently of the reports of the runs."""
 
     def __init__(self, config_file: str, original: Path, seed: int) -> None:
         argv = ["--config_file", config_file, "--splits", str(original / "splits.npz"), "--seed", str(seed)]
@@ -153,24 +154,21 @@ class _Ruler:
         self.held_out = torch.cat([self.splits.validation, self.splits.unseen]).sort().values
         self.original = self._model(original)
 
-    def lots(self, requests: int, images: int) -> list[Tensor]:
-        """What each request is for: the wrong labels in as many lots, or as many images drawn from train."""
+    def requests(self, count: int, images: int) -> list[Tensor]:
+        """Image indices of each request: shares of the wrong labels, or as many images drawn from train."""
         wrong, train_set = self.splits.forget, self.splits.train
         pool = wrong if len(wrong) else train_set
         order = pool[torch.from_numpy(random_state(self.seed, "requests").permutation(len(pool)))]
-        return list(order.tensor_split(requests) if len(wrong) else order[: requests * images].split(images))
+        return list(order.tensor_split(count) if len(wrong) else order[: count * images].split(images))
 
-    def __call__(self, folder: Path, lots: list[Tensor]) -> dict:
-        """Of a run's model, after it has forgotten these lots: fall of retain accuracy in points, figures of parts."""
-        model, splits = self._model(folder), self.splits
-        retain = splits.train[~torch.isin(splits.train, torch.cat(lots))]
+    def __call__(self, folder: Path, requests: list[Tensor]) -> dict:
+        """Figures of a run's model that has forgotten these requests: fall of retain accuracy in points, and parts."""
+        model, splits, forgotten = self._model(folder), self.splits, torch.cat(requests)
+        retain = splits.train[~torch.isin(splits.train, forgotten)]
         top1, before = (self._figures(which, retain)["top1"] for which in (model, self.original))
-        parts = {"held_out": self.held_out, "test": splits.test, "forgotten": torch.cat(lots)}
-        return {
-            "fall": before - top1,
-            **{name: self._figures(model, images) for name, images in parts.items()},
-            "lots": [self._figures(model, lot) for lot in lots],
-        }
+        parts = {"held_out": self.held_out, "test": splits.test, "forgotten": forgotten}
+        figures = {name: self._figures(model, images) for name, images in parts.items()}
+        return {"fall": before - top1, **figures, "lots": [self._figures(model, images) for images in requests]}
 
     def _model(self, folder: Path) -> nn.Module:
         return self.experiment.model(str(folder / "model.pt"))
@@ -184,46 +182,99 @@ class _Ruler:
 def summary(rows: list[dict]) -> str:
     """Markdown: the original, each request, all at once, the retrained model; means over seeds, the largest fall.
 
-    Below it, the requests that were refused. `n`: chains that came so far.
+    Refused requests are listed below it. `n`: chains that reached the request.
     """
     lines = [
         "| requests | n | after | fall of retain | largest | forgotten so far | its loss | held-out | its loss | test "
         "| steps | seconds |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for setting in SETTINGS:
+    for setting in dict.fromkeys(row["setting"] for row in rows):
         chains = [row for row in rows if row["setting"] == setting]
-        if not chains:
-            continue
-        done = [row["requests_run"] for row in chains]
-        steps: dict[str, list[dict]] = {"nothing": [row["original"] for row in chains]}
-        for number in range(max(map(len, done))):
-            steps[f"request {number + 1}"] = [requests[number] for requests in done if len(requests) > number]
+        steps = {"nothing": [row["original"] for row in chains]}
+        for number in range(max(len(row["requests_run"]) for row in chains)):
+            steps[f"request {number + 1}"] = _after(chains, number)
         steps |= {"all at once": [row["at_once"] for row in chains], "retraining": [row["retrained"] for row in chains]}
         lines += [_line(setting, name, found) for name, found in steps.items()]
-    lines += [_refusal(row) for row in rows if "refused" in row]
-    return "\n".join(lines)
+    return "\n".join(lines + [
+        f"{row['setting']}, seed {row['seed']}, request {len(row['requests_run']) + 1} was refused: {row['refused']}"
+        for row in rows if "refused" in row
+    ])  # fmt: skip
 
 
-def _refusal(row: dict) -> str:
-    return f"{row['setting']}, seed {row['seed']}, request {len(row['requests_run']) + 1} was refused: {row['refused']}"
+def _after(chains: list[dict], number: int) -> list[dict]:
+    """The figures after a request, from 0, of the chains that reached it."""
+    return [chain["requests_run"][number] for chain in chains if len(chain["requests_run"]) > number]
 
 
 def _line(setting: str, name: str, found: list[dict]) -> str:
-    def mean(*path: str) -> float | None:
-        values = found
-        for key in path:
-            values = [value.get(key) for value in values]
-        return None if None in values else sum(values) / len(values)
-
-    forms = {
-        ("fall",): "+.2f", ("forgotten", "top1"): ".1f", ("forgotten", "loss"): ".3f",
-        ("held_out", "top1"): ".1f", ("held_out", "loss"): ".3f", ("test", "top1"): ".1f",
-        ("gradient_steps",): ".0f", ("seconds",): ".1f",
-    }  # fmt: skip
-    cells = ["–" if mean(*path) is None else f"{mean(*path):{form}}" for path, form in forms.items()]
-    cells.insert(1, f"{max(each['fall'] for each in found):+.2f}")
+    cells = [f"{_mean(found, 'fall'):+.2f}", f"{max(each['fall'] for each in found):+.2f}"]
+    parts = (("forgotten", ".1f"), ("forgotten", ".3f"), ("held_out", ".1f"), ("held_out", ".3f"), ("test", ".1f"))
+    cells += [f"{_mean(found, part, 'top1' if form == '.1f' else 'loss'):{form}}" for part, form in parts]
+    for key, form in (("gradient_steps", ".0f"), ("seconds", ".1f")):
+        cells.append(f"{_mean(found, key):{form}}" if key in found[0] else "–")
     return f"| {setting} | {len(found)} | {name} | " + " | ".join(cells) + " |"
+
+
+def _mean(found: list[dict], *path: str | int) -> float:
+    """The mean of the figures at the end of a path into each."""
+    for key in path:
+        found = [each[key] for each in found]
+    return statistics.fmean(found)
+
+
+def draw(path: Path, rows: list[dict]) -> None:
+    """Draw, for each setting, the fall of retain accuracy by seed and the accuracy on every forget set; a PNG."""
+    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    figure = Figure(figsize=(11, 3.6 * len(settings)), layout="constrained")
+    axes = figure.subplots(len(settings), 2, squeeze=False)
+    for (left, right), setting in zip(axes, settings, strict=True):
+        chains, (label, lowest) = [row for row in rows if row["setting"] == setting], SETTINGS[setting]["axis"]
+        _draw_falls(left, chains)
+        _draw_sets(right, chains)
+        left.set(title=SETTINGS[setting]["title"], ylabel="fall of retain accuracy, points")
+        right.set(title="the images of each request, mean", ylabel=label, ylim=(lowest, 101))
+    for axis in axes[-1]:
+        axis.set_xlabel("requests so far")
+        axis.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def _draw_falls(axis, chains: list[dict]) -> None:
+    """The fall from the first original, a line a seed; beside its end the single request and the retrained model."""
+    budget, requests = chains[0]["retain_budget"], chains[0]["requests"]
+    for chain in chains:
+        falls = [0.0, *(each["fall"] for each in chain["requests_run"])]
+        axis.plot(range(len(falls)), falls, "o-", color=SEQUENCE, markersize=3, alpha=0.8, linewidth=1)
+        axis.plot(requests + 0.4, chain["at_once"]["fall"], "D", color=AT_ONCE, markersize=5)
+        axis.plot(requests + 0.7, chain["retrained"]["fall"], "^", color=RETRAINED, markersize=5)
+    axis.axhline(budget, color="black", linestyle="--", linewidth=1)
+    axis.set_ylim(bottom=-0.05 * budget)
+    axis.plot([], [], "o-", color=SEQUENCE, markersize=3, label="one after another, by seed")
+    axis.plot([], [], "D", color=AT_ONCE, label="all at once")
+    axis.plot([], [], "^", color=RETRAINED, label="retrained")
+    axis.plot([], [], "--", color="black", label="budget of the whole sequence")
+    axis.set_xticks(range(requests + 1))
+
+
+def _draw_sets(axis, chains: list[dict]) -> None:
+    """Accuracy on each request's images from before the sequence to its end, means over the chains that reached it."""
+    last, colours = max(len(chain["requests_run"]) for chain in chains), colormaps["viridis"]
+    for number in range(last):
+        before = _mean(chains, "original", "lots", number, "top1")
+        after = [_mean(_after(chains, step), "lots", number, "top1") for step in range(number, last)]
+        colour = colours(0.9 * number / max(1, last - 1))
+        axis.plot(range(number, last + 1), [before, *after], "-", color=colour, linewidth=1)
+        axis.plot(number + 1, after[0], "o", color=colour, markersize=4)
+    held_out = [_mean(_after(chains, step), "held_out", "top1") for step in range(last)]
+    held_out.insert(0, _mean(chains, "original", "held_out", "top1"))
+    axis.plot(range(last + 1), held_out, "--", color=HELD_OUT, label="held-out images")
+    for name, key, colour in (("all at once", "at_once", AT_ONCE), ("retrained", "retrained", RETRAINED)):
+        level = _mean(chains, key, "forgotten", "top1")
+        axis.axhline(level, color=colour, linestyle=":", label=f"{name}, all ten sets")
+    axis.plot([], [], "o-", color=colours(0.4), markersize=4, label="one request's set, dot: its turn")
+    axis.set_xticks(range(last + 1))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def command_line(flags: dict) -> list[str]:
 
 
 def read_rows(path: Path) -> dict[str, dict]:
-    """Finished cells by key, from a file of JSON lines; a last line that was cut short is dropped.
+    """Finished cells by key, from a file of JSON lines; an incomplete last line is dropped.
 
     Raises:
         UserError: a line that is no finished cell.
@@ -48,7 +48,7 @@ def read_rows(path: Path) -> dict[str, dict]:
 
 
 def append_row(path: Path, row: dict) -> None:
-    """Add a finished cell to the file, which several processes may do; what a killed one had begun is cut off first."""
+    """Append a finished cell to the file, under a lock; an incomplete last line of a killed process is cut off."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
@@ -58,15 +58,24 @@ def append_row(path: Path, row: dict) -> None:
         file.write((json.dumps(row, allow_nan=False) + "\n").encode())
 
 
+def append_all(path: Path, rows: dict[str, dict], finished: Iterable[tuple]) -> None:
+    """Append what `run_all` yields to the file and to `rows`; the first error is raised."""
+    for _, row, error in finished:
+        if error is not None:
+            raise error
+        rows[row["key"]] = row
+        append_row(path, row)
+
+
 def run_all(work: Callable[[dict], dict], cells: Iterable[dict], workers: int, title: str) -> Iterable[tuple]:
     """Run cells, in this process or in several of one thread each; yields `(cell, result, error)` as they finish.
 
-    A cell that cannot be run leaves its error in place of a result, and the others go on. When the caller stops, so do
-    the processes, and what they have done of their cells is kept.
+    A cell that fails with a UserError or NotFinite yields the error in place of a result, and the others go on. When
+    the caller stops, the processes save what they have done and end.
 
     Args:
         work: takes a cell; importable by its name, since other processes call it.
-        cells: what it is called with.
+        cells: its arguments.
         workers: processes; 1 is this one, with all of its threads.
         title: of the progress bar.
     """
@@ -76,13 +85,13 @@ def run_all(work: Callable[[dict], dict], cells: Iterable[dict], workers: int, t
             yield cell, *outcome(lambda cell=cell: work(cell))
         return
     before = set(active_children())
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=serve) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=set_up_worker) as pool:
         try:
             with _without_interrupts():
                 futures = {pool.submit(stoppable, work, cell): cell for cell in cells}
             for future in progress(as_completed(futures), len(cells), title):
                 yield futures[future], *outcome(future.result)
-        except BaseException:  # whoever asked for them will ask no more
+        except BaseException:
             for child in set(active_children()) - before:
                 child.terminate()
             pool.shutdown(cancel_futures=True)
@@ -91,7 +100,7 @@ def run_all(work: Callable[[dict], dict], cells: Iterable[dict], workers: int, t
 
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Inside, a Ctrl-C has to wait, and for processes that begin there, for ever: the one that began them ends them."""
+    """Block Ctrl-C inside, and in processes that start there for good: this process ends them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -99,33 +108,33 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def serve() -> None:
-    """Be a process of a sweep: of one thread, and not to outlive the process that started it."""
+def set_up_worker() -> None:
+    """Use one thread, and end with the process that started this one."""
+
+    def end_with_parent() -> None:
+        parent_process().join()
+        os._exit(1)
+
     one_thread()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent_process().join()
-    os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def stoppable(work: Callable[[dict], dict], cell: dict) -> dict:
-    """Run a cell in a process of a sweep; SIGTERM ends the process as soon as everything of the cell is saved."""
+    """Run a cell in a worker; SIGTERM ends the process as soon as the cell is saved."""
     with listening():
         try:
             return work(cell)
         except Stopped as stopped:
-            os._exit(128 + stopped.number)  # a further cell may be waiting
+            os._exit(128 + stopped.number)  # or it would start the next cell
 
 
 def progress(finished: Iterable, total: int, title: str) -> Iterable:
-    """The same with a progress bar, where somebody is watching."""
+    """The same with a progress bar on a terminal."""
     return tqdm(finished, total=total, desc=title, disable=not sys.stderr.isatty())
 
 
 def outcome(result: Callable[[], object]) -> tuple[object, UserError | NotFinite | None]:
-    """What a call gives, or the error that it raises where that is about this cell alone."""
+    """What a call returns, or the UserError or NotFinite that it raises."""
     try:
         return result(), None
     except (UserError, NotFinite) as error:
@@ -133,5 +142,5 @@ def outcome(result: Callable[[], object]) -> tuple[object, UserError | NotFinite
 
 
 def one_thread() -> None:
-    """Have this process compute on one thread, so that its figures are those of any other such process."""
+    """Compute on one thread, so that figures do not depend on the number of workers."""
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
-"""A convex model on which unlearning can be solved exactly, so that theory and solver can be checked against it.
+"""A convex model on which unlearning is solved exactly, so that theory and solver can be checked against it.
 
 Multinomial logistic regression with an ℓ2 term on scikit-learn's digits, averaged down to 4 × 4 pixels: 170 weights,
-so that a Newton step on all images costs milliseconds. A whole digit is forgotten. Everything is float64.
+so a Newton step on all images takes milliseconds. A whole digit is forgotten. Everything is float64.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 NUM_CLASSES = 10
 TRAIN_IMAGES = 600
 DECAY = 1e-3
-# The gradient's norm at which Newton's method ends; rounding leaves about 1e-16.
+# Newton's method ends at this norm of the gradient; rounding leaves about 1e-16.
 TOLERANCE = 1e-13
 
 
@@ -29,7 +29,7 @@ class Risk:
     Args:
         features: `[N, D]`.
         answers: `[N, K]`, probabilities.
-        decay: strong convexity, unless 0.
+        decay: of the ℓ2 term; the risk is strongly convex where it is positive.
     """
 
     features: Tensor
@@ -74,15 +74,13 @@ def minimise(terms: Sequence[tuple[float, Risk]], start: Tensor) -> Tensor:
     total = sum(weight for weight, _ in terms)
     terms = [(weight / total, risk) for weight, risk in terms]
 
-    def gradient_at(weights: Tensor) -> Tensor:
-        return sum(weight * risk.gradient(weights) for weight, risk in terms)
-
     def value_at(weights: Tensor) -> Tensor:
         return sum(weight * risk(weights) for weight, risk in terms)
 
-    weights, gradient = start, gradient_at(start)
-    for _ in range(100):
-        if gradient.norm() < TOLERANCE:
+    weights = start
+    for number in range(101):
+        gradient = sum(weight * risk.gradient(weights) for weight, risk in terms)
+        if gradient.norm() < (TOLERANCE if number < 100 else 100 * TOLERANCE):
             return weights
         hessian = sum(weight * risk.hessian(weights) for weight, risk in terms)
         step = torch.cholesky_solve(gradient.reshape(-1, 1), torch.linalg.cholesky(hessian)).reshape(weights.shape)
@@ -91,10 +89,7 @@ def minimise(terms: Sequence[tuple[float, Risk]], start: Tensor) -> Tensor:
         while length > 1e-9 and value_at(weights - length * step) > value - 1e-4 * length * slope + 1e-14:
             length /= 2
         weights = weights - length * step
-        gradient = gradient_at(weights)
-    if gradient.norm() < 100 * TOLERANCE:
-        return weights
-    raise RuntimeError(f"Newton's method stands at a gradient of {gradient.norm():.1e}")
+    raise RuntimeError(f"Newton's method ends at a gradient of norm {gradient.norm():.1e}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +105,7 @@ class Front:
     """min objective(weights) subject to constraint(weights) ≤ bound, for all bounds at once.
 
     Args:
-        objective: with a decay, so that every minimum exists and is the only one.
+        objective: with a decay, so that every minimum exists and is unique.
         constraint: another risk.
         start: weights `[K, D]` from which solves begin.
     """
@@ -148,12 +143,12 @@ class Front:
         while excess(high) > 0:
             high += 3
             if high > 25:
-                raise ValueError(f"a bound of {bound} on the constraint is out of reach")
+                raise ValueError(f"no multiplier keeps the constraint within {bound}")
         return self.at(math.exp(scipy.optimize.brentq(excess, low, high, xtol=1e-13, rtol=1e-14)), found.weights)
 
 
 @dataclass(frozen=True, eq=False)
-class MethodContext:
+class Digits:
     """Digits, one of which is forgotten; the original and the retrained optimum.
 
     Args:
@@ -212,7 +207,7 @@ def _risk_on_labels(features: Tensor, labels: Tensor) -> Risk:
     return Risk(features, F.one_hot(labels, NUM_CLASSES).double(), DECAY)
 
 
-def digits_case(digit: int = 3, images: int = TRAIN_IMAGES, seed: int = 0) -> MethodContext:
+def digits_case(digit: int = 3, images: int = TRAIN_IMAGES, seed: int = 0) -> Digits:
     """The first images of the digits in an order drawn by `seed`, with both optima."""
     from sklearn.datasets import load_digits
 
@@ -223,6 +218,6 @@ def digits_case(digit: int = 3, images: int = TRAIN_IMAGES, seed: int = 0) -> Me
     features = features / features.norm(dim=1).max()
     labels = torch.from_numpy(bunch.target)[order].long()
     zero = torch.zeros(NUM_CLASSES, features.shape[1], dtype=features.dtype)
-    context = MethodContext(features, labels, digit, zero, zero)
+    case = Digits(features, labels, digit, zero, zero)
     original = minimise([(1.0, _risk_on_labels(features, labels))], zero)
-    return replace(context, original=original, retrained=minimise([(1.0, context.retain_on_labels)], original))
+    return replace(case, original=original, retrained=minimise([(1.0, case.retain_on_labels)], original))

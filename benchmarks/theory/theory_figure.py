@@ -3,7 +3,7 @@
     python -m benchmarks.theory.theory_figure
 
 A digit is forgotten by logistic regression. Each multiplier is solved for exactly; our solver is given budgets and
-finds the multipliers itself.
+learns the multipliers.
 """
 
 import dataclasses
@@ -12,19 +12,23 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cooper
 import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from torch import Tensor, nn
 
-from benchmarks.theory.convex import DECAY, NUM_CLASSES, Front, MethodContext, digits_case
-from benchmarks.theory.convex_problem import learn
+from benchmarks.theory.convex import DECAY, NUM_CLASSES, Digits, Front, digits_case
 from helper_functions.config import PositiveInt, ScriptParser, run_script
-from helper_functions.errors import UserError
-from helper_functions.files import whole_file
+from helper_functions.files import check_folder_of, whole_file
+from optimizer.problems import Problem
+from optimizer.solver import SOLVERS, Solver, SolverName, inequality, lagrangian
 
 SHOWN_DIGIT = 3
 BUDGETS = (0.003, 0.01, 0.03, 0.1)
 BUDGET = 0.03
 LOGARITHMS = (-1.0, 3.0)
-# Name, line, colour (Okabe and Ito's, told apart by all) and where the name stands.
+# Name, line, colour (Okabe and Ito's palette for all kinds of colour vision) and position of the name.
 CURVES = (
     ("in weights", "--", "#D55E00", (0.6, 2.1)),
     ("in outputs on\nforget images", "-", "#0072B2", (60, 0.2)),
@@ -46,7 +50,59 @@ def get_parser() -> ScriptParser:
     return ScriptParser(Args, "benchmarks.theory.theory_figure", __doc__)
 
 
-def nearest(front: Front, distance: Callable[[torch.Tensor], float]) -> tuple[float, float]:
+class Weights(nn.Module):
+    """The weights `[K, D]` as a module, for our solver."""
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(start.clone())
+
+
+class FullBatch(Problem):
+    """A front's problem at one bound, for our solver, on all images at each step, in float64.
+
+    Args:
+        model: whose weights are found.
+        front: objective and constraint.
+        bound: of the constraint.
+        solver: the constraint's formulation.
+        options: of `inequality`.
+    """
+
+    def __init__(self, model: Weights, front: Front, bound: float, solver: SolverName, **options: float) -> None:
+        super().__init__()
+        self.model, self.front, self.bound = model, front, bound
+        self.dual = SOLVERS[solver].expects_multiplier
+        self.budget = inequality(solver, **options)
+        for part in (self.budget.multiplier, self.budget.penalty_coefficient):
+            if part is not None:
+                part.to(torch.float64)
+
+    def compute_cmp_state(self) -> cooper.CMPState:
+        """Objective and constraint at the present weights."""
+        violation = self.front.constraint(self.model.weights) - self.bound
+        state = cooper.ConstraintState(violation=violation, contributes_to_dual_update=self.dual)
+        return cooper.CMPState(self.front.objective(self.model.weights), observed_constraints={self.budget: state})
+
+
+def learn(front: Front, bound: float, steps: int, solver: SolverName = "lagrangian", **options: float) -> FullBatch:
+    """Solve a problem by our solver from the front's start, with momentum on full batches; options of `inequality`.
+
+    The violation counts in units of the bound's distance from the start, so that one dual rate serves all bounds.
+    """
+    model = Weights(front.start)
+    problem = FullBatch(model, front, bound, solver, **options)
+    primal = torch.optim.SGD(model.parameters(), lr=0.4, momentum=0.95, nesterov=True)
+    dual_rate = 0.01 / abs(bound - front.constraint(front.start).item())
+    solver = Solver(problem, primal, model, dual_rate)
+    for _ in range(steps):
+        state = problem.compute_cmp_state()
+        solver.dual_step(state)
+        solver.step(lagrangian(state), lambda: lagrangian(problem.compute_cmp_state()))
+    return problem
+
+
+def nearest(front: Front, distance: Callable[[Tensor], float]) -> tuple[float, float]:
     """The multiplier whose minimum is nearest by `distance`, and that distance."""
     import scipy.optimize
 
@@ -57,31 +113,31 @@ def nearest(front: Front, distance: Callable[[torch.Tensor], float]) -> tuple[fl
 
 
 def row_of(digit: int) -> str:
-    """A line of the table of digits: the best multiplier by outputs and the one that keeps `BUDGET`, side by side."""
-    context = digits_case(digit)
-    front = context.front(context.retain_on_original)
-    _, start = context.distances(context.original)
-    best, distance = nearest(front, lambda weights: context.distances(weights)[1])
+    """A line of the table of digits: the best multiplier by outputs beside the one that keeps `BUDGET`."""
+    case = digits_case(digit)
+    front = case.front(case.retain_on_original)
+    _, start = case.distances(case.original)
+    best, distance = nearest(front, lambda weights: case.distances(weights)[1])
     spent = front.constraint(front.at(best).weights).item()
     kept = front.within(BUDGET)
-    fall = context.retain_accuracy(context.original) - context.retain_accuracy(kept.weights)
+    fall = case.retain_accuracy(case.original) - case.retain_accuracy(kept.weights)
     return (
         f"| {digit} | {best:.1f} | {spent:.3f} | {distance / start:.2f} | {kept.multiplier:.1f} | "
-        f"{context.distances(kept.weights)[1] / start:.2f} | {fall:+.1f} |"
+        f"{case.distances(kept.weights)[1] / start:.2f} | {fall:+.1f} |"
     )
 
 
-def bounds_of(context: MethodContext) -> list[tuple[str, float, float]]:
-    """What section 8 bounds: a name, the distance or difference as it is, and its bound."""
-    retain, original = context.retain_on_labels, context.original
-    away = context.distances(original)[0]
+def bounds_of(case: Digits) -> list[tuple[str, float, float]]:
+    """The bounds of section 8: a name, the measured distance or difference, and its bound."""
+    retain, original = case.retain_on_labels, case.original
+    away = case.distances(original)[0]
     slope = retain.gradient(original).norm().item()
-    share = context.forget.double().mean().item()
-    kept = context.front(retain).within(retain(original).item() + BUDGET).weights
-    distance = context.distances(kept)[0]
-    excess = (retain(kept) - retain(context.retrained)).item()
+    share = case.forget.double().mean().item()
+    kept = case.front(retain).within(retain(original).item() + BUDGET).weights
+    distance = case.distances(kept)[0]
+    excess = (retain(kept) - retain(case.retrained)).item()
     ahead = math.hypot(math.sqrt(2 * BUDGET / DECAY), slope / DECAY)
-    pair = [(context.features[context.forget] @ weights.T).log_softmax(1) for weights in (kept, context.retrained)]
+    pair = [(case.features[case.forget] @ weights.T).log_softmax(1) for weights in (kept, case.retrained)]
     return [
         ("original to retrained, from the gradient", away, slope / DECAY),
         ("original to retrained, before any training", away, 2 * math.sqrt(2) * share / DECAY),
@@ -91,8 +147,9 @@ def bounds_of(context: MethodContext) -> list[tuple[str, float, float]]:
     ]
 
 
-def draw(path: Path, context: MethodContext, learned: dict[float, float], points: int = 81) -> None:
-    """Two panels over the fixed multiplier: distances to the retrained model, and the rise of the retain loss.
+@rc_context({"font.size": 15, "axes.spines.top": False, "axes.spines.right": False})
+def draw(path: Path, case: Digits, learned: dict[float, float], points: int = 81) -> None:
+    """Two panels over the fixed multiplier: distances to the retrained model, and the gap of the retain loss.
 
     Args:
         path: of the PNG.
@@ -100,43 +157,34 @@ def draw(path: Path, context: MethodContext, learned: dict[float, float], points
         learned: the multiplier that our solver found, by budget in nats.
         points: multipliers that are solved for.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    front = context.front(context.retain_on_original)
+    front = case.front(case.retain_on_original)
     multipliers = torch.logspace(*LOGARITHMS, points, dtype=torch.float64).tolist()
     solved = [front.at(multiplier).weights for multiplier in multipliers]
     marked = [front.at(multiplier).weights for multiplier in learned.values()]
-    with pyplot.rc_context({"font.size": 15, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, (above, below) = pyplot.subplots(
-            2, 1, figsize=(8, 8), sharex=True, layout="constrained", height_ratios=(3, 2)
-        )
-        for axis in (above, below):
-            axis.axvspan(multipliers[0], learned[BUDGET], color="#999999", alpha=0.25, linewidth=0)
-            axis.axvline(learned[BUDGET], color="black", linewidth=1)
-        for part, (name, style, colour, place) in enumerate(CURVES):
-            start = context.distances(context.original)[part]
-            found = [context.distances(weights)[part] / start for weights in marked]
-            curve = [context.distances(weights)[part] / start for weights in solved]
-            above.plot(multipliers, curve, style, color=colour, linewidth=2.5)
-            _mark(above, learned, found, colour)
-            above.text(*place, name, color=colour)
-        above.axhline(1, color="black", linewidth=1, linestyle=":")
-        above.set(ylabel="distance to the retrained model\n(the original's is 1)", ylim=(0, None))
-        below.plot(multipliers, [front.constraint(weights).item() for weights in solved], color="black", linewidth=2.5)
-        below.axhline(BUDGET, color="black", linewidth=1, linestyle=":")
-        _mark(below, learned, [front.constraint(weights).item() for weights in marked], "black")
-        for budget, multiplier in learned.items():
-            text = f"learned for {budget} nats" if budget == BUDGET else str(budget)
-            below.annotate(text, (multiplier, budget), xytext=(10, 8), textcoords="offset points")
-        below.text(0.12, 3e-4, f"the budget of\n{BUDGET} nats\nis overdrawn")
-        below.set(xscale="log", yscale="log", xlim=(multipliers[0], multipliers[-1]),
-                  xlabel="fixed multiplier", ylabel="rise of the\nretain loss, nats")  # fmt: skip
-        with whole_file(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    for axis in (above, below):
+        axis.axvspan(multipliers[0], learned[BUDGET], color="#999999", alpha=0.25, linewidth=0)
+        axis.axvline(learned[BUDGET], color="black", linewidth=1)
+    for part, (name, style, colour, place) in enumerate(CURVES):
+        start = case.distances(case.original)[part]
+        found, curve = ([case.distances(at)[part] / start for at in weights] for weights in (marked, solved))
+        above.plot(multipliers, curve, style, color=colour, linewidth=2.5)
+        _mark(above, learned, found, colour)
+        above.text(*place, name, color=colour)
+    above.axhline(1, color="black", linewidth=1, linestyle=":")
+    above.set(ylabel="distance to the retrained model\n(the original's is 1)", ylim=(0, None))
+    below.plot(multipliers, [front.constraint(weights).item() for weights in solved], color="black", linewidth=2.5)
+    below.axhline(BUDGET, color="black", linewidth=1, linestyle=":")
+    _mark(below, learned, [front.constraint(weights).item() for weights in marked], "black")
+    for budget, multiplier in learned.items():
+        text = f"learned for {budget} nats" if budget == BUDGET else str(budget)
+        below.annotate(text, (multiplier, budget), xytext=(10, 8), textcoords="offset points")
+    below.text(0.12, 3e-4, f"the budget of\n{BUDGET} nats\nis overdrawn")
+    below.set(xscale="log", yscale="log", xlim=(multipliers[0], multipliers[-1]),
+              xlabel="fixed multiplier", ylabel="rise of the\nretain loss, nats")  # fmt: skip
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _mark(axis, learned: dict[float, float], heights: list[float], colour: str) -> None:
@@ -151,22 +199,20 @@ def _table(*titles: str) -> str:
 
 def main(args: Args) -> dict:
     """Draw the figure and print the tables; returns the learned multipliers by budget."""
-    path = Path(args.output)
-    if not path.parent.is_dir():
-        raise UserError(f"--output {path}: no folder {path.parent}; make it first")
-    context = digits_case(SHOWN_DIGIT)
-    front = context.front(context.retain_on_original)
+    check_folder_of("output", args.output)
+    case = digits_case(SHOWN_DIGIT)
+    front = case.front(case.retain_on_original)
     learned = {}
     print(_table("budget, nats", "learned", "exact"))
     for budget in BUDGETS:
         learned[budget] = learn(front, budget, args.steps, multiplier=10.0).budget.multiplier.weight.item()
         print(f"| {budget} | {learned[budget]:.3f} | {front.within(budget).multiplier:.3f} |")
-    draw(path, context, learned)
+    draw(Path(args.output), case, learned)
     print("\n" + _table("digit", "best", "rise there", "distance", "at the budget", "distance", "fall"))
     for digit in range(NUM_CLASSES):
         print(row_of(digit))
     print("\n" + _table("", "measured", "bound"))
-    for name, measured, bound in bounds_of(context):
+    for name, measured, bound in bounds_of(case):
         print(f"| {name} | {measured:.2f} | {bound:.2f} |")
     return {"learned": learned}
 

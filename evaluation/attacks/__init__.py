@@ -1,1 +1,1 @@
-"""Attacks: what still tells forgotten images from unseen ones."""
+"""Attacks: can forgotten images still be distinguished from unseen ones?"""

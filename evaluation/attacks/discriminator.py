@@ -1,4 +1,4 @@
-"""The discriminator as a metric: can a model's outputs on forget images be told from those on test images?"""
+"""The discriminator as an attack: can a model's outputs on forget and on test images be distinguished?"""
 
 import math
 
@@ -11,7 +11,7 @@ from contrastive_discrimination.pairs import Pairs, set_apart
 from evaluation.attacks.intervals import RESAMPLES
 from helper_functions.metrics import class_mask
 
-# Less likely classes count as this likely: what is left of their log-probabilities is rounding and scale.
+# Smaller probabilities are raised to this, since their logarithms hold rounding and scale alone.
 LOWEST_PROBABILITY = 1e-6
 LEARNING_RATE = 0.003
 
@@ -19,18 +19,17 @@ LEARNING_RATE = 0.003
 def discriminator_auc(
     forget_logits: Tensor, forget_labels: Tensor, test_logits: Tensor, test_labels: Tensor, seed: int = 0
 ) -> Auc | None:
-    """AUC of a discriminator that tells outputs on forget images from those on test images; 0.5 is ideal.
+    """AUC of a discriminator between outputs on forget images and on test images; 0.5 is ideal.
 
-    A retrained model must show 0.5, since it has seen neither. The discriminator sees the log-probability of the label
-    and the others sorted: it knows which class is the image's own but not what it is called, so that the order of the
-    classes changes nothing. The mean over five folds of the AUC on the images left out (`held_out_auc`; Lopez-Paz and
-    Oquab 2017, section 3). The global generators are left as they were.
+    A retrained model has 0.5, since it has seen neither. The input is the log-probability of the label and those of the
+    other classes sorted, so that the order of the classes has no effect. The AUC is the mean over five folds on the
+    images left out (`held_out_auc`; Lopez-Paz and Oquab 2017, section 3). Global generators are not touched.
 
     Args:
         forget_logits: `[P, K]`, on a device that has float64.
         forget_labels: true classes, int64 `[P]`.
         test_logits: `[Q, K]`.
-        test_labels: true classes, int64 `[Q]`, distributed as the forget images', lest the classes be told apart.
+        test_labels: true classes, int64 `[Q]`, distributed as the forget images'.
         seed: at least 0; of folds, discriminators, minibatches and resamples.
 
     Returns:
@@ -54,8 +53,7 @@ def discriminator_auc(
 def _alone(logits: Tensor, labels: Tensor) -> Pairs:
     """Pairs of an output with itself, float32 `[B, K]` each."""
     own = class_mask(labels, logits.shape[1])
-    # In float64 the order in which classes are summed is rounded away, and the order of the classes with it.
+    # In float64, so that the order in which classes are summed has no effect on the float32 result.
     outputs = set_apart(logits.double(), own, lowest=math.log(LOWEST_PROBABILITY)).float()
-    # Each output is seen alone. A class mate beside it adds noise and says nothing of this image: on CIFAR-100, the
-    # AUC of one model is 0.680 alone and 0.667 beside a class mate.
+    # Pairs with another image of the class add noise: an AUC of 0.667 in place of 0.680 for one model on CIFAR-100.
     return outputs, outputs

@@ -1,4 +1,4 @@
-"""What an attack's scores say: area under the ROC curve with its interval, and true positives at few false ones."""
+"""Figures of an attack's scores: area under the ROC curve with its interval, true positives at few false ones."""
 
 import math
 
@@ -14,16 +14,14 @@ INTERVAL = (0.025, 0.975)
 
 
 def auc_with_interval(members: Tensor, others: Tensor, seed: int = 0, resamples: int = RESAMPLES) -> Auc:
-    """AUC of scores that are to be higher for members, with its 95 % bootstrap interval over images.
+    """AUC of scores that are higher for members, with its 95 % bootstrap interval over images.
 
-    Percentile bootstrap, members and others drawn with replacement, each among themselves (Efron 1979). For scores
-    that were not fitted to the images judged; for those of cross-validated attacks: `auc_of`.
+    Percentile bootstrap, stratified by members and others (Efron 1979). For scores that were not fitted to the judged
+    images; cross-validated attacks use `auc_of`.
 
     Args:
         members: `[P]`, at least one.
         others: `[Q]`, at least one.
-        seed: of the resamples.
-        resamples: how many.
 
     Returns:
         The AUC and the ends of its interval, all NaN where a score is not finite.
@@ -35,15 +33,13 @@ def auc_with_interval(members: Tensor, others: Tensor, seed: int = 0, resamples:
     ids = np.arange(len(members)), np.arange(len(others))
     generator = torch.Generator().manual_seed(seed)
     resampled = resampled_auc((members, others), ids, resamples, generator)
-    low, high = resampled.quantile(torch.tensor(INTERVAL, dtype=torch.float64)).tolist()
-    return Auc(value, low, high)
+    return Auc(value, *resampled.quantile(torch.tensor(INTERVAL, dtype=torch.float64)).tolist())
 
 
 def tpr_at_fpr(members: Tensor, others: Tensor, rate: float = FALSE_POSITIVE_RATE) -> float:
-    """Highest share of members, in percent, that a threshold calls so while it calls at most `rate` of the others so.
+    """Highest share of members, in percent, above a threshold that at most `rate` of the others exceed.
 
-    Source: Carlini et al. 2022, section III. A score equal to the threshold is not called a member, so that scores
-    that are all alike give 0.
+    Source: Carlini et al. 2022, section III. Scores that are all equal give 0.
 
     Args:
         members: `[P]`, scores, higher for members.
@@ -57,7 +53,7 @@ def tpr_at_fpr(members: Tensor, others: Tensor, rate: float = FALSE_POSITIVE_RAT
 
 
 def auc_figures(name: str, found: Auc | None) -> dict[str, float | None]:
-    """`name`, `name_low` and `name_high` of an AUC; None where there is none, or it is NaN."""
+    """`name`, `name_low` and `name_high` of an AUC; None where it is missing or not finite."""
     values = (None, None, None) if found is None else (found.value, found.low, found.high)
     finite = [None if value is None or not math.isfinite(value) else value for value in values]
     return dict(zip((name, f"{name}_low", f"{name}_high"), finite, strict=True))

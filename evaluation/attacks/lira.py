@@ -1,11 +1,11 @@
-"""U-LiRA's scores: was an image trained on and unlearned, or never seen? Pure functions of shadow models' outputs."""
+"""U-LiRA: was an image trained on and unlearned, or never seen? Pure functions of shadow models' outputs."""
 
 import torch
 from torch import Tensor
 
 from evaluation.attacks.intervals import auc_figures, auc_with_interval, tpr_at_fpr
 
-# With fewer outputs a side than this, an image's own variance is too noisy and one is pooled over all images.
+# With fewer shadow models a side, an image's own variance is too noisy, and one variance is pooled over all images.
 OWN_VARIANCE_FROM = 32
 VARIANCE_FLOOR = 1e-3
 
@@ -13,11 +13,7 @@ VARIANCE_FLOOR = 1e-3
 def logit_confidence(logits: Tensor, labels: Tensor) -> Tensor:
     """log(p / (1 - p)) of each label's probability p, float64 `[N]` on the CPU: nearly Gaussian over models.
 
-    Computed from logits, so that it is finite where p rounds to 1. Source: Carlini et al. 2022, section V-A.
-
-    Args:
-        logits: `[N, K]`.
-        labels: int64 `[N]`.
+    Computed from logits `[N, K]`, since p may round to 1. Source: Carlini et al. 2022, section V-A.
     """
     logits, labels = logits.double().cpu(), labels.cpu()[:, None]
     others = logits.scatter(1, labels, -torch.inf)
@@ -27,26 +23,26 @@ def logit_confidence(logits: Tensor, labels: Tensor) -> Tensor:
 def ulira_scores(judged: Tensor, shadows: Tensor, unlearned: Tensor) -> Tensor:
     """Log-likelihood ratios: each image among those that were unlearned, against among those never seen.
 
-    Two Gaussians an image, fitted to the shadow models' logit-scaled confidences. Their variances are the image's own
-    from `OWN_VARIANCE_FROM` shadow models a side on; with fewer, one variance a side is pooled over all images, about
-    their own means; neither is ever below `VARIANCE_FLOOR`. Source: Hayes et al. 2024, algorithm 1; Carlini et al.
-    2022, section VI-B, for few shadow models.
+    Two Gaussians an image are fitted to the shadow models' logit-scaled confidences. From `OWN_VARIANCE_FROM` shadow
+    models a side on, variances are the image's own; with fewer, one variance a side is pooled over all images about
+    their own means. `VARIANCE_FLOOR` is the minimum. Source: Hayes et al. 2024, algorithm 1; Carlini et al. 2022,
+    section VI-B, for few shadow models.
 
     Args:
         judged: confidences under the judged model, `[T]`.
         shadows: under each shadow model, `[N, T]`.
-        unlearned: bool `[N, T]`, whether the shadow was trained on the image and unlearned it; both kinds occur at
-            least once for each image, and for one of them at least twice.
+        unlearned: bool `[N, T]`, whether the shadow was trained on the image and unlearned it; both values occur for
+            each image, one of them at least twice.
 
     Returns:
-        float64 `[T]`, positive for what looks unlearned.
+        float64 `[T]`, positive where unlearned is likelier.
     """
     judged, shadows = judged.double(), shadows.double()
     return _log_likelihood(judged, shadows, unlearned) - _log_likelihood(judged, shadows, ~unlearned)
 
 
 def _log_likelihood(judged: Tensor, shadows: Tensor, chosen: Tensor) -> Tensor:
-    """Of the judged confidences under Gaussians fitted to the chosen shadow outputs, but for a constant; `[T]`."""
+    """Of the judged confidences under Gaussians fitted to the chosen shadow outputs, up to a constant; `[T]`."""
     count = chosen.sum(0).double()
     mean = (shadows * chosen).sum(0) / count
     squares = ((shadows - mean).square() * chosen).sum(0)
@@ -59,11 +55,11 @@ def _log_likelihood(judged: Tensor, shadows: Tensor, chosen: Tensor) -> Tensor:
 
 
 def ulira_figures(scores: Tensor, forget: int, seed: int = 0) -> dict[str, float | None]:
-    """What scores say, forget images before test images: 0.5, 50 and 1 are ideal.
+    """Figures of scores, forget images first; 0.5, 50 and 1 are ideal.
 
     Args:
         scores: `[T]` of `ulira_scores`.
-        forget: how many of them, from the first on, are forget images; the others are test images.
+        forget: number of forget images; the others are test images.
         seed: of the resamples.
 
     Returns:

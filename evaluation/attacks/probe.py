@@ -1,4 +1,4 @@
-"""A linear probe: how much of the forget set a linear classifier still finds in a model's features."""
+"""Linear probe: accuracy on the forget set of a linear classifier on a model's features."""
 
 import warnings
 
@@ -11,9 +11,9 @@ from data.random_streams import random_state
 from helper_functions.training.devices import Precision
 from models.features import predict_features
 
-# Retain images that the probe learns from at most.
+# Maximum number of retain images to learn from.
 LEARNED_IMAGES = 5000
-# With a gradient ten times as large, a hundred classes are a point or two below what they come to.
+# A ten times larger tolerance costs a point or two of accuracy on a hundred classes.
 ITERATIONS, TOLERANCE = 100, 1e-5
 
 
@@ -23,28 +23,17 @@ def linear_probe_top1(
     """Top-1 on the forget set, in percent by given labels, of a linear classifier refitted on frozen features.
 
     Logistic regression on the standardised inputs of the model's last linear layer, fitted to a sample of the retain
-    set. Of classes that the retain set lacks it could name none: where whole classes are forgotten, it learns from as
-    many images of each as of the average class, but no more than half of them, and is judged on the others. Source:
-    Alain and Bengio 2017, as a measure of what forgetting leaves behind.
-
-    Args:
-        model: whose last linear layer gives the logits.
-        sets: data and splits.
-        precision: of the forward passes.
-        seed: of the samples.
-        learned_images: retain images to learn from at most.
+    set. Where whole classes are forgotten, it also learns from as many images of each of them as of the average class,
+    at most half of them, and is judged on the others. Source: Alain and Bengio 2017.
 
     Returns:
-        The accuracy, or None where features are not finite, or only one class is there to learn from.
+        The accuracy, or None where features are not finite or there is only one class to learn from.
     """
     learned, judged = probe_images(sets, seed, learned_images)
     if len(judged) == 0 or len(sets.splits.labels[learned].unique()) < 2:
         return None
-    features, labels = zip(
-        *((found.cpu(), labels.cpu()) for found, _, labels in (
-            predict_features(model, sets.evaluation(part), precision) for part in (learned, judged)
-        )), strict=True
-    )  # fmt: skip
+    passes = [predict_features(model, sets.evaluation(part), precision) for part in (learned, judged)]
+    features, _, labels = ([part.cpu() for part in parts] for parts in zip(*passes, strict=True))
     if not torch.cat(features).isfinite().all():
         return None
     from sklearn.exceptions import ConvergenceWarning
@@ -54,14 +43,14 @@ def linear_probe_top1(
 
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=ITERATIONS, tol=TOLERANCE))
     with warnings.catch_warnings():
-        # Separable features have no optimum at a finite place; the answers change no more long before.
+        # Separable features have no finite optimum; predictions stop changing long before.
         warnings.simplefilter("ignore", ConvergenceWarning)
         probe.fit(features[0].numpy(), labels[0].numpy())
     return 100 * float(np.mean(probe.predict(features[1].numpy()) == labels[1].numpy()))
 
 
 def probe_images(sets: ImageSets, seed: int, learned_images: int) -> tuple[Tensor, Tensor]:
-    """Sorted indices of what the probe learns from and of what it is judged on, without an image in common."""
+    """Sorted, disjoint indices of the images to learn from and of those to judge on."""
     splits = sets.splits
     retain = splits.retain.numpy()
     learned = [random_state(seed, "probe").permutation(retain)[:learned_images]]

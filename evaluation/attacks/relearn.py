@@ -1,6 +1,7 @@
-"""Relearn time: how soon forgotten images are known again when they are learned once more."""
+"""Relearn time: gradient steps until a model classifies forgotten images correctly again."""
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 from torch import nn
@@ -13,12 +14,8 @@ from helper_functions.training.inference import predict
 from helper_functions.training.loop import LoopConfig, Trainer, run_loop
 from optimizer.training import EmpiricalRisk, GradientSteps, Recipe
 
-MARGIN = 1.0
-LEARNING_RATE = 1e-3
-BATCH_SIZE = 128
-MAX_EPOCHS = 10
 CHECKS_PER_EPOCH = 8
-# Accuracy is checked on so many forget images at most, as it is while unlearning.
+# Accuracy is checked on at most this many forget images, as during unlearning.
 CHECKED_IMAGES = 5000
 STREAM = 9
 
@@ -29,30 +26,23 @@ def relearn_steps(
     precision: Precision,
     original_top1: float,
     *,
-    margin: float = MARGIN,
-    learning_rate: float = LEARNING_RATE,
-    batch_size: int = BATCH_SIZE,
-    max_epochs: int = MAX_EPOCHS,
+    margin: float = 1.0,
+    learning_rate: float = 1e-3,
+    batch_size: int = 128,
+    max_epochs: int = 10,
 ) -> int:
-    """Gradient steps on forget images, with their given labels, until they are as well known as to the original.
+    """Gradient steps on forget images, with given labels, until their accuracy is that of the original.
 
-    A copy is fine-tuned by SGD with momentum 0.9, batch norm in training mode, nothing augmented. Accuracy is checked
-    before the first step and about eight times an epoch, and the steps are counted to the check that finds it. To be
-    read beside the retrained model's figure: a model that comes back sooner has kept something. Source: Golatkar et al.
-    2021, section 5 (relearn time).
+    A copy is fine-tuned by SGD with momentum 0.9, batch norm in training mode, no augmentation. Accuracy is checked
+    before the first step and about eight times an epoch; the steps up to the successful check are counted. Compare with
+    the retrained model's figure: a model that needs fewer steps has retained something. Source: Golatkar et al. 2021,
+    section 5 (relearn time).
 
     Args:
-        model: left as it is.
-        sets: data and splits.
-        precision: of the passes.
+        model: not changed.
         original_top1: top-1 of the original on the forget set, in percent, by given labels.
-        margin: accuracy points below it that are near enough.
-        learning_rate: constant.
-        batch_size: forget images in a step.
-        max_epochs: passes over the forget set after which it is given up.
-
-    Returns:
-        The number of steps; the steps of all those passes where they were not enough.
+        margin: tolerated accuracy points below it.
+        max_epochs: maximum passes over the forget set, whose steps are returned where they do not suffice.
     """
     model = copy.deepcopy(model)
     loader = sets.training(sets.splits.forget, batch_size, augment=False, stream=STREAM)
@@ -82,20 +72,14 @@ class _Relearning(Trainer):
 
 
 class _Stretch:
-    """The next `length` batches of a loader that is passed over again and again, as the loop's stream `train`."""
+    """The next `length` batches of an endlessly repeated loader, as the loop's stream `train`."""
 
     def __init__(self, loader: Iterable, length: int) -> None:
         self.length = length
-        self._batches = self._forever(loader)
-
-    @staticmethod
-    def _forever(loader: Iterable) -> Iterator:
-        while True:
-            yield from loader
+        self._batches = ({"train": batch} for _ in itertools.count() for batch in loader)
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[dict]:
-        for _ in range(self.length):
-            yield {"train": next(self._batches)}
+        return itertools.islice(self._batches, self.length)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-# Reference models that were trained on an image give it a probability of about a times an absent one's plus 1 - a.
+# a: reference models trained on an image give it a probability of about p_in = a p_out + 1 - a.
 OFFLINE_A = 1 / 3
 
 
@@ -13,12 +13,12 @@ def rmia_scores(
     """Membership scores, from 0 to 1: the share of the population that an image's likelihood ratio exceeds.
 
     Offline RMIA with gamma 1: an image's ratio is its probability under the judged model over its average probability
-    p(x) = ((1 + a) p_out(x) + 1 - a) / 2, p_out the mean over reference models that have never seen it. Source:
+    p(x) = ((1 + a) p_out(x) + 1 - a) / 2, where p_out is the mean over reference models that never saw it. Source:
     Zarifzadeh et al. 2024, equations 2 to 4 and appendix B.2.2 (offline).
 
     Args:
         targets: log-probability of each target's label under the judged model, `[P]`.
-        population: the same of images that no model has seen, `[Z]`, at least one.
+        population: the same of images that no model saw, `[Z]`, at least one.
         target_references: the same as `targets` under the reference models, `[R, P]`, at least one model.
         population_references: as `population`, `[R, Z]`.
 
@@ -31,6 +31,6 @@ def rmia_scores(
 
 
 def _log_ratios(own: Tensor, references: Tensor) -> Tensor:
-    """Logarithms of p(x | judged) / p(x), float64 `[N]`: they order images as the ratios do, and do not underflow."""
+    """Logarithms of p(x | judged) / p(x), float64 `[N]`, which do not underflow."""
     absent = references.double().cpu().exp().mean(0)
     return own.double().cpu() - (((1 + OFFLINE_A) * absent + 1 - OFFLINE_A) / 2).log()

@@ -1,4 +1,4 @@
-"""Shadow models by the main script: its training and its method, as a run's config.yaml tells them."""
+"""Shadow models by the main script, with the training and the method of a run's config.yaml."""
 
 import contextlib
 import dataclasses
@@ -19,52 +19,48 @@ from helper_functions.keys import key_of
 from helper_functions.run_folder import result_weights
 from models.arguments import ModelArgs
 
-# What decides nothing about a shadow model: where things lie, and what the splits file says.
-ELSEWHERE = (
-    "log_dir", "name_prefix", "resume", "seed", "device", "deterministic", "log_interval", "figures", "data_dir",
-    "splits", "forget", "weight_path", "retrained_weight_path", "retrain", "untrain", "judge", "previous_run",
-    "with_copies", "request_id", "requester", "show_images",
-)  # fmt: skip
+# Arguments that shadow runs leave at their defaults.
 FROM_SCRATCH = (
     "forget", "weight_path", "retrained_weight_path", "retrain", "resume", "previous_run", "with_copies",
     "request_id", "requester", "show_images",
 )  # fmt: skip
-# Of the configuration's own data flags, those that say how a model is trained.
+# Arguments that do not determine a shadow model: paths, and what the splits file contains.
+ELSEWHERE = (
+    *FROM_SCRATCH, "log_dir", "name_prefix", "seed", "device", "deterministic", "log_interval", "figures", "data_dir",
+    "splits", "untrain", "judge",
+)  # fmt: skip
+# Data flags that the configuration decides, since they belong to training.
 TRAINING = ("augmentation", "cutout")
-# What a finished run keeps for going on with it.
+# Files of a finished run that only resuming needs.
 LEFT_OVERS = ("checkpoint.pt", "original.pt")
 
 
 def read_method(script: ModuleType, path: str, judged: Any) -> Any:
     """The arguments of shadow runs: method and training of a configuration, data and model of the judged weights.
 
-    Args:
-        script: the main script, with `get_parser` and `main`.
-        path: config.yaml of one of its runs; its --train_ flags say how the shadows' originals are trained.
-        judged: arguments with the fields of `RunArgs`, `DataArgs` and `ModelArgs`.
+    The --train_ flags of the configuration apply to the shadows' originals.
 
     Raises:
-        UserError: it cannot be read, or is no configuration of the script, or one that forgets nothing.
+        UserError: it cannot be read, is not a configuration of the script, or forgets nothing.
     """
     args = script.get_parser().parse(["--config_file", str(path)])
     if not args.untrain:
-        raise UserError(f"--shadow_config {path}: untrain is False there; give a run that unlearned")
+        raise UserError(f"--shadow_config {path}: untrain is False in it; give that of a run that unlearned")
     names = [field.name for part in (DataArgs, ModelArgs) for field in dataclasses.fields(part)]
     names += ["device", "precision", "deterministic"]
     own = {name: getattr(judged, name) for name in names if name not in TRAINING}
-    # Made from nothing but the splits that it is given.
     plain = {name: getattr(type(args)(), name) for name in FROM_SCRATCH}
-    # Nobody reads a shadow's report: attacks on it would take longer than all else.
+    # A shadow's report is not used, and attacks would take most of the time.
     return dataclasses.replace(args, **{**own, **plain, "judge": "validation", "figures": False})
 
 
 def deciding(args: Any) -> dict:
-    """The arguments that decide what a shadow model is, for the hash of its folder."""
+    """The arguments that determine a shadow model, for the hash of its folder."""
     return {name: value for name, value in dataclasses.asdict(args).items() if name not in ELSEWHERE}
 
 
 def deciding_training(args: Any) -> dict:
-    """Those that decide what a shadow's original is: the same for every method that is judged."""
+    """Those that determine a shadow's original, which all methods share."""
     names = [field.name for part in (RunArgs, DataArgs, ModelArgs) for field in dataclasses.fields(part)]
     own = {name: value for name, value in deciding(args).items() if name in names}
     return {**own, **dataclasses.asdict(args.recipe())}
@@ -73,15 +69,12 @@ def deciding_training(args: Any) -> dict:
 def by_script(
     script: ModuleType, args: Any, load: Callable[[Path], nn.Module], originals: str | Path
 ) -> TrainAndForget:
-    """A way to make shadow models: the script's `main`, whose output goes to `log.txt` in the shadow's folder.
+    """Makes shadow models by the script's `main`, whose output goes to `log.txt` in the shadow's folder.
 
-    A run that was cut short is gone on with. Of a finished one the weights, the report and the record are kept.
+    An interrupted run is resumed. A finished one keeps its weights, report and record.
 
-    Args:
-        script: the main script.
-        args: of `read_method`.
-        load: a model from a file of weights.
-        originals: folder in which the weights of the shadows' originals are kept, for the methods to come.
+    `args` are those of `read_method`; `load` returns the model of a weight file; `originals` is the folder of the
+    shadows' originals, which other methods reuse.
     """
 
     def finished(name: str, folder: Path, own: dict) -> Path:
@@ -95,8 +88,8 @@ def by_script(
                     script.main(own)
             except UserError as error:
                 raise UserError(
-                    f"a shadow model in {folder}: {error} (how its original is trained stands in the --train_ flags of "
-                    "--shadow_config)"
+                    f"a shadow model in {folder}: {error} (the --train_ flags in --shadow_config decide how its "
+                    "original is trained)"
                 ) from error
         return next(folder.glob(f"{name}-*/report.json")).parent
 
@@ -106,7 +99,7 @@ def by_script(
         if not path.is_file():
             run = finished("original", folder, {**own, "untrain": False})
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Another process may be at the same one: each trains its own, and the first that is done stays.
+            # Another process may train the same one; the first that finishes is kept.
             if not path.is_file():
                 result_weights(run).replace(path)
         for run in folder.glob("original-*"):

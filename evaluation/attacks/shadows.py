@@ -1,4 +1,4 @@
-"""Shadow models of U-LiRA: each is trained with a half of the targets and unlearns it; kept once they are made."""
+"""Shadow models of U-LiRA: each is trained on a half of the targets and unlearns it; finished ones are reused."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from data.image_sets import ImageSets
 from data.random_streams import random_state, torch_seed
 from data.split_record import Splits
 from evaluation.attacks.lira import logit_confidence, ulira_figures, ulira_scores
-from evaluation.attacks.membership import match_targets
+from evaluation.attacks.matching import match_targets
 from helper_functions.errors import UserError
 from helper_functions.files import load_tensors, save_config, save_tensors
 from helper_functions.keys import key_of
@@ -20,18 +20,19 @@ from helper_functions.training.devices import Precision
 from helper_functions.training.inference import predict
 
 FEWEST = 4
+REMEDY = "remove the file, and the outputs are computed again"
 
 TrainAndForget = Callable[[Path, int, Path], nn.Module]
-"""Trains a model on `train` of a splits.npz from a seed, unlearns its `forget`, keeps what it writes in a folder."""
+"""(splits.npz, seed, folder for output): trains a model on `train`, unlearns `forget`, returns the model."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ShadowTargets:
-    """What U-LiRA tells apart: forget images, then as many test images, matched by true class.
+    """Targets of U-LiRA: forget images, then as many test images, matched by true class.
 
-    indices: int64 `[2P]`. labels: what each is learned with, and its confidence is read at, int64 `[2P]`: the given
-    label; test images beside mislabelled ones get a wrong one, too. always: forget images without a test image of
-    their class left to match, which each shadow learns and unlearns.
+    indices: int64 `[2P]`. labels: for training and for the confidence, int64 `[2P]`: the given labels; test images
+    matched to mislabelled ones get wrong labels as well. always: forget images without a matching test image, which
+    every shadow learns and unlearns.
     """
 
     indices: Tensor
@@ -40,13 +41,13 @@ class ShadowTargets:
 
     @property
     def forget(self) -> int:
-        """How many of the targets, from the first on, are forget images."""
+        """Number of forget images, which come first."""
         return len(self.indices) // 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Shadows:
-    """Confidences of shadow models `[N, T]` on the targets, and whether each had learned and unlearned it, bool."""
+    """Confidences of shadow models on the targets, `[N, T]`, and whether each had learned and unlearned it, bool."""
 
     targets: ShadowTargets
     confidences: Tensor
@@ -62,7 +63,7 @@ def shadow_targets(sets: ImageSets) -> ShadowTargets:
     splits, dataset = sets.splits, sets.dataset
     matched = match_targets(dataset.labels, splits.forget, splits.test, splits.seed)
     if len(matched.forget) == 0:
-        raise UserError("--shadow_models: no test image is of the forget set's classes; U-LiRA needs both")
+        raise UserError("--shadow_models: no test image has a class of the forget set; U-LiRA needs both")
     always = splits.forget[~torch.isin(splits.forget, matched.forget)]
     labels = dataset.labels.clone()
     true, given = dataset.labels[splits.forget], splits.labels[splits.forget]
@@ -79,9 +80,9 @@ def shadow_targets(sets: ImageSets) -> ShadowTargets:
 
 
 def shadow_splits(sets: ImageSets, targets: ShadowTargets, number: int) -> Splits:
-    """The splits of shadow model `number`: a half of the targets takes the forget set's place.
+    """The splits of shadow model `number`: a half of the targets replaces the forget set.
 
-    Of each class it is a half, so that as many images of each class are forgotten as in the judged model's splits.
+    It is a half of each class, so that as many images of each class are forgotten as in the judged model's splits.
     Shadows 2j and 2j + 1 have the two halves of one draw, so that each target is in every second shadow model.
     """
     splits, dataset = sets.splits, sets.dataset
@@ -95,7 +96,7 @@ def shadow_splits(sets: ImageSets, targets: ShadowTargets, number: int) -> Split
         chosen = ~chosen
     half = targets.indices[chosen]
     forget = torch.cat([half, targets.always]).sort().values
-    # Beside the shadow's forget set only retain images are learned, which may have wrong labels of their own.
+    # Retain images keep their given labels, which may be wrong.
     labels = splits.labels.clone()
     labels[splits.forget] = dataset.labels[splits.forget]
     labels[targets.always] = splits.labels[targets.always]
@@ -110,13 +111,13 @@ def shadow_splits(sets: ImageSets, targets: ShadowTargets, number: int) -> Split
 
 
 def shadow_folder(parent: str | Path, configuration: dict, splits: Splits) -> Path:
-    """The folder of a configuration's shadow models, made if need be: its name is the hash of all that decides them."""
+    """The folder of a configuration's shadow models, created if needed; its name hashes all that determines them."""
     key = {**configuration, "splits_sha256": splits.sha256, "splits_seed": splits.seed}
     folder = Path(parent) / key_of(key)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--shadow_dir {parent}: no folder can be made there ({error.strerror})") from None
+        raise UserError(f"--shadow_dir {parent}: cannot create a folder there ({error.strerror})") from None
     save_config(key, folder / "shadows.yaml")
     return folder
 
@@ -124,26 +125,24 @@ def shadow_folder(parent: str | Path, configuration: dict, splits: Splits) -> Pa
 def run_shadows(
     sets: ImageSets, precision: Precision, count: int, folder: Path, train_and_forget: TrainAndForget
 ) -> Shadows:
-    """Make the shadow models that are missing, and read the outputs of all.
+    """Make the missing shadow models and read the outputs of all.
 
     Args:
-        sets: data, and the splits of the models to judge.
-        precision: of the shadow models' forward passes.
-        count: of shadow models, even and at least `FEWEST`; those that an earlier call left in `folder` count.
-        folder: of one configuration (`shadow_folder`); a shadow model has `shadow-000` and so on in it, and is finished
-            when `outputs.pt` is there.
-        train_and_forget: makes one; called for those that are not finished, which may go on with what they left.
+        sets: of the models to judge.
+        count: of shadow models, even and at least `FEWEST`, finished ones in `folder` included.
+        folder: of `shadow_folder`, with a sub-folder `shadow-000` and so on for each; a finished one has `outputs.pt`.
+        train_and_forget: called for each unfinished one, with its sub-folder.
 
     Raises:
-        UserError: outputs that cannot be read; targets as `shadow_targets` says.
+        UserError: outputs cannot be read, or as `shadow_targets`.
     """
     targets = shadow_targets(sets)
     found = []
     for number in range(count):
         home = folder / f"shadow-{number:03d}"
         outputs = home / "outputs.pt"
-        state = "was there already" if outputs.is_file() else "made"
-        if not outputs.is_file():
+        made = not outputs.is_file()
+        if made:
             home.mkdir(exist_ok=True)
             splits = shadow_splits(sets, targets, number)
             splits.save(home / "splits.npz")
@@ -153,23 +152,18 @@ def run_shadows(
             unlearned = torch.isin(targets.indices, splits.forget)
             kept = {"confidences": logit_confidence(logits, targets.labels), "unlearned": unlearned}
             save_tensors(kept, outputs)
-        print(f"shadow   {number + 1} of {count}: {state}", flush=True)
-        found.append(_read(outputs, len(targets.indices)))
+        print(f"shadow   {number + 1} of {count}: {'made' if made else 'reused'}", flush=True)
+        content = load_tensors(outputs, REMEDY)
+        parts = content.get("confidences"), content.get("unlearned")
+        if any(not isinstance(part, Tensor) or part.shape != (len(targets.indices),) for part in parts):
+            raise UserError(f"{outputs}: no outputs on {len(targets.indices)} targets; {REMEDY}")
+        found.append(parts)
     confidences, unlearned = (torch.stack(part) for part in zip(*found, strict=True))
     return Shadows(targets, confidences, unlearned)
 
 
-def _read(outputs: Path, count: int) -> tuple[Tensor, Tensor]:
-    remedy = "remove the file, and the shadow model's outputs are made anew"
-    content = load_tensors(outputs, remedy)
-    parts = content.get("confidences"), content.get("unlearned")
-    if any(not isinstance(part, Tensor) or part.shape != (count,) for part in parts):
-        raise UserError(f"{outputs}: no outputs on {count} targets; {remedy}")
-    return parts
-
-
 def against_shadows(sets: ImageSets, shadows: Shadows, logits: dict[str, Tensor]) -> dict[str, float | None]:
-    """`ulira_...` of a model, from its logits `[n, K]` of the parts `forget` and `test`."""
+    """`ulira_...` of a model from its logits `[n, K]` of the parts `forget` and `test`."""
     splits, targets = sets.splits, shadows.targets
     members, others = targets.indices.split(targets.forget)
     rows = [torch.searchsorted(part, chosen) for part, chosen in ((splits.forget, members), (splits.test, others))]

@@ -1,1 +1,1 @@
-"""The deletion report: tables, record and page."""
+"""The report of a run: figures, page, tables."""

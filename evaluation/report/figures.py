@@ -1,203 +1,204 @@
-"""Figures of a report as small SVG drawings, whose colours are those of the page, light or dark."""
+"""Figures of a run by matplotlib: SVG drawings for the page, a PNG of the losses, a grid of images for TensorBoard."""
 
+import contextlib
+import html
+import io
 import math
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from evaluation.report.html import text
+import numpy as np
+from torch import Tensor
+
+from helper_functions.files import whole_file
 
 WIDTH, HEIGHT = 340, 210
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 40
-TITLES = {"original": "Before", "unlearned": "After", "retrained": "Retrained without them"}
-Points = list[tuple[float, float]]
+# By the CSS variable of the page that replaces the colour, so that a drawing follows light and dark mode.
+COLOURS = {
+    "forget": "#b34600", "test": "#0062a0", "retrained": "#006b50", "ink": "#1d2329", "soft": "#545e69",
+    "line": "#d5dae0",
+}  # fmt: skip
+MODELS = {"original": ("Before", "forget"), "unlearned": ("After", "test"),
+          "retrained": ("Retrained without them", "retrained")}  # fmt: skip
+STYLE = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 12,
+    "axes.labelsize": 12, "xtick.labelsize": 12, "ytick.labelsize": 12, "figure.dpi": 72,
+    "axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False, "axes.spines.bottom": False,
+    "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": COLOURS["line"],
+    "axes.labelcolor": COLOURS["soft"], "xtick.labelcolor": COLOURS["soft"], "ytick.labelcolor": COLOURS["soft"],
+    "text.color": COLOURS["soft"], "xtick.bottom": False, "ytick.left": False, "axes.formatter.useoffset": False,
+}  # fmt: skip
 
 
-class Plot:
-    """A drawing with axes: what is added to it is in the units of the data.
+@contextlib.contextmanager
+def drawing_style() -> Iterator[None]:
+    """Our style on top of matplotlib's defaults, independent of the user's matplotlibrc; warnings are off."""
+    from matplotlib import style
 
-    Args:
-        x: lowest and highest value, and whether the axis is logarithmic.
-        y: lowest and highest value.
+    with style.context(["default", STYLE]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _axes(left: float = 0.14):
+    from matplotlib.figure import Figure
+
+    # Fixed margins: fitted ones depend on the fonts of the machine.
+    return Figure((WIDTH / 72, HEIGHT / 72)).add_axes((left, 0.2, 0.97 - left, 0.75))
+
+
+def _svg(axes, name: str, title: str, description: str) -> str:
+    """A drawing as an `svg` element of a page: `name` is unique on it, a screen reader reads title and description.
+
+    One version of matplotlib always writes the same bits.
     """
+    import matplotlib
 
-    def __init__(self, x: tuple[float, float, bool], y: tuple[float, float]) -> None:
-        self.low, self.high, self.logarithmic = x
-        self.bottom, self.top = y
-        self.parts: list[str] = []
-
-    def place(self, x: float, y: float) -> tuple[float, float]:
-        """Where a value stands, in units of the drawing."""
-        scale = math.log10 if self.logarithmic else float
-        low, high, at = scale(self.low), scale(self.high), scale(x)
-        across = (at - low) / (high - low) if high > low else 0.5
-        up = (y - self.bottom) / (self.top - self.bottom) if self.top > self.bottom else 0.5
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - BOTTOM - TOP)
-
-    def path(self, points: Points, kind: str, *, closed: bool = False) -> None:
-        """A line through points, or an area."""
-        places = [self.place(*point) for point in points]
-        steps = "L".join(f"{across:.1f} {down:.1f}" for across, down in places)
-        self.parts.append(f'<path class="{kind}" d="M{steps}{"Z" if closed else ""}"/>')
-
-    def dots(self, points: Points, kind: str) -> None:
-        """A dot at each point."""
-        for across, down in (self.place(*point) for point in points):
-            self.parts.append(f'<circle class="{kind}" cx="{across:.1f}" cy="{down:.1f}" r="3.5"/>')
-
-    def across(self, y: float, kind: str, label: str = "") -> None:
-        """A line across the drawing, with a label above its right end."""
-        self.path([(self.low, y), (self.high, y)], kind)
-        _, down = self.place(self.low, y)
-        self.label(WIDTH - RIGHT, down - 4, label, "end")
-
-    def label(self, across: float, down: float, label: str, anchor: str = "middle", kind: str = "") -> None:
-        """Text at a place of the drawing."""
-        if label:
-            chosen = f' class="{kind}"' if kind else ""
-            place = f'x="{across:.1f}" y="{down:.1f}" text-anchor="{anchor}"'
-            self.parts.append(f"<text{chosen} {place}>{text(label)}</text>")
-
-    def ticks(self, x: dict[float, str], y: dict[float, str], x_title: str) -> None:
-        """Labels of both axes, lines across at those of the vertical one."""
-        for value, label in y.items():
-            _, down = self.place(self.low, value)
-            self.parts.append(f'<path class="gridline" d="M{LEFT} {down:.1f}H{WIDTH - RIGHT}"/>')
-            self.label(LEFT - 6, down + 4, label, "end")
-        for value, label in x.items():
-            across, _ = self.place(value, self.bottom)
-            self.label(across, HEIGHT - BOTTOM + 15, label)
-        self.label((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_title)
-
-    def svg(self, name: str, title: str, description: str) -> str:
-        """The whole drawing, with what a screen reader says of it."""
-        return (
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{name}-title {name}-text">'
-            f'<title id="{name}-title">{text(title)}</title><desc id="{name}-text">{text(description)}</desc>'
-            f"{''.join(self.parts)}</svg>"
-        )
+    for artist in axes.figure.findobj():
+        artist.set_clip_on(False)
+    file, nothing = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        axes.figure.savefig(file, format="svg", metadata=nothing, transparent=True)
+    drawn = re.sub(r".*<svg[^>]*>\s*<defs>.*?</defs>|</svg>\s*$", "", file.getvalue(), count=2, flags=re.S)
+    # Ids that no marker refers to are not unique on the page.
+    drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)
+    for variable, colour in COLOURS.items():
+        drawn = drawn.replace(colour, f"var(--{variable})")
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{name}-title {name}-text">'
+        f'<title id="{name}-title">{html.escape(title)}</title>'
+        f'<desc id="{name}-text">{html.escape(description)}</desc>{drawn}</svg>'
+    )
 
 
-def round_ticks(low: float, high: float, most: int = 5) -> dict[float, str]:
-    """Round numbers from `low` to `high`, at most so many and one more."""
-    if not high > low:
-        return {low: f"{low:g}"}
-    rough = (high - low) / most
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return {n * step: f"{n * step:.6g}" for n in range(first, math.floor(high / step + 1e-9) + 1)}
-
-
-def loss_panels(histograms: dict) -> list[tuple[str, str]]:
-    """Title and drawing of the losses of each model: forget images as an area, test images as a line."""
+def loss_drawings(histograms: dict) -> list[tuple[str, str]]:
+    """Title and SVG of the losses of each model that `loss_histograms` gives."""
     edges = histograms["edges"]
-    shown = {name: histograms[name] for name in TITLES if histograms.get(name)}
+    shown = {name: histograms[name] for name in MODELS if histograms.get(name)}
     highest = max((share for parts in shown.values() for shares in parts.values() for share in shares), default=1.0)
-    return [(TITLES[name], _losses(name, parts, edges, max(highest, 1.0) * 1.05)) for name, parts in shown.items()]
+    drawings = []
+    for name, parts in shown.items():
+        title = MODELS[name][0]
+        axes = _axes()
+        _draw_losses(axes, parts, edges)
+        axes.set_ylim(0, 1.05 * max(highest, 1.0))
+        below = sum(edge <= 1 for edge in edges[1:])
+        told = ", ".join(f"{sum(shares[:below]):.0f} % of the {part} images" for part, shares in parts.items())
+        told = f"Histogram of each image's loss on a logarithmic axis. A loss below 1: {told}."
+        drawings.append((title, _svg(axes, f"losses-{name}", f"Losses, {title.lower()}", told)))
+    return drawings
 
 
-def _losses(name: str, parts: dict[str, list[float]], edges: Sequence[float], highest: float) -> str:
-    plot = Plot((edges[0], edges[-1], True), (0, highest))
-    powers = range(math.ceil(math.log10(edges[0]) - 1e-9), math.floor(math.log10(edges[-1])) + 1)
-    plot.ticks({10.0**power: f"{10.0**power:g}" for power in powers[::2]}, round_ticks(0, highest, 4), "loss")
-    for part, kind in (("forget", "forget-area"), ("test", "test-line")):
-        if part in parts:
-            outline = [(edge, share) for i, share in enumerate(parts[part]) for edge in edges[i : i + 2]]
-            plot.path([(edges[0], 0), *outline, (edges[-1], 0)], kind, closed=part == "forget")
-    told = ", ".join(f"{_below_one(shares, edges):.0f} % of the {part} images" for part, shares in parts.items())
-    return plot.svg(
-        f"losses-{name}", f"Losses, {TITLES[name].lower()}",
-        f"Histogram of each image's loss on a logarithmic axis. A loss below 1 have {told}.",
-    )  # fmt: skip
+def _draw_losses(axes, parts: dict[str, Sequence[float]], edges: Sequence[float]) -> None:
+    """Forget images as an area, test images as a line."""
+    if "forget" in parts:
+        axes.stairs(parts["forget"], edges, fill=True, alpha=0.35, color=COLOURS["forget"], label="forget")
+    if "test" in parts:
+        axes.stairs(parts["test"], edges, color=COLOURS["test"], linewidth=2, label="test")
+    axes.set(xscale="log", xlim=(edges[0], edges[-1]), xlabel="loss")
+    powers = 10.0 ** np.arange(math.ceil(math.log10(edges[0]) - 1e-9), math.floor(math.log10(edges[-1])) + 1, 2)
+    axes.set_xticks(powers, [f"{power:g}" for power in powers])
+    axes.minorticks_off()
+    axes.locator_params(axis="y", nbins=4)
 
 
-def _below_one(shares: Sequence[float], edges: Sequence[float]) -> float:
-    """Per cent in bins that end at a loss of 1 or less, about."""
-    return sum(share for share, edge in zip(shares, edges[1:], strict=False) if edge <= 1)
+def attack_drawing(models: dict[str, dict], names: dict[str, str]) -> str | None:
+    """AUC of each attack with its 95 % interval, before, after and retrained; None where no attack was run.
 
-
-def attack_panel(models: dict[str, dict], names: dict[str, str]) -> str | None:
-    """Each attack's AUC with its 95 % interval, before, after and retrained; None where no attack was run.
-
-    Args:
-        models: figures by name of the models.
-        names: title of each attack by its figure.
+    `models` are figures by name of the model, `names` titles of attacks by their figure.
     """
-    rows = [
-        (attack, model, models[model])
-        for attack in names
-        for model in TITLES
-        if models.get(model, {}).get(attack) is not None
-    ]
+    rows = [(attack, [m for m in MODELS if models.get(m, {}).get(attack) is not None]) for attack in names]
+    rows = [(attack, shown) for attack, shown in rows if shown]
     if not rows:
         return None
-    plot = Plot((0, 1, False), (0, 1))
-    plot.path([(0.5, 0), (0.5, 1)], "budget")
-    plot.ticks({0: "0", 0.25: "0.25", 0.5: "0.5", 0.75: "0.75", 1: "1"}, {}, "AUC: 0.5 is a coin's toss")
-    # One more than there are: the last row keeps clear of the axis.
-    told, seen, height = [], "", 1 / (len(rows) + len({attack for attack, *_ in rows}) + 1)
-    level = 1.0
-    for attack, model, figures in rows:
-        if attack != seen:
-            level, seen = level - height, attack
-            plot.label(LEFT, plot.place(0, level)[1] + 4, names[attack], "start", "head")
-        level -= height
-        value, low, high = (figures.get(f"{attack}{end}") for end in ("", "_low", "_high"))
-        if None not in (low, high):
-            plot.path([(low, level), (high, level)], f"interval {model}")
-        plot.dots([(value, level)], f"dot {model}")
-        told.append(f"{names[attack]}, {TITLES[model].lower()}: {value:.3f}")
-    return plot.svg("attacks", "Attacks with their 95 % intervals", "; ".join(told) + ".")
+    told = [
+        f"{names[attack]}, {MODELS[model][0].lower()}: {models[model][attack]:.3f}"
+        for attack, shown in rows for model in shown
+    ]  # fmt: skip
+    axes, level = _axes(left=0.03), 0
+    axes.axvline(0.5, color=COLOURS["ink"], linestyle="--", linewidth=1.4)
+    for attack, shown in rows:
+        axes.text(0, level, names[attack], color=COLOURS["ink"], verticalalignment="center")
+        for level, model in enumerate(shown, level + 1):  # noqa: B020
+            value, low, high = (models[model].get(f"{attack}{end}") for end in ("", "_low", "_high"))
+            colour = COLOURS[MODELS[model][1]]
+            if None not in (low, high):
+                axes.hlines(level, low, high, color=colour, linewidth=2)
+            axes.plot([value], [level], "o", color=colour, markersize=7)
+        level += 1
+    axes.set(xlim=(0, 1), ylim=(level - 0.3, -0.7), xlabel="AUC: 0.5 is chance", yticks=[])
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    return _svg(axes, "attacks", "Attacks with their 95 % intervals", "; ".join(told) + ".")
 
 
-def trace_panels(report: dict) -> list[tuple[str, str]]:
-    """Title and drawing of the course: fall of accuracy with the budget, violation while training, multiplier."""
-    trace, budget = report["trace"], report["verdict"]["retain_budget"]
-    epochs, intervals = trace["epochs"], trace["intervals"]
-    chosen = report["forget"]["chosen_epoch"]
-    panels = [("Accuracy lost after each epoch, points", _falls(_pairs(epochs, "retain_fall"), budget, chosen))]
-    titles = {
-        "violation": ("Violation of the budget's constraint, points", 0.0),
-        "multiplier": ("Multiplier: the price of a point", None),
-        "penalty_coefficient": ("Penalty coefficient", None),
-    }
-    for name, (title, line) in titles.items():
-        if points := _pairs(intervals, name):
-            panels.append((title, _course(name, title, points, line)))
-    return [(title, drawing) for title, drawing in panels if drawing]
+def trace_drawings(report: dict) -> list[tuple[str, str]]:
+    """Title and SVG of the run: accuracy lost, constraint violation, multiplier, penalty coefficient."""
+    trace, budget, chosen = report["trace"], report["verdict"]["retain_budget"], report["forget"]["chosen_epoch"]
+    panels = [
+        ("falls", "Accuracy lost, points", _pairs(trace["epochs"], "retain_fall"),
+         (budget, f"budget {budget:g}")),
+        ("violation", "Constraint violation, points", _pairs(trace["intervals"], "violation"), (0, "satisfied below")),
+        ("multiplier", "Multiplier", _pairs(trace["intervals"], "multiplier"), None),
+        ("penalty", "Penalty coefficient", _pairs(trace["intervals"], "penalty_coefficient"), None),
+    ]  # fmt: skip
+    drawings = []
+    for name, title, points, line in panels:
+        if not points:
+            continue
+        steps, values = zip(*points, strict=True)
+        axes = _axes()
+        axes.plot(steps, values, "o-" if name == "falls" else "-", color=COLOURS["test"], linewidth=1.8, markersize=6)
+        if name == "falls" and chosen is not None and chosen <= len(points):
+            ring = {"markerfacecolor": "none", "markeredgecolor": COLOURS["ink"], "markersize": 10}
+            axes.plot(steps[chosen - 1], values[chosen - 1], "o", markeredgewidth=2, **ring)
+        if line is not None:
+            axes.axhline(line[0], color=COLOURS["ink"], linestyle="--", linewidth=1.4)
+            place = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+            axes.annotate(line[1], (1, line[0]), (0, 3), horizontalalignment="right", **place)
+        axes.set_xlabel("gradient steps")
+        axes.margins(y=0.12)
+        axes.locator_params(nbins=5)
+        told = f"From {values[0]:.3g} at step {steps[0]} to {values[-1]:.3g} at step {steps[-1]}."
+        drawings.append((title, _svg(axes, f"trace-{name}", title, told)))
+    return drawings
 
 
-def _pairs(columns: dict[str, list], name: str) -> Points:
+def _pairs(columns: dict[str, list], name: str) -> list[tuple[float, float]]:
     pairs = zip(columns["step"], columns[name], strict=False)
     return [(step, value) for step, value in pairs if step is not None and value is not None]
 
 
-def _falls(points: Points, budget: float, chosen: int | None) -> str:
-    if not points:
-        return ""
-    values = [value for _, value in points] + [0, budget]
-    plot = _framed(points, values)
-    plot.across(budget, "budget", f"budget {budget:g}")
-    plot.path(points, "curve")
-    plot.dots(points, "dot unlearned")
-    if chosen is not None and chosen <= len(points):
-        plot.dots([points[chosen - 1]], "ring")
-    last = f"The last fall is {points[-1][1]:.2f} points, the budget {budget:g}."
-    return plot.svg("falls", "Accuracy lost on the images that are kept, after each epoch", last)
+def draw_losses(path: Path, histograms: dict) -> None:
+    """Losses of forget and test images as `loss_histograms` gives them, one panel a model, written as a PNG."""
+    from matplotlib.figure import Figure
+
+    models = [name for name in histograms if name != "edges"]
+    with drawing_style():
+        figure = Figure((4 * len(models), 3), layout="constrained")
+        panels = np.atleast_1d(figure.subplots(1, len(models), sharey=True))
+        for axes, model in zip(panels, models, strict=True):
+            _draw_losses(axes, histograms[model], histograms["edges"])
+            axes.set(title=model, xlabel="cross-entropy on the given label (≤ 0.0001 leftmost)")
+        panels[0].set_ylabel("% of the images")
+        panels[0].legend()
+        with whole_file(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=150)
 
 
-def _course(name: str, title: str, points: Points, line: float | None) -> str:
-    plot = _framed(points, [value for _, value in points] + ([] if line is None else [line]))
-    if line is not None:
-        plot.across(line, "budget", "satisfied below")
-    plot.path(points, "curve")
-    told = f"From {points[0][1]:.3g} at step {points[0][0]} to {points[-1][1]:.3g} at step {points[-1][0]}."
-    return plot.svg(f"trace-{name}", title, told)
+def draw_images(images: Tensor, classes: Sequence[str], given: list[int], before: list[int], after: list[int]):
+    """A grid of images, uint8 `[n, C, H, W]`, each with its given label and both models' predictions, `[n]` each."""
+    from matplotlib.figure import Figure
 
-
-def _framed(points: Points, values: list[float]) -> Plot:
-    """A plot over steps that has room for the values."""
-    low, high = min(values), max(values)
-    room = 0.1 * (high - low) or 0.5
-    plot = Plot((min(step for step, _ in points), max(step for step, _ in points), False), (low - room, high + room))
-    plot.ticks(round_ticks(plot.low, plot.high, 4), round_ticks(plot.bottom, plot.top, 4), "gradient steps")
-    return plot
+    columns = min(5, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure((2.2 * columns, 2.3 * rows), layout="constrained")
+    panels = np.ravel(figure.subplots(rows, columns))
+    for axes in panels:
+        axes.axis("off")
+    for axes, image, label, old, new in zip(panels, images, given, before, after, strict=False):
+        axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray")
+        # A class may be named like a formula.
+        axes.set_title(f"given {classes[label]}\n{classes[old]} → {classes[new]}", fontsize=8, parse_math=False)
+    return figure

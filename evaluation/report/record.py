@@ -1,45 +1,86 @@
-"""What a report says beside figures: request, run, data, trace, digests of files, and the digest of itself."""
+"""Entries of a report beside figures: request, run, data, trace, pictures, digests of files, its own digest."""
 
 import datetime
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from data.datasets import Dataset
 from data.split_record import PARTS, Splits
+from evaluation.report.page import report_page
+from evaluation.report.tables import plain
 from helper_functions.code_version import code_version
 from helper_functions.run_folder import RESULT
 from helper_functions.training.devices import describe_environment
-from helper_functions.training.loop import Cost
 from unlearning.experiment import Experiment
+from unlearning.run import Unlearned
+from unlearning.setup import PreparedRun
 
 SCHEMA_VERSION = 1
-# The report's own digest, which the page shows, and the page's digest, which therefore it cannot cover.
+# The report's own digest, which the page shows, and the page's digest, which the former therefore leaves out.
 DIGEST, PAGE_DIGEST = "report_sha256", "page_sha256"
-# What a run may have saved its result as: the plain `state_dict`, and the same in the format that it came in.
+# File names of results: the plain `state_dict`, and the same in the format of the original's weights.
 WEIGHTS = (RESULT, "infeasible*.*", "unlearned.*")
-# What else of a run folder a report rests on.
+# Other files of a run folder whose digests a report holds.
 RECORDS = {"config.yaml": "configuration", "splits.npz": "splits", "metrics.jsonl": "figures"}
 ENVIRONMENT = ("python", "torch", "device", "cpu", "cpu_threads")
 TRACE_POINTS = 300
-INTERVALS = {
-    "step": "step",
-    "violation": "constraint/violation",
-    "multiplier": "constraint/multiplier",
-    "penalty_coefficient": "constraint/penalty_coefficient",
-}
-EPOCHS = {
-    "step": "step",
-    "retain_fall": "constraint/fall",
-    "retain_fall_bound": "constraint/fall_bound",
-    "forget_top1": "forget/top1",
-    "unseen_top1": "unseen/matched_top1",
-}
+SHOWN_PICTURES = 24
+INTERVALS = {"step": "step", "violation": "constraint/violation", "multiplier": "constraint/multiplier",
+             "penalty_coefficient": "constraint/penalty_coefficient"}  # fmt: skip
+EPOCHS = {"step": "step", "retain_fall": "constraint/fall", "retain_fall_bound": "constraint/fall_bound",
+          "forget_top1": "forget/top1", "unseen_top1": "unseen/matched_top1"}  # fmt: skip
+
+
+def complete_report(run: PreparedRun, outcome: Unlearned | None, script: str, figures: dict) -> tuple[dict, bytes]:
+    """The whole report, with its own digest and that of its page, and the page; arguments as of `write_report`.
+
+    `figures` are the entries that follow from the models.
+    """
+    args, experiment, folder = run.args, run.experiment, run.record.folder
+    cost, kept = run.costs.get("unlearned"), folder / "environment.json"
+    # Hardware and versions as of the run's start.
+    environment = json.loads(kept.read_text()) if kept.is_file() else describe_environment(experiment.precision.device)
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "request": request_of(args, experiment.splits, experiment.dataset),
+        "run": {
+            "name": folder.name,
+            "script": script,
+            "method": None if outcome is None else outcome.method,
+            "judge": args.judge,
+            "seed": args.seed,
+            "seconds": None if cost is None else cost.seconds,
+            "configuration_sha256": file_digest(folder / "config.yaml"),
+            "code": code_version(),
+            **{name: environment.get(name) for name in ENVIRONMENT},
+            "precision": str(experiment.precision.dtype).removeprefix("torch."),
+        },
+        "data": data_of(experiment),
+        **figures,
+        "trace": trace_of(folder / "metrics.jsonl"),
+        "files": [
+            {"role": role, "path": name, "sha256": file_digest(path), "bytes": path.stat().st_size}
+            for role, name, path in listed_files(folder, args) if path.is_file()
+        ],
+    }  # fmt: skip
+    pictures = sample_pictures(experiment.splits, experiment.dataset) if args.show_images and outcome else []
+    if pictures:
+        report["pictures"] = [described for described, _ in pictures]
+    report = plain(report)
+    report[DIGEST] = report_digest(report)
+    page = report_page(report, [png for _, png in pictures]).encode()
+    return report | {PAGE_DIGEST: hashlib.sha256(page).hexdigest()}, page
 
 
 def request_of(args: Any, splits: Splits, dataset: Dataset) -> dict:
-    """Who asked for what: references, the request as written, how many images, and the digest of their list."""
+    """Request id, requester, the request as written, number of images, and the digest of their list."""
     return {
         "id": args.request_id or None,
         "requester": args.requester or None,
@@ -50,20 +91,20 @@ def request_of(args: Any, splits: Splits, dataset: Dataset) -> dict:
 
 
 def list_digest(images: list[int], file_names: tuple[str, ...] | None) -> str:
-    """SHA-256 of a list of images, one a line: file names in the order of their bytes, else numbers in their order.
+    """SHA-256 of a list of images, one a line: file names in byte order, else numbers in ascending order.
 
-    What `LC_ALL=C sort -u list | sha256sum` says of file names, and `sort -nu list | sha256sum` of numbers.
+    The same as `LC_ALL=C sort -u list | sha256sum` for file names and `sort -nu list | sha256sum` for numbers.
     """
     if file_names is None:
         lines = [str(image).encode() for image in sorted(set(images))]
     else:
-        # Names that are no UTF-8 come from Python with their bytes in disguise.
+        # Python keeps the bytes of names that are not UTF-8 as surrogates.
         lines = sorted({file_names[image].encode("utf-8", "surrogateescape") for image in images})
     return hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
 
 
 def data_of(experiment: Experiment) -> dict:
-    """The data set: its name, how many classes and images, and whether images are told apart by file names."""
+    """Name of the data set, numbers of classes and images, and whether images are identified by file names."""
     splits, dataset = experiment.splits, experiment.dataset
     return {
         "dataset": dataset.name,
@@ -73,41 +114,14 @@ def data_of(experiment: Experiment) -> dict:
     }
 
 
-def run_of(folder: Path, script: str, args: Any, experiment: Experiment, method: str | None, cost: Cost | None) -> dict:
-    """By what, with which settings, and on what a run came about; hardware and versions as of its beginning."""
-    kept = folder / "environment.json"
-    environment = json.loads(kept.read_text()) if kept.is_file() else describe_environment(experiment.precision.device)
-    return {
-        "name": folder.name,
-        "script": script,
-        "method": method,
-        "judge": args.judge,
-        "seed": args.seed,
-        "seconds": None if cost is None else cost.seconds,
-        "configuration_sha256": file_digest(folder / "config.yaml"),
-        "code": code_version(),
-        **{name: environment.get(name) for name in ENVIRONMENT},
-        "precision": str(experiment.precision.dtype).removeprefix("torch."),
-    }
-
-
-def files_of(folder: Path, args: Any) -> list[dict]:
-    """Role, path, SHA-256 and size of every file that a report rests on and that is there."""
-    return [
-        {"role": role, "path": name, "sha256": file_digest(path), "bytes": path.stat().st_size}
-        for role, name, path in listed_files(folder, args)
-        if path.is_file()
-    ]
-
-
 def listed_files(folder: Path, args: Any) -> list[tuple[str, str, Path]]:
-    """Role, name and place of every file that a report may rest on; of weights from elsewhere, too.
+    """Role, name and path of every file that a report may depend on, weights outside of the folder included.
 
-    Names of the folder's own files are relative to it, others as they were given.
+    Names of files in the folder are relative to it, others as given.
     """
     own = [(role, name, folder / name) for name, role in RECORDS.items()]
     own += [("weights", path.name, path) for path in saved_weights(folder)]
-    # Those that the run trained itself; what it was given lies elsewhere.
+    # Models that the run trained itself; given ones lie elsewhere.
     own += [("original", "original.pt", folder / "original.pt")] if args.weight_path is None else []
     own += [("retrained", "retrained.pt", folder / "retrained.pt")] if args.retrain else []
     own += [("original", args.weight_path, Path(args.weight_path))] if args.weight_path is not None else []
@@ -115,7 +129,7 @@ def listed_files(folder: Path, args: Any) -> list[tuple[str, str, Path]]:
 
 
 def saved_weights(folder: Path) -> list[Path]:
-    """The files of weights that a run has ended with."""
+    """The files of resulting weights in a run folder."""
     return [path for pattern in WEIGHTS for path in sorted(folder.glob(pattern)) if path.is_file()]
 
 
@@ -126,12 +140,12 @@ def file_digest(path: Path) -> str:
 
 
 def trace_of(path: Path) -> dict:
-    """The course of forgetting from a `metrics.jsonl`: columns by `intervals` and by `epochs`, thinned out evenly.
+    """Measurements during unlearning from a `metrics.jsonl`: columns by `intervals` and by `epochs`, thinned evenly.
 
-    `intervals` are those of the stage whose constraint is the retain budget; of a method without one they are empty.
+    `intervals` belong to the stage whose constraint is the retain budget; they are empty for a method without one.
     """
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    # The constraint of fine-tuning, in other units, has no surrogate.
+    # The constraint of the fine-tuning stage has other units and logs no surrogate.
     return {
         "intervals": _columns([line for line in lines if "constraint/surrogate" in line], INTERVALS),
         "epochs": _columns([line for line in lines if "constraint/fall" in line], EPOCHS),
@@ -144,7 +158,7 @@ def _columns(lines: list[dict], names: dict[str, str]) -> dict[str, list]:
 
 
 def thinned(values: list, most: int) -> list:
-    """At most so many of the values, evenly spaced, the first and the last among them."""
+    """At most `most` of the values, evenly spaced, including the first and the last."""
     if len(values) <= most:
         return values
     return [values[round(index * (len(values) - 1) / (most - 1))] for index in range(most)]
@@ -154,16 +168,33 @@ def _short(value: float | None) -> float | None:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def now() -> str:
-    """The time in UTC, to the second, by ISO 8601."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+def sample_pictures(splits: Splits, dataset: Dataset) -> list[tuple[dict, bytes]]:
+    """Up to 24 forgotten images, evenly spaced over the forget set: each one's entry in the report, and a PNG file."""
+    found = []
+    for place in np.linspace(0, len(splits.forget) - 1, min(SHOWN_PICTURES, len(splits.forget))).round().astype(int):
+        index = int(splits.forget[place])
+        name = index if dataset.file_names is None else dataset.file_names[index]
+        png = encoded(dataset.images[index])
+        label = dataset.classes[int(splits.labels[index])]
+        found.append(({"image": name, "label": label, "sha256": hashlib.sha256(png).hexdigest()}, png))
+    return found
+
+
+def encoded(image: Tensor) -> bytes:
+    """An image, uint8 `[C, H, W]` with one or three channels, as a PNG file."""
+    from PIL import Image
+
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, format="PNG")
+    return file.getvalue()
 
 
 def report_digest(report: dict) -> str:
-    """SHA-256 of a report's canonical JSON, its two digests left out: keys sorted, ASCII, no white space.
+    """SHA-256 of a report's canonical JSON without its two digests: keys sorted, ASCII, no white space.
 
-    It shows damage and careless change. Whoever changes a report on purpose can compute it anew: against that helps a
-    signature, or the digest kept where they cannot reach it.
+    It detects damage and accidental changes. Someone who changes a report on purpose can recompute it; a signature, or
+    a copy of the digest out of their reach, detects that.
     """
     content = {name: value for name, value in report.items() if name not in (DIGEST, PAGE_DIGEST)}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -1,1 +1,1 @@
-"""The check of a report."""
+"""Verification of a report."""

@@ -1,4 +1,4 @@
-"""Single checks of a report: what it says, what was found, and whether the two agree within a stated tolerance."""
+"""Single checks of a report: the reported value, the found one, and whether both agree within a stated tolerance."""
 
 import dataclasses
 import math
@@ -6,9 +6,9 @@ from typing import Any
 
 from evaluation.report.tables import FIGURES
 
-# On the hardware and versions of the run itself, figures come out the same but for the last digits that are written.
+# On the hardware and versions of the run itself, figures agree up to the last written digits.
 ROUNDING = 1e-4
-# Elsewhere: images of a part that may count otherwise, in accuracies and in attacks, and least tolerances.
+# Elsewhere: number of images that may be classified differently, in accuracies and in attacks; least tolerances.
 ACCURACY_IMAGES, ATTACK_IMAGES = 2, 5
 LEAST_POINTS, LEAST_AUC, LEARNED_AUC = 0.05, 0.005, 0.02
 OTHER = 0.01
@@ -18,7 +18,7 @@ STATES = {True: "holds", False: "DIFFERS", None: "not checked"}
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One comparison; `holds` is None where there was nothing to compare with."""
+    """One comparison; `holds` is None where nothing could be compared."""
 
     what: str
     reported: str
@@ -30,14 +30,14 @@ class Check:
 
 
 def at(content: Any, *names: str) -> Any:
-    """What stands in nested dicts under these names, None where they do not lead there."""
+    """The value under these names in nested dicts, None where there is none."""
     for name in names:
         content = content.get(name) if isinstance(content, dict) else None
     return content
 
 
 def exact(what: str, reported: Any, found: Any) -> Check:
-    """A check of values that have to be the same; True is not 1 and 1 is not 1.0."""
+    """A check of values that have to be equal in type and value: True is not 1 and 1 is not 1.0."""
     same = _typed(reported) == _typed(found)
     return Check(what, _short(reported), _short(found), same)
 
@@ -50,7 +50,7 @@ def near(what: str, reported: Any, found: Any, tolerance: float) -> Check:
 
 
 def all_near(what: str, reported: Any, found: Any, tolerance: float) -> Check:
-    """A check of all numbers in nested dicts and lists at once, and that everything else is the same."""
+    """One check of nested dicts and lists: floats within the tolerance, everything else equal."""
     one, other = _leaves(reported), _leaves(found)
     different = set(one) ^ set(other)
     different |= {place for place in set(one) & set(other) if not _agree(one[place], other[place], tolerance)}
@@ -59,17 +59,13 @@ def all_near(what: str, reported: Any, found: Any, tolerance: float) -> Check:
 
 
 def tolerance_of(figure: str, images: dict[str, int], told: Any = None) -> float | None:
-    """How far a figure may lie from the reported one on other hardware or versions; None: it says nothing there.
+    """How far a figure may deviate on other hardware or versions; None where it cannot be compared.
 
-    Accuracies by two images of their part and at least 0.05 points; an attack's other percentages by five images; an
-    AUC by two images, a quarter of its 95 % interval and at least 0.005, at least 0.02 where the attack itself was
-    trained or reads other models; losses by 0.005 and one per cent. True positives at few false ones hang on single
-    images.
+    Accuracies: two images of their part and at least 0.05 points. An attack's other percentages: five images. An AUC:
+    two images, a quarter of its 95 % interval and at least 0.005; at least 0.02 where the attack is trained or reads
+    other models. Losses: 0.005 and one per cent. True positives at few false ones depend on single images: None.
 
-    Args:
-        figure: its name, or the name of something else that is no accuracy, loss or attack.
-        images: how many each part has.
-        told: the figures of the model as they were reported.
+    `images` are their numbers by part, `told` the reported figures of the model.
     """
     forget = max(images.get("forget", 0), 1)
     part = figure.split("_")[0]
@@ -91,7 +87,7 @@ def tolerance_of(figure: str, images: dict[str, int], told: Any = None) -> float
 
 
 def titled(figure: str) -> str:
-    """What tables call a figure."""
+    """The title of a figure in tables."""
     for end, title in (("_low", ", lower end"), ("_high", ", upper end")):
         if figure.endswith(end):
             return titled(figure.removesuffix(end)) + title
@@ -104,10 +100,9 @@ def _agree(one: Any, other: Any, tolerance: float) -> bool:
 
 
 def _leaves(content: Any, place: str = "") -> dict[str, Any]:
-    if isinstance(content, dict) and content:
-        return {key: leaf for name in content for key, leaf in _leaves(content[name], f"{place}/{name}").items()}
-    if isinstance(content, list) and content:
-        return {key: leaf for i, item in enumerate(content) for key, leaf in _leaves(item, f"{place}/{i}").items()}
+    if isinstance(content, dict | list) and content:
+        items = content.items() if isinstance(content, dict) else enumerate(content)
+        return {key: leaf for name, item in items for key, leaf in _leaves(item, f"{place}/{name}").items()}
     return {place: content}
 
 

@@ -1,18 +1,19 @@
-"""The files and figures of a report again, from a run's configuration, splits, weights and data."""
+"""Checks of a report's files and figures, recomputed from a run's configuration, splits, weights and data."""
 
 import base64
 import dataclasses
 import functools
+import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from data.copies import find_copies
 from evaluation.judge import Judgement
 from evaluation.report.page import PAGE, PICTURE
-from evaluation.report.pictures import decoded
 from evaluation.report.record import ENVIRONMENT, data_of, file_digest, listed_files, request_of, trace_of
 from evaluation.report.tables import plain
 from evaluation.report.write import evaluation, judge_models, verdict_of
@@ -24,16 +25,16 @@ from unlearning.experiment import Experiment
 from unlearning.sequence import DIGITS
 
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
-# What a run may have ended with, as weights that its own model takes.
+# File names of the resulting state_dict.
 RESULTS = (RESULT, INFEASIBLE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """A run to be checked.
+    """A run to check.
 
-    folder: of the run. report: what it says. script: the one that ran. args: its flags, as config.yaml tells them.
-    moved: flags that take their place, and where weights from elsewhere lie now.
+    folder: of the run. report: content of report.json. script: name of the one that ran. args: its flags, from
+    config.yaml. moved: flags that replace these, and the present paths of weights outside of the folder.
     """
 
     folder: Path
@@ -44,59 +45,46 @@ class Recorded:
 
     @property
     def method(self) -> str | None:
-        """How it forgot, None where it did not."""
+        """The unlearning method; None where nothing was forgotten."""
         return getattr(self.args, "mode", None) or (self.args.method if self.args.untrain else None)
-
-    @property
-    def within_what_was_left(self) -> Any:
-        """The flags, the budget less what earlier requests of a sequence had spent, by the report's account."""
-        spent = at(self.report, "sequence", "budget_spent")
-        left = self.args.retain_budget - (spent if isinstance(spent, int | float) else 0.0)
-        return dataclasses.replace(self.args, retain_budget=round(left, DIGITS))
 
     @functools.cached_property
     def files(self) -> list[tuple[str, str, Path]]:
-        """Role, name and present place of every file that the report may rest on."""
-        original = self.moved.get("original_weight_path")
-        places = {
-            "original": [] if original is None else [original],
+        """Role, name and present path of every file of `listed_files`."""
+        moved = {
+            "original": [path for path in [self.moved.get("original_weight_path")] if path],
             "retrained": list(self.moved.get("retrained_weight_path", [])),
         }
-        return [
-            (role, name, Path(places[role].pop(0)) if places.get(role) else path)
-            for role, name, path in listed_files(self.folder, self.args)
-        ]
+        listed = listed_files(self.folder, self.args)
+        return [(role, name, Path(moved[role].pop(0)) if moved.get(role) else path) for role, name, path in listed]
 
     @functools.cached_property
     def digests(self) -> dict[tuple[str, str], object]:
-        """What the report says of files, by role and name."""
+        """Digests of files in the report, by role and name."""
         files = self.report.get("files")
-        listed = files if isinstance(files, list) else []
-        return {(str(at(file, "role")), str(at(file, "path"))): at(file, "sha256") for file in listed}
+        files = files if isinstance(files, list) else []
+        return {(str(at(file, "role")), str(at(file, "path"))): at(file, "sha256") for file in files}
 
     @functools.cached_property
     def experiment(self) -> Experiment:
-        """Data and splits of the run, in the precision that it computed in."""
+        """Data and splits of the run, in its precision."""
         precision = PRECISIONS.get(str(at(self.report, "run", "precision")), self.args.precision)
         moved = {name: value for name, value in self.moved.items() if name in ("data_dir", "device")}
-        # A run that is resumed takes its own splits.
+        # --resume takes the splits of the run folder.
         return Experiment(dataclasses.replace(self.args, resume=str(self.folder), precision=precision, **moved))
 
 
 def check_files(run: Recorded) -> list[Check]:
-    """The digest of every file; a model that is no longer there may have been deleted on purpose."""
+    """The digest of every file; a missing model may have been deleted on purpose."""
+    paths = {(role, name): path for role, name, path in run.files}
     checks = []
-    for role, name, path in run.files:
-        told = run.digests.get((role, name))
-        if path.is_file():
+    for role, name in {**paths, **run.digests}:
+        told, path = run.digests.get((role, name)), paths.get((role, name))
+        if path is not None and path.is_file():
             checks.append(exact(f"{role}: {name}", told, file_digest(path)))
-        elif told is not None:
-            optional = role in ("original", "retrained")
-            checks.append(Check(f"{role}: {name}", "a file", "not at hand", None if optional else False))
-    known = {(role, name) for role, name, _ in run.files}
-    for role, name in run.digests:
-        if (role, name) not in known:
-            checks.append(Check(f"{role}: {name}", "a file", "not at hand", None if role == "weights" else False))
+        elif told is not None or path is None:
+            optional = role in (("weights",) if path is None else ("original", "retrained"))
+            checks.append(Check(f"{role}: {name}", "a file", "missing", None if optional else False))
     return checks
 
 
@@ -104,32 +92,32 @@ def check_figures(run: Recorded) -> list[Check]:
     """Request, data, trace, every figure, the verdict, and the pictures.
 
     Raises:
-        UserError: data or the resulting weights are absent, or cannot be read.
+        UserError: data or the resulting weights are missing or cannot be read.
     """
     models, checks = _models(run), _records(run)
     judgements = judge_models(models, run.experiment, run.args)
     found, told = plain(evaluation(judgements, run.experiment)), at(run.report, "models")
-    same, images = _same_place(run), data_of(run.experiment)["images"]
+    same, images = _same_machine(run), data_of(run.experiment)["images"]
+
+    def tolerance(figure: str, told: Any = None) -> float | None:
+        return ROUNDING if same else tolerance_of(figure, images, told)
+
     for name, figures in told.items() if isinstance(told, dict) else ():
-        checks += _figures(name, figures, at(found, "models", name), images, same)
-    tolerance = ROUNDING if same else tolerance_of("forget_top1", images)
-    histograms = all_near("loss histograms", run.report.get("loss_histograms"), found["loss_histograms"], tolerance)
+        checks += _figures(name, figures, at(found, "models", name), tolerance)
+    name = "loss_histograms"
+    histograms = all_near("loss histograms", run.report.get(name), found[name], tolerance("forget_top1"))
     complete = isinstance(told, dict) and set(told) == set(models)
-    checks.append(histograms if complete else _unmade(histograms))
+    checks.append(histograms if complete else dataclasses.replace(histograms, found="missing", holds=None))
     names = ("splits_sha256", "final_test", "judged_retain_images")
     checks += [exact(name.replace("_", " "), run.report.get(name), found[name]) for name in names]
-    return checks + _verdict(run, judgements, same) + _pictures(run)
-
-
-def _unmade(check: Check) -> Check:
-    return dataclasses.replace(check, found="not at hand", holds=None)
+    return checks + _verdict(run, judgements, tolerance("retain_top1")) + _pictures(run)
 
 
 def _models(run: Recorded) -> dict[str, nn.Module]:
-    """The models whose weights are at hand, by name.
+    """The models whose weights exist, by name.
 
     Raises:
-        UserError: the result's are not, or some cannot be read.
+        UserError: the resulting weights do not exist, or weights cannot be read.
     """
     told = [name for role, name in run.digests if role == "weights" and name in RESULTS]
     results = [path for name in (*told, *RESULTS) if (path := run.folder / name).is_file()]
@@ -144,7 +132,7 @@ def _models(run: Recorded) -> dict[str, nn.Module]:
 
 
 def _records(run: Recorded) -> list[Check]:
-    """What is no measurement: it has to be the same to the letter."""
+    """Exact checks of all that is not a measurement."""
     report, experiment, splits = run.report, run.experiment, run.experiment.splits
     request, told = request_of(run.args, splits, experiment.dataset), report.get("request")
     titles = {"id": "request id", "requester": "requester", "forget": "what to forget, as written",
@@ -161,39 +149,41 @@ def _records(run: Recorded) -> list[Check]:
     ]
 
 
-def _same_place(run: Recorded) -> bool:
-    """Whether figures should come out as they were: the same processor and versions; GPUs do not promise it."""
+def _same_machine(run: Recorded) -> bool:
+    """Whether figures are reproducible up to rounding: on a CPU, with the same processor and versions."""
     device = run.experiment.precision.device
     here = describe_environment(device)
     return device.type == "cpu" and all(at(run.report, "run", name) == here[name] for name in ENVIRONMENT)
 
 
-def _figures(name: str, told: Any, found: dict | None, images: dict[str, int], same: bool) -> list[Check]:
-    """Every figure of one model; one to others that are not at hand cannot be made."""
+def _figures(name: str, told: Any, found: dict | None, tolerance: Callable[..., float | None]) -> list[Check]:
+    """Every figure of one model; a comparison with models that are missing is not checked."""
     if found is None:
-        return [Check(f"{name}: every figure", "", "not at hand", None)]
+        return [Check(f"{name}: every figure", "", "missing", None)]
     checks = []
     for figure in {**(told if isinstance(told, dict) else {}), **found}:
-        tolerance = ROUNDING if same else tolerance_of(figure, images, told)
-        check = near(f"{name}: {titled(figure)}", at(told, figure), found.get(figure), tolerance or 0)
+        allowed = tolerance(figure, told)
+        check = near(f"{name}: {titled(figure)}", at(told, figure), found.get(figure), allowed or 0)
         if figure not in found:
-            check = _unmade(check)
-        elif tolerance is None and not check.holds:
+            check = dataclasses.replace(check, found="missing", holds=None)
+        elif allowed is None and not check.holds:
             check = dataclasses.replace(check, holds=None)
         checks.append(check)
     return checks
 
 
-def _verdict(run: Recorded, judgements: dict[str, Judgement], same: bool) -> list[Check]:
+def _verdict(run: Recorded, judgements: dict[str, Judgement], tolerance: float) -> list[Check]:
     if run.method is None:
         return [exact("verdict", run.report.get("verdict"), None)]
     splits, target = run.experiment.splits, run.experiment.target(run.args.forget_target)
     how = {"request": splits.forget_request, "images": len(splits.forget), "method": run.method, "target": target}
     checks = [exact(f"forgetting: {name}", at(run.report, "forget", name), value) for name, value in how.items()]
     if "original" not in judgements:
-        return [*checks, Check("verdict", "", "not at hand", None)]
-    found = plain(verdict_of(judgements, run.within_what_was_left, target, run.experiment))
-    tolerance = ROUNDING if same else tolerance_of("retain_top1", data_of(run.experiment)["images"])
+        return [*checks, Check("verdict", "", "missing", None)]
+    spent = at(run.report, "sequence", "budget_spent")
+    left = run.args.retain_budget - (spent if isinstance(spent, int | float) else 0.0)
+    args = dataclasses.replace(run.args, retain_budget=round(left, DIGITS))
+    found = plain(verdict_of(judgements, args, target, run.experiment))
     for name, value in found.items():
         compare = exact if isinstance(value, bool) else functools.partial(near, tolerance=tolerance)
         checks.append(compare(f"verdict: {name.replace('_', ' ')}", at(run.report, "verdict", name), value))
@@ -201,7 +191,7 @@ def _verdict(run: Recorded, judgements: dict[str, Judgement], same: bool) -> lis
 
 
 def _pictures(run: Recorded) -> list[Check]:
-    """Whether the page shows the images of the data set that it names."""
+    """Whether the page shows those images of the data set that it names."""
     told, page = run.report.get("pictures"), run.folder / PAGE
     if not told or not page.is_file():
         return []
@@ -209,15 +199,27 @@ def _pictures(run: Recorded) -> list[Check]:
     names = dataset.file_names or range(len(dataset.images))
     places = {names[index]: index for index in splits.forget.tolist()}
     shown = PICTURE.findall(page.read_text(errors="replace"))
-    same = len(shown) == len(told)
-    for picture, data in zip(told if same else (), shown, strict=False):
-        index = places.get(at(picture, "image"))
-        same = same and index is not None and _shows(data, dataset.images[index])
+    try:
+        same = len(shown) == len(told) and all(
+            np.array_equal(decoded(base64.b64decode(data)), dataset.images[places[at(picture, "image")]].numpy())
+            for picture, data in zip(told, shown, strict=True)
+        )
+    except (ValueError, KeyError, TypeError):  # no PNG, no such image, or no name of one
+        same = False
     return [Check("pictures on the page", f"{len(told)} images", f"{len(shown)} images", same)]
 
 
-def _shows(data: str, image: Tensor) -> bool:
+def decoded(png: bytes) -> np.ndarray:
+    """The pixels of a PNG file, uint8 `[C, H, W]`.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    from PIL import Image, UnidentifiedImageError
+
     try:
-        return np.array_equal(decoded(base64.b64decode(data)), image.numpy())
-    except ValueError:
-        return False
+        with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+            pixels = np.asarray(image)
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(f"no PNG file: {error}") from error
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

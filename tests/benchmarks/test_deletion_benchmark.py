@@ -1,4 +1,4 @@
-"""The deletion benchmark: the folder that it makes, the requests that it answers, what it writes; no time is judged."""
+"""The deletion benchmark: its folder, its requests and its output; no time is judged."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_a_folder_is_made_and_each_seeds_request_answered(tmp_path):
     [({"pictures": 900}, "--pictures 900: digits has no 3 classes of 300 pictures"),
      ({"output": "absent/deletion.json"}, "--output absent/deletion.json: there is no such folder")],
 )  # fmt: skip
-def test_what_cannot_be_done_is_refused_before_anything_is_made(tmp_path, flags, said):
+def test_impossible_flags_are_refused_before_anything_is_made(tmp_path, flags, said):
     done = run(log_dir=tmp_path / "made", classes=3, **flags)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "made").exists()

@@ -6,13 +6,15 @@ import pytest
 
 from benchmarks.leaderboard.summary import spread, summarise
 
-ORIGINAL = {"forget_top1": 100.0, "retain_top1": 99.0, "test_top1": 80.0, "mia_auc": 0.75, "mia_efficacy": 5.0}
 
-
-def model(forget, retain, test, auc, efficacy=30.0) -> dict[str, float]:
+def model(forget, retain, test, auc, efficacy=30.0, loss=1.0) -> dict[str, float]:
     return {
         "forget_top1": forget, "retain_top1": retain, "test_top1": test, "mia_auc": auc, "mia_efficacy": efficacy,
+        "forget_loss": loss,
     }  # fmt: skip
+
+
+ORIGINAL = model(100.0, 99.0, 80.0, 0.75, 5.0, loss=0.0)
 
 
 # Means 70, 98, 78, 0.50 and 30 in either seed.
@@ -41,110 +43,103 @@ ROWS = [
     row("over", 0, model(70.0, 98.0, 78.0, 0.50), feasible=False),
     row("over", 1, model(70.0, 98.0, 78.0, 0.50)),
     row("far", 0, model(90.0, 98.0, 78.0, 0.50)),
+    # Nearest, but 4 % and 5 % of the way from the original's loss, 0, to the retrained models' loss, 1.
+    row("idle", 0, model(70.0, 98.0, 78.0, 0.50, loss=0.04)),
+    row("idle", 1, model(70.0, 98.0, 78.0, 0.50, loss=0.05)),
 ]
 
 
 @pytest.fixture(scope="module")
 def board():
-    return summarise(ROWS).boards[0]
+    return summarise(ROWS)[0]
 
 
 @pytest.fixture(scope="module")
 def entries(board):
-    return {entry.method: entry for entry in board.entries}
+    return {entry.method: entry for entry in (*board.references, *board.methods)}
 
 
-def test_references_come_first_then_methods_within_the_budget_by_gap_then_the_others(board):
-    assert [entry.method for entry in board.entries] == ["original", "retrained", "near", "far", "over"]
-    assert [entry.rank for entry in board.entries] == [None, None, 1, 2, None]
-    assert [entry.within_budget for entry in board.entries] == [None, None, True, True, False]
-    assert board.entries[-1].kept == (1, 2)
+def test_ranked_methods_come_first_by_gap_then_those_that_did_nothing_then_those_over_the_budget(board):
+    assert [entry.method for entry in board.references] == ["original", "retrained"]
+    found = [(entry.method, entry.rank, entry.mark) for entry in board.methods]
+    assert found == [
+        ("near", 1, ""), ("far", 2, ""), ("idle", None, "did nothing"), ("over", None, "over budget")
+    ]  # fmt: skip
+    assert board.methods[-1].mean("kept") == 0.5 and board.methods[2].mean("progress") == pytest.approx(0.045)
+    assert [board.level(entry) for entry in board.methods] == [False] * 4 and board.budgets == [2.0]
 
 
 def test_figures_and_signed_gaps_are_means_and_sample_deviations_over_seeds(entries):
     near = entries["near"]
-    assert near.seeds == (0, 1)
-    assert near.figures["forget_top1"].mean == 73 and near.figures["forget_top1"].sd == pytest.approx(math.sqrt(2))
-    assert near.gaps["forget_top1"].mean == 3 and near.gaps["test_top1"].mean == -1.5
-    assert near.gaps["mia_auc"].mean == pytest.approx(0.01)
+    assert near.seeds == 2
+    assert near.mean("forget_top1") == 73 and near.values["forget_top1"].sd == pytest.approx(math.sqrt(2))
+    assert near.mean("gap.forget_top1") == 3 and near.mean("gap.test_top1") == -1.5
+    assert near.mean("gap.mia_auc") == pytest.approx(0.01)
 
 
 def test_avg_gap_is_averaged_in_each_seed_before_signs_can_cancel(entries):
-    near = entries["near"].avg_gap
+    near = entries["near"].values["avg_gap"]
     assert near.mean == pytest.approx(2) and near.sd == pytest.approx(math.sqrt(2)) and near.n == 2
-    # Efficacy in the place of the AUC: (4 + 1 + 3 + 4) / 4 and (2 + 0 + 0 + 0) / 4.
-    assert entries["near"].avg_gap_salun.mean == pytest.approx((3 + 0.5) / 2)
-    assert entries["over"].avg_gap.mean == pytest.approx(0)
-    assert entries["original"].avg_gap.mean == pytest.approx((30 + 1 + 2 + 25) / 4)
+    # Efficacy instead of the AUC: (4 + 1 + 3 + 4) / 4 and (2 + 0 + 0 + 0) / 4.
+    assert entries["near"].mean("avg_gap_salun") == pytest.approx((3 + 0.5) / 2)
+    assert entries["over"].mean("avg_gap") == pytest.approx(0)
+    assert entries["original"].mean("avg_gap") == pytest.approx((30 + 1 + 2 + 25) / 4)
 
 
 def test_tug_of_war_takes_gaps_as_shares(entries):
-    assert entries["near"].tug_of_war.mean == pytest.approx((0.96 * 0.99 * 0.97 + 0.98) / 2)
-    assert entries["over"].tug_of_war.mean == pytest.approx(1)
+    assert entries["near"].mean("tug_of_war") == pytest.approx((0.96 * 0.99 * 0.97 + 0.98) / 2)
+    assert entries["over"].mean("tug_of_war") == pytest.approx(1)
 
 
-def test_inside_counts_seeds_within_the_retrained_models_of_the_same_seed(entries):
-    near = entries["near"].inside
-    # Retain: 97 in [97, 99] and 98 in [98, 98]; forget: 74 not in [68, 72], 72 not in [69, 71], though in seed 0's.
-    assert near["retain_top1"] == (2, 2) and near["forget_top1"] == (0, 2) and near["mia_auc"] == (0, 2)
-    assert near["test_top1"] == (1, 2)
+def test_figures_are_counted_that_lie_within_the_retrained_models_of_the_same_seed(entries):
+    # Seed 0: retain 97 in [97, 99], no other; seed 1: retain 98 in [98, 98] and test, but forget 72 not in [69, 71].
+    assert entries["near"].mean("inside_band") == (1 + 2) / 2
 
 
 def test_noise_floor_is_each_retrained_models_gap_to_the_others(board, entries):
     # Seed 0: (4 + 2 + 2 + 2) / 4 = 2.5, either way round; seed 1: 2 / 4 = 0.5.
-    assert board.floor == pytest.approx(1.5) and entries["retrained"].avg_gap.mean == pytest.approx(1.5)
-    assert board.floors["forget_top1"] == pytest.approx(3) and board.floors["mia_auc"] == pytest.approx(0.01)
-    assert board.bands["forget_top1"] == (68, 72) and board.retrained == 4
+    assert board.floor == pytest.approx(1.5) and entries["retrained"].mean("avg_gap") == pytest.approx(1.5)
+    assert board.retrained == 4
 
 
 def test_noise_floor_of_three_is_to_the_mean_of_the_other_two():
     three = [model(60.0, 98.0, 78.0, 0.5), model(63.0, 98.0, 78.0, 0.5), model(69.0, 98.0, 78.0, 0.5)]
-    board = summarise([{**ROWS[0], "retrained": three}]).boards[0]
-    # Gaps 6, 1.5 and 7.5, of which AvgGap is a quarter.
-    assert board.floor == pytest.approx(15 / 3 / 4)
+    board = summarise([{**ROWS[0], "retrained": three}])[0]
+    # Gaps 6, 1.5 and 7.5, of which AvgGap is a quarter; the method's own are 10, 1, 3 and 4.
+    assert board.floor == pytest.approx(15 / 3 / 4) and not board.level(board.methods[0])
+    assert board.level(summarise([{**ROWS[0], "retrained": three, "figures": three[1]}])[0].methods[0])
 
 
-def test_one_retrained_model_gives_gaps_but_neither_band_nor_floor():
-    board = summarise([{**cell, "retrained": cell["retrained"][:1]} for cell in ROWS]).boards[0]
-    near = next(entry for entry in board.entries if entry.method == "near")
-    assert board.floor is None and board.bands == {} and board.floors == {} and near.inside == {}
-    assert near.avg_gap is not None and board.retrained == 2
+def test_one_retrained_model_gives_gaps_but_no_floor():
+    board = summarise([{**cell, "retrained": cell["retrained"][:1]} for cell in ROWS])[0]
+    near = board.methods[0]
+    assert board.floor is None and board.retrained == 2 and "inside_band" not in near.values and not board.level(near)
+    assert near.rank == 1 and near.mean("avg_gap") is not None
 
 
 def test_costs_are_compared_with_each_seeds_own_retraining(entries):
-    assert entries["near"].costs["seconds"].mean == 15
-    assert entries["near"].relative == pytest.approx({"seconds": 0.15, "gradient_steps": 0.05, "images": 0.05})
-    assert entries["retrained"].relative["seconds"] == 1 and entries["original"].costs == {}
-
-
-def test_flags_are_those_that_all_seeds_share(entries):
-    assert entries["near"].flags == {"learning_rate": 0.1}
+    assert entries["near"].mean("cost.seconds") == 15
+    shares = {name: entries["near"].mean(f"share.{name}") for name in ("seconds", "gradient_steps", "images")}
+    assert shares == pytest.approx({"seconds": 0.15, "gradient_steps": 0.05, "images": 0.05})
+    assert entries["retrained"].mean("share.seconds") == 1 and entries["original"].mean("cost.seconds") is None
 
 
 def test_a_missing_figure_takes_no_part_and_leaves_no_average_gap():
     lacking = {**model(70.0, 98.0, None, 0.5), "mia_efficacy": math.nan}
-    entries = {entry.method: entry for entry in summarise([row("lacking", 0, lacking), *ROWS]).boards[0].entries}
-    found = entries["lacking"]
-    assert "test_top1" not in found.figures and "mia_efficacy" not in found.figures
-    assert found.avg_gap is None and found.avg_gap_salun is None and found.tug_of_war is None
-    # Within the budget, but nothing to be ranked by: after those that have a gap, before those over the budget.
-    assert list(entries) == ["original", "retrained", "near", "far", "lacking", "over"]
+    methods = {entry.method: entry for entry in summarise([row("lacking", 0, lacking), *ROWS])[0].methods}
+    averages = {"test_top1", "mia_efficacy", "avg_gap", "avg_gap_salun", "tug_of_war"}
+    assert not averages & set(methods["lacking"].values)
+    # Within the budget, but without a gap to rank by.
+    assert list(methods) == ["near", "far", "lacking", "idle", "over"]
 
 
 def test_cells_with_nothing_but_their_names_are_summarised():
-    bare = {"method": "bare", "forget": "class:3", "seed": 0}
-    summary = summarise([*ROWS, bare])
-    assert [board.forget for board in summary.boards] == ["random:0.1", "class:3"] and summary.cells == 6
-    (entry,) = summary.boards[1].entries
-    assert entry.figures == {} and entry.kept == (0, 0) and entry.within_budget is None
-    assert summary.environments == (({"torch": "2.15"}, 5),)
-
-
-def test_what_is_drawn_is_the_first_seeds_that_has_it():
-    cells = [ROWS[0], {**ROWS[1], "trace": {"step": [1], "violation": [0.5], "multiplier": None}}]
-    assert summarise(cells).boards[0].entries[-1].shown["seed"] == 1
+    boards = summarise([*ROWS, {"key": "", "method": "bare", "forget": "class:3", "seed": 0}])
+    assert [board.forget for board in boards] == ["random:0.1", "class:3"]
+    (entry,) = boards[1].methods
+    assert (entry.mark, entry.rank, boards[1].references) == ("not judged", None, [])
 
 
 def test_spread_of_one_value_has_no_deviation_and_of_none_there_is_none():
-    assert spread([2.0]).sd is None and spread([]) is None and spread([None, math.inf, math.nan]) is None
+    assert spread([2.0]).sd is None and spread([]) is None and spread([None, math.inf, math.nan, True]) is None
     assert spread([1.0, None, 3.0]).n == 2

@@ -1,4 +1,4 @@
-"""The benchmark of requests in a row: one that is refused ends its chain, and table and figure show it."""
+"""The benchmark of requests in a row: a refused request ends its chain, and table and figure show it."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.sweeps import sequential
-from benchmarks.sweeps.sequential_figure import draw_sequences
 from helper_functions.errors import UserError
 
 REFUSAL = "--retain_budget 2: nothing is left"
@@ -43,15 +42,15 @@ def test_a_refused_request_ends_the_chain_and_all_at_once_is_still_measured(chai
     assert len(chain["at_once"]["lots"]) == 3
 
 
-def test_means_are_over_the_chains_that_came_so_far(chain, tmp_path):
+def test_means_are_over_the_chains_that_reached_a_request(chain, tmp_path):
     (first,) = chain["requests_run"]
     whole = {key: value for key, value in chain.items() if key != "refused"}
     whole |= {"seed": 1, "requests_run": [first, {**first, "fall": 1.25, "lots": first["lots"] * 2}]}
-    told = sequential.summary([chain, whole])
-    assert re.search(r"^\| random \| 2 \| request 1 \|", told, re.M)
-    assert re.search(r"^\| random \| 1 \| request 2 \| \+1\.25 \| \+1\.25 \|", told, re.M)
-    assert told.endswith(f"random, seed 0, request 2 was refused: {REFUSAL}")
-    draw_sequences(tmp_path / "figure.png", [chain, whole])
+    table = sequential.summary([chain, whole])
+    assert re.search(r"^\| random \| 2 \| request 1 \|", table, re.M)
+    assert re.search(r"^\| random \| 1 \| request 2 \| \+1\.25 \| \+1\.25 \|", table, re.M)
+    assert table.endswith(f"random, seed 0, request 2 was refused: {REFUSAL}")
+    sequential.draw(tmp_path / "figure.png", [chain, whole])
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 

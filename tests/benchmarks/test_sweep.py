@@ -1,4 +1,4 @@
-"""Sweeps: cells that are run once each, originals that are found again, and lines that a killed run cut short."""
+"""Sweeps: each cell runs once, originals are found again, and incomplete lines of a killed run are replaced."""
 
 import dataclasses
 import json
@@ -37,14 +37,16 @@ def training(tmp_path_factory) -> Training:
 
 
 def double(cell: dict) -> int:
-    """What a cell does; in another process."""
+    """The work of a cell, in another process."""
     if cell["number"] == 2:
         raise UserError("2 cannot be doubled")
+    if cell["number"] == 3:
+        raise NotFinite("the loss became NaN")
     return 2 * cell["number"]
 
 
 class TestRows:
-    def test_a_line_that_was_cut_short_is_dropped_and_written_over(self, tmp_path):
+    def test_an_incomplete_line_is_dropped_and_written_over(self, tmp_path):
         path = tmp_path / "rows" / "results.jsonl"
         append_row(path, {"key": "a", "value": 1})
         with open(path, "a") as file:
@@ -71,16 +73,14 @@ class TestRows:
         assert len({key_of(cell) for cell in ({"a": 1}, {"a": 2}, {"a": "1"}, {"b": 1}, {"a": 1, "b": None})}) == 5
 
     def test_a_cell_that_fails_does_not_stop_the_others(self):
-        found = {cell["number"]: (result, error) for cell, result, error in run_all(double, CELLS, 2, "cells")}
-        assert {number: result for number, (result, _) in found.items()} == {1: 2, 2: None, 3: 6}
-        assert "cannot be doubled" in str(found[2][1])
-
-
-CELLS = [{"number": number} for number in (1, 2, 3)]
+        cells = [{"number": number} for number in range(1, 5)]
+        found = {cell["number"]: (result, repr(error)) for cell, result, error in run_all(double, cells, 2, "cells")}
+        assert {number: result for number, (result, _) in found.items()} == {1: 2, 2: None, 3: None, 4: 8}
+        assert "cannot be doubled" in found[2][1] and "NotFinite" in found[3][1]
 
 
 def ask_to_stop(cell: dict) -> None:
-    """The first cell asks the sweep to stop; the others save when they are, and would go on for ever."""
+    """The first cell stops the sweep; the others run until they are stopped, and then save."""
     folder, number = Path(cell["folder"]), cell["number"]
     (folder / f"{number}.began").touch()
     try:
@@ -117,11 +117,6 @@ class TestStopping:
         while any(is_running(int(child)) for child in children):
             time.sleep(0.01)
 
-    def test_a_run_that_ends_in_no_numbers_does_not_stop_the_others(self):
-        found = {cell["number"]: (result, error) for cell, result, error in run_all(spoil, CELLS, 2, "cells")}
-        assert {number: result for number, (result, _) in found.items()} == {1: 1, 2: None, 3: 3}
-        assert isinstance(found[2][1], NotFinite)
-
 
 def sweep_over(cells: list[dict]) -> None:
     list(run_all(ask_to_stop, cells, 2, "cells"))
@@ -133,12 +128,6 @@ def is_running(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def spoil(cell: dict) -> int:
-    if cell["number"] == 2:
-        raise NotFinite("the loss is no number")
-    return cell["number"]
 
 
 class TestTrainedModels:
@@ -269,7 +258,7 @@ class TestCells:
         ]  # fmt: skip
 
 
-def test_a_sweep_over_flags_goes_on_where_it_was(tmp_path, capsys):
+def test_a_sweep_over_flags_skips_finished_cells(tmp_path, capsys):
     (tmp_path / "run.yaml").write_text("dataset: digits\nmodel: resnet8\nwidth: 4\ntrain_num_epochs: 1\n")
     flags = ["--config_file_of_runs", tmp_path / "run.yaml", "--output", tmp_path / "rows.jsonl"]
     flags += ["--forget", "class:3", "--learning_rate", 0.01, "--batch_size", 64, "--seeds", 1, "--workers", 1]

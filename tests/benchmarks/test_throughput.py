@@ -1,19 +1,26 @@
-"""The throughput benchmark: what it prints and writes, with the fewest steps there can be; no timing is judged."""
+"""The throughput benchmark: what it prints and writes, with the fewest steps; no timing is judged."""
 
 import json
 import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.processes import REPOSITORY
 
+from benchmarks.speed import throughput
+from benchmarks.speed.bench import JOBS, Bench
+from benchmarks.speed.plain import PilImages, Plain
+from benchmarks.speed.throughput import Args, main
+from benchmarks.speed.utilisation import flops_of
+from data.loaders import TensorLoader
 from helper_functions.errors import UserError
+from helper_functions.training.devices import Precision
+from models.cropped_convolution import CroppedConv2d
 
-REPOSITORY = Path(__file__).parents[2]
-NAMES = ["train", "sam", "constrained", "contrastive", "evaluation", "loader"]
+FP32 = Precision(torch.device("cpu"), torch.float32)
 
 
 def test_pairs_of_every_job_are_measured_printed_and_written(tmp_path):
@@ -34,7 +41,7 @@ def test_pairs_of_every_job_are_measured_printed_and_written(tmp_path):
     assert (result["batch_size"], further["batch_size"]) == (4, 8)
     rows = [line.split() for line in done.stdout.splitlines() if line]
     for table in (result["pairs"], further["pairs"]):
-        assert [pair["name"] for pair in table] == NAMES
+        assert [pair["name"] for pair in table] == list(JOBS)
         for pair in table:
             check_pair(pair)
             assert any(row[:2] == [pair["name"], f"{pair['ours']:,.0f}"] for row in rows), pair["name"]
@@ -55,17 +62,13 @@ def check_pair(pair: dict) -> None:
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 def test_ours_follows_the_flags_and_the_plain_way_does_not(stem):
-    from benchmarks.speed.bench import Bench
-    from helper_functions.training.devices import Precision
-    from models.cropped_convolution import CroppedConv2d
-
     def convolution(model) -> torch.nn.Conv2d:
         return model.layer1[0].conv1
 
     inputs = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     outputs = []
     for name in ("channels_last", "contiguous"):
-        bench = Bench(None, Precision(torch.device("cpu"), torch.float32), stem, name, 2, 1)
+        bench = Bench(None, FP32, stem, name, 2, 1)
         ours, plain = bench.model(), bench.plain_model()
         assert isinstance(convolution(ours), CroppedConv2d) and type(convolution(plain)) is torch.nn.Conv2d
         formatted, _ = bench.formatted((inputs.contiguous(memory_format=torch.channels_last), None))
@@ -78,34 +81,23 @@ def test_ours_follows_the_flags_and_the_plain_way_does_not(stem):
 
 
 def test_later_batch_sizes_take_as_many_images():
-    from benchmarks.speed.bench import Bench
-    from benchmarks.speed.throughput import resized
-
     bench = Bench(None, None, "imagenet", "channels_last", batch_size=128, steps=10)
-    asked = {size: resized(bench, size).steps for size in (64, 512, 1024, 4096)}
-    assert asked == {64: 20, 512: 2, 1024: 1, 4096: 1}
+    assert {size: bench.resized(size).steps for size in (64, 512, 1024, 4096)} == {64: 20, 512: 2, 1024: 1, 4096: 1}
 
 
 def test_nothing_is_measured_where_the_output_cannot_be_written(tmp_path):
-    from benchmarks.speed.throughput import Args, main
-
     output = tmp_path / "throughput.json"
     output.write_text("mine")
     for path, complaint in ((output, "not overwritten"), (tmp_path / "absent" / "throughput.json", "no such folder")):
         with pytest.raises(UserError, match=complaint):
             main(Args(output=str(path)))
     assert output.read_text() == "mine" and list(tmp_path.iterdir()) == [output]
-    with pytest.raises(UserError, match="--batch_sizes 4501: the unseen set has"):
-        main(Args(data_dir=str(tmp_path), batch_sizes=[128, 4501]))
-    with pytest.raises(UserError, match="--batch_sizes is empty"):
-        main(Args(data_dir=str(tmp_path), batch_sizes=[]))
+    for sizes, complaint in (([128, 4501], "--batch_sizes 4501: the unseen set has"), ([], "--batch_sizes is empty")):
+        with pytest.raises(UserError, match=complaint):
+            main(Args(data_dir=str(tmp_path), batch_sizes=sizes))
 
 
 def test_a_ratio_is_the_median_of_neighbours_ratios(monkeypatch, capsys):
-    from benchmarks.speed import throughput
-    from benchmarks.speed.bench import Bench
-    from helper_functions.training.devices import Precision
-
     class Ours:
         rates = iter([10.0, 40.0, 90.0])
 
@@ -117,7 +109,7 @@ def test_a_ratio_is_the_median_of_neighbours_ratios(monkeypatch, capsys):
 
     plain, products = iter([10.0, 10.0, 30.0]), iter([600.0, 600.0, 600.0])
     monkeypatch.setattr(throughput, "matrix_product", lambda precision: next(products))
-    bench = Bench(None, Precision(torch.device("cpu"), torch.float32), "imagenet", "channels_last", 128, 1)
+    bench = Bench(None, FP32, "imagenet", "channels_last", 128, 1)
     measured = throughput.measure("train", lambda bench: (Ours(), lambda: next(plain)), bench, 3)
     assert {key: measured[key] for key in ("name", "ours", "plain", "ratio")} == {
         "name": "train", "ours": 40.0, "plain": 10.0, "ratio": 3.0,
@@ -129,16 +121,11 @@ def test_a_ratio_is_the_median_of_neighbours_ratios(monkeypatch, capsys):
 
 
 def test_operations_are_two_for_a_multiplication_and_its_addition():
-    from benchmarks.speed.utilisation import flops_of
-
     matrix = torch.ones(3, 5)
     assert flops_of(lambda: len(matrix @ torch.ones(5, 7))) == (3, 2 * 3 * 5 * 7)
 
 
 def test_plain_images_are_those_of_our_loader():
-    from benchmarks.speed.plain import PilImages, Plain
-    from data.loaders import TensorLoader
-
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (9, 3, 32, 32), generator=generator, dtype=torch.uint8)
     indices = torch.tensor([5, 2, 7, 1])

@@ -91,7 +91,7 @@ SEQUENCE = {
 
 
 VOID = {"meta", "link", "br", "img"}
-DRAWN = {"path", "circle"}
+DRAWN = {"path", "use", "g"}
 
 
 class Page(HTMLParser):

@@ -74,7 +74,7 @@ def run_until_stopped(method: str, folder: Path, at: int | None = None, **settin
 def check_stopped_again_and_again(method: str, folder: Path, at: int, **settings) -> None:
     """A run of which each process takes `at` steps ends bit for bit as one that is never stopped.
 
-    A stop whose figures are spoiled saves nothing. At which step a run away comes to that depends on the rounding.
+    A stop whose figures are NaN saves nothing. At which step a run away comes to that depends on the rounding.
     """
     whole, expected, _ = run_until_stopped(method, folder / "whole", **settings)
     steps, outcome = [], None
@@ -84,8 +84,8 @@ def check_stopped_again_and_again(method: str, folder: Path, at: int, **settings
     total = expected.cost.gradient_steps
     saved = [step for step in steps if step is not None]
     assert steps[-1] is None and outcome.cost.gradient_steps == total
-    spoiled = expected.events and None in steps[:-1] and saved == sorted(set(saved))
-    assert saved == [*range(at, total + 1, at)] or spoiled
+    non_finite = expected.events and None in steps[:-1] and saved == sorted(set(saved))
+    assert saved == [*range(at, total + 1, at)] or non_finite
     assert changed(state_of(whole.model), state_of(unlearning.model)) == set()
     for name in ("epochs", "chosen", "events", "original", "held_out_auc"):
         assert str(getattr(outcome, name)) == str(getattr(expected, name)), name
@@ -231,10 +231,10 @@ class TestScripts:
         done = fork("train.py", *self.FLAGS, "--figures", "False", "--log_dir", tmp_path, before=before)
         assert done.status == 0 and done.err == ""
 
-    def test_what_is_spoiled_is_not_saved(self, original, tmp_path):
+    def test_a_state_with_nan_is_not_saved(self, original, tmp_path):
         """The run that goes on comes to it again, and says so."""
         flags = ("--config_file", original.folder / "config.yaml", "--log_dir", tmp_path)
-        done = fork("train.py", *flags, before=spoil_and_interrupt)
+        done = fork("train.py", *flags, before=inject_nan_and_interrupt)
         folder = only(tmp_path)
         line = f"train.py: stopped; the last checkpoint is of step 11; {again('train.py', folder)}\n"
         assert (done.status, done.err) == (143, line)
@@ -276,7 +276,7 @@ def ignore_and_signal_at(number: int) -> None:
     signal_at(number, "SIGINT")
 
 
-def spoil_and_interrupt() -> None:
+def inject_nan_and_interrupt() -> None:
     """At step 14 the gradient is NaN, and at step 15 a signal comes."""
     module, numbers = solver_module(), itertools.count(1)
     norm = module._grad_norm

@@ -1,4 +1,4 @@
-"""A loss, a gradient, a constraint or a weight that is no number: where it stops, what it says, how it goes back."""
+"""A loss, a gradient, a constraint or a weight becomes NaN: where the run stops, its message, how it rolls back."""
 
 import copy
 import itertools
@@ -30,7 +30,7 @@ from unlearning.methods.baseline import BaselineTrainer
 CPU = Precision(torch.device("cpu"), torch.float32)
 
 
-def spoil(kind: str, first: int, last: float | None = None, patch: pytest.MonkeyPatch | None = None) -> None:
+def inject_nan(kind: str, first: int, last: float | None = None, patch: pytest.MonkeyPatch | None = None) -> None:
     """In this process the loss, the gradient, the constraint or the weights are NaN at gradient steps of these numbers,
     `last` included; by default at the first alone.
     """
@@ -91,9 +91,9 @@ def _break_constraint(trainer: object, patch: pytest.MonkeyPatch) -> None:
 
 
 class TestScriptsStop:
-    """At step 3 of a second epoch, of which 6 steps are heard of together."""
+    """At step 3 of a second epoch, of which 6 steps are transferred together."""
 
-    # Script and flags, how many steps an epoch has, what is spoiled, the first figure that shows it.
+    # Script and flags, how many steps an epoch has, what becomes NaN, the first figure that shows it.
     FEW = ("--batch_size", 4)
     STOP = ("--on_nan", "stop", *FEW)
     CASES = {
@@ -112,7 +112,7 @@ class TestScriptsStop:
         flags = (*SMALL, "--log_interval", 6, "--figures", "False", "--num_epochs", 2, *own, "--log_dir", tmp_path)
         flags += ("--forget", "random:40") if script == "train.py" else ("--weight_path", original.folder / "model.pt")
         flags += ("--judge", "validation") if script != "train.py" else ()
-        done = fork(script, *flags, before=partial(spoil, kind, length + 3))
+        done = fork(script, *flags, before=partial(inject_nan, kind, length + 3))
         folder = only(tmp_path)
         assert done.status == 1 and done.err.count("\n") == 1, done
         batch = 1 if case == "two passes" else 3
@@ -138,9 +138,10 @@ class TestScriptsRewind:
     def test_training_at_half_the_rate(self, tmp_path):
         flags = (*SMALL, "--num_epochs", 2, "--figures", "False", "--log_interval", 6, "--schedule", "constant")
         flags += ("--on_nan", "rewind", "--learning_rate", 0.05, "--log_dir", tmp_path)
-        done = fork("train.py", *flags, before=partial(spoil, "loss", 14))
+        done = fork("train.py", *flags, before=partial(inject_nan, "loss", 14))
         assert done.status == 0 and done.err == ""
-        assert "step 14: train/loss became NaN or infinite; back to the last good state, learning rate x 0.5" in done.out
+        message = "step 14: train/loss became NaN or infinite; back to the last good state, learning rate x 0.5"
+        assert message in done.out
         rates = [line["original/train/learning_rate"] for line in figures_of(only(tmp_path)) if len(line) > 2]
         assert rates == [0.05, 0.025]
         # Steps that were taken back were taken all the same.
@@ -150,7 +151,7 @@ class TestScriptsRewind:
     def test_constrained_methods_by_default(self, original, tmp_path):
         flags = (*SMALL, "--weight_path", original.folder / "model.pt", "--num_epochs", 2, "--figures", "False")
         flags += ("--batch_size", 10, "--log_interval", 2, "--judge", "validation", "--log_dir", tmp_path)
-        done = fork(UNLEARN, *flags, "--learning_rate", 1e-7, before=partial(spoil, "constraint", 5))
+        done = fork(UNLEARN, *flags, "--learning_rate", 1e-7, before=partial(inject_nan, "constraint", 5))
         assert done.status in (0, 3) and done.err == ""
         (event,) = json.loads((only(tmp_path) / "report.json").read_text())["forget"]["safeguard"]
         # A step that moves nothing was doubled after the first epoch, of four steps, and is halved after the second.
@@ -159,7 +160,7 @@ class TestScriptsRewind:
 
     def test_an_original_that_is_trained_first(self, tmp_path):
         flags = (*SMALL, "--train_num_epochs", 1, "--figures", "False", "--log_interval", 6, "--log_dir", tmp_path)
-        done = fork(UNLEARN, *flags, before=partial(spoil, "loss", 2))
+        done = fork(UNLEARN, *flags, before=partial(inject_nan, "loss", 2))
         assert done.status == 1
         assert "original: train/loss became NaN or infinite (epoch 1, step 2, batch 2 of " in done.err
         assert done.err.endswith("; there is no checkpoint yet; lower --train_learning_rate\n")
@@ -194,19 +195,19 @@ class TestGuard:
         for group in steps["optimizer"]["param_groups"]:
             group["lr"] /= 2
         expected = Fitted(tmp_path / "expected", checkpoint)
-        spoil(kind, 6 + 2, patch=monkeypatch)
+        inject_nan(kind, 6 + 2, patch=monkeypatch)
         found = Fitted(tmp_path / "found")
         assert changed(state_of(expected.model), state_of(found.model)) == set()
         assert found.cost.gradient_steps == expected.cost.gradient_steps + (3 if kind == "weights" else 2)
 
     def test_a_weight_that_the_last_step_of_an_epoch_breaks(self, tmp_path, monkeypatch):
-        spoil("weights", 6, patch=monkeypatch)
+        inject_nan("weights", 6, patch=monkeypatch)
         with pytest.raises(NotFinite, match=r"fit: weights became NaN or infinite \(epoch 2, step 6, batch 3 of 3"):
             Fitted(tmp_path, on_nan="stop")
         assert RunRecord(tmp_path).load_checkpoint()["step"] == 3
 
     def test_gives_up_after_five_rewinds(self, tmp_path, monkeypatch):
-        spoil("loss", 5, math.inf, patch=monkeypatch)
+        inject_nan("loss", 5, math.inf, patch=monkeypatch)
         with pytest.raises(NotFinite, match="after 5 rewinds") as error:
             Fitted(tmp_path)
         assert not error.value.may_rewind
@@ -215,7 +216,7 @@ class TestGuard:
         assert scales == [0.5**number for number in range(1, MOST_REWINDS + 1)]
 
     def test_constrained_methods_give_up_as_well(self, tmp_path, monkeypatch):
-        spoil("constraint", 1, math.inf, patch=monkeypatch)
+        inject_nan("constraint", 1, math.inf, patch=monkeypatch)
         with pytest.raises(NotFinite, match="after 5 rewinds"):
             begin("constrained", tmp_path, **{**SHORT, "num_epochs": 9}).run()
 
@@ -272,7 +273,7 @@ class TestImages:
             return step(batch)
 
         around_steps(noting, monkeypatch)
-        spoil("constraint", 3, patch=monkeypatch)
+        inject_nan("constraint", 3, patch=monkeypatch)
         unlearning = begin("constrained", tmp_path, **SHORT)
         unlearning.on_nan = "stop"
         with pytest.raises(NotFinite):

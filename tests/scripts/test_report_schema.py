@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.processes import SMALL, Ran, assert_refused, fork, only
+from helpers.processes import SMALL, assert_refused, fork, only
 from helpers.report_cases import COPIES, SEQUENCE, Page, example
 from helpers.run_folders import assert_same_weights, figures_of, report_of, switch_off_the_safeguard, weights_of
 from hypothesis import HealthCheck, given, settings
@@ -57,6 +57,7 @@ class TestRuns:
         report = report_of(quickstart.folder)
         assert complaints(report) == []
         assert report["trace"]["intervals"]["multiplier"] and len(report["trace"]["epochs"]["step"]) == 3
+        assert (quickstart.folder / "report.html").read_text() == report_page(report), "made from the report alone"
         assert [file["role"] for file in report["files"]] == [
             "configuration", "splits", "figures", "weights", "original", "retrained",
         ]  # fmt: skip
@@ -217,8 +218,3 @@ def walk(content):
         yield content, key
         if isinstance(value, dict | list):
             yield from walk(value)
-
-
-def test_quickstart_page_is_made_again_from_its_report_alone(quickstart: Ran):
-    content = (quickstart.folder / "report.html").read_text()
-    assert content == report_page(report_of(quickstart.folder))

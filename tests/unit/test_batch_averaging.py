@@ -18,7 +18,7 @@ from helper_functions.errors import UserError
 from models.batch_averaging import BatchAverage, BatchAveragedClassifier
 from models.resnet import SmallResNet
 
-SIZES = [(12, 4), (13, 4), (15, 4), (3, 4), (4, 4), (1, 4), (5, 1), (1, 1)]
+SIZES = [(12, 4), (13, 4), (15, 4), (3, 4), (4, 4), (1, 4), (5, 1), (1, 1), (7, 10**15)]
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -37,21 +37,6 @@ class TestBatchAverage:
     def test_is_the_loop(self, batch_size, group_size, shape):
         values = normal(batch_size, *shape)
         torch.testing.assert_close(BatchAverage(group_size)(values), averaged(values, group_size))
-
-    def test_remainder_is_averaged_over_its_own_members(self):
-        values = torch.tensor([0.0, 2.0, 4.0, 6.0, 9.0])
-        assert BatchAverage(2)(values).tolist() == [1, 5, 9]
-        assert BatchAverage(2).counts(5).tolist() == [2, 2, 1]
-
-    @pytest.mark.parametrize("group_size", [8, 10**15])
-    def test_group_larger_than_the_batch_is_one_group(self, group_size):
-        values = normal(7, 3)
-        torch.testing.assert_close(BatchAverage(group_size)(values), values.mean(0, keepdim=True))
-        assert BatchAverage(group_size).counts(7).tolist() == [7]
-
-    def test_groups_of_one_are_the_identity(self):
-        values = normal(9, 2, dtype=torch.float32)
-        assert torch.equal(BatchAverage(1)(values), values)
 
     @pytest.mark.parametrize(("batch_size", "group_size"), SIZES)
     def test_counts(self, batch_size, group_size):
@@ -82,14 +67,10 @@ class TestBatchAverage:
         means[:2].sum().backward()
         assert values.grad.flatten().tolist() == [0.5, 0.5, 0.5, 0.5, 0]
 
-    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-    def test_keeps_the_dtype(self, dtype):
-        assert BatchAverage(2)(torch.tensor([1, 2, 4], dtype=dtype)).tolist() == [1.5, 4]
-        assert BatchAverage(2)(torch.tensor([1, 2, 4], dtype=dtype)).dtype == dtype
-
-    def test_integers_and_bools_become_floating_point(self):
-        assert BatchAverage(2)(torch.tensor([True, False, True])).tolist() == [0.5, 1]
-        assert BatchAverage(2)(torch.tensor([1, 2, 4])).tolist() == [1.5, 4]
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool])
+    def test_keeps_a_floating_dtype_and_converts_others(self, dtype):
+        found = BatchAverage(2)(torch.tensor([1, 0, 1], dtype=dtype))
+        assert found.tolist() == [0.5, 1] and found.dtype == (dtype if dtype.is_floating_point else torch.float32)
 
     def test_reads_no_value(self):
         """On the meta device there is none: whatever would wait for the device fails."""
@@ -111,29 +92,7 @@ class TestBatchAverage:
 
 
 class TestStatistics:
-    """What averaging is for: sigma / sqrt(g)."""
-
-    @pytest.mark.parametrize("group_size", [1, 4, 16])
-    @pytest.mark.parametrize(
-        ("draw", "mean", "deviation", "kurtosis"),
-        [
-            (lambda generator, n: generator.normal(2, 3, n), 2, 3, 3),
-            (lambda generator, n: generator.exponential(2, n), 2, 2, 9),
-            (lambda generator, n: generator.uniform(-1, 1, n), 0, 1 / math.sqrt(3), 1.8),
-        ],
-        ids=["normal", "exponential", "uniform"],
-    )
-    def test_standard_deviation_falls_with_the_root_of_the_group_size(
-        self, draw, mean, deviation, kurtosis, group_size
-    ):
-        groups = 20_000
-        values = torch.from_numpy(draw(np.random.default_rng(0), groups * group_size))
-        means = BatchAverage(group_size)(values)
-        expected = deviation / math.sqrt(group_size)
-        assert abs(means.mean().item() - mean) < 4 * expected / math.sqrt(groups)
-        # A variance's standard error is sqrt((kurtosis - 1) / n) of it, and a mean's excess kurtosis falls with g.
-        error = math.sqrt((2 + (kurtosis - 3) / group_size) / groups) / 2
-        assert means.std().item() == pytest.approx(expected, rel=4 * error)
+    """The standard deviation falls as sigma / sqrt(g), so the area under the ROC curve of a shift rises."""
 
     @pytest.mark.parametrize("group_size", [1, 4, 16, 64])
     @pytest.mark.parametrize("distance", [0.1, 0.3])

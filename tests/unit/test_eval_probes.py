@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
+from helpers.numbered_images import images_read
 from torch import nn
 from torch.nn import functional as F
 
 from data.datasets import Dataset
 from data.image_sets import ImageSets
-from data.loaders import TensorLoader
 from data.splits import make_splits
 from evaluation.attacks.probe import linear_probe_top1, probe_images
 from evaluation.attacks.relearn import relearn_steps
@@ -48,15 +48,8 @@ def top1(model, sets) -> float:
 
 
 @pytest.fixture
-def touched(monkeypatch) -> set:
-    found, assemble = set(), TensorLoader.assemble
-
-    def spy(loader, indices, plan):
-        found.update(indices.tolist())
-        return assemble(loader, indices, plan)
-
-    monkeypatch.setattr(TensorLoader, "assemble", spy)
-    return found
+def touched(monkeypatch) -> set[int]:
+    return images_read(monkeypatch)
 
 
 class TestRelearn:
@@ -69,11 +62,6 @@ class TestRelearn:
         accuracy = top1(model, sets)
         assert relearn_steps(model, sets, CPU, accuracy + 5, margin=5.0) == 0
         assert relearn_steps(model, sets, CPU, accuracy + 5, margin=4.9) > 0
-
-    def test_who_is_further_away_needs_more_steps(self):
-        sets = image_sets()
-        near, far = (relearn_steps(network(knows), sets, CPU, 100.0, learning_rate=0.01) for knows in (-0.01, -0.2))
-        assert 0 < near < far
 
     def test_counts_the_steps_of_a_plain_loop(self):
         """An independent loop of SGD on the same batches is there after as many steps, and not a check earlier."""

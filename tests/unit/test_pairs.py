@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from contrastive_discrimination.pairs import ClassMates, derangement, other_classes, paired, set_apart, shuffled
+from contrastive_discrimination.pairs import ClassMates, derangement, other_classes, set_apart, shuffled
 from helper_functions.errors import UserError
 
-# A draw of this p-value is no chance: the seeds are fixed, and there are few draws.
+# A smaller p-value is not chance: the seeds are fixed, and there are few draws.
 IMPLAUSIBLE = 1e-4
 
 
@@ -62,13 +62,8 @@ class TestPairsOfOutputs:
     STUDENT = torch.stack([torch.zeros(50), torch.arange(50.0)], dim=1)
     TEACHER = torch.stack([torch.ones(50), torch.arange(50.0)], dim=1)
 
-    def test_same_are_both_outputs_on_one_image(self):
-        first, second = paired(self.STUDENT, self.TEACHER)
-        assert first is self.STUDENT and second is self.TEACHER
-
-    @pytest.mark.parametrize("seed", range(20))
-    def test_different_never_are_of_one_image(self, seed):
-        first, second = shuffled(self.STUDENT, self.TEACHER, generator(seed))
+    def test_different_are_never_of_one_image(self):
+        first, second = shuffled(self.STUDENT, self.TEACHER, generator())
         assert first is self.STUDENT and (second[:, 0] == 1).all()
         assert (first[:, 1] != second[:, 1]).all()
         assert set(second[:, 1].tolist()) == set(range(50)), "each of the teacher's outputs is used once"
@@ -80,10 +75,6 @@ class TestPairsOfOutputs:
         (gradient,) = torch.autograd.grad((second * torch.arange(6.0)[:, None]).sum(), teacher)
         torch.testing.assert_close(gradient[order], torch.arange(6.0)[:, None].expand(6, 3))
         assert first is student
-
-    def test_a_batch_of_one_cannot_be_shuffled(self):
-        with pytest.raises(UserError, match="at least 2"):
-            shuffled(self.STUDENT[:1], self.TEACHER[:1], generator())
 
 
 class TestClassMates:
@@ -107,11 +98,6 @@ class TestClassMates:
             assert len(counts) == ordered_pairs
             assert chisquare(list(counts.values())).pvalue > IMPLAUSIBLE
 
-    def test_classes_of_two_images_pair_them(self):
-        labels = torch.tensor([0, 1, 0, 1])
-        first, second = ClassMates(labels, 2).draw(torch.ones(100, dtype=torch.int64), generator())
-        assert {*zip(first.tolist(), second.tolist(), strict=True)} == {(1, 3), (3, 1)}
-
     def test_draws_follow_the_generator_alone(self):
         mates, wanted = ClassMates(torch.arange(60) % 3, 3), torch.arange(90) % 3
         torch.manual_seed(0)
@@ -125,15 +111,11 @@ class TestClassMates:
         first, second = ClassMates(torch.tensor([0, 0]), 1).draw(torch.zeros(0, dtype=torch.int64), generator())
         assert len(first) == len(second) == 0
 
-    @pytest.mark.parametrize(("label", "count"), [(1, 1), (3, 0), (4, 0)])
-    def test_a_class_that_is_short_is_named_with_its_count(self, label, count):
+    @pytest.mark.parametrize(("wanted", "label", "count"), [([0, 1, 2], 1, 1), ([0, 3, 2], 3, 0), ([4, 3, 1], 1, 1)])
+    def test_the_first_class_with_too_few_images_is_named_with_its_count(self, wanted, label, count):
         mates = ClassMates(torch.tensor([2, 0, 2, 1, 0]), 5)
         with pytest.raises(UserError, match=f"class {label} of the forget set has {count} reference images"):
-            mates.require(torch.tensor([0, label, 2]), "reference")
-
-    def test_the_first_class_that_is_short_is_the_one_named(self):
-        with pytest.raises(UserError, match="class 1 .* 1 unseen images"):
-            ClassMates(torch.tensor([2, 0, 2, 1, 0]), 5).require(torch.tensor([4, 3, 1]), "unseen")
+            mates.require(torch.tensor(wanted), "reference")
 
     def test_classes_that_nobody_wants_may_be_short(self):
         mates = ClassMates(torch.tensor([2, 0, 2, 1, 0]), 5)
@@ -152,11 +134,6 @@ class TestOtherClasses:
         assert (chosen.sum(1) == count).all()
         assert not chosen.gather(1, labels[:, None]).any()
         assert torch.equal(chosen, other_classes(labels, num_classes, count, generator(seed)))
-
-    def test_all_others_are_everything_but_the_label(self):
-        labels = torch.arange(7) % 5
-        chosen = other_classes(labels, 5, 4, generator())
-        assert torch.equal(~chosen, torch.nn.functional.one_hot(labels, 5).bool())
 
     @pytest.mark.parametrize("count", [1, 2, 3])
     def test_each_set_of_others_is_as_likely(self, count):
@@ -214,21 +191,6 @@ class TestSetApart:
         found = set_apart(logits[:, order], classes[:, order], -60.0)
         torch.testing.assert_close(found, set_apart(logits, classes, -60.0), rtol=1e-12, atol=1e-12)
 
-    def test_knows_which_class_is_meant(self):
-        logits = torch.tensor([[2.0, 1.0, 0.0]])
-        label = torch.eye(3, dtype=torch.bool)
-        first = torch.cat([set_apart(logits, label[row : row + 1], -20)[:, 0] for row in range(3)])
-        torch.testing.assert_close(first, logits.log_softmax(1)[0])
-
-    def test_classes_taken_together_have_their_summed_probability(self):
-        logits = 3 * torch.randn(30, 8, generator=generator(), dtype=torch.float64)
-        classes = other_classes(torch.arange(30) % 8, 8, 3, generator())
-        found = set_apart(logits, classes, -100.0)
-        torch.testing.assert_close(found[:, 0].exp(), (logits.softmax(1) * classes).sum(1))
-        torch.testing.assert_close(found[:, :6].exp().sum(1), torch.ones(30, dtype=torch.float64))
-        assert (found[:, 1:5] >= found[:, 2:6]).all(), "from the likeliest to the least likely"
-        assert (found[:, 6:] == -100).all(), "two columns are left empty"
-
     @pytest.mark.parametrize("num_classes", [2, 10, 100])
     def test_the_floor_is_by_default_the_square_of_a_uniform_guess(self, num_classes):
         logits = torch.zeros(1, num_classes)
@@ -238,12 +200,6 @@ class TestSetApart:
         found = set_apart(logits, label)[0]
         assert found[0].exp().item() == pytest.approx(num_classes**-2) and found.isfinite().all()
         assert found[1] == 0 and (found[2:] == found[0]).all()
-
-    def test_two_classes(self):
-        logits = torch.tensor([[1.0, -1.0], [0.5, 3.0]])
-        found = set_apart(logits, torch.tensor([[True, False], [True, False]]), -20)
-        torch.testing.assert_close(found, logits.log_softmax(1))
-        torch.testing.assert_close(set_apart(logits, torch.tensor([[False, True]] * 2), -20), found.flip(1))
 
     @pytest.mark.parametrize("count", [1, 3])
     def test_gradient_against_finite_differences(self, count):

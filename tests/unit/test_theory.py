@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from benchmarks.theory import theory_figure
 from benchmarks.theory.convex import DECAY, NUM_CLASSES, Front, Risk, digits_case, minimise
-from benchmarks.theory.convex_problem import FullBatch, Weights, learn
+from benchmarks.theory.theory_figure import FullBatch, Weights, learn
 from helper_functions.errors import UserError
 from optimizer.problems import Problem
 from optimizer.solver import SOLVERS, Solver, inequality

@@ -189,7 +189,7 @@ class TestRetainOnly:
             splits.append(experiment(*args, **options))
             return splits[-1]
 
-        monkeypatch.setattr(train, "Workspace", remember)
+        monkeypatch.setattr(train, "Experiment", remember)
         train.main(
             train.Args(
                 dataset="digits", model="resnet8", width=2, num_epochs=1, batch_size=256, forget=forget,

@@ -5,7 +5,7 @@ step, subject to the retain budget.
 from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import StatisticsRegression
 from contrastive_discrimination.games import BatchAveragedGame
-from contrastive_discrimination.statistics import output_statistics
+from contrastive_discrimination.reference import output_statistics
 from unlearning.constrained.discriminator_target import DiscriminatorTarget, Parts
 from unlearning.context import MethodContext
 from unlearning.methods.method import Log, Span, constrained

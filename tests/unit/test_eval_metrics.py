@@ -1,4 +1,4 @@
-"""Distances between outputs: against SciPy, closed forms, and what a distance must be."""
+"""Metrics: distances between outputs against SciPy and closed forms; histograms of losses against counts."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 
-from evaluation.distances import activation_distance, js_divergence
+from evaluation.metrics import SMALLEST_LOSS, activation_distance, js_divergence, loss_histograms
 
 DISTANCES = (js_divergence, activation_distance)
 
@@ -49,3 +49,34 @@ class TestDistance:
         first, second = size * torch.eye(3), size * torch.eye(3).roll(1, 0)
         assert distance(first, second) == pytest.approx(greatest)
         assert distance(logits(0), logits(1)) < greatest
+
+
+def test_shares_are_those_of_each_part_and_every_image_is_in_one_bin():
+    generator = torch.Generator().manual_seed(0)
+    losses = {
+        model: {part: torch.rand(count, generator=generator) * 9 for part, count in (("forget", 70), ("test", 300))}
+        for model in ("original", "unlearned")
+    }
+    losses["original"]["retain"] = torch.full((5,), 100.0)
+    found = loss_histograms(losses)
+    edges = np.array(found["edges"])
+    assert len(edges) == 31 and np.all(np.diff(np.log(edges)) > 0) and edges[0] == SMALLEST_LOSS
+    for model, parts in losses.items():
+        assert set(found[model]) == {"forget", "test"}
+        for part in ("forget", "test"):
+            shares, values = found[model][part], parts[part].double().numpy()
+            assert math.isclose(sum(shares), 100)
+            bins = zip(edges[:-1], edges[1:], strict=True)
+            inside = [100 * np.mean((values >= low) & (values < high)) for low, high in bins]
+            # The largest loss of all stands on the last edge, which belongs to the last bin.
+            np.testing.assert_allclose(shares[:-1], inside[:-1], atol=1e-9)
+
+
+def test_losses_beyond_the_ends_are_in_the_first_and_the_last_bin():
+    found = loss_histograms({"original": {"forget": torch.tensor([0.0, 1e-9, 3.0, math.inf])}})
+    shares = found["original"]["forget"]
+    assert shares[0] == 50 and shares[-1] == 50 and all(math.isfinite(edge) for edge in found["edges"])
+
+
+def test_models_without_forget_and_test_images_have_no_histogram():
+    assert loss_histograms({"original": {"retain": torch.tensor([1.0])}})["original"] == {}

@@ -1,0 +1,50 @@
+"""Membership attack by loss: a logistic regression that distinguishes forget images from unseen ones."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contrastive_discrimination.held_out import Fold, auc_of
+from evaluation.attacks.intervals import RESAMPLES, auc_figures, tpr_at_fpr
+
+FOLDS = 5
+
+
+def loss_attack(member_losses: Tensor, non_member_losses: Tensor, seed: int = 0) -> dict[str, float | None]:
+    """Mean over five stratified folds of a logistic regression on the loss, judged on the images left out.
+
+    Member losses that are *higher* than non-members' reveal membership as lower ones do. Source: Kurmanji et al. 2023,
+    section 5; Carlini et al. 2022, section III, for the true positives.
+
+    Args:
+        member_losses: `[P]`.
+        non_member_losses: `[Q]`; accuracy is meaningful where Q is P.
+
+    Returns:
+        `mia_auc` with the ends of its 95 % interval, `mia_auc_low` and `mia_auc_high` (0.5 is ideal), `mia_accuracy` in
+        percent (50 is ideal) and `mia_tpr`, true positives at 1 % false ones, in percent (1 is ideal). All None where
+        a side has fewer images than there are folds, or losses are not finite.
+    """
+    losses = torch.cat([member_losses, non_member_losses]).double().cpu()
+    if min(len(member_losses), len(non_member_losses)) < FOLDS or not losses.isfinite().all():
+        return auc_figures("mia_auc", None) | {"mia_accuracy": None, "mia_tpr": None}
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    member = np.repeat([True, False], [len(member_losses), len(non_member_losses)])
+    splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    attack = make_pipeline(StandardScaler(), LogisticRegression())
+    features = losses.numpy()[:, None]
+    scores = cross_val_predict(attack, features, member, cv=splitter, method="decision_function")
+    folds, correct = [], []
+    for _, left_out in splitter.split(features, member):
+        sides = left_out[member[left_out]], left_out[~member[left_out]]
+        folds.append(Fold(tuple(torch.from_numpy(scores[side]) for side in sides), sides))
+        correct.append(((scores[left_out] > 0) == member[left_out]).mean())
+    return {
+        **auc_figures("mia_auc", auc_of(folds, seed, RESAMPLES)),
+        "mia_accuracy": 100 * float(np.mean(correct)),
+        "mia_tpr": float(np.mean([tpr_at_fpr(*fold.scores) for fold in folds])),
+    }

@@ -1,0 +1,61 @@
+"""Metrics: pure functions of logits, labels and losses."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from helper_functions.metrics import summarise
+
+# Losses below this are in the first bin of a histogram.
+SMALLEST_LOSS = 1e-4
+
+
+def utility(logits: Tensor, labels: Tensor, part: str) -> dict[str, float]:
+    """`part_top1` and `part_top5` in percent and `part_loss` (mean cross-entropy) of logits `[N, K]`, labels `[N]`."""
+    return {f"{part}_{name}": value for name, value in summarise(logits, labels).items()}
+
+
+def js_divergence(first: Tensor, second: Tensor) -> float:
+    """Mean Jensen-Shannon divergence between two models' predicted distributions, in nats: from 0 to log 2.
+
+    From logits `[N, K]` of the same images. Source: Lin 1991, equation 4.1 with equal weights; as a measure of
+    forgetting, Chundawat et al. 2023, section 5.
+    """
+    logs = [logits.double().log_softmax(1) for logits in (first, second)]
+    mixture = torch.logaddexp(*logs) - math.log(2)
+    divergences = [(log.exp() * (log - mixture)).sum(1) for log in logs]
+    # Rounding may leave the divergence of equal distributions just below 0.
+    return (sum(divergences) / 2).mean().clamp(min=0).item()
+
+
+def activation_distance(first: Tensor, second: Tensor) -> float:
+    """Mean Euclidean distance between two models' softmax outputs, from 0 to the root of 2.
+
+    From logits `[N, K]` of the same images. Source: Golatkar et al. 2021, section 5 (activation distance).
+    """
+    return (first.double().softmax(1) - second.double().softmax(1)).norm(dim=1).mean().item()
+
+
+def loss_histograms(losses: dict[str, dict[str, Tensor]]) -> dict:
+    """Distribution of losses: `edges` of 30 bins, evenly spaced on a logarithmic scale, and by model and part the share
+    of images in each bin, in percent.
+
+    Args:
+        losses: model name to part name to losses `[n]`; parts other than forget and test are left out.
+    """
+    shown = {
+        model: {part: parts[part] for part in ("forget", "test") if part in parts} for model, parts in losses.items()
+    }
+    maxima = [float(values.max()) for parts in shown.values() for values in parts.values()]
+    largest = max((value for value in maxima if math.isfinite(value)), default=1.0)
+    edges = np.geomspace(SMALLEST_LOSS, max(largest, 10 * SMALLEST_LOSS), 31)
+    shares = {model: {part: _shares(values, edges) for part, values in parts.items()} for model, parts in shown.items()}
+    return {"edges": edges.tolist(), **shares}
+
+
+def _shares(losses: Tensor, edges: np.ndarray) -> list[float]:
+    # In float32 the smallest edge would lie above itself, and the first bin stay empty.
+    values = losses.double().clamp(min=SMALLEST_LOSS).clamp(max=float(edges[-1])).numpy()
+    return (100 * np.histogram(values, edges)[0] / len(values)).tolist()
