@@ -175,7 +175,7 @@ class TestResume:
         before = partial(signal_at, 7, "SIGTERM") if asked == "both" else stop_rank_1
         first, second = fork_ranks("train.py", *TRAIN, "--sync_bn", "--log_dir", tmp_path, before=before)
         folder = only(tmp_path)
-        # The third of five steps, since what one rank has heard the other learns a step later.
+        # The third of five steps, since the other rank learns of a signal a step later.
         again = f"go on with: python train.py --resume {folder}"
         assert (first.status, first.err) == (143, f"train.py: stopped at step 8; {again}\n")
         assert (second.status, second.err) == (143, "")
