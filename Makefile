@@ -2,30 +2,51 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Of requirements.txt the oldest versions that it allows: its one source.
+# The oldest versions that requirements.txt allows.
 LOWEST := .venv-lowest
-# What takes little time and touches every library.
-LOWEST_TESTS := tests/scripts/test_config.py tests/unit/test_data_datasets.py tests/unit/test_data_imagefolder.py tests/unit/test_eval_attacks.py \
-	tests/robustness/test_hostile_input.py tests/unit/test_methods.py tests/unit/test_models.py tests/unit/test_optimizers.py tests/scripts/test_scripts.py \
+# Short tests that together use every library.
+LOWEST_TESTS := \
+	tests/robustness/test_hostile_input.py \
+	tests/scripts/test_scripts.py \
+	tests/unit/test_config.py \
+	tests/unit/test_data_datasets.py \
+	tests/unit/test_data_imagefolder.py \
+	tests/unit/test_eval_attacks.py \
+	tests/unit/test_methods.py \
+	tests/unit/test_models.py \
+	tests/unit/test_optimizers.py \
 	tests/unit/test_solver.py
+# A file stays in one worker, so that its runs are made once.
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 # pypi, or osv where PyPI's advisories cannot be reached.
 AUDIT_SERVICE ?= pypi
 
-.PHONY: demo test test-lowest audit clean
+.PHONY: demo check test test-robustness test-lowest audit clean
 
 # Digits with a tenth of the labels corrupted: train, forget the wrong labels, retrain for comparison, report.
 demo: $(VENV)/.installed
 	$(BIN)/python train_constrained_unlearning.py --config_file configs/quickstart.yaml
 
-test: $(VENV)/.installed-dev
+check test test-robustness test-lowest: export OMP_NUM_THREADS := 1
+
+# Style, layers and unit tests: a minute or two.
+check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 contrastive_classifiers.ipynb
+	$(BIN)/python $(PYTEST) tests/unit
+
+# All of the above, then the scripts as processes, the benchmarks and the notebook.
+test: check
+	$(BIN)/python $(PYTEST) tests/scripts tests/benchmarks
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 contrastive_classifiers.ipynb
+
+# Hostile files, fuzzing, kills, full disks, NaN.
+test-robustness: $(VENV)/.installed-dev
+	$(BIN)/python $(PYTEST) tests/robustness
 
 # The same code with the oldest libraries that requirements.txt allows, on a Python that they have wheels for: 3.11, 3.12.
 test-lowest: $(LOWEST)/.installed
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 4 $(LOWEST_TESTS)
+	$(LOWEST)/bin/python $(PYTEST) $(LOWEST_TESTS)
 
 # Advisories about what is installed; a package that could not be looked up is a failure (docs/trust.md).
 audit: $(VENV)/.installed-dev

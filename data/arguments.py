@@ -1,4 +1,4 @@
-"""What is learned and what is forgotten, as flags."""
+"""The flags of the data set, its parts and the forget set."""
 
 import contextlib
 import dataclasses
@@ -7,24 +7,17 @@ from typing import Literal
 
 from data.augmentation import Augmentation
 from data.datasets import DATASETS, DOWNLOADED, Dataset, load_dataset
+from data.forget import CONFUSIONS
 from helper_functions.config import HalfOpenUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveInt
 from helper_functions.training.distribution import first_on_machine
 from helper_functions.errors import UserError
 
-AUGMENTATIONS = {
-    "none": {"padding": 0, "flip": False},
-    "flip": {"padding": 0, "flip": True},
-    "crop": {"padding": 4, "flip": False},
-    "crop_flip": {"padding": 4, "flip": True},
-}
-# Digits and house numbers change their meaning in a mirror; 8 x 8 digits have no margin to crop.
+AUGMENTATIONS = {"none": (0, False), "flip": (0, True), "crop": (4, False), "crop_flip": (4, True)}  # padding, flip
+# A mirrored digit is another symbol or none; 8 x 8 digits have no margin to crop.
 OWN_AUGMENTATION = {
-    "cifar10": "crop_flip",
-    "cifar100": "crop_flip",
-    "svhn": "crop",
-    "digits": "none",
-    "imagefolder": "crop_flip",
-}
+    "cifar10": "crop_flip", "cifar100": "crop_flip", "svhn": "crop", "digits": "none", "imagefolder": "crop_flip",
+}  # fmt: skip
+MARKERS = {"cifar-100-python": "cifar100", "cifar-10-batches-py": "cifar10", "train_32x32.mat": "svhn"}
 
 
 @dataclasses.dataclass
@@ -32,21 +25,21 @@ class DataArgs:
     """Data set, its parts, and the forget set."""
 
     dataset: Literal["auto", *DATASETS] = "auto"
-    """auto goes by the folder that --data_dir names, and is digits where none is named."""
+    """auto recognises the data set in --data_dir, and is digits without one."""
     data_dir: str | None = None
     """Folder of the data set; CIFAR and SVHN are downloaded to it when absent."""
     forget: str | None = None
-    """What must go: random:0.1, random:500, class:apple,7, superclass:fish, mislabelled:0.1, file:PATH."""
-    confusion: Literal["uniform", "pairwise"] = "uniform"
+    """The forget set: random:0.1, random:500, class:apple,7, superclass:fish, mislabelled:0.1, file:PATH."""
+    confusion: Literal[*CONFUSIONS] = "uniform"
     """How mislabelled:FRACTION corrupts: to any other class, or to the next one."""
     validation: str = "0.1"
-    """Share of the training part that is held out, or file:PATH naming what a foreign model never saw."""
+    """Share of the training part that is held out, or file:PATH listing images that the model was not trained on."""
     test: OpenUnitInterval = 0.2
-    """Share that is held out for test where the data set has no test part of its own."""
+    """Share of test images where the data set has no test part of its own."""
     splits: str | None = None
     """A splits.npz of an earlier run, whose train, held-out and test images are used again."""
     augmentation: Literal["auto", *AUGMENTATIONS] = "auto"
-    """Of training images; auto is crop_flip for photographs, crop for svhn, none for digits."""
+    """Augmentation of training images; auto is crop_flip for photographs, crop for svhn, none for digits."""
     cutout: NonNegativeInt = 0
     """Side of a square that is blanked at a random place of each training image."""
     image_size: PositiveInt | None = None
@@ -60,10 +53,9 @@ class DataArgs:
 
 
 def dataset_from(args: DataArgs) -> Dataset:
-    """Load the data set that the arguments name, with the normalisation that they ask for.
+    """Load the data set with its normalisation.
 
-    Raises:
-        UserError: it cannot be loaded, or --mean and --std do not fit its channels.
+    Raises UserError where it cannot be loaded, or --mean and --std do not fit its channels.
     """
     name = dataset_name(args)
     data_dir = args.data_dir or f"data/{name}"
@@ -72,18 +64,14 @@ def dataset_from(args: DataArgs) -> Dataset:
     for flag in ("mean", "std"):
         values = getattr(args, flag)
         if values is not None and len(values) != dataset.in_channels:
-            raise UserError(f"--{flag} {values}: {name} has {dataset.in_channels} channels, one number for each")
+            raise UserError(f"--{flag} {values}: {name} has {dataset.in_channels} channels, give one number for each")
         if values is not None:
             dataset = dataclasses.replace(dataset, **{flag: tuple(values)})
     return dataset
 
 
 def dataset_name(args: DataArgs) -> str:
-    """What `dataset` says, or the folder of `data_dir`.
-
-    Raises:
-        UserError: neither says it.
-    """
+    """The data set that `dataset` names, or that is recognised in `data_dir`; raises UserError where there is none."""
     if args.dataset != "auto":
         return args.dataset
     if args.data_dir is None:
@@ -91,24 +79,19 @@ def dataset_name(args: DataArgs) -> str:
     folder = Path(args.data_dir)
     if folder.name in DATASETS:
         return folder.name
-    for marker, name in {
-        "cifar-100-python": "cifar100",
-        "cifar-10-batches-py": "cifar10",
-        "train_32x32.mat": "svhn",
-    }.items():
+    for marker, name in MARKERS.items():
         if (folder / marker).exists():
             return name
     if folder.is_dir() and any(child.is_dir() for child in folder.iterdir()):
         return "imagefolder"
-    raise UserError(f"--data_dir {args.data_dir}: no data set is known by that folder; name it by --dataset")
+    raise UserError(f"--data_dir {args.data_dir}: no data set is recognised in it; name it by --dataset")
 
 
 def augmentation_from(args: DataArgs, dataset: Dataset) -> Augmentation | None:
-    """The augmentation that the arguments ask for, None where images stay as they are."""
+    """The augmentation of training images, None where they stay unchanged."""
     name = OWN_AUGMENTATION[dataset.name] if args.augmentation == "auto" else args.augmentation
     if name == "none" and not args.cutout:
         return None
-    options = AUGMENTATIONS[name]
-    # The usual 4 pixels belong to 32 x 32 images; the shift grows with the picture.
-    padding = round(options["padding"] * dataset.image_size / 32)
-    return Augmentation(padding=padding, flip=options["flip"], cutout=args.cutout)
+    padding, flip = AUGMENTATIONS[name]
+    # The paddings are for 32 x 32 images and scale with the size.
+    return Augmentation(round(padding * dataset.image_size / 32), flip, args.cutout)

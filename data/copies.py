@@ -1,4 +1,4 @@
-"""Forget images that stand elsewhere in the data set as well: exact copies, by pixels as they were decoded."""
+"""Exact copies of forget images in other parts of the data set, by decoded pixels."""
 
 import numpy as np
 
@@ -8,28 +8,27 @@ from data.image_list import and_more, name_image
 from data.partition import copy_groups
 from data.split_record import Splits
 
-# Where a copy says something about the result; a copy that was forgotten before does not.
-PARTS = ("retain", "validation", "unseen", "test")
 EXAMPLES = 20
+# The parts in which a copy affects the result, and how. Images that were forgotten before are no such part.
 MEANING = {
-    "retain": "they keep on teaching what is to be forgotten; --with_copies forgets them, too, or list them beside it",
+    "retain": "they stay in training; forget them by --with_copies, or list them as well",
     "validation": "epochs are chosen by images that were trained on",
-    "unseen": "what forgetting is steered to was trained on",
-    "test": "attacks and test figures look at images that were trained on",
+    "unseen": "the target of forgetting was trained on",
+    "test": "attacks and test figures use images that were trained on",
 }
 
 
 def find_copies(dataset: Dataset, splits: Splits) -> dict[str, dict]:
-    """For each part that has some: `count`, and up to 20 `examples`, of its images that equal a forget image bit by bit.
+    """For each part with copies of forget images: their `count`, and up to 20 `examples`.
 
-    An example is the first such forget image and the part's, each by its file name or, where there are none, its index.
+    An example is the first such forget image and its copy, each by its file name, or its index where there are no names.
     """
     if len(splits.forget) == 0:
         return {}
     groups = copy_groups(dataset.images)
     first = {int(groups[image]): image for image in reversed(splits.forget.tolist())}
     found = {}
-    for name in PARTS:
+    for name in MEANING:
         part = getattr(splits, name).numpy()
         copies = part[np.isin(groups[part], list(first))]
         pairs = [(first[int(groups[image])], image) for image in copies[:EXAMPLES]]
@@ -40,7 +39,7 @@ def find_copies(dataset: Dataset, splits: Splits) -> dict[str, dict]:
 
 
 def tell_copies(copies: dict[str, dict], splits: Splits) -> list[str]:
-    """A line for each part of what `find_copies` gave: how many images, the first of them, and what it means."""
+    """A line for each part in a result of `find_copies`: the number of copies, the first of them, and their effect."""
     wrong = splits.forget_request.startswith("mislabelled")
     meaning = MEANING | ({"retain": "there they have their right labels"} if wrong else {})
     lines = []

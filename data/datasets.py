@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.cifar100_superclasses import CIFAR100_SUPERCLASSES
 from data.imagefolder import DEFAULT_IMAGE_SIZE, read_image_folder
 from helper_functions.errors import UserError
+
+# The 20 superclasses and the five classes in each (Krizhevsky 2009).
+CIFAR100_SUPERCLASSES: dict[str, tuple[str, ...]] = {
+    "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
+    "fish": ("aquarium_fish", "flatfish", "ray", "shark", "trout"),
+    "flowers": ("orchid", "poppy", "rose", "sunflower", "tulip"),
+    "food_containers": ("bottle", "bowl", "can", "cup", "plate"),
+    "fruit_and_vegetables": ("apple", "mushroom", "orange", "pear", "sweet_pepper"),
+    "household_electrical_devices": ("clock", "keyboard", "lamp", "telephone", "television"),
+    "household_furniture": ("bed", "chair", "couch", "table", "wardrobe"),
+    "insects": ("bee", "beetle", "butterfly", "caterpillar", "cockroach"),
+    "large_carnivores": ("bear", "leopard", "lion", "tiger", "wolf"),
+    "large_man-made_outdoor_things": ("bridge", "castle", "house", "road", "skyscraper"),
+    "large_natural_outdoor_scenes": ("cloud", "forest", "mountain", "plain", "sea"),
+    "large_omnivores_and_herbivores": ("camel", "cattle", "chimpanzee", "elephant", "kangaroo"),
+    "medium_mammals": ("fox", "porcupine", "possum", "raccoon", "skunk"),
+    "non-insect_invertebrates": ("crab", "lobster", "snail", "spider", "worm"),
+    "people": ("baby", "boy", "girl", "man", "woman"),
+    "reptiles": ("crocodile", "dinosaur", "lizard", "snake", "turtle"),
+    "small_mammals": ("hamster", "mouse", "rabbit", "shrew", "squirrel"),
+    "trees": ("maple_tree", "oak_tree", "palm_tree", "pine_tree", "willow_tree"),
+    "vehicles_1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
+    "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images, their true labels, and what the two mean.
+    """Images, their true labels, and the names of the classes.
 
-    images: uint8 [N, C, H, W] over channels_last memory; labels: int64 [N]; images[:num_train] are the data set's own
+    images: uint8 [N, C, H, W] in channels_last memory; labels: int64 [N]; images[:num_train] are the data set's own
     training part in its own order, the rest its official test part (num_train == N where there is none).
     mean, std: per channel, of pixels scaled to [0, 1]. superclasses: name to the class names in it, or empty.
     file_names: of an image folder, relative to it, with forward slashes.
@@ -52,7 +75,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class _Archive:
-    """What torchvision downloads: what to tell a user without a network, and the training part's statistics."""
+    """A data set that torchvision downloads: where a user finds its files, and the training part's statistics."""
 
     address: str
     files: tuple[str, ...]
@@ -75,6 +98,7 @@ _ARCHIVES = {
     ),
 }  # fmt: skip
 DOWNLOADED = tuple(_ARCHIVES)
+_DIGITS = tuple(str(digit) for digit in range(10))
 _READ_ERRORS = (OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
 
 
@@ -86,9 +110,9 @@ def load_dataset(
     skip_unreadable: bool = False,
     download: bool = True,
 ) -> Dataset:
-    """Load one of `DATASETS` from data_dir, downloading CIFAR and SVHN with progress where they are absent.
+    """Load one of `DATASETS` from data_dir; CIFAR and SVHN are downloaded with progress where they are absent.
 
-    image_size and skip_unreadable are for `imagefolder`: the side to which images are scaled (64 by default), and
+    image_size and skip_unreadable apply to `imagefolder`: the side to which images are scaled (64 by default), and
     whether undecodable files are left out. Raises UserError for an unknown name and for data that is absent, damaged
     or unreadable.
     """
@@ -99,47 +123,38 @@ def load_dataset(
     return DATASETS[name](Path(data_dir), image_size=image_size, skip_unreadable=skip_unreadable, download=download)
 
 
-def _load_cifar10(data_dir: Path, *, download: bool, **_: Any) -> Dataset:
-    from torchvision.datasets import CIFAR10
-
-    train, test = (_open("cifar10", data_dir, download, partial(CIFAR10, data_dir, part)) for part in (True, False))
-    return _from_archive("cifar10", train.data, train.targets, test.data, test.targets, train.classes)
-
-
-def _load_cifar100(data_dir: Path, *, download: bool, **_: Any) -> Dataset:
-    from torchvision.datasets import CIFAR100
-
-    train, test = (_open("cifar100", data_dir, download, partial(CIFAR100, data_dir, part)) for part in (True, False))
-    dataset = _from_archive("cifar100", train.data, train.targets, test.data, test.targets, train.classes)
-    return replace(dataset, superclasses=CIFAR100_SUPERCLASSES)
+def _load_cifar(name: str, data_dir: Path, *, download: bool, **_: Any) -> Dataset:
+    train, test = _open(name, data_dir, (True, False), download)
+    superclasses = CIFAR100_SUPERCLASSES if name == "cifar100" else {}
+    pixels, labels = (train.data, test.data), (train.targets, test.targets)
+    return _from_archive(name, pixels, labels, tuple(train.classes), superclasses)
 
 
 def _load_svhn(data_dir: Path, *, download: bool, **_: Any) -> Dataset:
-    from torchvision.datasets import SVHN
-
-    train, test = (_open("svhn", data_dir, download, partial(SVHN, data_dir, part)) for part in ("train", "test"))
-    pixels = (part.data.transpose(0, 2, 3, 1) for part in (train, test))
-    digits = tuple(str(digit) for digit in range(10))
-    return _from_archive("svhn", next(pixels), train.labels, next(pixels), test.labels, digits)
+    parts = _open("svhn", data_dir, ("train", "test"), download)
+    pixels = tuple(part.data.transpose(0, 2, 3, 1) for part in parts)
+    return _from_archive("svhn", pixels, tuple(part.labels for part in parts), _DIGITS, {})
 
 
-def _open(name: str, data_dir: Path, download: bool, build: Callable[..., Any]) -> Any:
-    """Read by torchvision, which compares MD5 sums before it opens a file; download where they do not fit."""
-    archive = _ARCHIVES[name]
+def _open(name: str, data_dir: Path, parts: Sequence[bool | str], download: bool) -> list[Any]:
+    """Both parts, read by torchvision, which compares MD5 sums before it opens a file."""
+    import torchvision.datasets
+
+    reader, archive = getattr(torchvision.datasets, name.upper()), _ARCHIVES[name]
     unpack = " and unpack it there" if archive.files[0].endswith(".tar.gz") else ""
     remedy = f"put {' and '.join(archive.files)} from {archive.address} into {data_dir}{unpack}"
+    absent = f"{name} is absent from {data_dir} or damaged"
     try:
-        return build(download=False)
-    except RuntimeError as error:  # torchvision's word for absent or damaged
+        return [reader(data_dir, part, download=False) for part in parts]
+    except RuntimeError as error:  # torchvision raises it for files that are absent or damaged
         if not download:
-            raise UserError(f"{name} is absent from {data_dir} or damaged; {remedy}") from error
+            raise UserError(f"{absent}; {remedy}") from error
     except _READ_ERRORS as error:
         raise UserError(f"cannot read {name} in {data_dir}: {_one_line(error)}; {remedy}") from error
     try:
-        return build(download=True)
+        return [reader(data_dir, part, download=True) for part in parts]
     except (RuntimeError, *_READ_ERRORS) as error:
-        problem = f"{name} is absent from {data_dir} or damaged, and cannot be downloaded: {_one_line(error)}"
-        raise UserError(f"{problem}; {remedy}") from error
+        raise UserError(f"{absent}, and cannot be downloaded: {_one_line(error)}; {remedy}") from error
 
 
 def _one_line(error: Exception) -> str:
@@ -148,23 +163,15 @@ def _one_line(error: Exception) -> str:
 
 def _from_archive(
     name: str,
-    train: np.ndarray,
-    train_labels: Sequence[int],
-    test: np.ndarray,
-    test_labels: Sequence[int],
-    classes: Sequence[str],
+    pixels: tuple[np.ndarray, np.ndarray],
+    labels: tuple[Sequence[int], Sequence[int]],
+    classes: tuple[str, ...],
+    superclasses: dict[str, tuple[str, ...]],
 ) -> Dataset:
-    """train, test: uint8 [n, H, W, C]."""
-    labels = np.concatenate([train_labels, test_labels]).astype(np.int64)
-    return Dataset(
-        name=name,
-        images=_as_images(np.concatenate([train, test])),
-        labels=torch.from_numpy(labels),
-        classes=tuple(classes),
-        num_train=len(train),
-        mean=_ARCHIVES[name].mean,
-        std=_ARCHIVES[name].std,
-    )
+    """pixels: uint8 [n, H, W, C] of the training and the test part; labels: of the same two."""
+    images, all_labels = _as_images(np.concatenate(pixels)), torch.from_numpy(np.concatenate(labels).astype(np.int64))
+    mean, std = _ARCHIVES[name].mean, _ARCHIVES[name].std
+    return Dataset(name, images, all_labels, classes, len(pixels[0]), mean, std, superclasses)
 
 
 def _load_digits(data_dir: Path, **_: Any) -> Dataset:
@@ -172,43 +179,26 @@ def _load_digits(data_dir: Path, **_: Any) -> Dataset:
 
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    mean, std = _channel_statistics(pixels)
-    return Dataset(
-        name="digits",
-        images=_as_images(pixels),
-        labels=torch.from_numpy(digits.target.astype(np.int64)),
-        classes=tuple(str(digit) for digit in range(10)),
-        num_train=len(pixels),
-        mean=mean,
-        std=std,
-    )
+    labels = torch.from_numpy(digits.target.astype(np.int64))
+    return Dataset("digits", _as_images(pixels), labels, _DIGITS, len(pixels), *_channel_statistics(pixels))
 
 
 def _load_imagefolder(data_dir: Path, *, image_size: int | None, skip_unreadable: bool, **_: Any) -> Dataset:
     size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
-    pixels, labels, classes, file_names = read_image_folder(data_dir, size, skip_unreadable)
-    mean, std = _channel_statistics(pixels)
-    return Dataset(
-        name="imagefolder",
-        images=_as_images(pixels),
-        labels=torch.from_numpy(labels),
-        classes=classes,
-        num_train=len(pixels),
-        mean=mean,
-        std=std,
-        file_names=file_names,
-    )
+    pixels, numbers, classes, file_names = read_image_folder(data_dir, size, skip_unreadable)
+    images, labels, statistics = _as_images(pixels), torch.from_numpy(numbers), _channel_statistics(pixels)
+    return Dataset("imagefolder", images, labels, classes, len(pixels), *statistics, file_names=file_names)
 
 
 def _as_images(pixels: np.ndarray) -> Tensor:
-    """[N, H, W, C] to [N, C, H, W] without moving memory, so that loaders gather whole pixels."""
+    """[N, H, W, C] to [N, C, H, W] in the same memory, so that loaders gather whole pixels."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
 
 
 def _channel_statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of pixels uint8 [N, H, W, C] scaled to [0, 1].
 
-    From counts of the 256 values: exact integers, whatever the number of images.
+    Computed from counts of the 256 values, which are exact integers for any number of images.
     """
     values = np.arange(256) / 255
     counts = [np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(pixels.shape[-1])]
@@ -219,8 +209,8 @@ def _channel_statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[fl
 
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
-    "cifar10": _load_cifar10,
-    "cifar100": _load_cifar100,
+    "cifar10": partial(_load_cifar, "cifar10"),
+    "cifar100": partial(_load_cifar, "cifar100"),
     "svhn": _load_svhn,
     "digits": _load_digits,
     "imagefolder": _load_imagefolder,

@@ -1,10 +1,12 @@
-"""What shall be forgotten: the grammar of `--forget`, and the images that a request names."""
+"""What to forget: the grammar of `--forget`, the images that a request selects, and labels corrupted on purpose."""
 
 import difflib
 import re
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from data.datasets import Dataset
 from data.image_list import and_more, name_image, read_image_list
@@ -16,6 +18,7 @@ from helper_functions.errors import UserError
 # Images that a message names.
 NAMED = 5
 GRAMMAR = "random:0.1, random:500, class:apple,7, superclass:fish, mislabelled:0.1 or file:PATH"
+CONFUSIONS = ("uniform", "pairwise")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class ForgetRequest:
 def parse_forget(spec: str) -> ForgetRequest:
     """Parse a request in the grammar of `GRAMMAR`; a fraction is one of the training set.
 
-    Raises UserError for anything else, naming what is wrong with it.
+    Raises UserError for anything else, naming the part that is wrong.
     """
     kind, colon, value = spec.partition(":")
     kind, value = kind.strip(), value.strip()
@@ -50,10 +53,9 @@ def parse_forget(spec: str) -> ForgetRequest:
             raise UserError(f"forget request {spec!r} has an empty name; separate names by single commas")
         return ForgetRequest(kind, names=names)
     if kind == "random" and re.fullmatch(r"\+?[0-9]{1,18}", value):
-        count = int(value)
-        if count == 0:
+        if int(value) == 0:
             raise UserError(f"forget request {spec!r} asks for no image; give a positive number")
-        return ForgetRequest(kind, count=count)
+        return ForgetRequest(kind, count=int(value))
     return ForgetRequest(kind, fraction=parse_fraction(value, f"forget request {spec!r}"))
 
 
@@ -62,18 +64,18 @@ def parse_fraction(text: str, what: str) -> float:
     try:
         fraction = float(text)
     except ValueError:
-        raise UserError(f"{what}: {text!r} is no number; give a fraction such as 0.1") from None
+        raise UserError(f"{what}: {text!r} is not a number; give a fraction such as 0.1") from None
     if not 0 < fraction < 1:
         raise UserError(f"{what}: {text} is not strictly between 0 and 1; give a fraction such as 0.1")
     return fraction
 
 
 def select_forget(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
-    """The forget set: sorted int64 indices out of what the partition trains on.
+    """The forget set: sorted int64 indices out of the partition's training images.
 
-    Classes are true classes. Listed images that earlier requests forgot are named and passed over; a random set is
-    drawn by another stream of random numbers than theirs were. Raises UserError for a class, superclass or file that
-    does not exist, an image that was never trained on, and a forget set that would be empty or all of train.
+    Classes are true classes. Listed images that earlier requests forgot are skipped and named on standard output; a
+    random set uses another random stream than those of earlier requests. Raises UserError for a class, superclass or
+    file that does not exist, an image outside the training set, and a forget set that is empty or all of it.
     """
     forget = np.unique(SELECTORS[request.kind](request, dataset, partition, seed))
     if len(forget) == 0:
@@ -85,10 +87,29 @@ def select_forget(request: ForgetRequest, dataset: Dataset, partition: Partition
 
 
 def describe(request: ForgetRequest) -> str:
-    """The request in the grammar it was written in."""
+    """The request in the grammar of `GRAMMAR`."""
     values = (request.path, request.count, request.fraction)
     value = ",".join(request.names) or next(value for value in values if value is not None)
     return f"{request.kind}:{value}"
+
+
+def corrupt_labels(
+    labels: Tensor, indices: np.ndarray, num_classes: int, kind: str, rng: np.random.RandomState
+) -> Tensor:
+    """A copy of labels, int64 [N], in which those at `indices` are wrong.
+
+    kind: `uniform`, any other class with the same probability, or `pairwise`, the next class (the last becomes the
+    first). Raises UserError for an unknown kind or fewer than two classes.
+    """
+    if kind not in CONFUSIONS:
+        raise UserError(f"unknown confusion {kind!r}; choose from {', '.join(CONFUSIONS)}")
+    if num_classes < 2:
+        raise UserError(f"labels of {num_classes} class cannot be corrupted; a second class is needed")
+    # The int64 is explicit: RandomState's default integer, and with it the draws, differs between platforms.
+    shift = rng.randint(1, num_classes, size=len(indices), dtype=np.int64) if kind == "uniform" else 1
+    corrupted, positions = labels.clone(), torch.as_tensor(indices, dtype=torch.int64)
+    corrupted[positions] = torch.from_numpy((labels[positions].numpy() + shift) % num_classes)
+    return corrupted
 
 
 def _random(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
@@ -96,7 +117,7 @@ def _random(request: ForgetRequest, dataset: Dataset, partition: Partition, seed
     count = round(request.fraction * len(train)) if request.count is None else request.count
     if count >= len(train):
         raise UserError(f"{describe(request)} is {count} of {len(train)} training images; leave some to be retained")
-    # The number of images forgotten before grows with each request, and so tells the streams of a sequence apart.
+    # The number of images forgotten before grows with each request, so it identifies the request's random stream.
     purpose = ("forget", before) if before else ("forget",)
     return random_state(seed, *purpose).permutation(train)[:count]
 
@@ -104,8 +125,7 @@ def _random(request: ForgetRequest, dataset: Dataset, partition: Partition, seed
 def _classes(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
     # An image folder's class may have a comma in its name.
     whole = [name for name in (",".join(request.names), ", ".join(request.names)) if name in dataset.classes]
-    names = whole or request.names
-    return _of_classes([_class_index(name, dataset) for name in names], dataset, partition.train)
+    return _of_classes([_class_index(name, dataset) for name in whole or request.names], dataset, partition.train)
 
 
 def _superclasses(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
@@ -137,8 +157,8 @@ def _listed(request: ForgetRequest, dataset: Dataset, partition: Partition, seed
         return listed
     names = and_more([str(name_image(image, dataset)) for image in before[:NAMED]], len(before))
     if len(before) == len(listed):
-        raise UserError(f"{request.path} lists nothing but what earlier requests forgot: {names}; list other images")
-    say(f"passed over {len(before):,} images of {request.path} that earlier requests forgot: {names}")
+        raise UserError(f"{request.path} lists only images that earlier requests forgot: {names}; list other images")
+    say(f"skipped {len(before):,} images of {request.path} that earlier requests forgot: {names}")
     return np.setdiff1d(listed, before)
 
 

@@ -1,4 +1,4 @@
-"""A data set, its splits, and loaders over any part of them, all from one copy of the images."""
+"""Loaders over any part of a data set, from one copy of its images."""
 
 import torch
 from torch import Tensor
@@ -16,12 +16,12 @@ class ImageSets:
 
     Args:
         dataset: images and true labels.
-        splits: index tensors, and the labels that were given (some of them wrong for mislabelled sets).
-        augmentation: of training images; None leaves them as they are.
+        splits: index tensors, and the given labels (some of them wrong for mislabelled sets).
+        augmentation: of training images; None leaves them unchanged.
         device: where batches are made.
         seed: of the order and the augmentation of training images.
-        on_device: `yes` keeps the images there, `no` in host memory, from where batches follow as they are needed;
-            `auto` keeps them there where they take at most half of the memory that is free.
+        on_device: `yes` keeps the images on the device, `no` in host memory, from where each batch is moved when it is
+            needed; `auto` keeps them on the device where they take at most half of its free memory.
     """
 
     def __init__(
@@ -33,11 +33,8 @@ class ImageSets:
         seed: int,
         on_device: OnDevice = "auto",
     ) -> None:
-        self.dataset = dataset
-        self.splits = splits
-        self.augmentation = augmentation
-        self.seed = seed
-        self.device = device
+        self.dataset, self.splits, self.augmentation = dataset, splits, augmentation
+        self.device, self.seed = device, seed
         self.streamed = not (fits(dataset.images.nbytes, device) if on_device == "auto" else on_device == "yes")
         place = torch.device("cpu") if self.streamed else device
         self.images = dataset.images.to(place)
@@ -45,35 +42,24 @@ class ImageSets:
         self.true_labels = dataset.labels.to(place)
 
     def training(self, indices: Tensor, batch_size: int, *, augment: bool = True, stream: int = 0) -> TensorLoader:
-        """Shuffled batches of some images with their given labels; `stream` tells apart loaders of one run."""
-        return TensorLoader(
-            self.images,
-            self.given_labels,
-            indices,
-            min(batch_size, len(indices)),
-            mean=self.dataset.mean,
-            std=self.dataset.std,
-            augmentation=self.augmentation if augment else None,
-            shuffle=True,
-            seed=self.seed + 1_000_003 * stream,
-            device=self.device,
-            streamed=self.streamed,
-        )
+        """Shuffled batches of some images with their given labels; each `stream` has its own order."""
+        return self._loader(
+            self.given_labels, indices, min(batch_size, len(indices)),
+            augmentation=self.augmentation if augment else None, shuffle=True, seed=self.seed + 1_000_003 * stream,
+        )  # fmt: skip
 
     def evaluation(self, indices: Tensor, *, true_labels: bool = False) -> TensorLoader:
         """Large batches of some images in their order, not augmented, with their given or true labels."""
+        batch_size = evaluation_batch(tuple(self.images.shape[2:]), self.device)
+        return self._loader(self.true_labels if true_labels else self.given_labels, indices, batch_size)
+
+    def _loader(self, labels: Tensor, indices: Tensor, batch_size: int, **options) -> TensorLoader:
         return TensorLoader(
-            self.images,
-            self.true_labels if true_labels else self.given_labels,
-            indices,
-            evaluation_batch(tuple(self.images.shape[2:]), self.device),
-            mean=self.dataset.mean,
-            std=self.dataset.std,
-            device=self.device,
-            streamed=self.streamed,
-        )
+            self.images, labels, indices, batch_size, mean=self.dataset.mean, std=self.dataset.std,
+            device=self.device, streamed=self.streamed, **options,
+        )  # fmt: skip
 
 
 def fits(num_bytes: int, device: torch.device) -> bool:
-    """Whether so much may stay on the device: at most half of what is free on CUDA; elsewhere it is there anyway."""
+    """Whether images of this size stay on the device: on CUDA, at most half of its free memory; elsewhere always."""
     return device.type != "cuda" or num_bytes <= torch.cuda.mem_get_info(device)[0] // 2

@@ -1,4 +1,4 @@
-"""The user's own pictures: a folder of class folders."""
+"""A user's own pictures: a folder with a folder for each class."""
 
 import contextlib
 import os
@@ -7,20 +7,16 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from helper_functions.training.distribution import say
 from helper_functions.errors import UserError
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 DEFAULT_IMAGE_SIZE = 64
 LARGEST_IMAGE_SIZE = 4096
-# Pictures of more pixels are decoded one at a time: a few small files can hold a gigabyte of them.
+# Pictures of more pixels are decoded one at a time, because a small file can unpack to gigabytes.
 LARGE = 16_000_000
 _one_large = threading.Lock()
 
@@ -32,13 +28,17 @@ def read_image_folder(
 
     Returns pixels uint8 [N, S, S, 3], labels int64 [N], class names (sorted folder names) and file names (relative to
     the folder, with forward slashes). Links to files and to class folders are followed, other links to folders are
-    not. Raises UserError for a folder without classes or images, pictures that do not fit in memory, and for a file
-    that cannot be decoded, unless `skip_unreadable` leaves such files out and names them on standard error.
+    not. Raises UserError for a folder without classes or images, for pictures that do not fit in memory, and for a file
+    that cannot be decoded, unless `skip_unreadable` leaves such files out and lists them on standard error.
     """
     if not 1 <= image_size <= LARGEST_IMAGE_SIZE:
         raise UserError(f"image size {image_size} is not between 1 and {LARGEST_IMAGE_SIZE}; try --image_size 64")
     classes, files, labels = _list_images(folder)
-    pixels = _room(len(files), image_size)
+    try:
+        pixels = np.empty((len(files), image_size, image_size, 3), dtype=np.uint8)
+    except MemoryError:
+        size = f"{len(files)} pictures of {image_size} x {image_size} pixels"
+        raise UserError(f"{size} do not fit in memory; give a smaller --image_size") from None
     errors = _decode_all([folder / name for name in files], pixels)
     readable = np.array([error is None for error in errors])
     unreadable = [f"{name} ({error})" for name, error in zip(files, errors, strict=True) if error is not None]
@@ -52,15 +52,6 @@ def read_image_folder(
     if len(missing):
         raise UserError(f"class folder {folder / classes[missing[0]]} holds no readable PNG or JPEG; remove or fill it")
     return pixels, labels, tuple(classes), tuple(files)
-
-
-def _room(count: int, image_size: int) -> np.ndarray:
-    shape = (count, image_size, image_size, 3)
-    try:
-        return np.empty(shape, dtype=np.uint8)
-    except MemoryError:
-        size = f"{count} pictures of {image_size} x {image_size} pixels"
-        raise UserError(f"{size} do not fit in memory; give a smaller --image_size") from None
 
 
 def _list_images(folder: Path) -> tuple[list[str], list[str], np.ndarray]:
@@ -79,32 +70,28 @@ def _list_images(folder: Path) -> tuple[list[str], list[str], np.ndarray]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    """Files in a folder and those in it that are called like pictures; no FIFO or device, which would be waited for."""
-    found, folders = [], [folder]
-    while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                path = Path(entry.path)
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(path)
-                elif path.suffix.lower() in EXTENSIONS and not entry.name.startswith(".") and path.is_file():
-                    found.append(path)
-    return found
+    """Regular files with a picture's suffix in a folder and its sub-folders; opening a FIFO or a device would block."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    files = (Path(root, name) for root, _, names in os.walk(folder, onerror=fail) for name in names)
+    return [p for p in files if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") and p.is_file()]
 
 
 def _decode_all(paths: list[Path], pixels: np.ndarray) -> list[str | None]:
-    """Decode into pixels [N, S, S, 3]; returns for each file why it could not be read, or None."""
+    """Decode into pixels [N, S, S, 3]; returns for each file its error, or None."""
     from PIL import Image
 
     def decode(path: Path, target: np.ndarray) -> str | None:
         try:
             target[:] = _decode(path, len(target))
-        except Exception as error:  # damaged files make PIL's decoders raise nearly anything
+        except Exception as error:  # PIL's decoders raise nearly any type for damaged files
             return " ".join(str(error).split()) or type(error).__name__
         return None
 
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("ignore")  # on odd EXIF, which is passed over
+        warnings.simplefilter("ignore")  # of malformed EXIF, which is ignored
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return list(pool.map(decode, paths, pixels))
 
@@ -114,18 +101,13 @@ def _decode(path: Path, size: int) -> np.ndarray:
 
     with Image.open(path, formats=("PNG", "JPEG")) as image:
         with _one_large if image.width * image.height > LARGE else contextlib.nullcontext():
-            upright = _rgb(ImageOps.exif_transpose(image))
-            # The centre square of the resized image alone: a thin strip of a picture would otherwise become a giant.
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):
+                # 16-bit grey, of which a plain conversion turns every value above 255 to white.
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            upright = upright.convert("RGB")
+            # Only the centre square is resized: a thin strip, resized whole, would become a giant image.
             side = min(upright.size)
             left, top = (upright.width - side) // 2, (upright.height - side) // 2
             square = upright.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     return np.asarray(square)
-
-
-def _rgb(image: "Image.Image") -> "Image.Image":
-    from PIL import Image
-
-    if image.mode.startswith("I"):
-        # 16 bits of grey, of which a plain conversion would make white whatever is above 255.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")

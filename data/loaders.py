@@ -1,11 +1,11 @@
-"""Batches from images that stay on the device, or in host memory: a batch is an index into one uint8 tensor."""
+"""Batches of images on the device or in host memory: a batch is an index into one uint8 tensor."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from data.augmentation import Augmentation, AugmentationPlan
+from data.augmentation import Augmentation
 from data.pixels import Normaliser, channels_last_storage, check_channels, normalise
 from data.random_streams import torch_seed
 from helper_functions.errors import UserError
@@ -13,22 +13,22 @@ from helper_functions.errors import UserError
 __all__ = ["TensorLoader", "normalise"]
 
 Batch = tuple[Tensor, Tensor]
-# One pass, or a part of one: indices into the images, int64 where these are, and the draws of the augmentation.
-Drawn = tuple[Tensor, AugmentationPlan | None]
+# One pass or a part of it: indices, int64 [n] on the images' device, and the plan of the augmentation, int64 [n, 5].
+Drawn = tuple[Tensor, Tensor | None]
 
 
 class TensorLoader:
     """A sized iterable of `(inputs, labels)`: float32 [B, C, H, W] normalised, channels_last; int64 [B]; on the device.
 
-    No batch has more than batch_size images, and all are of one size, or of two that differ by one: a remainder of a
-    few images would be normalised by the statistics of a few, and would weigh as much as a whole batch.
+    No batch has more than batch_size images, and batch sizes differ by at most one: a small last batch would have noisy
+    batch-norm statistics and weigh as much as a whole one.
 
-    images: uint8 [N, C, H, W], moved to the device once, and not copied where it is there already with
-    channels_last memory; with `streamed` it stays in host memory and a batch's images follow as they are needed.
-    labels: int64 [N]; indices: int64 [n], what of the images is loaded.
-    Order and augmentation of pass e are a pure function of (seed, e): each `iter()` runs pass `epoch` and advances
-    `epoch` by one, so that resuming means setting `epoch`. Raises UserError for a batch size below 1 or an index
-    that is no image.
+    images: uint8 [N, C, H, W], moved to the device once, without a copy where they are there already in channels_last
+    memory; with `streamed` they stay in host memory and each batch is moved when it is needed.
+    labels: int64 [N]; indices: int64 [n], which of the images are loaded.
+    Order and augmentation of pass e are a pure function of (seed, e). Each `iter()` runs pass `epoch` and advances
+    `epoch` by one, so resuming means setting `epoch`. Raises UserError for a batch size below 1, an index outside the
+    images, or images, labels and means that do not fit each other.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class TensorLoader:
 
     @property
     def num_images(self) -> int:
-        """How many images the loader holds, and a pass shows."""
+        """Images in one pass."""
         return len(self.indices)
 
-    def without_chance(self, indices: Tensor, batch_size: int) -> "TensorLoader":
-        """A loader over some of the same images and labels, in the order of the indices and not augmented."""
+    def in_order(self, indices: Tensor, batch_size: int) -> "TensorLoader":
+        """A loader over the same images and labels in the order of these indices, without augmentation."""
         return TensorLoader(
             self.storage.permute(0, 3, 1, 2), self.labels, indices, batch_size,
             mean=self.mean, std=self.std, device=self.device, streamed=self.streamed,
@@ -84,29 +84,25 @@ class TensorLoader:
         return self.batches(epoch)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one pass from number `start` on; `epoch` of the loader is left as it is."""
+        """The batches of one pass from batch `start` on; the loader's `epoch` is unchanged."""
         indices, plan = self.draw_pass(epoch)
         for number in range(start, len(self)):
             part = self._part(number)
             yield self.assemble(indices[part], None if plan is None else plan[part])
 
     def images_of(self, epoch: int, number: int) -> Tensor:
-        """Which images are in batch `number` of a pass, int64 [B] on the CPU."""
+        """The images of batch `number` of a pass, int64 [B] on the CPU."""
         indices, _ = self.draw_pass(epoch)
         return indices[self._part(number)].cpu()
 
     def _part(self, number: int) -> slice:
-        """Which of a pass's images are batch `number`."""
         return slice(number * self.num_images // len(self), (number + 1) * self.num_images // len(self))
 
     def draw_pass(self, epoch: int) -> Drawn:
-        """All draws of one pass: indices int64 [n] where the images are, and the augmentation's plan on the device.
-
-        Drawn at once, so that a pass can be entered anywhere and that no batch waits for a transfer.
-        """
+        """All draws of one pass, at once: a pass can be entered anywhere, and no batch waits for a transfer."""
         order = self.indices
         if self.shuffle:
-            # On the CPU whatever the device: one seed is one order everywhere.
+            # On the CPU whatever the device, so that a seed gives the same order everywhere.
             generator = torch.Generator().manual_seed(torch_seed(self.seed, "order", epoch))
             order = order[torch.randperm(len(order), generator=generator)]
         plan = None
@@ -115,8 +111,8 @@ class TensorLoader:
             plan = self.augmentation.draw(len(order), self.image_size, generator)
         return order.to(self.storage.device), plan
 
-    def assemble(self, indices: Tensor, plan: AugmentationPlan | None) -> Batch:
-        """The batch of these images: indices int64 [B] where the images are, plan of length B or None."""
+    def assemble(self, indices: Tensor, plan: Tensor | None) -> Batch:
+        """The batch of these images: indices int64 [B] on the images' device, plan int64 [B, 5] or None."""
         storage, labels = self.storage, self.labels
         if self.streamed:
             storage, labels = (_fetch(kept, indices, self.device) for kept in (storage, labels))
@@ -129,7 +125,7 @@ class TensorLoader:
 
 
 def _fetch(kept: Tensor, indices: Tensor, device: torch.device) -> Tensor:
-    """Rows of a tensor in host memory, on the device; through pinned memory, so that the host does not wait."""
+    """Rows of a tensor in host memory, moved to the device; pinned memory makes the copy asynchronous."""
     pinned = device.type == "cuda"
     rows = torch.empty((len(indices), *kept.shape[1:]), dtype=kept.dtype, pin_memory=pinned)
     return torch.index_select(kept, 0, indices, out=rows).to(device, non_blocking=pinned)
@@ -141,6 +137,6 @@ def _check_request(images: Tensor, labels: Tensor, indices: Tensor, batch_size: 
     if images.dtype != torch.uint8 or images.dim() != 4:
         raise UserError(f"images are {images.dtype} {tuple(images.shape)}; give uint8 [N, C, H, W]")
     if len(labels) != len(images):
-        raise UserError(f"{len(labels)} labels for {len(images)} images; give one label an image")
+        raise UserError(f"{len(labels)} labels for {len(images)} images; give one label for each image")
     if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(images):
         raise UserError(f"an index is outside the {len(images)} images; give indices from 0 to {len(images) - 1}")

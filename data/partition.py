@@ -1,41 +1,40 @@
-"""How a data set falls into parts: stratified shares that never tear copies of one image apart."""
+"""Division by class: stratified shares that keep copies of an image together, matched pairs, and class weights."""
 
 import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from data.pixels import channels_last_storage
-
-
-def _no_image() -> np.ndarray:
-    return np.empty(0, dtype=np.int64)
+from data.random_streams import random_state
+from helper_functions.errors import UserError
 
 
 @dataclass(frozen=True)
 class Partition:
-    """What does not depend on the forget set; sorted int64 arrays.
+    """The parts of a data set that do not depend on the forget set; sorted int64 arrays.
 
-    final_test: as of `Splits`. forgotten: what earlier requests of a sequence forgot. deleted: how many images they
-    forgot that are gone.
+    final_test: as in `Splits`. forgotten: images that earlier requests of a sequence forgot. deleted: how many of those
+    were deleted since.
     """
 
     train: np.ndarray
     held_out: np.ndarray
     test: np.ndarray
     final_test: str
-    forgotten: np.ndarray = field(default_factory=_no_image)
+    forgotten: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     deleted: int = 0
 
     @property
     def num_forgotten(self) -> int:
-        """As of `Splits`."""
+        """As in `Splits`."""
         return len(self.forgotten) + self.deleted
 
 
 def copy_groups(images: Tensor) -> np.ndarray:
-    """int64 [N]: for each image uint8 [N, C, H, W], the index of the first that equals it bit by bit."""
+    """int64 [N]: for each image uint8 [N, C, H, W], the index of the first with identical pixels."""
     pixels = channels_last_storage(images).numpy().reshape(len(images), -1)
     first: dict[bytes, int] = {}
     digests = (hashlib.blake2b(image, digest_size=16).digest() for image in pixels)
@@ -45,11 +44,11 @@ def copy_groups(images: Tensor) -> np.ndarray:
 def stratified_share(
     labels: np.ndarray, groups: np.ndarray, candidates: np.ndarray, fraction: float, rng: np.random.RandomState
 ) -> np.ndarray:
-    """Draw a share of the candidates that has their class histogram; returns sorted int64 indices.
+    """Draw a share of the candidates with their class histogram; returns sorted int64 indices.
 
-    labels, groups: int64 [N], classes and `copy_groups`; candidates: indices into them. A group is taken whole or not
-    at all, under the class of its first image, where its class still has room; without copies the share of each class
-    is exact up to rounding, and the total is the rounded fraction of all. Every class keeps an image outside.
+    labels, groups: int64 [N], classes and `copy_groups`; candidates: indices into them. A group is taken whole, as the
+    class of its first image and only where that class's quota has room. Without copies the share of each class is exact
+    up to rounding, and the total is the rounded fraction of all. At least one image of every class is not drawn.
     """
     labels, candidates = np.asarray(labels), np.sort(candidates)
     members: dict[int, list[int]] = {}
@@ -72,7 +71,45 @@ def _quota(counts: np.ndarray, fraction: float) -> np.ndarray:
     exact = fraction * counts
     quota = np.floor(exact).astype(np.int64)
     missing = int(round(fraction * int(counts.sum()))) - int(quota.sum())
-    # A stable sort settles ties by class, the same way everywhere.
+    # A stable sort breaks ties by class, on every platform alike.
     by_remainder = np.argsort(quota - exact, kind="stable")
     quota[by_remainder[:missing]] += 1
     return np.minimum(quota, np.maximum(counts - 1, 0))
+
+
+def match_by_class(labels: Tensor, first: Tensor, second: Tensor, seed: int) -> Tensor:
+    """Pair each image of `first` with one of `second` of the same class.
+
+    labels: int64 [N]; first: int64 [P] and second: int64 [Q], indices into labels. Returns int64 [P, 2], in the order
+    of `first`. Within a class the uses of the elements of `second` differ by at most one; the seed decides which are
+    used more. Raises UserError naming a class of `first` that `second` lacks.
+    """
+    first_classes, second_classes = labels[first].numpy(), labels[second].numpy()
+    candidates = second.numpy()
+    partners = np.empty(len(first), dtype=np.int64)
+    for label in np.unique(first_classes):
+        rng = random_state(seed, "pairing", label)
+        places = rng.permutation(np.flatnonzero(first_classes == label))
+        pool = rng.permutation(candidates[second_classes == label])
+        if len(pool) == 0:
+            raise UserError(f"class {label} has {len(places)} images to pair and no partner; hold out more images")
+        partners[places] = pool[np.arange(len(places)) % len(pool)]
+    return torch.stack([first.to(torch.int64), torch.from_numpy(partners)], dim=1)
+
+
+def class_weights(labels: Tensor, reference: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Weights of the reference images that give them the target's class distribution.
+
+    labels: int64 [N]; reference: int64 [R] and target: int64 [T], indices into labels. Returns float32 [R] that sums
+    to 1; images of classes that the target lacks weigh 0. Raises UserError where target is empty, or has a class that
+    reference lacks.
+    """
+    if len(target) == 0:
+        raise UserError("class weights need a target; the index set given is empty")
+    counts = torch.bincount(labels[reference], minlength=num_classes)
+    wanted = torch.bincount(labels[target], minlength=num_classes)
+    missing = torch.nonzero((wanted > 0) & (counts == 0)).flatten().tolist()
+    if missing:
+        raise UserError(f"class {missing[0]} of the target has no reference image; hold out more images")
+    share = wanted.double() / wanted.sum() / counts.clamp(min=1)
+    return share[labels[reference]].float()

@@ -9,7 +9,7 @@ from helper_functions.errors import UserError
 
 
 def channels_last_storage(images: Tensor) -> Tensor:
-    """The [N, H, W, C] contiguous tensor behind [N, C, H, W] images; a copy only where memory is ordered otherwise."""
+    """The [N, H, W, C] contiguous tensor behind [N, C, H, W] images; copied only where memory is in another order."""
     return images.permute(0, 2, 3, 1).contiguous()
 
 
@@ -29,8 +29,8 @@ def gather_pixels(storage: Tensor, indices: Tensor, rows: Tensor, columns: Tenso
 class Normaliser:
     """Maps uint8 pixels [B, H, W, C] to float32 [B, C, H, W] in channels_last: (pixel / 255 - mean) / std.
 
-    Scale and bias are laid out for a whole image, so that the multiply-add runs over one long inner dimension
-    rather than over three channels at a time.
+    Scale and bias are repeated for a whole image, so that the multiply-add runs over one long inner dimension instead of
+    three channels at a time.
     """
 
     def __init__(
@@ -44,7 +44,6 @@ class Normaliser:
             raise UserError(f"std {tuple(std)} must be positive, with as many values as mean {tuple(mean)}")
         pixels = image_size[0] * image_size[1]
         mean64, std64 = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
-        self.channels = len(mean)
         self.scale = (1 / (255 * std64)).float().repeat(pixels).to(device)
         self.bias = (-mean64 / std64).float().repeat(pixels).to(device)
 
@@ -57,7 +56,7 @@ class Normaliser:
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 images [B, C, H, W] to float32 [B, C, H, W] in channels_last: (pixel / 255 - mean) / std, per channel.
 
-    Raises UserError where mean and std do not have one positive value a channel.
+    Raises UserError unless mean and std have one value for each channel, and std is positive.
     """
     check_channels(images, mean)
     return Normaliser(mean, std, tuple(images.shape[2:]), images.device)(channels_last_storage(images))

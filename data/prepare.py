@@ -1,4 +1,4 @@
-"""Download a data set, verify it, and say what is there: for machines whose compute nodes have no network.
+"""Download, verify and describe a data set, for machines whose compute nodes have no network.
 
 python -m data.prepare --dataset cifar100 --data_dir data/cifar100
 """
@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 import torch
 
-from data.datasets import DATASETS, Dataset, load_dataset
+from data.datasets import DATASETS, DOWNLOADED, Dataset, load_dataset
 from data.pixels import channels_last_storage
 from helper_functions.config import PositiveInt, ScriptParser, run_script
 
 
 @dataclasses.dataclass
 class Args:
-    """A data set and where it lies."""
+    """A data set and its folder."""
 
     dataset: Literal[*DATASETS] = "cifar100"
     """Which data set to prepare."""
@@ -35,7 +35,7 @@ def get_parser() -> ScriptParser:
 
 
 def main(args: Args) -> dict[str, Any]:
-    """Prepare one data set; prints and returns what is there.
+    """Prepare one data set; prints and returns its description.
 
     Raises UserError where it cannot be downloaded or read.
     """
@@ -48,7 +48,7 @@ def main(args: Args) -> dict[str, Any]:
 
 
 def describe(dataset: Dataset, folder: Path) -> dict[str, Any]:
-    """Sizes, classes, how the files were verified, and the SHA-256 of pixels and labels as they were decoded."""
+    """Sizes, classes, how the files were verified, and the SHA-256 of the decoded pixels and labels."""
     digest = hashlib.sha256(channels_last_storage(dataset.images).numpy())
     digest.update(dataset.labels.numpy().astype("<i8"))
     counts = torch.bincount(dataset.labels, minlength=dataset.num_classes)
@@ -65,11 +65,7 @@ def describe(dataset: Dataset, folder: Path) -> dict[str, Any]:
     }
 
 
-MD5 = "MD5 sums match torchvision's"
-VERIFIED = {
-    "cifar10": MD5,
-    "cifar100": MD5,
-    "svhn": MD5,
+VERIFIED = dict.fromkeys(DOWNLOADED, "MD5 sums match torchvision's") | {
     "digits": "part of the installed package",
     "imagefolder": "every image was decoded",
 }

@@ -1,4 +1,4 @@
-"""Who learns from which image, as index tensors that are saved with a run."""
+"""The splits of a data set as index tensors, and the file that saves them with a run."""
 
 import hashlib
 import struct
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from data.datasets import Dataset
+from data.image_list import and_more
 from helper_functions.safe_files.archives import check_archive
 from helper_functions.training.distribution import on_main
 from helper_functions.errors import UserError
@@ -22,21 +23,20 @@ from helper_functions.safe_files.regular_files import open_bytes
 
 PARTS = ("train", "validation", "unseen", "forget", "retain", "test")
 TENSORS = (*PARTS, "labels")
-# Stands in digest and archive only where it holds an image: other files are as they were before there was such a part.
+# Part of digest and archive only where it holds an image, so that other files keep their digests.
 OPTIONAL = "forgotten"
 NAMES = "file_names"
 TEXTS = ("forget_request", "dataset", "final_test")
 FINAL_TESTS = ("official test", "stratified", "half of official test", "half of the never-seen")
-# What NumPy and zipfile raise for files that are damaged, cut short or something else altogether.
+# What NumPy and zipfile raise for files that are damaged, cut short or of another format.
 READ_ERRORS = (
     OSError, ValueError, KeyError, EOFError, TypeError, IndexError, MemoryError, OverflowError, RuntimeError,
     SyntaxError, struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-# Bytes of an archive, unpacked: more than splits of any data set that is downloaded, which are named as such where they
-# belong to another one, or twice what this one's take.
+# Most unpacked bytes, against decompression bombs: enough for any downloaded data set's splits and twice this one's.
 LARGEST = 2**26
 BYTES_AN_IMAGE = 8 * 2 * len(TENSORS)
-# Bytes of the entry that names the data set.
+# The bytes of the entry that names the data set.
 LONGEST_NAME = 4096
 
 
@@ -46,13 +46,13 @@ def _nothing() -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Sorted int64 indices into a data set's images, and the labels that its model is given.
+    """Sorted int64 indices into a data set's images, and the labels that its model is trained with.
 
-    train = forget + retain and held-out = validation + unseen, both disjoint; test images serve final figures and
+    train = forget + retain and held-out = validation + unseen, both disjoint; test images are used by final figures and
     attacks alone. labels: int64 [N], the true ones with corrupted ones replaced. forget_request: as it was written,
-    empty for none. final_test: where the test images come from, one of `FINAL_TESTS`. forgotten: what earlier requests
-    of a sequence forgot; in no other part. file_names: of an image folder, so that pictures can be deleted from it once
-    they are forgotten. deleted: how many of those have been.
+    empty for none. final_test: the source of the test images, one of `FINAL_TESTS`. forgotten: images that earlier
+    requests of a sequence forgot; in no other part. file_names: of an image folder, so that forgotten pictures can be
+    deleted from it. deleted: the number of those that were.
     """
 
     train: Tensor
@@ -78,8 +78,8 @@ class Splits:
 
     @cached_property
     def sha256(self) -> str:
-        """Hexadecimal digest of the data set's name, the index tensors, the labels, and of an image folder's file
-        names and deleted pictures; equal on all platforms."""
+        """Hexadecimal digest of the data set's name, the index tensors, the labels, and an image folder's file names
+        and number of deleted pictures; equal on all platforms."""
         digest = hashlib.sha256(self.dataset.encode())
         for name, tensor in self.tensors.items():
             values = tensor.numpy().astype("<i8")
@@ -96,14 +96,12 @@ class Splits:
         return len(self.forgotten) + self.deleted
 
     def following(self) -> "Splits":
-        """What the next request of a sequence starts from: what was retained is all that is left to forget from.
+        """The splits from which the next request of a sequence starts: its training set is this one's retain set.
 
         Held-out images, test images and labels stay; the images forgotten here join `forgotten`.
         """
-        held_out, forgotten = (
-            torch.cat(parts).sort().values
-            for parts in ((self.validation, self.unseen), (self.forgotten, self.forget))
-        )
+        held_out = torch.cat([self.validation, self.unseen]).sort().values
+        forgotten = torch.cat([self.forgotten, self.forget]).sort().values
         return replace(
             self, train=self.retain, validation=held_out, unseen=_nothing(), forget=_nothing(), forgotten=forgotten,
             forget_request="",
@@ -116,7 +114,7 @@ class Splits:
         fields = {name: np.array(getattr(self, name)) for name in (*TEXTS, "sha256")}
         if self.file_names is not None:
             arrays |= {NAMES: np.frombuffer(_bytes_of(self.file_names), np.uint8), "deleted": np.array(self.deleted)}
-        # Through an open file: NumPy would add its own ending to a temporary name.
+        # NumPy would append its own suffix to a path, but not to an open file.
         with whole_file(Path(path)) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays, **fields, seed=np.array(self.seed, dtype=np.int64))
 
@@ -124,8 +122,8 @@ class Splits:
     def load(cls, path: str | Path, dataset: Dataset, *, forget_may_lack: bool = False) -> "Splits":
         """Read what `save` wrote, for this data set.
 
-        Of an image folder, pictures that were forgotten before may have been deleted since; those of the forget set,
-        too, where `forget_may_lack`. Raises UserError for a file that is missing, damaged, or was made for other data.
+        Pictures of an image folder that earlier requests forgot may have been deleted since, and those of the forget
+        set with `forget_may_lack`. Raises UserError for a file that is missing, damaged, or was made for other data.
         """
         try:
             with open_bytes(path) as file:
@@ -137,20 +135,20 @@ class Splits:
                 splits = cls(**tensors, **texts, **_names_in(archive), seed=int(archive["seed"]))
                 stored = str(archive["sha256"][()])
         except READ_ERRORS as error:
-            reason = getattr(error, "strerror", None) or "it is damaged or no splits file"
+            reason = getattr(error, "strerror", None) or "it is damaged, or not a splits file"
             raise UserError(f"cannot read splits {path}: {reason}; give the splits.npz of a run") from error
         if stored != splits.sha256:
-            raise UserError(f"splits {path} are damaged: their SHA-256 does not match; copy the file anew from its run")
+            raise UserError(f"splits {path} are damaged: their SHA-256 does not match; copy the file again from its run")
         _check_source(splits, dataset, path)
-        if splits.file_names is not None:
-            splits = _at_hand(splits, dataset, path, forget_may_lack)
+        if splits.file_names not in (None, dataset.file_names):
+            splits = _without_deleted(splits, dataset, path, forget_may_lack)
         _check_fits(splits, dataset, path)
         _check_parts(splits, dataset, path)
         return splits
 
 
 def dataset_of(path: str | Path) -> str | None:
-    """Name of the data set that a splits.npz was made for, which nothing else is read of; None where it cannot be."""
+    """The name of the data set that a splits.npz was made for, without reading the rest; None where it is unreadable."""
     try:
         with open_bytes(path) as file, zipfile.ZipFile(file) as archive:
             entry = archive.getinfo("dataset.npy")
@@ -162,7 +160,7 @@ def dataset_of(path: str | Path) -> str | None:
 
 
 def _bytes_of(file_names: tuple[str, ...]) -> bytes:
-    """No file name has a NUL in it."""
+    """Joined by NUL, which no file name contains."""
     return "\0".join(file_names).encode("utf-8", "surrogateescape")
 
 
@@ -176,59 +174,49 @@ def _names_in(archive: np.lib.npyio.NpzFile) -> dict[str, object]:
     return {"file_names": tuple(stored.tobytes().decode("utf-8", "surrogateescape").split("\0")), "deleted": deleted}
 
 
-def _at_hand(splits: Splits, dataset: Dataset, path: str | Path, forget_may_lack: bool) -> Splits:
-    """The same splits of the pictures that are in the folder now."""
+def _without_deleted(splits: Splits, dataset: Dataset, path: str | Path, forget_may_lack: bool) -> Splits:
+    """The same splits over the pictures that are in the folder now."""
     before, now = splits.file_names, dataset.file_names or ()
-    if before == now:
-        return splits
     places = {name: index for index, name in enumerate(now)}
     if new := sorted(places.keys() - set(before)):
-        raise UserError(
-            f"splits {path} do not know {printable(new[0])}{_and_more(new)}: take it out of the folder, or begin anew "
-            "with the weights as --weight_path"
-        )
+        raise UserError(f"splits {path} lack {and_more([printable(new[0])], len(new))}: move it out of the folder, {_RESTART}")
     moved = torch.tensor([places.get(name, -1) for name in before])
     may_lack = torch.zeros(len(before), dtype=torch.bool)
     for name in ("forgotten", "forget") if forget_may_lack else ("forgotten",):
         may_lack[getattr(splits, name)] = True
     gone = moved < 0
     if lost := torch.nonzero(gone & ~may_lack).flatten().tolist():
-        missing = [before[index] for index in lost]
-        raise UserError(
-            f"splits {path}: {printable(missing[0])}{_and_more(missing)} is gone from the folder, and they need it; "
-            "put it back, or begin anew with the weights as --weight_path"
-        )
+        missing = and_more([printable(before[lost[0]])], len(lost))
+        raise UserError(f"splits {path} need {missing}, which is gone from the folder; put it back, {_RESTART}")
     labels = dataset.labels.clone()
     labels[moved[~gone]] = splits.labels[~gone]
     parts = {name: moved[getattr(splits, name)] for name in (*PARTS, OPTIONAL)}
     parts = {name: part[part >= 0].sort().values for name, part in parts.items()}
-    deleted = splits.deleted + int(gone.sum())
-    return replace(splits, **parts, labels=labels, file_names=now, deleted=deleted)
+    return replace(splits, **parts, labels=labels, file_names=now, deleted=splits.deleted + int(gone.sum()))
 
 
-def _and_more(names: list[str]) -> str:
-    return f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+_RESTART = "or start a new run with the weights as --weight_path"
 
 
 def _check_source(splits: Splits, dataset: Dataset, path: str | Path) -> None:
-    """Whose they are, and that they speak of no image that they have no label for."""
+    """The name of the data set, and an image behind every index and file name."""
     if splits.dataset != dataset.name:
         belongs = f"{splits.dataset}, not to {dataset.name}"
         raise UserError(f"splits {path} belong to {belongs}; pass --dataset {splits.dataset}")
     for name in (*PARTS, OPTIONAL):
         part = getattr(splits, name)
         if len(part) and not 0 <= int(part.min()) <= int(part.max()) < len(splits.labels):
-            raise UserError(f"splits {path} are damaged: {name} has an index outside the data set; make them anew")
+            raise UserError(f"splits {path} are damaged: {name} has an index outside the data set; make them again")
     names = splits.file_names
     if names is not None and not len(set(names)) == len(names) == len(splits.labels):
-        raise UserError(f"splits {path} are damaged: the file names do not fit; copy the file anew from its run")
+        raise UserError(f"splits {path} are damaged: the file names do not fit; copy the file again from its run")
 
 
 def _check_fits(splits: Splits, dataset: Dataset, path: str | Path) -> None:
     if len(splits.labels) != len(dataset.labels):
         sizes = f"{len(splits.labels)} images, the data set has {len(dataset.labels)}"
         raise UserError(f"splits {path} were made for {sizes}; give the data they were made for")
-    # Labels are corrupted in what was trained on alone, so a difference elsewhere is another folder of the same size.
+    # Only labels of trained images are ever corrupted, so a difference elsewhere is another folder of the same size.
     elsewhere = torch.ones(len(dataset.labels), dtype=torch.bool)
     elsewhere[splits.train] = elsewhere[splits.forgotten] = False
     if not torch.equal(splits.labels[elsewhere], dataset.labels[elsewhere]):
@@ -236,20 +224,19 @@ def _check_fits(splits: Splits, dataset: Dataset, path: str | Path) -> None:
 
 
 def _check_parts(splits: Splits, dataset: Dataset, path: str | Path) -> None:
-    """What a digest does not show: anybody can make a new one."""
+    """The invariants of the parts, which a forged file violates under a digest that matches."""
     train = torch.cat([splits.forget, splits.retain]).sort().values
     everything = torch.cat([splits.train, splits.validation, splits.unseen, splits.test, splits.forgotten])
+    ascending = all(bool((getattr(splits, name).diff() > 0).all()) for name in (*PARTS, OPTIONAL))
     problems = {
-        "indices are not in ascending order": any(
-            bool((getattr(splits, name).diff() <= 0).any()) for name in (*PARTS, OPTIONAL)
-        ),
+        "indices are not in ascending order": not ascending,
         "train is not forget and retain together": not torch.equal(train, splits.train),
         "an image stands in two parts": len(everything.unique()) < len(everything),
         "a label is no class": not bool(((splits.labels >= 0) & (splits.labels < dataset.num_classes)).all()),
         "the test part is of no known kind": splits.final_test not in FINAL_TESTS,
     }
     if found := [problem for problem, there in problems.items() if there]:
-        raise UserError(f"splits {path} are damaged: {found[0]}; copy the file anew from its run")
+        raise UserError(f"splits {path} are damaged: {found[0]}; copy the file again from its run")
 
 
 def _whole_numbers(array: np.ndarray) -> Tensor:

@@ -1,15 +1,13 @@
-"""How a data set falls into train, validation, unseen, forget, retain and test."""
+"""Division of a data set into train, validation, unseen, forget, retain and test."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.confusion import corrupt_labels
 from data.datasets import Dataset
-from data.forget import ForgetRequest, describe, parse_forget, parse_fraction, select_forget
+from data.forget import ForgetRequest, corrupt_labels, describe, parse_forget, parse_fraction, select_forget
 from data.image_list import read_image_list
-from data.pairing import class_weights
-from data.partition import Partition, copy_groups, stratified_share
+from data.partition import Partition, class_weights, copy_groups, stratified_share
 from data.random_streams import random_state
 from data.split_record import Splits
 from helper_functions.errors import UserError
@@ -31,30 +29,29 @@ def make_splits(
 ) -> Splits:
     """Split a data set; the train, held-out and test parts depend on it, the fractions and the seed alone.
 
-    forget: a request in the grammar of `parse_forget`, or None for a plain training (nothing to forget, no unseen).
-    validation: the fraction of the training part that is held out, or `file:PATH`, a list of what to hold out (for
-    foreign weights: what they never saw). test: the share of images, by class, of a data set without an official test
-    part. confusion: `uniform` or `pairwise`, for `mislabelled`. foreign: the weights were trained elsewhere and saw
-    the whole training part, less a `file:PATH`. previous: the splits that lie beside weights; their partition and
-    labels are kept, and they are returned as they are unless another forget set is asked for. with_copies: images of
-    train that equal a forget image bit by bit are forgotten, too.
-    Bitwise copies of an image are kept together in train, held-out or test, unless a list or the official test part
-    says otherwise.
-    Raises UserError for a request that cannot be met, saying why.
+    forget: a request in the grammar of `parse_forget`, or None for plain training (nothing to forget, no unseen).
+    validation: the fraction of the training part that is held out, or `file:PATH`, a list of the images to hold out
+    (for foreign weights: the images they were not trained on). test: the share of images, by class, of a data set
+    without an official test part. confusion: `uniform` or `pairwise`, for `mislabelled`. foreign: the weights were
+    trained elsewhere, on the whole training part without the list. previous: the splits saved with the weights; their
+    partition and labels are kept, and they are returned unchanged unless another forget set is requested. with_copies:
+    training images with the same pixels as a forget image are forgotten as well.
+    Exact copies of an image are kept together in train, held-out or test, unless a list or the official test part
+    divides them. Raises UserError for a request that cannot be met.
     """
     request = None if forget is None else parse_forget(forget)
-    if with_copies and request is not None and request.kind == "mislabelled":
+    mislabelled = request is not None and request.kind == "mislabelled"
+    if with_copies and mislabelled:
         raise UserError(f"--with_copies: {forget} forgets wrong labels, and copies have right ones; leave it out")
     if previous is not None:
         return _from_previous(previous, dataset, request, forget, seed, with_copies)
-    if foreign and request is not None and request.kind == "mislabelled":
+    if foreign and mislabelled:
         raise UserError(f"{forget} corrupts labels before training; weights trained elsewhere need file: or class:")
     partition = _partition(dataset, str(validation), test, seed, foreign)
     forget_set = _select(request, dataset, partition, seed, with_copies)
     labels = dataset.labels
-    if request is not None and request.kind == "mislabelled":
-        rng = random_state(seed, "confusion")
-        labels = corrupt_labels(labels, forget_set, dataset.num_classes, confusion, rng)
+    if mislabelled:
+        labels = corrupt_labels(labels, forget_set, dataset.num_classes, confusion, random_state(seed, "confusion"))
     return _assemble(dataset, partition, forget_set, labels, forget or "", seed)
 
 
@@ -64,7 +61,7 @@ def _from_previous(
     if request is None:
         return previous
     same = bool(previous.forget_request) and parse_forget(previous.forget_request) == request
-    # A list may have been edited since, so that one path is no proof of one forget set.
+    # A list may have been edited since: the same path does not imply the same forget set.
     if same and request.kind != "file" and not with_copies:
         return previous
     if request.kind == "mislabelled":
@@ -74,7 +71,7 @@ def _from_previous(
     partition = Partition(
         previous.train.numpy(), held_out, previous.test.numpy(), previous.final_test, previous.forgotten.numpy(),
         previous.deleted,
-    )
+    )  # fmt: skip
     forget_set = _select(request, dataset, partition, seed, with_copies)
     if same and np.array_equal(forget_set, previous.forget.numpy()):
         return previous
@@ -87,7 +84,15 @@ def _partition(dataset: Dataset, validation: str, test: float, seed: int, foreig
     listed = read_image_list(validation[5:], dataset) if validation.startswith("file:") else None
     if listed is not None and len(listed) == len(own):
         raise UserError(f"{validation} lists the whole training part of {dataset.name}; leave some to train on")
-    share = _Sharer(dataset, seed)
+    groups = copy_groups(dataset.images)
+
+    def share(candidates: np.ndarray, fraction: float, purpose: str, asked: str = "half") -> np.ndarray:
+        rng = random_state(seed, purpose)
+        drawn = stratified_share(dataset.labels.numpy(), groups, candidates, fraction, rng)
+        if len(drawn) == 0:
+            raise UserError(f"{asked} of {len(candidates)} images is no image; give more")
+        return drawn
+
     if foreign and listed is None:
         if len(official) == 0:
             raise UserError(f"{dataset.name} has no test part: name images never seen by --validation file:PATH")
@@ -108,22 +113,6 @@ def _partition(dataset: Dataset, validation: str, test: float, seed: int, foreig
     return Partition(np.setdiff1d(own, listed), listed, official, final_test)
 
 
-class _Sharer:
-    """Draws stratified shares of one data set, one purpose one stream of random numbers."""
-
-    def __init__(self, dataset: Dataset, seed: int):
-        self.labels = dataset.labels.numpy()
-        self.groups = copy_groups(dataset.images)
-        self.seed = seed
-
-    def __call__(self, candidates: np.ndarray, fraction: float, purpose: str, asked: str = "") -> np.ndarray:
-        rng = random_state(self.seed, purpose)
-        drawn = stratified_share(self.labels, self.groups, candidates, fraction, rng)
-        if len(drawn) == 0:
-            raise UserError(f"{asked or 'half'} of {len(candidates)} images is no image; give more")
-        return drawn
-
-
 def _select(
     request: ForgetRequest | None, dataset: Dataset, partition: Partition, seed: int, with_copies: bool
 ) -> np.ndarray:
@@ -140,7 +129,7 @@ def _select(
 
 
 def _draw_unseen(dataset: Dataset, held_out: np.ndarray, forget: np.ndarray, seed: int) -> np.ndarray:
-    """Half, rounded down, of each forgotten class's held-out images: sorted int64 indices."""
+    """Half, rounded down, of the held-out images of each class in the forget set: sorted int64 indices."""
     labels = dataset.labels.numpy()
     drawn = [np.empty(0, dtype=np.int64)]
     for label in np.unique(labels[forget]):
@@ -166,16 +155,10 @@ def _assemble(
         "forget": forget,
         "retain": np.setdiff1d(partition.train, forget),
         "test": partition.test,
+        "forgotten": partition.forgotten,
     }
-    tensors = {name: torch.from_numpy(part.astype(np.int64)) for name, part in parts.items()}
     return Splits(
-        **tensors,
-        labels=labels,
-        forget_request=forget_request,
-        dataset=dataset.name,
-        seed=seed,
-        final_test=partition.final_test,
-        forgotten=torch.from_numpy(partition.forgotten.astype(np.int64)),
-        file_names=dataset.file_names,
-        deleted=partition.deleted,
-    )
+        **{name: torch.from_numpy(part.astype(np.int64)) for name, part in parts.items()},
+        labels=labels, forget_request=forget_request, dataset=dataset.name, seed=seed,
+        final_test=partition.final_test, file_names=dataset.file_names, deleted=partition.deleted,
+    )  # fmt: skip

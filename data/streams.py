@@ -1,4 +1,4 @@
-"""Endless and paired streams of batches, which go on from where they were."""
+"""Endless and paired streams of batches that resume at an exact position."""
 
 from collections.abc import Iterator, Sized
 from itertools import islice
@@ -6,41 +6,32 @@ from typing import Any
 
 import torch
 
-from data.augmentation import AugmentationPlan
 from data.loaders import Batch, Drawn, TensorLoader
 from helper_functions.errors import UserError
 
 
 class CyclingLoader:
-    """An endless stream over a sized iterable of `(inputs, labels)`: `take()` goes on from where it was.
+    """An endless stream over a sized iterable of `(inputs, labels)`.
 
-    Over a `TensorLoader` it is the concatenation of pass 0, 1, 2, …, cut into batches that are all full: the last of a
-    pass is completed from the next one. After any number of batches, no image has come up more than once more often
-    than another. Its place is exact in `state_dict()`. `epoch` of the loader plays no part.
-    Any other iterable gives its batches as they come and is begun again when it ends; its place is found again by
-    skipping batches, exact if its passes have a repeatable order.
-    Raises UserError where the iterable holds nothing.
+    Over a `TensorLoader` it is the concatenation of pass 0, 1, 2, …, cut into full batches: the last batch of a pass is
+    completed from the next pass. After any number of batches, no image has been shown more than once more often than
+    another. The loader's own `epoch` is neither read nor changed. Any other iterable gives its batches unchanged and is
+    restarted when it ends; resuming skips batches, and is exact if the order of its passes is repeatable.
+    Raises UserError for an empty iterable.
     """
 
     def __init__(self, loader: Any):
-        size = loader.num_images if isinstance(loader, TensorLoader) else len(loader)
-        if size == 0:
-            raise UserError("a stream over no images has no end to wait for; give a loader that is not empty")
+        if (loader.num_images if isinstance(loader, TensorLoader) else len(loader)) == 0:
+            raise UserError("a stream over no images never yields a batch; give a loader that is not empty")
         self.loader = loader
-        self._source = _TensorSource(loader) if isinstance(loader, TensorLoader) else _IterableSource(loader)
+        self._seek(0, 0)
 
     def take(self) -> Batch:
         """The next batch."""
-        return self._source.take()
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        return self.take()
+        return self._take_images() if isinstance(self.loader, TensorLoader) else self._take_batch()
 
     def images_of(self, state: dict[str, int], number: int) -> torch.Tensor:
-        """Which images are in the batch that comes `number` batches after a state of a stream over a TensorLoader."""
+        """The images of the batch that follows `number` batches after a state; of a stream over a TensorLoader."""
         loader, size = self.loader, self.loader.num_images
         first = state["position"] + number * loader.batch_size
         last = first + loader.batch_size
@@ -49,60 +40,43 @@ class CyclingLoader:
 
     def state_dict(self) -> dict[str, int]:
         """`epoch`, the pass, and `position` in it: images for a TensorLoader, batches for anything else."""
-        return {"epoch": self._source.epoch, "position": self._source.position}
+        return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self._source.seek(int(state["epoch"]), int(state["position"]))
+        self._seek(int(state["epoch"]), int(state["position"]))
 
-
-class _TensorSource:
-    def __init__(self, loader: TensorLoader):
-        self.loader = loader
-        self.seek(0, 0)
-
-    def seek(self, epoch: int, position: int) -> None:
+    def _seek(self, epoch: int, position: int) -> None:
         self.epoch, self.position = epoch, position
-        self.drawn: Drawn | None = None
+        self._drawn: Drawn | None = None  # the current pass of a TensorLoader
+        self._batches: Iterator[Batch] | None = None  # the current pass of another iterable
 
-    def take(self) -> Batch:
+    def _take_images(self) -> Batch:
         parts, missing = [], self.loader.batch_size
         while missing:
-            part = self._next_part(missing)
-            missing -= len(part[0])
-            parts.append(part)
-        indices = torch.cat([part[0] for part in parts])
-        if self.loader.augmentation is None:
-            return self.loader.assemble(indices, None)
-        return self.loader.assemble(indices, AugmentationPlan.concatenate([part[1] for part in parts]))
+            indices, plan = self._next_part(missing)
+            missing -= len(indices)
+            parts.append((indices, plan))
+        indices, plans = zip(*parts, strict=True)
+        return self.loader.assemble(torch.cat(indices), None if plans[0] is None else torch.cat(plans))
 
     def _next_part(self, most: int) -> Drawn:
         if self.position == self.loader.num_images:
-            self.seek(self.epoch + 1, 0)
-        if self.drawn is None:
-            self.drawn = self.loader.draw_pass(self.epoch)
-        indices, plan = self.drawn
+            self._seek(self.epoch + 1, 0)
+        if self._drawn is None:
+            self._drawn = self.loader.draw_pass(self.epoch)
+        indices, plan = self._drawn
         part = slice(self.position, min(self.position + most, len(indices)))
         self.position = part.stop
         return indices[part], None if plan is None else plan[part]
 
-
-class _IterableSource:
-    def __init__(self, loader: Any):
-        self.loader = loader
-        self.seek(0, 0)
-
-    def seek(self, epoch: int, position: int) -> None:
-        self.epoch, self.position = epoch, position
-        self.iterator: Iterator[Batch] | None = None
-
-    def take(self) -> Batch:
-        if self.iterator is None:
-            self.iterator = islice(iter(self.loader), self.position, None)
-        batch = next(self.iterator, None)
+    def _take_batch(self) -> Batch:
+        if self._batches is None:
+            self._batches = islice(iter(self.loader), self.position, None)
+        batch = next(self._batches, None)
         if batch is None:
-            self.seek(self.epoch + 1, 0)
-            self.iterator = iter(self.loader)
-            batch = next(self.iterator, None)
+            self._seek(self.epoch + 1, 0)
+            self._batches = iter(self.loader)
+            batch = next(self._batches, None)
             if batch is None:
                 raise UserError("a loader gave no batch on a later pass; give one that can be iterated again")
         self.position += 1
@@ -110,13 +84,12 @@ class _IterableSource:
 
 
 class PairedLoader:
-    """A sized iterable of `{'forget': (x, y), 'retain': (x, y)}`: one pass over the leading loader an epoch.
+    """A sized iterable of `{'forget': (x, y), 'retain': (x, y)}`: an epoch is one pass over the leading loader.
 
-    Each epoch visits every image of the leading loader, by default the forget set, once; the stream beside it goes on
-    from where the last epoch left it, so that all of its images come up equally often whatever the two lengths.
-    `names` are those of the two, the leading one first. `state_dict()` may be taken between any two batches; after
-    `load_state_dict()` the next `iter()` finishes the epoch that was under way. Passes are counted on from the leading
-    loader's own `epoch`, where it has one.
+    Each epoch visits every image of the leading loader, by default the forget set, once. The stream beside it continues
+    from epoch to epoch, so that its images are shown equally often whatever the two lengths. `names` are those of the
+    two, the leading one first. `state_dict()` may be taken between any two batches; after `load_state_dict()` the next
+    `iter()` finishes the interrupted epoch. Epochs are counted from the leading loader's own `epoch`, if it has one.
     """
 
     def __init__(self, leader: Sized, follower: CyclingLoader, names: tuple[str, str] = ("forget", "retain")):
@@ -132,23 +105,22 @@ class PairedLoader:
 
     def __iter__(self) -> Iterator[dict[str, Batch]]:
         if self.position and not self._resumes:
-            # The last epoch was left early; this is another one.
+            # The last epoch was left early; this is the next one.
             self.epoch, self.position = self.epoch + 1, 0
         self._resumes = False
-        for batch in self._leading_batches():
+        if isinstance(self.leader, TensorLoader):
+            self.leader.epoch = self.epoch + 1
+            batches = self.leader.batches(self.epoch, self.position)
+        else:
+            batches = islice(iter(self.leader), self.position, None)
+        for batch in batches:
             self.position += 1
             yield dict(zip(self.names, (batch, self.follower.take()), strict=True))
         self.epoch += 1
         self.position = 0
 
-    def _leading_batches(self) -> Iterator[Batch]:
-        if isinstance(self.leader, TensorLoader):
-            self.leader.epoch = self.epoch + 1
-            return self.leader.batches(self.epoch, self.position)
-        return islice(iter(self.leader), self.position, None)
-
     def images_of(self, state: dict[str, Any], number: int) -> dict[str, torch.Tensor]:
-        """Which images are in batch `number` of an epoch that begins in a state, by name; of loaders that can tell."""
+        """The images of batch `number` of an epoch that begins in a state, by name; TensorLoaders only."""
         leader, beside = self.names
         found = {}
         if isinstance(self.leader, TensorLoader):
@@ -158,7 +130,7 @@ class PairedLoader:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """`epoch`, `position` (batches given in it) and the state of the stream beside the leading loader, `beside`."""
+        """`epoch`, `position` (batches given in it) and `beside`, the state of the stream beside the leading loader."""
         whole = self.position == len(self) and self.position > 0
         epoch, position = (self.epoch + 1, 0) if whole else (self.epoch, self.position)
         return {"epoch": epoch, "position": position, "beside": self.follower.state_dict()}

@@ -1,4 +1,4 @@
-"""The same images without chance: what a loader holds, in a fixed order and not augmented, for evaluation."""
+"""Evaluation loaders: the images of another loader in a fixed order and without augmentation."""
 
 from collections.abc import Iterable
 
@@ -8,12 +8,12 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Subse
 
 from data.loaders import Batch, TensorLoader
 
-# Images of a batch that nothing is learned from, and the most pixels that it has on a CPU, whose caches hold no more.
+# Images of an evaluation batch, and its most pixels on a CPU, beyond which it outgrows the caches.
 EVALUATION_BATCH, MOST_PIXELS = 1000, 2**19
 
 
 def evaluation_batch(image_size: tuple[int, int], device: torch.device) -> int:
-    """How many images are evaluated at once, by their height and width."""
+    """The batch size of evaluation for images of this height and width."""
     if device.type != "cpu":
         return EVALUATION_BATCH
     return max(1, min(EVALUATION_BATCH, MOST_PIXELS // (image_size[0] * image_size[1])))
@@ -24,7 +24,7 @@ def _sample(size: int, limit: int, seed: int) -> np.ndarray:
 
 
 def fixed_sample(indices: torch.Tensor, limit: int | None, seed: int = 0) -> torch.Tensor:
-    """At most `limit` of the indices, int64 `[n]`, drawn from the seed and kept in their order; None: all of them."""
+    """At most `limit` of the indices, int64 [n], drawn from the seed and kept in their order; None: all of them."""
     if limit is None or len(indices) <= limit:
         return indices
     return indices[torch.from_numpy(_sample(len(indices), limit, seed))]
@@ -33,13 +33,13 @@ def fixed_sample(indices: torch.Tensor, limit: int | None, seed: int = 0) -> tor
 def evaluation_view(loader: Iterable, limit: int | None = None, seed: int = 0) -> Iterable[Batch]:
     """A loader over the images of another, or over a fixed sample of `limit` of them, for repeated evaluation.
 
-    A `TensorLoader` is seen through without augmentation, and a `DataLoader` over all of its data set without
-    shuffling, their samples drawn from the seed; a `DataLoader` is trusted not to augment. Of any other iterable one
-    pass is kept in memory, with a limit its first batches, so that each pass sees the same.
+    A `TensorLoader` is read without augmentation, a `DataLoader` over its whole data set without shuffling (what its
+    data set augments stays augmented); their samples are drawn from the seed. Of any other iterable one pass is kept in
+    memory, or with a limit its first batches, so that every evaluation reads the same images.
     """
     if isinstance(loader, TensorLoader):
         batch_size = evaluation_batch(loader.image_size, loader.device)
-        return loader.without_chance(fixed_sample(loader.indices, limit, seed), batch_size)
+        return loader.in_order(fixed_sample(loader.indices, limit, seed), batch_size)
     if isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler | SequentialSampler):
         dataset = loader.dataset
         if limit is not None and len(dataset) > limit:
@@ -49,7 +49,6 @@ def evaluation_view(loader: Iterable, limit: int | None = None, seed: int = 0) -
             generator=torch.Generator(),  # each pass draws a seed for its workers
         )  # fmt: skip
     if limit is None:
-        # One order for all passes, whatever the iterable does.
         return list(loader)
     batches, kept = [], 0
     for inputs, labels in loader:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.pairing import match_by_class
+from data.partition import match_by_class
 
 
 @dataclasses.dataclass(frozen=True)

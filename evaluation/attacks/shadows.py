@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from data.confusion import corrupt_labels
+from data.forget import corrupt_labels
 from data.image_sets import ImageSets
 from data.random_streams import random_state, torch_seed
 from data.split_record import Splits

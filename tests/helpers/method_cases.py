@@ -109,7 +109,7 @@ def run(method: str, folder: Path, **options) -> tuple[nn.Module, Unlearned]:
 
 def everything(loader: TensorLoader) -> tuple[Tensor, Tensor]:
     """All images of a loader, and their labels, in one batch."""
-    inputs, labels = zip(*loader.without_chance(loader.indices, loader.num_images), strict=True)
+    inputs, labels = zip(*loader.in_order(loader.indices, loader.num_images), strict=True)
     return torch.cat(inputs), torch.cat(labels)
 
 

@@ -17,6 +17,7 @@ FIGURES = {
     for part in ("retain", "forget", "forget_true", "unseen", "validation", "test")
     for figure in ("top1", "top5", "loss")
 } | {f"{attack}_auc{end}" for attack in ("mia", "discriminator") for end in ("", "_low", "_high")}
+FIGURES |= {"mia_accuracy", "mia_tpr", "mia_efficacy"}
 
 
 def report_of(folder: Path) -> dict:

@@ -1,4 +1,7 @@
-"""Every request that cannot be met ends with exit status 2 and one line, before any work, and changes no file."""
+"""Every request that cannot be met ends with exit status 2 and one line, before any work, and changes no file.
+
+What each parser refuses is tested without a script: test_config (flags and YAML), test_data_forget, test_data_splits.
+"""
 
 import os
 import pickle
@@ -71,6 +74,7 @@ class Payload:
 
 class TestCommandLine:
     def test_a_fresh_interpreter_says_one_line(self, tmp_path):
+        """As users start it: no import prints or fails."""
         done = run("train.py", "--num_epoch", 3, "--log_dir", tmp_path / "runs")
         assert_refused(done, "train.py", "--num_epoch 3")
         assert not (tmp_path / "runs").exists()
@@ -80,28 +84,22 @@ class TestCommandLine:
         ("flags", "says"),
         [
             (["--nonsense", 3], ["--nonsense 3"]),
-            (["--name_pre", "abbreviated"], ["--name_pre abbreviated"]),
             (["--name_pre=abbreviated"], ["--name_pre=abbreviated"]),
-            (["stray"], ["stray"]),
-            (["--width"], ["--width"]),
-            (["--width", "wide"], ["--width", "wide"]),
-            (["--width", 1.5], ["--width", 1.5]),
-            (["--width", -4], ["--width", -4]),
             (["--width", 0], ["--width", "v>0"]),
-            (["--seed", -1], ["--seed", -1]),
             (["--seed", 2**64], ["--seed", 2**64]),
-            (["--skip_unreadable", "maybe"], ["--skip_unreadable", "maybe"]),
             (["--dataset", "mnist"], ["--dataset", "mnist", "imagefolder"]),
             (["--mean", 0.5, "nan"], ["--mean", "nan"]),
             (["--std", -0.5], ["--std", -0.5]),
-            (["--config_file"], ["--config_file"]),
         ],
     )
     def test_flags(self, refuse, script, flags, says):
         refuse(script, *flags, says=says, here=True)
 
-    @pytest.mark.parametrize("flag", ["learning_rate", "retain_budget", "rho", "dual_learning_rate", "weight_decay"])
-    @pytest.mark.parametrize("number", ["-1", "nan", "inf", "1e999", "much"])
+    @pytest.mark.parametrize("flag", [
+        "learning_rate", "retain_budget", "rho", "dual_learning_rate", "weight_decay", "discriminator_learning_rate",
+        "discriminator_steps", "group_size",
+    ])  # fmt: skip
+    @pytest.mark.parametrize("number", ["-1", "nan", "1e999"])
     def test_numbers(self, refuse, flag, number):
         refuse(UNLEARN, f"--{flag}", number, says=[f"--{flag}", number], here=True)
 
@@ -111,15 +109,8 @@ class TestCommandLine:
         mlp = ("--discriminator", "mlp")
         refuse(UNLEARN, "--method", "untrain_contrastive", *mlp, says=["--discriminator mlp", "logistic"], here=True)
 
-    @pytest.mark.parametrize("flag", ["noise", "discriminator_learning_rate", "discriminator_steps", "group_size"])
-    @pytest.mark.parametrize("number", ["-1", "0", "nan", "inf", "1e999", "much"])
-    def test_numbers_of_the_discriminator(self, refuse, flag, number):
-        refuse(CONTRASTIVE, f"--{flag}", number, says=[f"--{flag}", number], here=True)
-        if flag != "noise":
-            refuse(UNLEARN, f"--{flag}", number, says=[f"--{flag}", number], here=True)
-
     @pytest.mark.parametrize("script", ["train.py", UNLEARN, CONTRASTIVE])
-    def test_values_that_no_script_has(self, refuse, script):
+    def test_values_known_when_the_script_runs(self, refuse, script):
         refuse(script, "--model", "resnet9", says=["resnet9", "did you mean resnet8"])
         refuse(script, *SMALL, "--name_prefix", "../outside", says=["--name_prefix ../outside"])
         refuse(script, "--device", "nonsense", says=["--device nonsense"])
@@ -143,28 +134,11 @@ class TestConfigFile:
         ("text", "says"),
         [
             ("nonsense: 3", ["nonsense"]),
-            ("config_file: other.yaml", ["config_file"]),
             ("seed: 1\nseed: 2", ["seed", "twice"]),
-            ("- seed\n- 1", ["mapping"]),
-            ("", ["mapping"]),
-            ("1: 2", ["mapping"]),
             ("just words", ["mapping"]),
             ("seed: [", ["no valid YAML"]),
-            ("seed: 1\n---\nseed: 2", ["no valid YAML"]),
-            ("? [a]\n: 1", ["no valid YAML"]),
             ("seed: !!python/object/apply:os.mkdir [{folder}/payload]", ["os.mkdir"]),
             ("learning_rate: .nan", ["--learning_rate", "nan"]),
-            ("learning_rate: .inf", ["--learning_rate", "inf"]),
-            ("learning_rate: -0.1", ["--learning_rate", -0.1]),
-            ("learning_rate: fast", ["--learning_rate", "fast"]),
-            ("num_epochs: 2.5", ["--num_epochs", 2.5]),
-            ("num_epochs: true", ["--num_epochs", True]),
-            ("num_epochs: null", ["num_epochs", "null"]),
-            ("log_dir: null", ["log_dir", "null"]),
-            ("use_sam: 3", ["--use_sam", 3]),
-            ("model: [resnet8]", ["--model", "resnet8"]),
-            ("mean: 0.5", ["--mean", 0.5]),
-            ("schedule: never", ["--schedule", "never"]),
             ("device: nonsense", ["--device nonsense"]),
         ],
     )
@@ -178,9 +152,9 @@ class TestConfigFile:
     @pytest.mark.parametrize("script", SCRIPTS)
     def test_files_that_cannot_be_read(self, refuse, place, script):
         (place / "config.yaml").write_bytes(b"\xff\xfe\x00")
-        refuse(script, "--config_file", place / "config.yaml", says=["config.yaml", "not a text file"])
-        refuse(script, "--config_file", place / "absent.yaml", says=["absent.yaml", "No such file"])
-        refuse(script, "--config_file", place, says=[place, "Is a directory"])
+        refuse(script, "--config_file", place / "config.yaml", says=["config.yaml", "not a text file"], here=True)
+        refuse(script, "--config_file", place / "absent.yaml", says=["absent.yaml", "No such file"], here=True)
+        refuse(script, "--config_file", place, says=[place, "Is a directory"], here=True)
 
 
 class TestWeights:
@@ -210,7 +184,7 @@ class TestWeights:
 
     def test_damaged(self, refuse_weights, original):
         whole = (original.folder / "model.pt").read_bytes()
-        for part in (b"", whole[:100], whole[: len(whole) // 2], whole[:-100], b"not weights", os.urandom(1000)):
+        for part in (b"", whole[: len(whole) // 2], b"not weights"):
             refuse_weights(part, "no readable checkpoint")
 
     def test_of_another_model(self, refuse_weights):
@@ -260,44 +234,25 @@ class TestData:
     @pytest.mark.parametrize(
         ("request_", "says"),
         [
-            ("random:0", ["no image"]),
-            ("random:0.0001", ["empty"]),
-            ("random:1.0", ["between 0 and 1"]),
-            ("random:-0.1", ["between 0 and 1"]),
-            ("random:nan", ["nan"]),
             ("random:99999", ["leave some to be retained"]),
-            ("class:0,1,2,3,4,5,6,7,8,9", ["whole training set"]),
             ("class:banana", ["banana"]),
-            ("class:10", ["'10'"]),
-            ("superclass:fish", ["no superclasses"]),
-            ("mislabelled:1", ["between 0 and 1"]),
             ("everything", ["everything"]),
-            ("", ["''"]),
             ("file:/nowhere/list.txt", ["/nowhere/list.txt", "No such file"]),
         ],
     )
     def test_forget_sets(self, refuse, request_, says):
         refuse(UNLEARN, *SMALL, "--forget", request_, says=says, here=True)
 
-    @pytest.mark.parametrize(
-        ("text", "says"),
-        [
-            ("", ["lists no image"]),
-            ("3\nbanana\n", ["line 2", "banana"]),
-            ("1797\n", ["1797", "0 to 1796"]),
-            ("\n".join(map(str, range(1797))), ["held out"]),
-            ("-1\n", ["-1"]),
-        ],
-    )
-    def test_lists(self, refuse, place, text, says):
-        (place / "list.txt").write_text(text)
-        refuse("train.py", *SMALL, "--forget", f"file:{place}/list.txt", says=["list.txt", *says], here=True)
+    def test_lists(self, refuse, place):
+        (place / "list.txt").write_text("3\nbanana\n")
+        request = f"file:{place}/list.txt"
+        refuse("train.py", *SMALL, "--forget", request, says=["list.txt", "line 2", "banana"], here=True)
 
     def test_a_list_of_all_that_was_trained_on(self, refuse, place, original):
         (place / "list.txt").write_text("\n".join(map(str, np.load(original.folder / "splits.npz")["train"])))
         refuse(UNLEARN, *SMALL, "--forget", f"file:{place}/list.txt", says=["list.txt", "whole training set"])
 
-    @pytest.mark.parametrize("share", ["0", "1", "-0.1", "nan", "some", "file:/nowhere"])
+    @pytest.mark.parametrize("share", ["1", "file:/nowhere"])
     def test_held_out_shares(self, refuse, share):
         refuse("train.py", *SMALL, "--validation", share, says=[share.removeprefix("file:")], here=True)
 
@@ -325,13 +280,8 @@ class TestData:
     def test_splits(self, refuse, place, original):
         splits = ("--splits", place / "splits.npz")
         refuse("train.py", *SMALL, "--splits", place / "absent.npz", says=["absent.npz", "No such file"])
-        whole = (original.folder / "splits.npz").read_bytes()
-        for part in (b"", whole[: len(whole) // 2], b"no archive"):
-            (place / "splits.npz").write_bytes(part)
-            refuse("train.py", *SMALL, *splits, says=["splits.npz", "damaged"])
-        arrays = dict(np.load(original.folder / "splits.npz"))
-        np.savez(place / "splits.npz", **{**arrays, "train": arrays["train"][:-1]})
-        refuse("train.py", *SMALL, *splits, says=["splits.npz", "SHA-256"])
+        (place / "splits.npz").write_bytes((original.folder / "splits.npz").read_bytes()[:500])
+        refuse("train.py", *SMALL, *splits, says=["splits.npz", "damaged"])
 
 
 class TestResume:
@@ -355,7 +305,7 @@ class TestResume:
     def test_a_damaged_checkpoint(self, refuse, place):
         checkpoint = only(place / "runs") / "checkpoint.pt"
         whole = checkpoint.read_bytes()
-        for part in (whole[:5000], pickle.dumps(Payload(place / "payload")), b""):
+        for part in (whole[:5000], pickle.dumps(Payload(place / "payload"))):
             checkpoint.write_bytes(part)
             refuse("train.py", "--resume", checkpoint.parent, says=[checkpoint, "truncated", "start a new run"])
         assert not (place / "payload").exists()
@@ -394,7 +344,7 @@ class TestFileSizeLimit:
         assert not [found for found in now.keys() - earlier.keys() if name in found]
 
     def test_of_tensorboard(self, tmp_path):
-        """Its thread meets the limit; the script hears of it."""
+        """Its writer thread meets the limit; the script ends with its error."""
         done = fork(UNLEARN, *self.FLAGS, "--log_dir", tmp_path, before=let_events_alone_meet_the_limit)
         assert_refused(done, UNLEARN, "File too large")
         assert (only(tmp_path) / "report.json").exists()

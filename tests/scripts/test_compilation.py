@@ -1,4 +1,4 @@
-"""--compile: the same passes through torch.compile, and the model as it is where that cannot be had."""
+"""--compile: the same passes through torch.compile, and the model uncompiled where compilation fails."""
 
 import copy
 import json
@@ -93,36 +93,25 @@ def compile_into(folder: Path) -> None:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> dict[bool, dict]:
-    """`train.py` with SAM, and unlearning from its weights, with and without --compile: figures and weights."""
+def test_a_script_learns_and_forgets_the_same_with_it(tmp_path):
+    """One run with and one without --compile: it trains the original, unlearns with SAM, and fine-tunes."""
     found = {}
     for flags in ((), ("--compile",)):
-        places = [tmp_path_factory.mktemp(name) for name in ("trained", "unlearned")]
-        caches = [tmp_path_factory.mktemp(f"compiled_{place.name}") for place in places]
-        before = [partial(compile_into, cache) for cache in caches]
-        same = (*SMALL, "--precision", "fp32", "--figures", "False", "--num_epochs", 1, *flags)
-        own = ("--use_sam", "--batch_size", 64, "--forget", "random:40", "--log_dir", places[0])
-        done = fork("train.py", *same, *own, before=before[0])
-        assert done.status == 0, done.err
-        weights = only(places[0]) / "model.pt"
-        own = ("--finetune_num_epochs", 1, "--weight_path", weights, "--log_dir", places[1])
-        done = fork(UNLEARN, *same, *own, before=before[1])
+        folder, cache = tmp_path / f"runs{len(flags)}", tmp_path / f"cache{len(flags)}"
+        done = fork(
+            UNLEARN, *SMALL, "--precision", "fp32", "--figures", "False", "--judge", "validation", "--forget",
+            "random:40", "--train_num_epochs", 1, "--num_epochs", 1, "--finetune_num_epochs", 1, "--use_sam", *flags,
+            "--log_dir", folder, before=partial(compile_into, cache),
+        )  # fmt: skip
         assert done.status in (0, 3), done.err
-        # Of the passes with gradient and of the original's without.
-        assert [len(list(cache.rglob("*.py"))) > 1 for cache in caches] == [bool(flags)] * 2
-        folders = [only(place) for place in places]
-        found[bool(flags)] = {
-            "weights": [torch.load(result_weights(folder), weights_only=True) for folder in folders],
-            "models": [json.loads((folder / "report.json").read_text())["models"] for folder in folders],
-        }
-    return found
-
-
-def test_scripts_learn_and_forget_the_same_with_it(trained):
-    for with_it, without in zip(trained[True]["weights"], trained[False]["weights"], strict=True):
+        # Passes with and without gradient are compiled.
+        assert (len(list(cache.rglob("*.py"))) > 1) == bool(flags)
+        weights = [only(folder) / "original.pt", result_weights(only(folder))]
+        models = json.loads((only(folder) / "report.json").read_text())["models"]
+        found[bool(flags)] = [torch.load(path, weights_only=True) for path in weights], models["original"]
+    for with_it, without in zip(found[True][0], found[False][0], strict=True):
         torch.testing.assert_close(dict(with_it), dict(without), rtol=5e-2, atol=5e-3)
-    assert trained[True]["models"][1]["original"] == pytest.approx(trained[False]["models"][1]["original"], abs=2)
+    assert found[True][1] == pytest.approx(found[False][1], abs=2)
 
 
 def test_a_mode_alone_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Forget images that stand elsewhere, too: found by pixels, named, and forgotten with the rest where asked for."""
+"""Exact copies of forget images: found by their pixels, named, and forgotten as well with --with_copies."""
 
 import dataclasses
 import json
@@ -73,12 +73,12 @@ def test_copies_of_nothing():
     assert find_copies(dataset, splits) == {}
 
 
-def test_copies_of_wrong_labels_teach_right_ones():
+def test_copies_of_wrong_labels_have_right_ones():
     dataset = few_pictures(0, 2)
     lines = [tell_copies(find_copies(dataset, splits), splits)[0] for splits in (
         some_splits(dataset, 0), some_splits(dataset, 0, "mislabelled:0.1"),
     )]  # fmt: skip
-    assert "keep on teaching" in lines[0] and "--with_copies" in lines[0]
+    assert "stay in training" in lines[0] and "--with_copies" in lines[0]
     assert "right labels" in lines[1] and "--with_copies" not in lines[1]
 
 
@@ -155,7 +155,7 @@ class TestAFolderOfPhotographs:
         image, copy = trained_on
         done = self.ask(photos, tmp_path, [image])
         assert done.status == 0, done.err
-        assert f"copies   1 in retain ({image} = {copy}): they keep on teaching" in done.out
+        assert f"copies   1 in retain ({image} = {copy}): they stay in training" in done.out
         report = json.loads((only(tmp_path / "runs") / "report.json").read_text())
         assert report["copies"] == {"retain": {"count": 1, "examples": [[image, copy]]}}
 

@@ -1,4 +1,4 @@
-"""docs/deletion.md followed to the letter, as processes: somebody's pictures and weights, and two requests."""
+"""docs/deletion.md followed to the letter, as processes: foreign pictures and weights, and two requests."""
 
 import json
 import os

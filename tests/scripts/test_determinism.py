@@ -1,4 +1,4 @@
-"""The same command gives the same bits again, whatever is around the process; other thread counts nearly the same."""
+"""A command repeats its bits in any surroundings; with another number of threads it differs in the last digits."""
 
 import json
 import math
@@ -79,7 +79,7 @@ def twice(original, tmp_path):
 
 class TestSameBits:
     def test_training(self, twice):
-        assert_same(*twice("train.py", "--num_epochs", 2, "--cutout", 2, "--augmentation", "crop", there=True))
+        assert_same(*twice("train.py", "--num_epochs", 2, "--cutout", 2, "--augmentation", "crop"))
 
     def test_sam(self, twice):
         assert_same(*twice("train.py", "--num_epochs", 1, "--use_sam", "--forget", "mislabelled:0.1", "--retain_only"))
@@ -94,7 +94,7 @@ class TestSameBits:
 
     @pytest.mark.parametrize("mode", ["train", "untrain", "untrain_contrastive"])
     def test_contrastive(self, twice, mode):
-        assert_same(*twice(CONTRASTIVE, "--mode", mode, "--num_epochs", 1, there=mode == "untrain"))
+        assert_same(*twice(CONTRASTIVE, "--mode", mode, "--num_epochs", 1))
 
     def test_judging(self, original, tmp_path):
         weights = original.folder / "model.pt"
@@ -178,16 +178,8 @@ def test_pictures_are_in_the_same_order_however_the_folder_lists_them(tmp_path, 
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (2, 2), (len(name), 0, 0)).save(tmp_path / name)
     first = read_image_folder(tmp_path, 2, False)
-    scandir, iterdir = os.scandir, Path.iterdir
-
-    class Reversed(list):
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_: object):
-            return None
-
-    monkeypatch.setattr(os, "scandir", lambda folder: Reversed(sorted(scandir(folder), key=lambda e: e.name)[::-1]))
+    walk, iterdir = os.walk, Path.iterdir
+    monkeypatch.setattr(os, "walk", lambda *a, **k: reversed([(top, [], n[::-1]) for top, _, n in walk(*a, **k)]))
     monkeypatch.setattr(Path, "iterdir", lambda folder: iter(sorted(iterdir(folder))[::-1]))
     second = read_image_folder(tmp_path, 2, False)
     assert (first[0] == second[0]).all() and (first[1] == second[1]).all() and first[2:] == second[2:]

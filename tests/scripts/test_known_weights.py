@@ -1,11 +1,11 @@
-"""Weights of a run bring their data and their model along, where no flag names others."""
+"""Weights of an earlier run imply its data and model, unless flags name others."""
 
 import types
 
 import numpy as np
 import pytest
 import yaml
-from helpers.processes import run
+from helpers.processes import fork
 
 import test as test_script
 import train_constrained_unlearning
@@ -92,6 +92,6 @@ def test_splits_that_name_no_data_set_are_none(content, tmp_path):
 
 
 def test_a_run_is_judged_by_the_name_of_its_weights_alone(quickstart):
-    done = run("test.py", "--weight_path", quickstart.folder / "model.pt")
+    done = fork("test.py", "--weight_path", quickstart.folder / "model.pt")
     assert done.status == 0 and done.err == ""
     assert "data     digits: " in done.out

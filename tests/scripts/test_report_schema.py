@@ -1,4 +1,4 @@
-"""Reports of real runs obey docs/report.schema.json, and it refuses what is no report."""
+"""Reports of real runs satisfy docs/report.schema.json and test.py --verify; the schema refuses anything else."""
 
 import copy
 import json
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.processes import SMALL, assert_refused, fork, only
 from helpers.report_cases import COPIES, SEQUENCE, Page, example
-from helpers.run_folders import report_of, switch_off_the_safeguard
+from helpers.run_folders import assert_same_weights, figures_of, report_of, switch_off_the_safeguard, weights_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
@@ -31,6 +31,7 @@ def unlearn(original, tmp_path_factory):
     """Run the main script from the original's weights; gives its report, which is checked, and its folder."""
 
     def check(*flags: object, status: tuple[int, ...] = (0, 3), script: str = UNLEARN, **options) -> tuple[dict, Path]:
+        verify, says = options.pop("verify", False), options.pop("says", ())
         log_dir = tmp_path_factory.mktemp("reported")
         done = fork(script, *QUICK, "--log_dir", log_dir, *flags, **options)
         assert done.status in status, done
@@ -39,7 +40,10 @@ def unlearn(original, tmp_path_factory):
         assert complaints(report) == []
         assert report["report_sha256"] == report_digest(report)
         assert Page((folder / "report.html").read_text()).open == []
-        assert f"report   {folder}/report.html\n" in done.out
+        assert all(text in done.out for text in (f"report   {folder}/report.html\n", *says))
+        if verify:
+            verified = fork("test.py", "--verify", folder)
+            assert verified.status == 0 and "verdict" in verified.out, verified
         return report, folder
 
     return check
@@ -66,23 +70,37 @@ class TestRuns:
         assert report["request"]["id"] == "#12" and report["request"]["requester"] == "<i>Muster</i>"
         assert report["trace"]["intervals"]["step"] == [] and "retrained_models" not in report
         assert report["files"][-1]["path"] == str(weights)
-        report, _ = unlearn(*flags, "--retrained_weight_path", weights, weights)
+        report, _ = unlearn(*flags, "--retrained_weight_path", weights, weights, verify=True)
         assert report["retrained_models"] == 2 and "noise_floor" in report
 
     def test_judged_on_validation_images(self, unlearn, original):
-        report, folder = unlearn("--judge", "validation", "--weight_path", original.folder / "model.pt")
-        assert "test_top1" not in report["models"]["unlearned"]
+        weights = ("--weight_path", original.folder / "model.pt", "--judged_retain_images", 50)
+        report, folder = unlearn("--judge", "validation", *weights, verify=True)
+        assert "test_top1" not in report["models"]["unlearned"] and report["judged_retain_images"] == 50
         assert "No attack was tried" in Page((folder / "report.html").read_text()).text
 
     def test_a_run_that_forgets_nothing(self, unlearn):
-        report, _ = unlearn("--untrain", "False")
+        report, folder = unlearn("--untrain", "False", status=(0,), verify=True)
         assert report["run"]["method"] is None and "verdict" not in report
+        assert set(report["models"]) == set(report["cost"]) == {"original"}
+        assert_same_weights(weights_of(folder), weights_of(folder, "original.pt"))
 
-    def test_infeasible(self, unlearn, original):
-        flags = ("--weight_path", original.folder / "model.pt", "--learning_rate", 3)
-        report, folder = unlearn(*flags, status=(3,), before=switch_off_the_safeguard)
-        assert report["forget"]["chosen_epoch"] is None
-        assert "✗ Infeasible" in (folder / "report.html").read_text()
+    def test_foreign_weights_and_a_budget_that_is_broken(self, unlearn, original, tmp_path):
+        """Lists name the images that the weights saw and never saw; the best epoch's weights are kept."""
+        (tmp_path / "foreign.pt").write_bytes((original.folder / "model.pt").read_bytes())
+        (tmp_path / "forget.txt").write_text("\n".join(map(str, range(0, 100, 5))))
+        (tmp_path / "held_out.txt").write_text("\n".join(map(str, range(1000, 1500))))
+        report, folder = unlearn(
+            "--weight_path", tmp_path / "foreign.pt", "--forget", f"file:{tmp_path}/forget.txt",
+            "--validation", f"file:{tmp_path}/held_out.txt", "--num_epochs", 2, "--learning_rate", 3,
+            status=(3,), before=switch_off_the_safeguard, says=("infeasible: retain", "no epoch kept the budget"),
+        )  # fmt: skip
+        assert report["final_test"] == "half of the never-seen" and report["forget"]["images"] == 20
+        assert report["forget"]["chosen_epoch"] is None and "✗ Infeasible" in (folder / "report.html").read_text()
+        falls = [line["constraint/fall"] for line in figures_of(folder) if "constraint/fall" in line]
+        assert report["verdict"]["feasible"] is False
+        assert report["verdict"]["slack"] == pytest.approx(1 - min(falls), abs=1e-3)
+        assert weights_of(folder).keys() == weights_of(original.folder).keys()
 
     def test_the_adversarial_method_of_the_other_script(self, unlearn, original):
         flags = ("--mode", "untrain_contrastive", "--weight_path", original.folder / "model.pt", "--group_size", 4)

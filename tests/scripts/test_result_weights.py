@@ -1,4 +1,4 @@
-"""Weights that a run ends with: their names say whether the budget was kept, and who reads them finds them."""
+"""The weights of a finished run: their names state whether the budget was kept, and every reader finds them."""
 
 import json
 import types

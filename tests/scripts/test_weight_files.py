@@ -1,4 +1,4 @@
-"""Weights from elsewhere go out in the form that they came in, whatever that was."""
+"""Foreign weights are written back in the form in which they were read."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -218,7 +218,7 @@ class TestProcess:
         assert result.keys() == plain.keys() and all(torch.equal(result[name], plain[name]) for name in plain)
         with safe_open(folder / "unlearned.safetensors", framework="pt") as file:
             assert file.metadata() == METADATA
-        # What came out is what comes in again.
+        # The result can be read as weights again.
         flags = ("--weight_path", folder / "unlearned.safetensors", "--judge", "validation", "--num_epochs", 1)
         again = fork("train_constrained_unlearning.py", *SMALL, *flags, "--log_dir", tmp_path / "again")
         assert again.status in (0, 3), again.err

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from data.augmentation import Augmentation, AugmentationPlan
-from data.pixels import channels_last_storage, normalise
+from data.augmentation import Augmentation
+from data.pixels import Normaliser, channels_last_storage, normalise
 from helper_functions.errors import UserError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -13,23 +13,28 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 def random_images(count: int, channels: int, height: int, width: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(count * height + width)
-    return torch.randint(0, 256, (count, height, width, channels), dtype=torch.uint8, generator=generator).permute(
-        0, 3, 1, 2
-    )
+    pixels = torch.randint(0, 256, (count, height, width, channels), dtype=torch.uint8, generator=generator)
+    return pixels.permute(0, 3, 1, 2)
+
+
+def augment(augmentation, images, mean=MEAN, std=STD, seed=0):
+    """All of these images under the plan of a seed."""
+    plan = augmentation.draw(len(images), tuple(images.shape[2:]), torch.Generator().manual_seed(seed))
+    normaliser = Normaliser(mean, std, tuple(images.shape[2:]))
+    return augmentation.apply(channels_last_storage(images), torch.arange(len(images)), plan, normaliser)
 
 
 def reference(images, mean, std, augmentation, plan):
     """Pad, slice, flip, normalise, and blank a square: one image after the other."""
     p, height, width = augmentation.padding, *images.shape[2:]
     outputs = []
-    for i, image in enumerate(images.float()):
+    for image, (top, left, flip, row, column) in zip(images.float(), plan.tolist(), strict=True):
         padded = F.pad(image[None], (p, p, p, p), mode="reflect")[0]
-        top, left = int(plan.top[i]), int(plan.left[i])
         crop = padded[:, top : top + height, left : left + width]
-        if plan.flip[i]:
+        if flip:
             crop = crop.flip(-1)
         crop = normalise(crop[None].to(torch.uint8), mean, std)[0].clone()
-        row, column, half = int(plan.cutout_row[i]), int(plan.cutout_column[i]), augmentation.cutout // 2
+        half = augmentation.cutout // 2
         bottom, right = row - half + augmentation.cutout, column - half + augmentation.cutout
         crop[:, max(row - half, 0) : max(bottom, 0), max(column - half, 0) : max(right, 0)] = 0
         outputs.append(crop)
@@ -45,44 +50,41 @@ def test_batch_equals_reference(padding, flip, cutout, height, width, channels):
     augmentation = Augmentation(padding, flip, cutout)
     mean, std = MEAN[:channels], STD[:channels]
     plan = augmentation.draw(40, (height, width), torch.Generator().manual_seed(1))
-    augmented = augmentation(images, mean, std, torch.Generator().manual_seed(1))
+    augmented = augment(augmentation, images, mean, std, seed=1)
     assert torch.equal(augmented, reference(images, mean, std, augmentation, plan))
     assert augmented.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_draws_cover_their_ranges_evenly():
-    plan = Augmentation(padding=4, flip=True, cutout=3).draw(9000, 32, torch.Generator().manual_seed(0))
-    for draws, size in ((plan.top, 9), (plan.left, 9), (plan.cutout_row, 32), (plan.cutout_column, 32)):
+    plan = Augmentation(padding=4, flip=True, cutout=3).draw(9000, (32, 32), torch.Generator().manual_seed(0))
+    top, left, flip, row, column = plan.unbind(1)
+    for draws, size in ((top, 9), (left, 9), (row, 32), (column, 32)):
         counts = torch.bincount(draws, minlength=size).double()
         assert len(counts) == size
         # Chi-square with 8 and 31 degrees of freedom exceeds 26 and 61 once in a thousand seeds.
         assert ((counts - 9000 / size) ** 2 / (9000 / size)).sum() < (26 if size == 9 else 61)
-    assert abs(plan.flip.double().mean() - 0.5) < 0.02
-    assert not torch.equal(plan.top, plan.left)
+    assert set(flip.tolist()) == {0, 1} and abs(flip.double().mean() - 0.5) < 0.02
+    assert not torch.equal(top, left)
 
 
 def test_draws_are_a_function_of_the_generator():
-    first, second, other = (Augmentation(cutout=4).draw(64, 32, torch.Generator().manual_seed(s)) for s in (3, 3, 4))
-    assert all(torch.equal(a, b) for a, b in zip(first.tensors(), second.tensors(), strict=True))
-    assert not torch.equal(first.top, other.top)
+    plans = [Augmentation(cutout=4).draw(64, (32, 32), torch.Generator().manual_seed(s)) for s in (3, 3, 4)]
+    assert torch.equal(plans[0], plans[1]) and not torch.equal(plans[0][:, 0], plans[2][:, 0])
 
 
-def test_plans_slice_and_concatenate():
-    plan = Augmentation().draw(10, 32, torch.Generator().manual_seed(0))
-    whole = AugmentationPlan.concatenate([plan[:3], plan[3:3], plan[3:]])
-    assert len(plan[2:5]) == 3
-    assert all(torch.equal(a, b) for a, b in zip(plan.tensors(), whole.tensors(), strict=True))
+def test_golden_draws():
+    plan = Augmentation(padding=4, cutout=4).draw(3, (32, 32), torch.Generator().manual_seed(7))
+    assert plan.tolist() == [[0, 2, 1, 25, 8], [4, 4, 1, 14, 25], [7, 6, 0, 23, 14]]
 
 
 def test_no_flip_and_no_padding_is_the_identity():
     images = random_images(5, 3, 8, 8)
-    plain = Augmentation(padding=0, flip=False)(images, MEAN, STD, torch.Generator())
-    assert torch.equal(plain, normalise(images, MEAN, STD))
+    assert torch.equal(augment(Augmentation(padding=0, flip=False), images), normalise(images, MEAN, STD))
 
 
 def test_cutout_shows_the_mean():
     images = random_images(50, 3, 8, 8)
-    blanked = Augmentation(0, False, cutout=4)(images, MEAN, STD, torch.Generator().manual_seed(0))
+    blanked = augment(Augmentation(0, False, cutout=4), images)
     changed = (blanked != normalise(images, MEAN, STD)).any(1)
     assert (blanked.permute(0, 2, 3, 1)[changed] == 0).all()
     # A 4 x 4 square cut off at the border leaves at least 2 x 2 pixels.
@@ -91,8 +93,7 @@ def test_cutout_shows_the_mean():
 
 def test_contiguous_images_give_the_same():
     images = random_images(5, 3, 8, 8)
-    outputs = [Augmentation()(x, MEAN, STD, torch.Generator().manual_seed(0)) for x in (images, images.contiguous())]
-    assert torch.equal(*outputs)
+    assert torch.equal(augment(Augmentation(), images), augment(Augmentation(), images.contiguous()))
 
 
 @pytest.mark.parametrize("options", [{"padding": -1}, {"cutout": -2}])

@@ -1,4 +1,4 @@
-"""The data sets that come ready-made: what is in them, and what is said when they cannot be had."""
+"""The built-in data sets: their content, and the errors where they cannot be loaded."""
 
 import hashlib
 import os
@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from data.cifar100_superclasses import CIFAR100_SUPERCLASSES
 from data.datasets import DATASETS, load_dataset
 from helper_functions.errors import UserError
 
@@ -59,19 +58,6 @@ def test_digits_are_scikit_learns():
 
 
 @needs_cifar100
-def test_cifar100_is_torchvisions(cifar100):
-    from torchvision.datasets import CIFAR100 as Torchvision
-
-    assert cifar100.images.shape == (60000, 3, 32, 32) and cifar100.num_train == 50000
-    assert cifar100.images.is_contiguous(memory_format=torch.channels_last)
-    for train, part in ((True, slice(0, 50000)), (False, slice(50000, 60000))):
-        reference = Torchvision(CIFAR100, train)
-        assert np.array_equal(cifar100.images[part].permute(0, 2, 3, 1).numpy(), reference.data)
-        assert cifar100.labels[part].tolist() == reference.targets
-    assert list(cifar100.classes) == reference.classes
-
-
-@needs_cifar100
 def test_cifar100_statistics_are_those_of_its_training_part(cifar100):
     # Every tenth image: enough to tell the constants from those of another data set.
     scaled = cifar100.images[:50000:10].permute(1, 0, 2, 3).reshape(3, -1).float() / 255
@@ -80,26 +66,23 @@ def test_cifar100_statistics_are_those_of_its_training_part(cifar100):
 
 
 @needs_cifar100
-def test_cifar100_superclasses_are_the_files(cifar100):
-    from torchvision.datasets import CIFAR100 as Torchvision
-    from torchvision.datasets.utils import check_integrity
-
-    folder = CIFAR100 / Torchvision.base_folder
+def test_cifar100_is_in_the_files(cifar100):
+    """Images, labels, classes and superclasses, as the pickles hold them."""
     content = {}
-    for name, md5 in (*Torchvision.train_list, (Torchvision.meta["filename"], Torchvision.meta["md5"])):
-        assert check_integrity(folder / name, md5)
-        with open(folder / name, "rb") as file:
+    for name in ("meta", "train", "test"):
+        with open(CIFAR100 / "cifar-100-python" / name, "rb") as file:
             content[name] = pickle.load(file, encoding="latin1")
-    names, fine, coarse = content["meta"], content["train"]["fine_labels"], content["train"]["coarse_labels"]
+    assert cifar100.images.shape == (60000, 3, 32, 32) and cifar100.num_train == 50000
+    assert cifar100.images.is_contiguous(memory_format=torch.channels_last)
+    for name, part in (("train", slice(0, 50000)), ("test", slice(50000, 60000))):
+        assert np.array_equal(cifar100.images[part].flatten(1).numpy(), content[name]["data"])
+        assert cifar100.labels[part].tolist() == content[name]["fine_labels"]
+    names = content["meta"]
+    assert list(cifar100.classes) == names["fine_label_names"]
     expected = {name: set() for name in names["coarse_label_names"]}
-    for label, superclass in set(zip(fine, coarse, strict=True)):
+    for label, superclass in zip(content["train"]["fine_labels"], content["train"]["coarse_labels"], strict=True):
         expected[names["coarse_label_names"][superclass]].add(names["fine_label_names"][label])
     assert {name: set(members) for name, members in cifar100.superclasses.items()} == expected
-
-
-def test_superclasses_are_twenty_times_five():
-    members = [name for classes in CIFAR100_SUPERCLASSES.values() for name in classes]
-    assert len(CIFAR100_SUPERCLASSES) == 20 and len(set(members)) == len(members) == 100
 
 
 class FakeArchive:
@@ -234,7 +217,11 @@ def test_what_does_not_exist_is_refused():
     assert list(DATASETS) == ["cifar10", "cifar100", "svhn", "digits", "imagefolder"]
 
 
-def test_importing_the_package_imports_no_reader():
-    script = "import data, sys; print([m for m in ('sklearn', 'torchvision', 'PIL', 'scipy') if m in sys.modules])"
+def test_importing_data_and_models_imports_no_reader():
+    """A fresh interpreter: this one has imported everything."""
+    script = (
+        "import data, models, sys; models.get_model('resnet8', 2)\n"
+        "print([m for m in ('sklearn', 'torchvision', 'PIL', 'scipy') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

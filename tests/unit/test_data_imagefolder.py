@@ -1,4 +1,4 @@
-"""The user's own pictures."""
+"""Folders of a user's own pictures."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""TensorLoader: what comes out, in which order, and that a pass is a function of its seed and number."""
+"""TensorLoader: its batches, their order, and that a pass is a function of seed and number."""
 
 import math
 
@@ -92,10 +92,10 @@ def test_augmentation_does_not_shift_the_order():
     assert order(loader(shuffle=True)) == order(loader(shuffle=True, augmentation=Augmentation(padding=1)))
 
 
-def test_a_loader_without_chance_shows_chosen_images_as_they_are():
+def test_a_loader_in_order_shows_chosen_images_as_they_are():
     source = loader(shuffle=True, augmentation=Augmentation(padding=2, cutout=3))
     chosen = torch.tensor([9, 4, 70])
-    ((inputs, labels),) = source.without_chance(chosen, 10)
+    ((inputs, labels),) = source.in_order(chosen, 10)
     assert torch.equal(inputs, normalise(IMAGES[chosen], MEAN, STD)) and torch.equal(labels, LABELS[chosen])
 
 
@@ -123,7 +123,7 @@ def test_streamed_images_make_the_same_batches(device, augmentation):
     for _ in range(15):  # beyond the end of a pass
         for one, other in zip(*(stream.take() for stream in streams), strict=True):
             assert torch.equal(one, other)
-    assert streamed.without_chance(torch.arange(4), 2).streamed
+    assert streamed.in_order(torch.arange(4), 2).streamed
 
 
 @pytest.mark.parametrize("options, words", [

@@ -1,4 +1,4 @@
-"""Splits on disk: what comes back, and that nothing damaged or foreign does."""
+"""Splits on disk: they load as they were saved; damaged files and those of other data are refused."""
 
 import dataclasses
 
@@ -17,10 +17,6 @@ def saved(tmp_path):
     splits = make_splits(toy(), "mislabelled:0.2", seed=4)
     splits.save(tmp_path / "splits.npz")
     return splits, tmp_path / "splits.npz"
-
-
-
-
 
 
 def test_round_trip(saved):
@@ -64,8 +60,7 @@ def test_every_kind_of_damage_is_one_line(saved, tmp_path):
 
 
 @pytest.mark.parametrize("change", [
-    {"train": np.arange(3)}, {"train": np.zeros((2, 2))}, {"labels": np.array("text")}, {"seed": np.array("x")},
-    {"sha256": np.array("0" * 64)}, {"forget": np.array([None, 1], dtype=object)}, {"retain": None},
+    {"train": np.arange(3)}, {"seed": np.array("x")}, {"sha256": np.array("0" * 64)}, {"retain": None},
 ])  # fmt: skip
 def test_altered_content_is_refused(saved, tmp_path, change):
     arrays = {name: value for name, value in (stored(saved[1]) | change).items() if value is not None}

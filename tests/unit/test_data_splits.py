@@ -1,4 +1,4 @@
-"""Properties that every split has, whatever was asked for."""
+"""Invariants of every split, and the refusal of impossible options."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.datasets import Dataset, load_dataset
-from data.partition import copy_groups, stratified_share
+from data.partition import copy_groups
 from data.split_record import FINAL_TESTS, PARTS
 from data.splits import make_splits
 from helper_functions.errors import UserError
@@ -79,29 +79,6 @@ def test_invariants(forget_file, forget, test, copies, seed, classes, validation
     side[sorted(held_out(splits))], side[splits.test] = 1, 2
     for group in np.unique(groups[own]):
         assert len(np.unique(side[own & (groups == group)])) == 1
-
-
-@settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 50), fraction=st.floats(0.05, 0.5))
-def test_shares_without_copies_are_stratified_to_rounding(seed, fraction):
-    labels = np.random.RandomState(seed).randint(0, 5, 300)
-    candidates = np.arange(20, 290)
-    drawn = stratified_share(labels, np.arange(300), candidates, fraction, np.random.RandomState(seed))
-    assert set(drawn) <= set(candidates) and len(drawn) == round(fraction * len(candidates))
-    exact = np.bincount(labels[candidates]) * fraction
-    assert (abs(np.bincount(labels[drawn], minlength=5) - exact) < 1).all()
-
-
-def test_a_share_leaves_every_class_an_image():
-    labels = np.array([0, 1, 1, 1])
-    for seed in range(10):
-        drawn = stratified_share(labels, np.arange(4), np.arange(4), 0.9, np.random.RandomState(seed))
-        assert 0 not in drawn and len(drawn) == 2
-
-
-def test_copies_are_recognised_bit_by_bit():
-    dataset = toy(train=12, test=0, copies=4)
-    assert copy_groups(dataset.images).tolist() == [0, 0, 2, 2, 4, 5, 6, 7, 8, 9, 2, 0]
 
 
 def test_seeds_and_fractions_change_the_partition():
@@ -203,7 +180,7 @@ def test_an_edited_list_is_read_again(forget_file):
 
 
 @pytest.mark.parametrize("options, words", [
-    ({"validation": "0"}, "--validation: 0 is not strictly between"), ({"validation": "x"}, "'x' is no number"),
+    ({"validation": "0"}, "--validation: 0 is not strictly between"), ({"validation": "x"}, "'x' is not a number"),
     ({"validation": "nan"}, "strictly between"), ({"validation": "0.0001"}, "0.0001 of 200 images is no image"),
     ({"validation": "file:/nowhere"}, "No such file"), ({"confusion": "odd"}, "unknown confusion 'odd'"),
 ])  # fmt: skip

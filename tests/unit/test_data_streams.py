@@ -1,8 +1,7 @@
-"""Endless and paired streams: evenness, full batches, and going on exactly where they were."""
+"""Endless and paired streams: evenness, full batches, and exact resuming."""
 
 import json
 from collections import Counter
-from itertools import islice
 
 import pytest
 import torch
@@ -46,7 +45,8 @@ def same(first, second) -> bool:
 def test_a_stream_has_full_batches_and_is_even(size, batch_size, count):
     stream = CyclingLoader(tensor_loader(size, batch_size))
     counts = Counter(dict.fromkeys(range(size), 0))
-    for _, labels in islice(stream, count):
+    for _ in range(count):
+        labels = stream.take()[1]
         assert len(labels) == batch_size
         counts.update(labels.tolist())
         assert max(counts.values()) - min(counts.values()) <= 1
@@ -55,7 +55,8 @@ def test_a_stream_has_full_batches_and_is_even(size, batch_size, count):
 def test_a_stream_is_the_concatenation_of_passes():
     loader = tensor_loader(10, 4)
     passes = torch.cat([labels for epoch in range(4) for _, labels in loader.batches(epoch)])
-    streamed = torch.cat([labels for _, labels in islice(CyclingLoader(loader), 10)])
+    stream = CyclingLoader(loader)
+    streamed = torch.cat([stream.take()[1] for _ in range(10)])
     assert torch.equal(passes, streamed)
     assert loader.epoch == 0
 

@@ -1,4 +1,4 @@
-"""Loaders over the parts of a data set: whose labels, in which order, from one copy of the images."""
+"""Loaders over the parts of a data set: labels, order, and one copy of the images."""
 
 import pytest
 import torch

@@ -1,13 +1,10 @@
 """Classifiers, loading of their weights, and their reinitialisation."""
 
 import contextlib
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
-from helpers.processes import REPOSITORY
 from torch import nn
 
 from helper_functions.errors import UserError
@@ -76,11 +73,6 @@ class TestSmallResNets:
 
     def test_both_stem_words_build_the_same(self):
         assert str(get_model("resnet8", 10, stem="cifar")) == str(get_model("resnet8", 10, stem="imagenet"))
-
-    def test_importing_models_leaves_torchvision_alone(self):
-        code = "import sys, models; models.get_model('resnet8', 2); print('torchvision' in sys.modules)"
-        done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == "False"
 
 
 class TestTorchvision:

@@ -1,4 +1,4 @@
-"""Evaluation views: what a training loader holds, without its chance."""
+"""Evaluation views: the images of a training loader in a fixed order, without augmentation."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Command line and YAML: what they accept, what they refuse in one line, and files that appear whole or not at all."""
+"""Command line and YAML: accepted and refused values, and files that appear whole or not at all."""
 
 import dataclasses
 import datetime
@@ -156,7 +156,7 @@ class TestCommandLine:
             ["--percentage", 101], ["--percentage", "nan"], ["--seed", -1],
             ["--use_sam", "maybe"], ["--use_sam", 2], ["--solver", "newton"], ["--solver", "lagr"],
             ["--max_grad_norm", "nan"], ["--max_grad_norm", "inf"], ["--mean", 0.5, "nan"], ["--mean", 2],
-            ["--unknown", 1], ["stray"], ["--config_file"],
+            ["--unknown", 1], ["positional"], ["--config_file"],
         ],
     )  # fmt: skip
     def test_what_makes_no_sense_is_one_line_and_status_2(self, argv, refused):
