@@ -21,6 +21,8 @@ from helper_functions.training.devices import describe_environment
 from helper_functions.training.distribution import from_main, on_main
 
 STAMP = "%Y%m%d-%H%M%S"
+# Of checkpoints; changes with the names of their parts.
+CHECKPOINT_FORMAT = 2
 
 
 class RunRecord:
@@ -132,7 +134,7 @@ class RunRecord:
         if self._writer is not None:
             self._writer.flush()
         lengths = {path.name: path.stat().st_size for path in self._figures()}
-        save_tensors({**content, "lengths": lengths}, self.path("checkpoint.pt"))
+        save_tensors({**content, "format": CHECKPOINT_FORMAT, "lengths": lengths}, self.path("checkpoint.pt"))
         self._is_at(content["step"])
 
     def _is_at(self, step: int | None) -> None:
@@ -155,7 +157,7 @@ class RunRecord:
             remedy = "start a new run without --resume"
             content = load_tensors(self.path("checkpoint.pt"), remedy)
             lengths = content.get("lengths")
-            if "step" not in content or not _are_lengths(lengths):
+            if content.get("format") != CHECKPOINT_FORMAT or "step" not in content or not _are_lengths(lengths):
                 raise UserError(f"{self.path('checkpoint.pt')}: no checkpoint of this version; {remedy}")
         for path in self._figures():
             if path.name in lengths:

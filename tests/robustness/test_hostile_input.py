@@ -25,7 +25,7 @@ from data.imagefolder import read_image_folder
 from helper_functions.config import run_script
 from helper_functions.errors import UserError
 from helper_functions.files import LARGEST_CONFIG, load_config
-from helper_functions.record import RunRecord
+from helper_functions.record import CHECKPOINT_FORMAT, RunRecord
 from helper_functions.safe_files.printable import printable
 from helper_functions.training.distribution import complain, say
 from unlearning.experiment import Experiment
@@ -473,6 +473,6 @@ class TestRowsOfALeaderboard:
 )
 def test_a_checkpoint_that_would_cut_the_record_anywhere(tmp_path, lengths):
     (tmp_path / "metrics.jsonl").write_text("earlier")
-    torch.save({"lengths": lengths, "step": 1}, tmp_path / "checkpoint.pt")
+    torch.save({"format": CHECKPOINT_FORMAT, "lengths": lengths, "step": 1}, tmp_path / "checkpoint.pt")
     assert "no checkpoint of this version" in complaint(RunRecord(tmp_path).load_checkpoint)
     assert (tmp_path / "metrics.jsonl").read_text() == "earlier"
