@@ -17,12 +17,11 @@ from jsonargparse.typing import PositiveInt as PositiveInt
 from jsonargparse.typing import restricted_number_type
 
 from helper_functions.errors import UserError
-from helper_functions.exit_status import status_of
+from helper_functions.exit_status import run_script as run_script  # the scripts' entry
 from helper_functions.files import load_config
 from helper_functions.safe_files.plain_yaml import YAML_ERRORS, refuse_aliases
-from helper_functions.safe_files.printable import check_flags, escape_unknown
+from helper_functions.safe_files.printable import check_flags
 from helper_functions.training.compilation import CompileMode
-from helper_functions.training.distribution import process_group
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -231,22 +230,3 @@ def _builtin(value: object) -> object:
 def _is_list(annotation: object) -> bool:
     options = getattr(annotation, "__args__", ()) if get_origin(annotation) is not list else (annotation,)
     return any(get_origin(option) is list for option in options)
-
-
-def run_script(
-    get_parser: Callable[[], ScriptParser], main: Callable[[object], dict], *, goes_on: bool = False
-) -> int:
-    """Parse the command line, run `main`, and give the exit status.
-
-    0: done. 1: a failure while running, such as NaN, or a rank that lost another. 2: a request that cannot be carried
-    out. 3: a result outside the stated budget (`main` gives `{"verdict": {"feasible": False}}`), or a report that does
-    not hold (`{"holds": False}`). 130 and 143: stopped by SIGINT or SIGTERM. 141: the reader of the output has closed
-    it. One line says why for 1, 2, 130 and 143.
-
-    Args:
-        goes_on: whether the same command continues an interrupted run.
-    """
-    parser = get_parser()
-    escape_unknown(sys.stdout)
-    with process_group():
-        return status_of(parser.prog, lambda: main(parser.parse()), parser.args_class, goes_on)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -38,14 +37,6 @@ class RunUnderWay:
     args_class: type | None = None
     step: int | None = None
 
-    def begin(self, folder: Path, args_class: type) -> None:
-        """Make the run in this folder, which has no checkpoint yet, the current one."""
-        self.folder, self.args_class, self.step = folder, args_class, None
-
-    def resume_command(self, script: str) -> str:
-        """The command line that resumes it."""
-        return f"python {script} --resume {shlex.quote(str(self.folder))}"
-
 
 run_under_way = RunUnderWay()
 
@@ -77,10 +68,8 @@ _pending = _Pending()
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
     """Inside, SIGINT and SIGTERM raise `Stopped`, or are deferred; a signal that is ignored (nohup) stays ignored."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-        before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    numbers = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    before = {each: signal.getsignal(each) for each in numbers if signal.getsignal(each) is not signal.SIG_IGN}
     try:
         for number in before:
             signal.signal(number, _pending.receive)
@@ -102,7 +91,7 @@ def held_back() -> Iterator[None]:
     finally:
         _pending.deferrals -= 1
     if not _pending.deferrals:
-        _pending.signal = _highest(_pending.signal or 0) or None
+        _pending.signal = _highest()
         if _pending.signal is not None:
             _pending.raise_pending()
 
@@ -124,27 +113,28 @@ class Stops:
         """
         if world_size() == 1:
             return _pending.signal
-        found = 0
+        found = None
         if self._sent is not None:
             value, work = self._sent
             work.wait()
-            found, self._sent = int(value), None
-        if not found and last:
-            found = _highest(_pending.signal or 0)
-        elif not found:
+            found, self._sent = int(value) or None, None
+        if found is None and last:
+            found = _highest()
+        elif found is None:
             value = torch.tensor(_pending.signal or 0)
             self._sent = value, dist.all_reduce(value, dist.ReduceOp.MAX, async_op=True)
         _pending.signal = found or _pending.signal
-        return found or None
+        return found
 
     def stop(self, step: int | None) -> None:
         """Raise the signal as `Stopped`, with the step at which everything was saved, if it was."""
         _pending.raise_pending(step)
 
 
-def _highest(number: int) -> int:
+def _highest() -> int | None:
+    """The signal that any rank has received."""
     if world_size() == 1:
-        return number
-    value = torch.tensor(number)
+        return _pending.signal
+    value = torch.tensor(_pending.signal or 0)
     dist.all_reduce(value, dist.ReduceOp.MAX)
-    return int(value)
+    return int(value) or None

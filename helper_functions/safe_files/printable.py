@@ -4,10 +4,7 @@ Attack that `print` lets pass: control characters in a file name or a weight's n
 changes of direction show a line in another order than it has.
 """
 
-import contextlib
-import io
 import unicodedata
-from typing import TextIO
 
 from helper_functions.errors import UserError
 
@@ -46,10 +43,3 @@ def check_flags(values: dict[str, object]) -> None:
             if found:
                 what = f"{printable(text[:80])!r} holds the character {printable(found[0])}"
                 raise UserError(f"--{name}: {what}; give text without control characters, in UTF-8")
-
-
-def escape_unknown(stream: TextIO) -> None:
-    """Have a stream write characters that its encoding lacks as escapes: a terminal may have ASCII alone."""
-    if isinstance(stream, io.TextIOWrapper):
-        with contextlib.suppress(OSError):  # the file beneath was exchanged for a pipe
-            stream.reconfigure(errors="backslashreplace")

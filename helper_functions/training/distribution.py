@@ -4,8 +4,6 @@ import contextlib
 import functools
 import importlib
 import os
-import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TypeVar
@@ -13,11 +11,10 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
 from helper_functions.errors import UserError
-from helper_functions.safe_files.printable import one_line, printable
+from helper_functions.safe_files.printable import printable
 
 T = TypeVar("T")
 
@@ -26,10 +23,6 @@ VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # Longest wait for another rank. The death of a process is detected at once; this is for machines that vanish, and is
 # longer than rank 0 takes to write a checkpoint or to download a data set.
 TIMEOUT = timedelta(minutes=20)
-# Seconds in which rank 0 reports an error that all ranks have, and in which torchrun detects the rank that died first.
-PATIENCE = 3.0
-# Keys in the store that all ranks share: rank 0's error, and how many ranks have read it.
-ERROR, READERS = "error of rank 0", "ranks that have read it"
 
 
 def world_size() -> int:
@@ -140,42 +133,3 @@ def _meet() -> None:
 def wait_for_main() -> None:
     """Wait until rank 0 arrives here: torchrun kills all ranks as soon as one exits with an error."""
     from_main(lambda: None)
-
-
-def complain(line: str) -> None:
-    """Print one line to standard error, on rank 0; on another rank, if rank 0 reports nothing within `PATIENCE`."""
-    line = one_line(line)
-    if world_size() == 1:
-        print(line, file=sys.stderr)
-        return
-    store = _get_default_store()
-    if is_main():
-        print(line, file=sys.stderr, flush=True)
-        store.set(ERROR, line)
-        # The store may close with this process.
-        _wait(lambda: store.add(READERS, 0) == world_size() - 1)
-    elif _wait(lambda: store.check([ERROR])):
-        store.add(READERS, 1)
-    else:
-        print(f"rank {rank()}: {line}", file=sys.stderr, flush=True)
-
-
-def _wait(condition: Callable[[], bool]) -> bool:
-    """Whether a condition came true within `PATIENCE`."""
-    until = time.monotonic() + PATIENCE
-    with contextlib.suppress(dist.DistError):  # the store is closed
-        while time.monotonic() < until:
-            if condition():
-                return True
-            time.sleep(0.05)
-    return False
-
-
-def lost_rank(error: RuntimeError) -> str | None:
-    """The reason in an error about a lost rank, None for any other error."""
-    message = str(error)
-    # Gloo has no exception class, but its messages begin with the name of a source file.
-    if not (isinstance(error, dist.DistError) or "/gloo/" in message):
-        return None
-    reason = message.partition("] ")[2] if "/gloo/" in message else message
-    return reason.splitlines()[0].partition(". ")[0]
