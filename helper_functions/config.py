@@ -113,7 +113,7 @@ class ScriptParser(ArgumentParser):
             if getattr(action, "_typehint", None) is bool:
                 action.nargs, action.const = "?", True
         self._fields = {field.name: field.type for field in dataclasses.fields(args_class)}
-        self._lists = {f"--{name}" for name, annotation in self._fields.items() if _is_list(annotation)}
+        self._lists = {f"--{name}" for name, kind in self._fields.items() if list in map(get_origin, _options(kind))}
         self._group_flags()
 
     def _group_flags(self) -> None:
@@ -186,7 +186,7 @@ class ScriptParser(ArgumentParser):
             if name not in self._fields:
                 hint = self._suggestion([name]) or f"; {self.prog} --help lists the keys"
                 raise UserError(f"{path}: unknown key {name!r}{hint}")
-            options = (self._fields[name], *getattr(self._fields[name], "__args__", ()))
+            options = _options(self._fields[name])
             # jsonargparse takes null for "not given", whatever the type.
             if value is None and type(None) not in options:
                 raise UserError(f"{path}: {name} is null; leave it out to get its default")
@@ -203,30 +203,27 @@ class ScriptParser(ArgumentParser):
             raise UserError(f"{path}: {error}") from None
 
     def _join_lists(self, argv: list[str]) -> list[str]:
-        joined, i = [], 0
-        while i < len(argv):
-            joined.append(argv[i])
-            if argv[i] in self._lists:
-                end = i + 1
-                while end < len(argv) and not argv[end].startswith("--"):
-                    end += 1
-                values = argv[i + 1 : end]
-                if values and not (len(values) == 1 and values[0].startswith("[")):
-                    joined.append(json.dumps(values))
-                    i = end - 1
-            i += 1
-        return joined
+        """Each list's values as one: `--mean .5 .5` becomes `--mean '[".5", ".5"]'`."""
+        groups: list[list[str]] = [[]]
+        for word in argv:
+            if word.startswith("--"):
+                groups.append([])
+            groups[-1].append(word)
+        for group in groups:
+            values = group[1:]
+            if values and group[0] in self._lists and (len(values) > 1 or not values[0].startswith("[")):
+                group[1:] = [json.dumps(values)]
+        return [word for group in groups for word in group]
 
 
 def _builtin(value: object) -> object:
     """Turn jsonargparse's restricted numbers into plain ones, which YAML and checkpoints can hold."""
     if isinstance(value, list):
         return [_builtin(item) for item in value]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value
-    return int(value) if isinstance(value, int) else float(value)
+    plain = next((kind for kind in (bool, int, float) if isinstance(value, kind)), None)
+    return value if plain is None else plain(value)
 
 
-def _is_list(annotation: object) -> bool:
-    options = getattr(annotation, "__args__", ()) if get_origin(annotation) is not list else (annotation,)
-    return any(get_origin(option) is list for option in options)
+def _options(annotation: object) -> tuple[object, ...]:
+    """An annotation, and the types that it is a union of."""
+    return annotation, *getattr(annotation, "__args__", ())

@@ -56,7 +56,7 @@ def _status(parser: "ScriptParser", main: Callable[[object], dict], goes_on: boo
             sys.stdout.flush()
             wait_for_main()
     except UserError as error:
-        return _complain(parser, error)
+        return complain(parser.prog, error)
     except BrokenPipeError:
         _drop_output()
         return 128 + signal.SIGPIPE
@@ -66,7 +66,7 @@ def _status(parser: "ScriptParser", main: Callable[[object], dict], goes_on: boo
         line = f"{where}{error.strerror or error}; existing files have not changed"
         if run_under_way.step is not None and (command := _resume_command(parser)):
             line += f"; once this is fixed, go on from step {run_under_way.step} with: {command}"
-        return _complain(parser, line)
+        return complain(parser.prog, line)
     except KeyboardInterrupt as error:
         stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
         _drop_output()
@@ -76,10 +76,10 @@ def _status(parser: "ScriptParser", main: Callable[[object], dict], goes_on: boo
     except NotFinite as error:
         command = _resume_command(parser) if error.may_rewind and run_under_way.step is not None else None
         retry = f", or go on from there at half of it: {command} --on_nan rewind" if command else ""
-        return _complain(parser, f"{error}{retry}", status=1)
+        return complain(parser.prog, f"{error}{retry}", status=1)
     except RuntimeError as error:
         if refusal := lacks_determinism(error):
-            return _complain(parser, refusal)
+            return complain(parser.prog, refusal)
         reason = _lost_rank(error)
         if reason is None:
             raise
@@ -93,9 +93,9 @@ def _status(parser: "ScriptParser", main: Callable[[object], dict], goes_on: boo
     return 0 if good or not is_main() else 3
 
 
-def _complain(parser: "ScriptParser", message: object, status: int = 2) -> int:
+def complain(script: str, message: object, status: int = 2) -> int:
     """Print one line to standard error, on rank 0; on another rank, if rank 0 reports nothing within `PATIENCE`."""
-    line = one_line(f"{parser.prog}: error: {message}")
+    line = one_line(f"{script}: error: {message}")
     if is_main():
         print(line, file=sys.stderr, flush=True)
     if world_size() == 1:

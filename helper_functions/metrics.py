@@ -70,7 +70,4 @@ def calculate_binary_accuracy(output: Tensor, target: Tensor) -> Tensor:
 
 def _grad_norm(model: nn.Module) -> Tensor:
     """Global L2 norm of all gradients, a 0-d tensor on their device (0 where there are none); one fused reduction."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    if not gradients:
-        return torch.zeros(())
-    return torch.nn.utils.get_total_norm(gradients)
+    return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])

@@ -25,9 +25,6 @@ def run_quietly(script: ModuleType, flags: Sequence[object], name: str) -> tuple
 
     Returns:
         The run folder, the one of `--resume` or the one that it made, and its report.
-
-    Raises:
-        UserError: a request that cannot be met.
     """
     args = script.get_parser().parse([*map(str, flags), "--name_prefix", name])
     with contextlib.redirect_stdout(io.StringIO()):
@@ -53,10 +50,8 @@ def read_scalars(folder: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]
         raise UserError(f"{folder}: no TensorBoard events are there; name a run folder")
     # The default is a sample of 10,000 of each name.
     events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
-    return {name: _arrays(events.Scalars(name)) for name in events.Tags()["scalars"]}
-
-
-def _arrays(events: list) -> tuple[np.ndarray, np.ndarray]:
-    steps = np.array([event.step for event in events], dtype=np.int64)
-    order = steps.argsort(kind="stable")
-    return steps[order], np.array([event.value for event in events], dtype=np.float64)[order]
+    found = {}
+    for name in events.Tags()["scalars"]:
+        rows = sorted(events.Scalars(name), key=lambda event: event.step)
+        found[name] = np.array([row.step for row in rows], np.int64), np.array([row.value for row in rows], np.float64)
+    return found

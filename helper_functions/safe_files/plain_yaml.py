@@ -12,9 +12,7 @@ import yaml
 from helper_functions.errors import UserError
 
 # What PyYAML raises while it reads a text and builds its values.
-YAML_ERRORS = (
-    yaml.YAMLError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError,
-)  # fmt: skip
+YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 _INTEGER = "tag:yaml.org,2002:int"
 
 
