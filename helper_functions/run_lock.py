@@ -1,5 +1,6 @@
 """One process at a time in a folder."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -14,19 +15,11 @@ NAME = "run.lock"
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
-class RunLock:
+class RunLock(contextlib.AbstractContextManager):
     """The lock of a folder, on the file `run.lock` in it, which names its holder.
 
     The lock ends with the process, however that ends; the same process may take it again. A file system without locks
-    refuses nobody.
-
-    Args:
-        folder: that exists.
-        what: the request, for the error.
-
-    Raises:
-        UserError: another process holds the lock.
-        OSError: the file cannot be written.
+    refuses nobody. Raises UserError, which begins with the request `what`, where another process holds the lock.
     """
 
     def __init__(self, folder: Path, what: str) -> None:
@@ -49,9 +42,6 @@ class RunLock:
         if self._lock.is_locked:
             self.path.unlink(missing_ok=True)
         self._lock.release(force=True)
-
-    def __enter__(self) -> "RunLock":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.release()

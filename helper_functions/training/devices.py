@@ -39,21 +39,18 @@ def choose_device(name: str = "auto", deterministic: bool = False) -> torch.devi
     except RuntimeError:
         raise UserError(f"--device {name}: no such device; use auto, cpu, cuda, cuda:N or mps") from None
     if world_size() > 1 and name != "cpu":
-        return _device_of_rank(name)
+        if name != "cuda":
+            remedy = "use auto, cuda or cpu, and each has its own"
+            raise UserError(f"--device {name}: several ranks cannot share it; {remedy}")
+        if local_rank() >= (count := torch.cuda.device_count()):
+            remedy = "start as many ranks, by --nproc_per_node"
+            raise UserError(f"--device {name}: this machine has {count} of them; {remedy}")
+        torch.cuda.set_device(local_rank())
+        return torch.device("cuda", local_rank())
     present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= present.get(device.type, 0):
         raise UserError(f"--device {name}: this machine has no such device; use --device auto or --device cpu")
     return device
-
-
-def _device_of_rank(name: str) -> torch.device:
-    if name != "cuda":
-        raise UserError(f"--device {name}: several ranks cannot share it; use auto, cuda or cpu, and each has its own")
-    if local_rank() >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise UserError(f"--device {name}: this machine has {count} of them; start as many ranks, by --nproc_per_node")
-    torch.cuda.set_device(local_rank())
-    return torch.device("cuda", local_rank())
 
 
 @dataclass(frozen=True)

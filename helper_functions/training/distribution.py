@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TypeVar
@@ -11,7 +12,6 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
 
 from helper_functions.errors import UserError
 from helper_functions.safe_files.printable import printable
@@ -57,14 +57,10 @@ def process_group() -> Iterator[None]:
     # If this module is first imported inside a process group, it keeps the group alive; the group's threads then may
     # abort the process at the end of the interpreter.
     importlib.import_module("torch._dynamo")
-    store, number, size = next(rendezvous("env://", timeout=TIMEOUT))
     # Without a backend's name, torch takes one for each kind of device that it finds.
-    dist.init_process_group(store=store, rank=number, world_size=size, timeout=TIMEOUT)
+    dist.init_process_group(timeout=TIMEOUT)
     try:
-        with contextlib.ExitStack() as stack:
-            if number:
-                nowhere = stack.enter_context(open(os.devnull, "w"))
-                stack.enter_context(contextlib.redirect_stdout(nowhere))
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if is_main() else nowhere):
             yield
     finally:
         dist.destroy_process_group()
