@@ -88,13 +88,9 @@ class ScriptParser(ArgumentParser):
     """Flags from a dataclass's fields and their docstrings; used by every script.
 
     `--use_sam` and `--use_sam True` both work, a list takes `--mean .5 .5 .5`, `--config_file` is applied before the
-    command line in any position, abbreviations are refused, and an error is one line.
-
-    Args:
-        args_class: the dataclass; `--help` groups its flags by the base class that defines them.
-        prog: name in messages.
-        description: of `--help`.
-        presets: gives, from the parsed arguments, defaults that replace those of the dataclass, such as a method's own.
+    command line in any position, abbreviations are refused, and an error is one line. `--help` groups the flags by the
+    base class that defines them. `presets` gives, from the parsed arguments, defaults that replace those of the
+    dataclass, such as a method's own.
     """
 
     def __init__(
@@ -150,11 +146,7 @@ class ScriptParser(ArgumentParser):
         return next((f"; did you mean {found[0]}?" for found in close if found), "")
 
     def parse(self, argv: Sequence[str] | None = None) -> object:
-        """An instance of the dataclass from a command line (the process's own by default).
-
-        Raises:
-            UserError: a flag or key that does not exist, or a value that it cannot have.
-        """
+        """An instance of the dataclass from a command line (the process's own by default); an error is a UserError."""
         argv = self._join_lists(list(sys.argv[1:] if argv is None else argv))
         if len(argv) == 2 and argv[0] == "--help" and "method" in self._fields:
             self._print_method(argv[1])

@@ -29,9 +29,7 @@ PATIENCE = 3.0
 ERROR, READERS = "error of rank 0", "ranks that have read it"
 
 
-def run_script(
-    get_parser: Callable[[], "ScriptParser"], main: Callable[[object], dict], *, goes_on: bool = False
-) -> int:
+def run_script(get_parser: Callable[[], "ScriptParser"], main: Callable[..., dict], *, goes_on: bool = False) -> int:
     """Parse the command line, run `main`, and give the exit status.
 
     0: done. 1: a failure while running, such as NaN, or a rank that lost another. 2: a request that cannot be carried
@@ -49,7 +47,7 @@ def run_script(
         return _status(parser, main, goes_on)
 
 
-def _status(parser: "ScriptParser", main: Callable[[object], dict], goes_on: bool) -> int:
+def _status(parser: "ScriptParser", main: Callable[..., dict], goes_on: bool) -> int:
     try:
         with listening():
             result = main(parser.parse())

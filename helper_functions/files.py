@@ -21,7 +21,6 @@ from helper_functions.safe_files.regular_files import open_bytes, open_text
 from helper_functions.training.distribution import on_main
 
 LARGEST_CONFIG = 100_000
-
 # `.NAME.` and the suffix of mkstemp.
 UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")
 
@@ -30,8 +29,7 @@ UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not.
 
-    Raises:
-        OSError: it cannot be written; `filename` is `path`.
+    The `filename` of an OSError is `path`.
     """
     path, temporary = Path(path), None
     try:
@@ -57,21 +55,13 @@ def key_of(configuration: dict) -> str:
 
 
 def check_folder_of(flag: str, path: str | None) -> None:
-    """Refuse a file whose folder does not exist.
-
-    Raises:
-        UserError: naming the flag.
-    """
+    """Refuse a file whose folder does not exist by a UserError that names the flag."""
     if path is not None and not Path(path).parent.is_dir():
         raise UserError(f"--{flag} {path}: there is no such folder; make it first")
 
 
 def check_new_file(flag: str, path: str | None) -> None:
-    """Refuse a file that exists, or whose folder does not.
-
-    Raises:
-        UserError: naming the flag.
-    """
+    """Refuse a file that exists, or whose folder does not, by a UserError that names the flag."""
     if path is not None and Path(path).exists():
         raise UserError(f"--{flag} {path}: it exists and is not overwritten; name a new file")
     check_folder_of(flag, path)
@@ -125,16 +115,7 @@ def load_config(path: Path) -> dict:
 
 @on_main
 def save_tensors(content: object, path: Path, *, legacy: bool = False) -> None:
-    """Write tensors and plain values so that `load_tensors` reads them back without executing anything.
-
-    Args:
-        content: tensors, plain values, and lists and dicts of them.
-        path: of the file.
-        legacy: in the format of torch before 1.6.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write tensors, plain values, and lists and dicts of them, for `load_tensors`; `legacy`: as torch before 1.6."""
     with whole_file(path) as temporary:
         try:
             torch.save(content, temporary, _use_new_zipfile_serialization=not legacy)

@@ -41,11 +41,7 @@ class RunRecord:
 
     @classmethod
     def create(cls, log_dir: str, name: str, args: object, device: torch.device) -> "RunRecord":
-        """Make a new folder `log_dir/name-timestamp`; an existing one is never used again.
-
-        Raises:
-            UserError: the folder cannot be made.
-        """
+        """Make a new folder `log_dir/name-timestamp`; raises UserError where it cannot be made."""
         if not re.fullmatch(r"[^/\\\0.-][^/\\\0]{0,99}", name):
             rule = "at most 100 characters without slashes, the first not a dot or dash"
             raise UserError(f"--name_prefix {name}: the beginning of a folder's name, so {rule}")
@@ -57,12 +53,7 @@ class RunRecord:
 
     @classmethod
     def reopen(cls, folder: str, args_class: type, on_nan: str | None = None) -> tuple["RunRecord", object]:
-        """The record and the arguments of an earlier run, to resume it.
-
-        Args:
-            folder: the run's.
-            args_class: of its script's arguments.
-            on_nan: replaces the run's own --on_nan.
+        """The record and the arguments of an earlier run, to resume it; `on_nan` replaces the run's own --on_nan.
 
         Raises:
             UserError: no run folder, one of another script, one whose arguments are no longer valid, or one whose lock

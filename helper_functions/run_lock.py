@@ -24,11 +24,9 @@ class RunLock(contextlib.AbstractContextManager):
 
     def __init__(self, folder: Path, what: str) -> None:
         self.path = Path(folder).resolve(strict=True) / NAME
-        self._lock = FileLock(
-            self.path, timeout=0, thread_local=False, is_singleton=True, fallback_to_soft=False, mode=0o644
-        )
+        self._lock = FileLock(self.path, mode=0o644, thread_local=False, is_singleton=True, fallback_to_soft=False)
         try:
-            self._lock.acquire()
+            self._lock.acquire(timeout=0)
             self.path.write_text(f"{os.getpid()} on {socket.gethostname()}\n")
         except Timeout:
             holder = self.path.read_text().strip() or "(unknown)"

@@ -21,12 +21,9 @@ TorchFormat = Literal["torch", "legacy torch"]
 
 
 def check_archive(file: BinaryIO, most: int) -> None:
-    """Refuse a zip archive that unpacks to more than `most` bytes; the file is left at its beginning.
+    """Refuse a zip archive that unpacks to more than `most` bytes by a ValueError; leave the file at its beginning.
 
     Python unpacks no more of an entry than its declared size.
-
-    Raises:
-        ValueError, zipfile.BadZipFile: the former where it holds more.
     """
     with zipfile.ZipFile(file) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > most:
@@ -35,11 +32,7 @@ def check_archive(file: BinaryIO, most: int) -> None:
 
 
 def check_torch_file(file: BinaryIO) -> TorchFormat:
-    """How torch.save wrote a file; the file is left at its beginning.
-
-    Raises:
-        ValueError: it is no such file, or unpacks to far more than its size.
-    """
+    """How torch.save wrote a file, which is left at its beginning; ValueError where it did not, or for an attack."""
     head = file.read(32)
     file.seek(0)
     if head.startswith(b"PK\x03\x04"):

@@ -32,11 +32,7 @@ def one_line(text: str) -> str:
 
 
 def check_flags(values: dict[str, object]) -> None:
-    """Refuse text that no path or name needs; a NUL, for one, fails only where a file is opened.
-
-    Raises:
-        UserError: a value holds a control character or bytes that are no UTF-8.
-    """
+    """Refuse control characters and bytes that are no UTF-8; a NUL, for one, fails only where a file is opened."""
     for name, value in values.items():
         for text in value if isinstance(value, list) else [value]:
             found = [each for each in str(text) if unicodedata.category(each) in REFUSED]

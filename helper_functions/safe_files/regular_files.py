@@ -26,14 +26,10 @@ def _open_regular(path: str | Path) -> int:
 
 
 def open_bytes(path: str | Path) -> BinaryIO:
-    """Open a regular file for reading.
-
-    Raises:
-        OSError: it cannot be opened, or is no regular file.
-    """
+    """Open a regular file for reading; anything else is an OSError."""
     return open(_open_regular(path), "rb")
 
 
 def open_text(path: str | Path) -> TextIO:
-    """Open a regular file of UTF-8 text for reading, with or without a byte order mark; raises as `open_bytes`."""
+    """Open a regular file of UTF-8 text for reading, with or without a byte order mark."""
     return open(_open_regular(path), encoding="utf-8-sig")

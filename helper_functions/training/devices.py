@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import platform
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,14 +18,8 @@ from helper_functions.training.distribution import local_rank, world_size
 def choose_device(name: str = "auto", deterministic: bool = False) -> torch.device:
     """The device called `name`; `auto` takes CUDA, then MPS, then the CPU.
 
-    With several ranks, each has a CUDA device of its own, or all share the CPU.
-
-    Args:
-        name: of the device.
-        deterministic: from now on, an operation of this process gives the same bits again or raises an error.
-
-    Raises:
-        UserError: no such device on this machine, or one that ranks cannot share.
+    With several ranks, each has a CUDA device of its own, or all share the CPU. `deterministic`: from now on, an
+    operation of this process gives the same bits again or raises an error.
     """
     if deterministic:
         # cuBLAS reads this variable when it starts, which is later.
@@ -72,10 +67,8 @@ class Precision:
 
 
 def lacks_determinism(error: RuntimeError) -> str | None:
-    """The message for an operation that `--deterministic` does not allow, None for any other error.
-
-    PyTorch has no exception class for it.
-    """
+    """The message for an operation that `--deterministic` does not allow, None for any other error."""
+    # PyTorch has no exception class for it.
     operation, found, _ = str(error).partition(" does not have a deterministic implementation")
     if not found and "CUBLAS_WORKSPACE_CONFIG" not in operation:
         return None
@@ -87,9 +80,7 @@ def has_bf16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 by hardware."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return False
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def choose_precision(device: torch.device, name: str = "auto", compile_mode: CompileMode | None = None) -> Precision:
@@ -108,8 +99,6 @@ def seed_everything(seed: int) -> None:
 
 def describe_environment(device: torch.device) -> dict:
     """Versions and hardware, which belong beside every published figure."""
-    import platform
-
     import torchvision
 
     cpu = platform.processor() or platform.machine()

@@ -89,12 +89,9 @@ class Means:
 
 
 class ResumableEpoch:
-    """One pass, from its beginning or from where an earlier run left it.
+    """One pass, from its beginning or from the `place` where an earlier run left it.
 
-    Args:
-        batches: the loop's; where passes differ, `state_dict()` and `load_state_dict()` hold which one comes next.
-        device: of the figures.
-        place: the result of `place` in the run that left this pass.
+    Where passes over the batches differ, their `state_dict()` and `load_state_dict()` hold which one comes next.
     """
 
     def __init__(self, batches: Iterable[dict], device: torch.device, place: dict | None = None) -> None:

@@ -63,11 +63,16 @@ class _Spread:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         sizes = split_sizes(len(inputs), world_size()) if len(inputs) >= FEWEST * world_size() else None
-        part = inputs if sizes is None else inputs[_own_part(sizes)]
+        part = inputs if sizes is None else inputs.split(sizes)[rank()]
         number = 0 if sizes is None else rank()
         draws = _draws_of_its_own(number, inputs.device) if self.model.training else contextlib.nullcontext()
-        with _shared_pass(sizes), draws:
-            outputs = whole(self._forward(part)(part))
+        global _sizes
+        before, _sizes = _sizes, sizes
+        try:
+            with draws:
+                outputs = whole(self._forward(part)(part))
+        finally:
+            _sizes = before
         if sizes is not None:
             _average_running_statistics(self.model)
         return outputs
@@ -87,14 +92,13 @@ class _Spread:
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad(outputs, parameters, allow_unused=True)
         forward_pass = self.model if self.mode is None else compiled(self.model, self.mode, part)
+        devices = [part.device] if part.device.type == "cuda" else None
+        unused = any(gradient is None for gradient in gradients)
         with warnings.catch_warnings():
             # Newer versions of torch rename `broadcast_buffers`.
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(
-                forward_pass,
-                device_ids=[part.device] if part.device.type == "cuda" else None,
-                broadcast_buffers=False,
-                find_unused_parameters=any(gradient is None for gradient in gradients),
+                forward_pass, devices, broadcast_buffers=False, find_unused_parameters=unused
             )
 
 
@@ -161,7 +165,7 @@ class _Normalise(torch.autograd.Function):
 class _Whole(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, sizes: list[int]) -> Tensor:
-        ctx.part = _own_part(sizes)
+        ctx.sizes = sizes
         # Collectives require one shape.
         padded = rows.new_zeros(max(sizes), *rows.shape[1:])
         padded[: len(rows)] = rows
@@ -169,13 +173,7 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient[ctx.part] * dist.get_world_size(), None
-
-
-def _own_part(sizes: list[int]) -> slice:
-    """The rows of the whole batch that this rank computes."""
-    start = sum(sizes[: rank()])
-    return slice(start, start + sizes[rank()])
+        return gradient.split(ctx.sizes)[rank()] * dist.get_world_size(), None
 
 
 def _stacked(values: Tensor) -> Tensor:
@@ -185,25 +183,11 @@ def _stacked(values: Tensor) -> Tensor:
     return found
 
 
-@contextlib.contextmanager
-def _shared_pass(sizes: list[int] | None) -> Iterator[None]:
-    """Inside, a forward pass computes this rank's part of a batch; with None, the whole batch on every rank."""
-    global _sizes
-    before, _sizes = _sizes, sizes
-    try:
-        yield
-    finally:
-        _sizes = before
-
-
 @torch.no_grad()
 def _average_running_statistics(model: nn.Module) -> None:
     """Replace running statistics by their mean over ranks, in layers that normalise by a part of a batch."""
-    moving = [
-        layer
-        for layer in batch_norm_layers(model)
-        if layer.training and layer.track_running_stats and not isinstance(layer, SharedBatchNorm)
-    ]
+    layers = [layer for layer in batch_norm_layers(model) if not isinstance(layer, SharedBatchNorm)]
+    moving = [layer for layer in layers if layer.training and layer.track_running_stats]
     # `data`, since autograd saves them for the backward pass, which does not read them in training mode.
     statistics = [value.data for layer in moving for value in (layer.running_mean, layer.running_var)]
     if not statistics:
@@ -216,10 +200,7 @@ def _average_running_statistics(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def _draws_of_its_own(number: int, device: torch.device) -> Iterator[None]:
-    """Inside, dropout differs by rank; afterwards torch's generators are the same on all ranks.
-
-    A pass that draws nothing does not change them.
-    """
+    """Inside, dropout differs by rank; afterwards generators are equal on all ranks, as before if nothing was drawn."""
     before = torch.get_rng_state()
     with seeded(int(torch.randint(2**31, ())) + number, device):
         first = _states(device)
