@@ -25,9 +25,8 @@ from helper_functions.training.compilation import CompileMode
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-_INFINITY = float("inf")
-PositiveFloat = restricted_number_type("PositiveReal", float, [(">", 0), ("<", _INFINITY)])
-NonNegativeFloat = restricted_number_type("NonNegativeReal", float, [(">=", 0), ("<", _INFINITY)])
+PositiveFloat = restricted_number_type("PositiveReal", float, [(">", 0), ("<", float("inf"))])
+NonNegativeFloat = restricted_number_type("NonNegativeReal", float, [(">=", 0), ("<", float("inf"))])
 Percentage = restricted_number_type("Percentage", float, [(">=", 0), ("<=", 100)])
 # The range of NumPy's seeds.
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])

@@ -78,8 +78,7 @@ def _status(parser: "ScriptParser", main: Callable[..., dict], goes_on: bool) ->
     except RuntimeError as error:
         if refusal := lacks_determinism(error):
             return complain(parser.prog, refusal)
-        reason = _lost_rank(error)
-        if reason is None:
+        if (reason := _lost_rank(error)) is None:
             raise
         line = f"rank {rank()} lost another rank ({reason}); --resume goes on from the last checkpoint"
         print(f"{parser.prog}: error: {line}", file=sys.stderr)
@@ -135,8 +134,7 @@ def _where(parser: "ScriptParser", step: int | None, goes_on: bool) -> str:
     """Where the run was stopped, and how to resume it."""
     if goes_on:
         return "stopped; the same command goes on where it was"
-    command = _resume_command(parser)
-    if command is None:
+    if (command := _resume_command(parser)) is None:
         return "stopped; there is nothing to go on with, start it again"
     if step is not None:
         where = f"stopped at step {step}"

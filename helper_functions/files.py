@@ -27,10 +27,7 @@ UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not.
-
-    The `filename` of an OSError is `path`.
-    """
+    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not."""
     path, temporary = Path(path), None
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -42,7 +39,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        error.filename = str(path)
+        error.filename = str(path)  # not the temporary one
         raise
     finally:
         if temporary is not None:
@@ -91,11 +88,7 @@ def save_config(config: dict, path: Path) -> None:
 
 
 def load_config(path: Path) -> dict:
-    """Read a YAML configuration: a mapping of names to plain values.
-
-    Raises:
-        UserError: the file is missing, no YAML, no mapping, too large to be one, or names a key twice.
-    """
+    """Read a YAML configuration: a mapping of names to plain values; anything else is a UserError."""
     try:
         with open_text(path) as file:
             text = file.read(LARGEST_CONFIG + 1)
@@ -124,11 +117,7 @@ def save_tensors(content: object, path: Path, *, legacy: bool = False) -> None:
 
 
 def load_tensors(path: Path, remedy: str) -> dict:
-    """Read what `save_tensors` wrote, on the CPU; nothing in the file is executed.
-
-    Raises:
-        UserError: the file is missing, truncated, or holds anything but tensors and plain values.
-    """
+    """Read what `save_tensors` wrote, on the CPU; anything else is a UserError, and is not executed."""
     try:
         content, _ = read_tensors(path)
     except OSError as error:

@@ -24,12 +24,9 @@ def target_ranks(output: Tensor, target: Tensor) -> Tensor:
 
 
 def calculate_accuracy(output: Tensor, target: Tensor, topk: tuple[int, ...] = (1,)) -> list[Tensor]:
-    """Top-k accuracies in percent, one 0-d tensor for each k (a k above the number of classes counts as all of them).
+    """Top-k accuracies in percent of logits `[N, K]` and class indices `[N]`, one 0-d tensor for each k from 1.
 
-    Args:
-        output: logits, `[N, K]`.
-        target: class indices, `[N]`.
-        topk: the ks, from 1.
+    A k above the number of classes counts as all of them.
     """
     if output.ndim != 2 or target.shape != output.shape[:1]:
         raise ValueError(f"logits [N, K] and targets [N] wanted, got {list(output.shape)} and {list(target.shape)}")

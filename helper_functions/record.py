@@ -55,9 +55,8 @@ class RunRecord:
     def reopen(cls, folder: str, args_class: type, on_nan: str | None = None) -> tuple["RunRecord", object]:
         """The record and the arguments of an earlier run, to resume it; `on_nan` replaces the run's own --on_nan.
 
-        Raises:
-            UserError: no run folder, one of another script, one whose arguments are no longer valid, or one whose lock
-                another process holds.
+        Raises UserError for a folder of no run or of another script, for arguments that are no longer valid, and where
+        another process holds the folder's lock.
         """
         args = from_main(lambda: _read_arguments(folder, args_class))
         record = cls(Path(folder))
@@ -128,10 +127,7 @@ class RunRecord:
             run_under_way.step = step
 
     def load_checkpoint(self) -> dict | None:
-        """The last checkpoint, None where there is none; figures written after it are removed.
-
-        TensorBoard's `purge_step` does not help: the steps of each model that a run trains begin at 0.
-        """
+        """The last checkpoint, None where there is none; figures written after it are removed."""
         content = from_main(self._load_checkpoint)
         self._is_at(None if content is None else content["step"])
         return content
@@ -144,6 +140,7 @@ class RunRecord:
             lengths = content.get("lengths")
             if content.get("format") != CHECKPOINT_FORMAT or "step" not in content or not _are_lengths(lengths):
                 raise UserError(f"{path}: no checkpoint of this version; {remedy}")
+        # TensorBoard's `purge_step` does not help: the steps of each model that a run trains begin at 0.
         for path in self._figures():
             if path.name in lengths:
                 # The checkpoint alone is synced to the disk: after a crash of the machine the file may be shorter.

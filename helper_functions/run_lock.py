@@ -35,11 +35,10 @@ class RunLock(contextlib.AbstractContextManager):
             if error.errno not in WITHOUT_LOCKS:
                 raise
 
-    def release(self) -> None:
+    def release(self, *_: object) -> None:
         """Give the folder back."""
         if self._lock.is_locked:
             self.path.unlink(missing_ok=True)
         self._lock.release(force=True)
 
-    def __exit__(self, *_: object) -> None:
-        self.release()
+    __exit__ = release

@@ -35,7 +35,6 @@ def check_flags(values: dict[str, object]) -> None:
     """Refuse control characters and bytes that are no UTF-8; a NUL, for one, fails only where a file is opened."""
     for name, value in values.items():
         for text in value if isinstance(value, list) else [value]:
-            found = [each for each in str(text) if unicodedata.category(each) in REFUSED]
-            if found:
+            if found := [each for each in str(text) if unicodedata.category(each) in REFUSED]:
                 what = f"{printable(text[:80])!r} holds the character {printable(found[0])}"
                 raise UserError(f"--{name}: {what}; give text without control characters, in UTF-8")

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from helper_functions.errors import UserError
 from helper_functions.training.compilation import CompileMode
-from helper_functions.training.distribution import local_rank, world_size
+from helper_functions.training.distribution import world_size
 
 
 def choose_device(name: str = "auto", deterministic: bool = False) -> torch.device:
@@ -37,11 +38,12 @@ def choose_device(name: str = "auto", deterministic: bool = False) -> torch.devi
         if name != "cuda":
             remedy = "use auto, cuda or cpu, and each has its own"
             raise UserError(f"--device {name}: several ranks cannot share it; {remedy}")
-        if local_rank() >= (count := torch.cuda.device_count()):
+        number, count = dist.get_node_local_rank(fallback_rank=0), torch.cuda.device_count()
+        if number >= count:
             remedy = "start as many ranks, by --nproc_per_node"
             raise UserError(f"--device {name}: this machine has {count} of them; {remedy}")
-        torch.cuda.set_device(local_rank())
-        return torch.device("cuda", local_rank())
+        torch.cuda.set_device(number)
+        return torch.device("cuda", number)
     present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= present.get(device.type, 0):
         raise UserError(f"--device {name}: this machine has no such device; use --device auto or --device cpu")
@@ -102,9 +104,8 @@ def describe_environment(device: torch.device) -> dict:
     import torchvision
 
     cpu = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as lines:
-            cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    with contextlib.suppress(FileNotFoundError), open("/proc/cpuinfo") as lines:
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -35,11 +35,6 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def local_rank() -> int:
-    """This process's rank on its machine, from 0."""
-    return int(os.environ.get("LOCAL_RANK", 0))
-
-
 def is_main() -> bool:
     """Whether this is rank 0, the only one that writes and prints."""
     return rank() == 0
@@ -112,12 +107,13 @@ def agree(values: Tensor) -> Tensor:
 @contextlib.contextmanager
 def first_on_machine() -> Iterator[None]:
     """The first rank of each machine executes the block before the others, which then find what it downloaded."""
-    if local_rank():
+    rank_here = dist.get_node_local_rank(fallback_rank=0)
+    if rank_here:
         _meet()
     try:
         yield
     finally:
-        if not local_rank():
+        if not rank_here:
             _meet()
 
 

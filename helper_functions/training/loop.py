@@ -95,14 +95,10 @@ class Trainer:
 
 @dataclass
 class LoopConfig:
-    """How far and on what a loop runs.
+    """How far and on what a loop runs: `num_epochs` in all, of which `start_epoch` are done.
 
-    Args:
-        num_epochs: in all, of which `start_epoch` are done.
-        log_interval: steps between two transfers of figures from the device.
-        shown: figures beside the progress bar.
-        place: what `on_stop` was given in the epoch that is gone on with; None at its beginning.
-        model: whose weights are checked for NaN after each pass; None checks nothing.
+    The figures `shown` stand beside the progress bar. `place` is what `on_stop` was given in the epoch to resume. After
+    each pass the weights of `model` are checked for NaN.
     """
 
     num_epochs: int
@@ -138,16 +134,14 @@ class NamedLoader:
 
     def images_of(self, state: dict[str, int], number: int) -> dict[str, Tensor]:
         """Numbers of the images in a batch of the pass that begins in a state, where the loader provides them."""
-        if not hasattr(self.loader, "images_of"):
-            return {}
-        return {self.name: self.loader.images_of(state["epoch"], number)}
+        knows = hasattr(self.loader, "images_of")
+        return {self.name: self.loader.images_of(state["epoch"], number)} if knows else {}
 
 
 def run_loop(trainer: Trainer, config: LoopConfig) -> None:
     """Run a trainer's epochs to their end, or until it ends them.
 
-    Raises:
-        Stopped: a signal was received; `on_stop` was called before, unless a figure or a weight is not finite.
+    A signal raises Stopped, after a call of `on_stop` unless a figure or a weight is not finite.
     """
     with held_back():
         epoch, place = config.start_epoch, config.place

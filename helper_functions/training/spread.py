@@ -63,8 +63,7 @@ class _Spread:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         sizes = split_sizes(len(inputs), world_size()) if len(inputs) >= FEWEST * world_size() else None
-        part = inputs if sizes is None else inputs.split(sizes)[rank()]
-        number = 0 if sizes is None else rank()
+        part, number = (inputs, 0) if sizes is None else (inputs.split(sizes)[rank()], rank())
         draws = _draws_of_its_own(number, inputs.device) if self.model.training else contextlib.nullcontext()
         global _sizes
         before, _sizes = _sizes, sizes
@@ -91,15 +90,13 @@ class _Spread:
             outputs = self.model(part).float().sum()
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad(outputs, parameters, allow_unused=True)
-        forward_pass = self.model if self.mode is None else compiled(self.model, self.mode, part)
+        forward = self.model if self.mode is None else compiled(self.model, self.mode, part)
         devices = [part.device] if part.device.type == "cuda" else None
         unused = any(gradient is None for gradient in gradients)
         with warnings.catch_warnings():
             # Newer versions of torch rename `broadcast_buffers`.
             warnings.simplefilter("ignore", FutureWarning)
-            return DistributedDataParallel(
-                forward_pass, devices, broadcast_buffers=False, find_unused_parameters=unused
-            )
+            return DistributedDataParallel(forward, devices, broadcast_buffers=False, find_unused_parameters=unused)
 
 
 class SharedBatchNorm(_BatchNorm):
