@@ -6,9 +6,6 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TIMEOUT = 10
-# Of a commit's hash, as shown.
-DIGITS = 10
 
 
 def code_version(root: Path = ROOT) -> dict[str, str | bool | None]:
@@ -35,7 +32,7 @@ def code_words(version: dict[str, str | bool | None]) -> str:
     words = version["version"] or "unknown"
     if version["commit"] is not None:
         state = {True: ", changed", False: "", None: ", changed or not"}[version["changed"]]
-        words += f" at {version['commit'][:DIGITS]}{state}"
+        words += f" at {version['commit'][:10]}{state}"
     return words
 
 
@@ -46,7 +43,7 @@ def _git(root: Path, *command: str) -> str | None:
     try:
         done = subprocess.run(
             ["git", "--no-optional-locks", "-C", str(root), *command],
-            env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=True,
+            env=environment, capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
     except (OSError, ValueError, subprocess.SubprocessError):
         return None

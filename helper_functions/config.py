@@ -17,18 +17,16 @@ from jsonargparse.typing import PositiveInt as PositiveInt
 from jsonargparse.typing import restricted_number_type
 
 from helper_functions.errors import UserError
-from helper_functions.exit_status import status_of
+from helper_functions.exit_status import run_script as run_script  # the scripts' entry
 from helper_functions.files import load_config
 from helper_functions.safe_files.plain_yaml import YAML_ERRORS, refuse_aliases
-from helper_functions.safe_files.printable import check_flags, escape_unknown
+from helper_functions.safe_files.printable import check_flags
 from helper_functions.training.compilation import CompileMode
-from helper_functions.training.distribution import process_group
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-_INFINITY = float("inf")
-PositiveFloat = restricted_number_type("PositiveReal", float, [(">", 0), ("<", _INFINITY)])
-NonNegativeFloat = restricted_number_type("NonNegativeReal", float, [(">=", 0), ("<", _INFINITY)])
+PositiveFloat = restricted_number_type("PositiveReal", float, [(">", 0), ("<", float("inf"))])
+NonNegativeFloat = restricted_number_type("NonNegativeReal", float, [(">=", 0), ("<", float("inf"))])
 Percentage = restricted_number_type("Percentage", float, [(">=", 0), ("<=", 100)])
 # The range of NumPy's seeds.
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
@@ -89,13 +87,9 @@ class ScriptParser(ArgumentParser):
     """Flags from a dataclass's fields and their docstrings; used by every script.
 
     `--use_sam` and `--use_sam True` both work, a list takes `--mean .5 .5 .5`, `--config_file` is applied before the
-    command line in any position, abbreviations are refused, and an error is one line.
-
-    Args:
-        args_class: the dataclass; `--help` groups its flags by the base class that defines them.
-        prog: name in messages.
-        description: of `--help`.
-        presets: gives, from the parsed arguments, defaults that replace those of the dataclass, such as a method's own.
+    command line in any position, abbreviations are refused, and an error is one line. `--help` groups the flags by the
+    base class that defines them. `presets` gives, from the parsed arguments, defaults that replace those of the
+    dataclass, such as a method's own.
     """
 
     def __init__(
@@ -114,7 +108,7 @@ class ScriptParser(ArgumentParser):
             if getattr(action, "_typehint", None) is bool:
                 action.nargs, action.const = "?", True
         self._fields = {field.name: field.type for field in dataclasses.fields(args_class)}
-        self._lists = {f"--{name}" for name, annotation in self._fields.items() if _is_list(annotation)}
+        self._lists = {f"--{name}" for name, kind in self._fields.items() if list in map(get_origin, _options(kind))}
         self._group_flags()
 
     def _group_flags(self) -> None:
@@ -151,11 +145,7 @@ class ScriptParser(ArgumentParser):
         return next((f"; did you mean {found[0]}?" for found in close if found), "")
 
     def parse(self, argv: Sequence[str] | None = None) -> object:
-        """An instance of the dataclass from a command line (the process's own by default).
-
-        Raises:
-            UserError: a flag or key that does not exist, or a value that it cannot have.
-        """
+        """An instance of the dataclass from a command line (the process's own by default); an error is a UserError."""
         argv = self._join_lists(list(sys.argv[1:] if argv is None else argv))
         if len(argv) == 2 and argv[0] == "--help" and "method" in self._fields:
             self._print_method(argv[1])
@@ -187,7 +177,7 @@ class ScriptParser(ArgumentParser):
             if name not in self._fields:
                 hint = self._suggestion([name]) or f"; {self.prog} --help lists the keys"
                 raise UserError(f"{path}: unknown key {name!r}{hint}")
-            options = (self._fields[name], *getattr(self._fields[name], "__args__", ()))
+            options = _options(self._fields[name])
             # jsonargparse takes null for "not given", whatever the type.
             if value is None and type(None) not in options:
                 raise UserError(f"{path}: {name} is null; leave it out to get its default")
@@ -204,49 +194,27 @@ class ScriptParser(ArgumentParser):
             raise UserError(f"{path}: {error}") from None
 
     def _join_lists(self, argv: list[str]) -> list[str]:
-        joined, i = [], 0
-        while i < len(argv):
-            joined.append(argv[i])
-            if argv[i] in self._lists:
-                end = i + 1
-                while end < len(argv) and not argv[end].startswith("--"):
-                    end += 1
-                values = argv[i + 1 : end]
-                if values and not (len(values) == 1 and values[0].startswith("[")):
-                    joined.append(json.dumps(values))
-                    i = end - 1
-            i += 1
-        return joined
+        """Each list's values as one: `--mean .5 .5` becomes `--mean '[".5", ".5"]'`."""
+        groups: list[list[str]] = [[]]
+        for word in argv:
+            if word.startswith("--"):
+                groups.append([])
+            groups[-1].append(word)
+        for group in groups:
+            values = group[1:]
+            if values and group[0] in self._lists and (len(values) > 1 or not values[0].startswith("[")):
+                group[1:] = [json.dumps(values)]
+        return [word for group in groups for word in group]
 
 
 def _builtin(value: object) -> object:
     """Turn jsonargparse's restricted numbers into plain ones, which YAML and checkpoints can hold."""
     if isinstance(value, list):
         return [_builtin(item) for item in value]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value
-    return int(value) if isinstance(value, int) else float(value)
+    plain = next((kind for kind in (bool, int, float) if isinstance(value, kind)), None)
+    return value if plain is None else plain(value)
 
 
-def _is_list(annotation: object) -> bool:
-    options = getattr(annotation, "__args__", ()) if get_origin(annotation) is not list else (annotation,)
-    return any(get_origin(option) is list for option in options)
-
-
-def run_script(
-    get_parser: Callable[[], ScriptParser], main: Callable[[object], dict], *, goes_on: bool = False
-) -> int:
-    """Parse the command line, run `main`, and give the exit status.
-
-    0: done. 1: a failure while running, such as NaN, or a rank that lost another. 2: a request that cannot be carried
-    out. 3: a result outside the stated budget (`main` gives `{"verdict": {"feasible": False}}`), or a report that does
-    not hold (`{"holds": False}`). 130 and 143: stopped by SIGINT or SIGTERM. 141: the reader of the output has closed
-    it. One line says why for 1, 2, 130 and 143.
-
-    Args:
-        goes_on: whether the same command continues an interrupted run.
-    """
-    parser = get_parser()
-    escape_unknown(sys.stdout)
-    with process_group():
-        return status_of(parser.prog, lambda: main(parser.parse()), parser.args_class, goes_on)
+def _options(annotation: object) -> tuple[object, ...]:
+    """An annotation, and the types that it is a union of."""
+    return annotation, *getattr(annotation, "__args__", ())

@@ -1,35 +1,60 @@
 """The exit status of a script, and the one line that says why."""
 
+import contextlib
+import io
 import os
+import shlex
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
 
 from helper_functions.errors import NotFinite, UserError
+from helper_functions.safe_files.printable import one_line
 from helper_functions.signals import Stopped, listening, run_under_way
 from helper_functions.training.devices import lacks_determinism
-from helper_functions.training.distribution import PATIENCE, complain, is_main, lost_rank, rank, wait_for_main
+from helper_functions.training.distribution import is_main, process_group, rank, wait_for_main, world_size
+
+if TYPE_CHECKING:
+    from helper_functions.config import ScriptParser
+
+# Seconds in which rank 0 reports an error that all ranks have, and in which torchrun detects the rank that died first.
+PATIENCE = 3.0
+# Keys in the store that all ranks share: rank 0's error, and how many ranks have read it.
+ERROR, READERS = "error of rank 0", "ranks that have read it"
 
 
-def status_of(script: str, work: Callable[[], dict], args_class: type, goes_on: bool) -> int:
-    """The exit status of a script's work, as `run_script` defines it.
+def run_script(get_parser: Callable[[], "ScriptParser"], main: Callable[..., dict], *, goes_on: bool = False) -> int:
+    """Parse the command line, run `main`, and give the exit status.
 
-    Args:
-        script: its name.
-        work: returns the script's report.
-        args_class: of its arguments; tells whether the current run is the script's own.
-        goes_on: whether the same command continues an interrupted run.
+    0: done. 1: a failure while running, such as NaN, or a rank that lost another. 2: a request that cannot be carried
+    out. 3: a result outside the stated budget (`main` gives `{"verdict": {"feasible": False}}`), or a report that does
+    not hold (`{"holds": False}`). 130 and 143: stopped by SIGINT or SIGTERM. 141: the reader of the output has closed
+    it. One line says why for 1, 2, 130 and 143. `goes_on`: the same command continues an interrupted run.
     """
+    parser = get_parser()
     threading.excepthook = _leave_os_errors_to_main
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        with contextlib.suppress(OSError):  # the file beneath was exchanged for a pipe
+            # A terminal may have ASCII alone.
+            sys.stdout.reconfigure(errors="backslashreplace")
+    with process_group():
+        return _status(parser, main, goes_on)
+
+
+def _status(parser: "ScriptParser", main: Callable[..., dict], goes_on: bool) -> int:
     try:
         with listening():
-            result = work()
+            result = main(parser.parse())
             sys.stdout.flush()
             wait_for_main()
     except UserError as error:
-        return _complain(script, error)
+        return complain(parser.prog, error)
     except BrokenPipeError:
         _drop_output()
         return 128 + signal.SIGPIPE
@@ -37,28 +62,26 @@ def status_of(script: str, work: Callable[[], dict], args_class: type, goes_on: 
         _drop_output()
         where = f"{error.filename}: " if error.filename else ""
         line = f"{where}{error.strerror or error}; existing files have not changed"
-        if command := _resume_command(script, args_class):
+        if run_under_way.step is not None and (command := _resume_command(parser)):
             line += f"; once this is fixed, go on from step {run_under_way.step} with: {command}"
-        return _complain(script, line)
+        return complain(parser.prog, line)
     except KeyboardInterrupt as error:
         stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
         _drop_output()
         if is_main():
-            print(f"{script}: {_where(script, stopped, args_class, goes_on)}", file=sys.stderr)
+            print(f"{parser.prog}: {_where(parser, stopped.step, goes_on)}", file=sys.stderr)
         return 128 + stopped.number
     except NotFinite as error:
-        command = _resume_command(script, args_class) if error.may_rewind else None
+        command = _resume_command(parser) if error.may_rewind and run_under_way.step is not None else None
         retry = f", or go on from there at half of it: {command} --on_nan rewind" if command else ""
-        complain(f"{script}: error: {error}{retry}")
-        return 1
+        return complain(parser.prog, f"{error}{retry}", status=1)
     except RuntimeError as error:
         if refusal := lacks_determinism(error):
-            return _complain(script, refusal)
-        reason = lost_rank(error)
-        if reason is None:
+            return complain(parser.prog, refusal)
+        if (reason := _lost_rank(error)) is None:
             raise
         line = f"rank {rank()} lost another rank ({reason}); --resume goes on from the last checkpoint"
-        print(f"{script}: error: {line}", file=sys.stderr)
+        print(f"{parser.prog}: error: {line}", file=sys.stderr)
         # torchrun reports the rank that ended first as the cause.
         time.sleep(PATIENCE)
         return 1
@@ -67,31 +90,66 @@ def status_of(script: str, work: Callable[[], dict], args_class: type, goes_on: 
     return 0 if good or not is_main() else 3
 
 
-def _complain(script: str, message: object) -> int:
-    complain(f"{script}: error: {message}")
-    return 2
+def complain(script: str, message: object, status: int = 2) -> int:
+    """Print one line to standard error, on rank 0; on another rank, if rank 0 reports nothing within `PATIENCE`."""
+    line = one_line(f"{script}: error: {message}")
+    if is_main():
+        print(line, file=sys.stderr, flush=True)
+    if world_size() == 1:
+        return status
+    store = _get_default_store()
+    if is_main():
+        store.set(ERROR, line)
+        # The store may close with this process.
+        _wait(lambda: store.add(READERS, 0) == world_size() - 1)
+    elif _wait(lambda: store.check([ERROR])):
+        store.add(READERS, 1)
+    else:
+        print(f"rank {rank()}: {line}", file=sys.stderr, flush=True)
+    return status
 
 
-def _where(script: str, stopped: Stopped, args_class: type, goes_on: bool) -> str:
+def _wait(condition: Callable[[], bool]) -> bool:
+    """Whether a condition came true within `PATIENCE`."""
+    until = time.monotonic() + PATIENCE
+    with contextlib.suppress(dist.DistError):  # the store is closed
+        while time.monotonic() < until:
+            if condition():
+                return True
+            time.sleep(0.05)
+    return False
+
+
+def _lost_rank(error: RuntimeError) -> str | None:
+    """The reason in an error about a lost rank, None for any other error."""
+    message = str(error)
+    # Gloo has no exception class, but its messages begin with the name of a source file.
+    if not (isinstance(error, dist.DistError) or "/gloo/" in message):
+        return None
+    reason = message.partition("] ")[2] if "/gloo/" in message else message
+    return reason.splitlines()[0].partition(". ")[0]
+
+
+def _where(parser: "ScriptParser", step: int | None, goes_on: bool) -> str:
     """Where the run was stopped, and how to resume it."""
-    run = run_under_way
     if goes_on:
         return "stopped; the same command goes on where it was"
-    if run.args_class is not args_class:
+    if (command := _resume_command(parser)) is None:
         return "stopped; there is nothing to go on with, start it again"
-    if stopped.step is not None:
-        where = f"stopped at step {stopped.step}"
-    elif run.step is not None:
-        where = f"stopped; the last checkpoint is of step {run.step}"
+    if step is not None:
+        where = f"stopped at step {step}"
+    elif run_under_way.step is not None:
+        where = f"stopped; the last checkpoint is of step {run_under_way.step}"
     else:
         where = "stopped before its first checkpoint"
-    return f"{where}; go on with: {run.resume_command(script)}"
+    return f"{where}; go on with: {command}"
 
 
-def _resume_command(script: str, args_class: type) -> str | None:
-    """The command that resumes the script's run from its last checkpoint, None where there is none."""
-    run = run_under_way
-    return run.resume_command(script) if run.args_class is args_class and run.step is not None else None
+def _resume_command(parser: "ScriptParser") -> str | None:
+    """The command that resumes the current run, None where that is not the script's own."""
+    if run_under_way.args_class is not parser.args_class:
+        return None
+    return f"python {parser.prog} --resume {shlex.quote(str(run_under_way.folder))}"
 
 
 def _drop_output() -> None:

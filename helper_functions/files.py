@@ -21,18 +21,13 @@ from helper_functions.safe_files.regular_files import open_bytes, open_text
 from helper_functions.training.distribution import on_main
 
 LARGEST_CONFIG = 100_000
-
 # `.NAME.` and the suffix of mkstemp.
 UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not.
-
-    Raises:
-        OSError: it cannot be written; `filename` is `path`.
-    """
+    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not."""
     path, temporary = Path(path), None
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -44,7 +39,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        error.filename = str(path)
+        error.filename = str(path)  # not the temporary one
         raise
     finally:
         if temporary is not None:
@@ -57,21 +52,13 @@ def key_of(configuration: dict) -> str:
 
 
 def check_folder_of(flag: str, path: str | None) -> None:
-    """Refuse a file whose folder does not exist.
-
-    Raises:
-        UserError: naming the flag.
-    """
+    """Refuse a file whose folder does not exist by a UserError that names the flag."""
     if path is not None and not Path(path).parent.is_dir():
         raise UserError(f"--{flag} {path}: there is no such folder; make it first")
 
 
 def check_new_file(flag: str, path: str | None) -> None:
-    """Refuse a file that exists, or whose folder does not.
-
-    Raises:
-        UserError: naming the flag.
-    """
+    """Refuse a file that exists, or whose folder does not, by a UserError that names the flag."""
     if path is not None and Path(path).exists():
         raise UserError(f"--{flag} {path}: it exists and is not overwritten; name a new file")
     check_folder_of(flag, path)
@@ -101,11 +88,7 @@ def save_config(config: dict, path: Path) -> None:
 
 
 def load_config(path: Path) -> dict:
-    """Read a YAML configuration: a mapping of names to plain values.
-
-    Raises:
-        UserError: the file is missing, no YAML, no mapping, too large to be one, or names a key twice.
-    """
+    """Read a YAML configuration: a mapping of names to plain values; anything else is a UserError."""
     try:
         with open_text(path) as file:
             text = file.read(LARGEST_CONFIG + 1)
@@ -125,16 +108,7 @@ def load_config(path: Path) -> dict:
 
 @on_main
 def save_tensors(content: object, path: Path, *, legacy: bool = False) -> None:
-    """Write tensors and plain values so that `load_tensors` reads them back without executing anything.
-
-    Args:
-        content: tensors, plain values, and lists and dicts of them.
-        path: of the file.
-        legacy: in the format of torch before 1.6.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write tensors, plain values, and lists and dicts of them, for `load_tensors`; `legacy`: as torch before 1.6."""
     with whole_file(path) as temporary:
         try:
             torch.save(content, temporary, _use_new_zipfile_serialization=not legacy)
@@ -143,11 +117,7 @@ def save_tensors(content: object, path: Path, *, legacy: bool = False) -> None:
 
 
 def load_tensors(path: Path, remedy: str) -> dict:
-    """Read what `save_tensors` wrote, on the CPU; nothing in the file is executed.
-
-    Raises:
-        UserError: the file is missing, truncated, or holds anything but tensors and plain values.
-    """
+    """Read what `save_tensors` wrote, on the CPU; anything else is a UserError, and is not executed."""
     try:
         content, _ = read_tensors(path)
     except OSError as error:

@@ -6,25 +6,16 @@ from torch.nn import functional as F
 
 
 def class_mask(labels: Tensor, num_classes: int) -> Tensor:
-    """Bool `[N, K]`, true at each label `[N]` only.
-
-    `one_hot` reads the labels' values, and so waits for the device.
-    """
+    """Bool `[N, K]`, true at each label `[N]` only."""
+    # `one_hot` reads the labels' values, and so waits for the device.
     return labels[:, None] == torch.arange(num_classes, device=labels.device)
 
 
 def target_ranks(output: Tensor, target: Tensor) -> Tensor:
-    """Rank of each target's logit among its row, 0 is the highest.
+    """Rank of each target's logit `[N]` among its row of `[N, K]`, int64 `[N]`: 0 is the highest.
 
     Ties go to the lower class index, as `argmax` decides them, so that a constant output is right for class 0 only.
-    A row that holds a NaN ranks last.
-
-    Args:
-        output: logits, `[N, K]`.
-        target: class indices, `[N]`.
-
-    Returns:
-        int64 `[N]`, from 0 to K.
+    A row that holds a NaN ranks last, K.
     """
     own = output.gather(1, target[:, None])
     classes = torch.arange(output.shape[1], device=output.device)
@@ -33,15 +24,9 @@ def target_ranks(output: Tensor, target: Tensor) -> Tensor:
 
 
 def calculate_accuracy(output: Tensor, target: Tensor, topk: tuple[int, ...] = (1,)) -> list[Tensor]:
-    """Top-k accuracies in percent, one 0-d tensor for each k (a k above the number of classes counts as all of them).
+    """Top-k accuracies in percent of logits `[N, K]` and class indices `[N]`, one 0-d tensor for each k from 1.
 
-    Args:
-        output: logits, `[N, K]`.
-        target: class indices, `[N]`.
-        topk: the ks.
-
-    Raises:
-        ValueError: a k below 1, or shapes that do not fit.
+    A k above the number of classes counts as all of them.
     """
     if output.ndim != 2 or target.shape != output.shape[:1]:
         raise ValueError(f"logits [N, K] and targets [N] wanted, got {list(output.shape)} and {list(target.shape)}")
@@ -61,16 +46,11 @@ def summarise(output: Tensor, target: Tensor) -> dict[str, float]:
 def calculate_binary_accuracy(output: Tensor, target: Tensor) -> Tensor:
     """Accuracy of a two-class decision in percent, a 0-d tensor; a logit of exactly 0 counts as class 0.
 
-    Args:
-        output: logits of class 1, `[N]` or `[N, 1]`.
-        target: 0 or 1, `[N]` or `[N, 1]`.
+    Logits of class 1 and targets 0 or 1 are `[N]` or `[N, 1]`.
     """
     return ((output.flatten() > 0) == (target.flatten() > 0.5)).float().mean() * 100
 
 
 def _grad_norm(model: nn.Module) -> Tensor:
     """Global L2 norm of all gradients, a 0-d tensor on their device (0 where there are none); one fused reduction."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    if not gradients:
-        return torch.zeros(())
-    return torch.nn.utils.get_total_norm(gradients)
+    return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -21,6 +22,8 @@ from helper_functions.training.devices import describe_environment
 from helper_functions.training.distribution import from_main, on_main
 
 STAMP = "%Y%m%d-%H%M%S"
+# Of checkpoints; changes with the names of their parts.
+CHECKPOINT_FORMAT = 2
 
 
 class RunRecord:
@@ -34,38 +37,26 @@ class RunRecord:
         self.folder = Path(folder)
         self.step: int | None = None
         self._lock: RunLock | None = None
-        self._writer = None
         self._columns = None
-        self._widths = []
 
     @classmethod
     def create(cls, log_dir: str, name: str, args: object, device: torch.device) -> "RunRecord":
-        """Make a new folder `log_dir/name-timestamp`; an existing one is never used again.
-
-        Raises:
-            UserError: the folder cannot be made.
-        """
+        """Make a new folder `log_dir/name-timestamp`; raises UserError where it cannot be made."""
         if not re.fullmatch(r"[^/\\\0.-][^/\\\0]{0,99}", name):
             rule = "at most 100 characters without slashes, the first not a dot or dash"
             raise UserError(f"--name_prefix {name}: the beginning of a folder's name, so {rule}")
         record = cls(from_main(lambda: _new_folder(log_dir, name)))
         record._take(type(args), f"--log_dir {log_dir}")
-        save_config(_plain(args), record.path("config.yaml"))
+        save_config({**dataclasses.asdict(args), "resume": None}, record.path("config.yaml"))
         write_json(record.path("environment.json"), describe_environment(device))
         return record
 
     @classmethod
     def reopen(cls, folder: str, args_class: type, on_nan: str | None = None) -> tuple["RunRecord", object]:
-        """The record and the arguments of an earlier run, to resume it.
+        """The record and the arguments of an earlier run, to resume it; `on_nan` replaces the run's own --on_nan.
 
-        Args:
-            folder: the run's.
-            args_class: of its script's arguments.
-            on_nan: replaces the run's own --on_nan.
-
-        Raises:
-            UserError: no run folder, one of another script, one whose arguments are no longer valid, or one whose lock
-                another process holds.
+        Raises UserError for a folder of no run or of another script, for arguments that are no longer valid, and where
+        another process holds the folder's lock.
         """
         args = from_main(lambda: _read_arguments(folder, args_class))
         record = cls(Path(folder))
@@ -80,20 +71,18 @@ class RunRecord:
             remove_unfinished(self.folder)
 
         from_main(take)
-        run_under_way.begin(self.folder, args_class)
+        run_under_way.folder, run_under_way.args_class, run_under_way.step = self.folder, args_class, None
 
     def path(self, name: str) -> Path:
         """The path of a file in the run folder."""
         return self.folder / name
 
-    @property
+    @functools.cached_property
     def writer(self):
         """TensorBoard's writer."""
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(self.folder, flush_secs=600)
-        return self._writer
+        return SummaryWriter(self.folder, flush_secs=600)
 
     @on_main
     def scalars(self, figures: dict[str, float], step: int) -> None:
@@ -115,24 +104,21 @@ class RunRecord:
     @on_main
     def print_row(self, name: str, epoch: int, num_epochs: int, figures: dict[str, float]) -> None:
         """Print one row of the table of epochs, with a heading where the columns change."""
-        columns = tuple(figures)
-        if self._columns != (name, columns):
-            titles = [column.removeprefix("train/").replace("/", " ") for column in columns]
-            self._widths = [max(len(title), 8) for title in titles]
-            heading = "  ".join(title.rjust(width) for title, width in zip(titles, self._widths, strict=True))
-            print(f"\n{name + ' epoch':>16s}  {heading}")
-            self._columns = (name, columns)
+        titles = [f"{column.removeprefix('train/').replace('/', ' '):>8s}" for column in figures]
+        if self._columns != (name, titles):
+            print(f"\n{name + ' epoch':>16s}  {'  '.join(titles)}")
+            self._columns = (name, titles)
         cells = [f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}" for value in figures.values()]
-        row = "  ".join(cell.rjust(width) for cell, width in zip(cells, self._widths, strict=True))
+        row = "  ".join(cell.rjust(len(title)) for cell, title in zip(cells, titles, strict=True))
         print(f"{f'{epoch}/{num_epochs}':>16s}  {row}", flush=True)
 
     @on_main
     def save_checkpoint(self, content: dict) -> None:
         """Write what `--resume` needs, with the current lengths of the files of figures."""
-        if self._writer is not None:
-            self._writer.flush()
+        if "writer" in vars(self):
+            self.writer.flush()
         lengths = {path.name: path.stat().st_size for path in self._figures()}
-        save_tensors({**content, "lengths": lengths}, self.path("checkpoint.pt"))
+        save_tensors({**content, "format": CHECKPOINT_FORMAT, "lengths": lengths}, self.path("checkpoint.pt"))
         self._is_at(content["step"])
 
     def _is_at(self, step: int | None) -> None:
@@ -141,22 +127,20 @@ class RunRecord:
             run_under_way.step = step
 
     def load_checkpoint(self) -> dict | None:
-        """The last checkpoint, None where there is none; figures written after it are removed.
-
-        TensorBoard's `purge_step` does not help: the steps of each model that a run trains begin at 0.
-        """
+        """The last checkpoint, None where there is none; figures written after it are removed."""
         content = from_main(self._load_checkpoint)
         self._is_at(None if content is None else content["step"])
         return content
 
     def _load_checkpoint(self) -> dict | None:
-        content, lengths = None, {}
-        if self.path("checkpoint.pt").exists():
+        content, lengths, path = None, {}, self.path("checkpoint.pt")
+        if path.exists():
             remedy = "start a new run without --resume"
-            content = load_tensors(self.path("checkpoint.pt"), remedy)
+            content = load_tensors(path, remedy)
             lengths = content.get("lengths")
-            if "step" not in content or not _are_lengths(lengths):
-                raise UserError(f"{self.path('checkpoint.pt')}: no checkpoint of this version; {remedy}")
+            if content.get("format") != CHECKPOINT_FORMAT or "step" not in content or not _are_lengths(lengths):
+                raise UserError(f"{path}: no checkpoint of this version; {remedy}")
+        # TensorBoard's `purge_step` does not help: the steps of each model that a run trains begin at 0.
         for path in self._figures():
             if path.name in lengths:
                 # The checkpoint alone is synced to the disk: after a crash of the machine the file may be shorter.
@@ -172,10 +156,10 @@ class RunRecord:
     @on_main
     def close(self) -> None:
         """Flush TensorBoard, and release the folder."""
-        if self._writer is not None:
+        if "writer" in vars(self):
             # `close` alone hides a failed write.
-            self._writer.flush()
-            self._writer.close()
+            self.writer.flush()
+            self.writer.close()
         if self._lock is not None:
             self._lock.release()
 
@@ -218,9 +202,3 @@ def _read_arguments(folder: str, args_class: type) -> object:
     if set(load_config(config)) != names:
         raise UserError(f"--resume {folder}: that run was made by another script or version")
     return ScriptParser(args_class).parse(["--config_file", str(config), "--resume", str(folder)])
-
-
-def _plain(args: object) -> dict:
-    values = dataclasses.asdict(args)
-    values.pop("resume", None)
-    return {**values, "resume": None} if "resume" in {f.name for f in dataclasses.fields(args)} else values

@@ -16,18 +16,9 @@ RESULT, INFEASIBLE = "model.pt", "infeasible.pt"
 
 
 def run_quietly(script: ModuleType, flags: Sequence[object], name: str) -> tuple[Path, dict]:
-    """Call a script's `main` with flags as on its command line; its output is discarded.
+    """Call a script's `main` with flags as on its command line, and `name` as --name_prefix; discard its output.
 
-    Args:
-        script: a module with `get_parser` and `main`.
-        flags: as on the command line, but for `--name_prefix`.
-        name: beginning of the run folder's name.
-
-    Returns:
-        The run folder, the one of `--resume` or the one that it made, and its report.
-
-    Raises:
-        UserError: a request that cannot be met.
+    Returns the run folder, that of `--resume` or the one that it made, and the report.
     """
     args = script.get_parser().parse([*map(str, flags), "--name_prefix", name])
     with contextlib.redirect_stdout(io.StringIO()):
@@ -42,21 +33,15 @@ def result_weights(folder: str | Path) -> Path:
 
 
 def read_scalars(folder: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """A run's TensorBoard scalars by name: steps int64 `[n]` and values float64 `[n]`, in the order of the steps.
-
-    Raises:
-        UserError: the folder holds no TensorBoard events.
-    """
+    """A run's TensorBoard scalars by name: steps int64 `[n]` and values float64 `[n]`, in the order of the steps."""
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
     if not list(Path(folder).glob("events.out.tfevents.*")):
         raise UserError(f"{folder}: no TensorBoard events are there; name a run folder")
     # The default is a sample of 10,000 of each name.
     events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
-    return {name: _arrays(events.Scalars(name)) for name in events.Tags()["scalars"]}
-
-
-def _arrays(events: list) -> tuple[np.ndarray, np.ndarray]:
-    steps = np.array([event.step for event in events], dtype=np.int64)
-    order = steps.argsort(kind="stable")
-    return steps[order], np.array([event.value for event in events], dtype=np.float64)[order]
+    found = {}
+    for name in events.Tags()["scalars"]:
+        rows = sorted(events.Scalars(name), key=lambda event: event.step)
+        found[name] = np.array([row.step for row in rows], np.int64), np.array([row.value for row in rows], np.float64)
+    return found

@@ -1,5 +1,6 @@
 """One process at a time in a folder."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -14,28 +15,18 @@ NAME = "run.lock"
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
-class RunLock:
+class RunLock(contextlib.AbstractContextManager):
     """The lock of a folder, on the file `run.lock` in it, which names its holder.
 
     The lock ends with the process, however that ends; the same process may take it again. A file system without locks
-    refuses nobody.
-
-    Args:
-        folder: that exists.
-        what: the request, for the error.
-
-    Raises:
-        UserError: another process holds the lock.
-        OSError: the file cannot be written.
+    refuses nobody. Raises UserError, which begins with the request `what`, where another process holds the lock.
     """
 
     def __init__(self, folder: Path, what: str) -> None:
         self.path = Path(folder).resolve(strict=True) / NAME
-        self._lock = FileLock(
-            self.path, timeout=0, thread_local=False, is_singleton=True, fallback_to_soft=False, mode=0o644
-        )
+        self._lock = FileLock(self.path, mode=0o644, thread_local=False, is_singleton=True, fallback_to_soft=False)
         try:
-            self._lock.acquire()
+            self._lock.acquire(timeout=0)
             self.path.write_text(f"{os.getpid()} on {socket.gethostname()}\n")
         except Timeout:
             holder = self.path.read_text().strip() or "(unknown)"
@@ -44,14 +35,10 @@ class RunLock:
             if error.errno not in WITHOUT_LOCKS:
                 raise
 
-    def release(self) -> None:
+    def release(self, *_: object) -> None:
         """Give the folder back."""
         if self._lock.is_locked:
             self.path.unlink(missing_ok=True)
         self._lock.release(force=True)
 
-    def __enter__(self) -> "RunLock":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
+    __exit__ = release

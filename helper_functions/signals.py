@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,12 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """The process received SIGINT or SIGTERM.
-
-    Args:
-        number: of the signal.
-        step: the gradient step at which everything was saved; None where nothing was saved because of the signal.
-    """
+    """The process received the signal `number`; `step` is that at which everything was saved because of it, if any."""
 
     def __init__(self, number: int, step: int | None = None) -> None:
         super().__init__(number, step)
@@ -38,24 +32,21 @@ class RunUnderWay:
     args_class: type | None = None
     step: int | None = None
 
-    def begin(self, folder: Path, args_class: type) -> None:
-        """Make the run in this folder, which has no checkpoint yet, the current one."""
-        self.folder, self.args_class, self.step = folder, args_class, None
-
-    def resume_command(self, script: str) -> str:
-        """The command line that resumes it."""
-        return f"python {script} --resume {shlex.quote(str(self.folder))}"
-
 
 run_under_way = RunUnderWay()
 
 
 class _Pending:
-    """The signal that was received and not yet raised, and how many blocks defer it."""
+    """The signal that was received and not yet raised, and how many blocks defer it.
+
+    In a block that defers it, all ranks see it at the same step, the one after any of them received it: they exchange
+    it asynchronously during the step, so none of them waits.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self.deferrals = 0
+        self._sent: tuple[torch.Tensor, dist.Work] | None = None
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal; a second one has its default effect, which ends the process at once."""
@@ -64,26 +55,44 @@ class _Pending:
                 signal.signal(each, signal.SIG_DFL)
         self.signal = number
         if not self.deferrals:
-            self.raise_pending()
+            self.stop()
 
-    def raise_pending(self, step: int | None = None) -> None:
+    def asked(self, last: bool = False) -> int | None:
+        """The signal's number, or None; called at each step, with `last` where the ranks wait for the exchange."""
+        if world_size() == 1:
+            return self.signal
+        found = None
+        if self._sent is not None:
+            value, work = self._sent
+            work.wait()
+            found, self._sent = int(value) or None, None
+        if found is None:
+            value = torch.tensor(self.signal or 0)
+            work = dist.all_reduce(value, dist.ReduceOp.MAX, async_op=not last)
+            if last:
+                found = int(value) or None
+            else:
+                self._sent = value, work
+        self.signal = found or self.signal
+        return found
+
+    def stop(self, step: int | None = None) -> None:
+        """Raise the signal as `Stopped`, with the step at which everything was saved, if it was."""
         number, self.signal = self.signal, None
         raise Stopped(number, step)
 
 
-_pending = _Pending()
+pending = _Pending()
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
     """Inside, SIGINT and SIGTERM raise `Stopped`, or are deferred; a signal that is ignored (nohup) stays ignored."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-        before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    numbers = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    before = {each: signal.getsignal(each) for each in numbers if signal.getsignal(each) is not signal.SIG_IGN}
     try:
         for number in before:
-            signal.signal(number, _pending.receive)
+            signal.signal(number, pending.receive)
         yield
     finally:
         for number, handler in before.items():
@@ -92,59 +101,14 @@ def listening() -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Inside, a signal is deferred until `Stops` finds it, or until the end of the block, which raises it.
+    """Inside, a signal is deferred until `pending.stop` raises it, or until the end of the block.
 
     All ranks enter and leave the block together.
     """
-    _pending.deferrals += 1
+    pending.deferrals += 1
     try:
         yield
     finally:
-        _pending.deferrals -= 1
-    if not _pending.deferrals:
-        _pending.signal = _highest(_pending.signal or 0) or None
-        if _pending.signal is not None:
-            _pending.raise_pending()
-
-
-class Stops:
-    """Polls for a signal at each step; all ranks see it at the same step, the one after any of them received it.
-
-    The ranks exchange it asynchronously during the step, so none of them waits.
-    """
-
-    def __init__(self) -> None:
-        self._sent: tuple[torch.Tensor, dist.Work] | None = None
-
-    def asked(self, last: bool = False) -> int | None:
-        """The signal's number, or None.
-
-        Args:
-            last: this is the last poll, so the ranks wait for the exchange.
-        """
-        if world_size() == 1:
-            return _pending.signal
-        found = 0
-        if self._sent is not None:
-            value, work = self._sent
-            work.wait()
-            found, self._sent = int(value), None
-        if not found and last:
-            found = _highest(_pending.signal or 0)
-        elif not found:
-            value = torch.tensor(_pending.signal or 0)
-            self._sent = value, dist.all_reduce(value, dist.ReduceOp.MAX, async_op=True)
-        _pending.signal = found or _pending.signal
-        return found or None
-
-    def stop(self, step: int | None) -> None:
-        """Raise the signal as `Stopped`, with the step at which everything was saved, if it was."""
-        _pending.raise_pending(step)
-
-
-def _highest(number: int) -> int:
-    if world_size() == 1:
-        return number
-    value = torch.tensor(number)
-    dist.all_reduce(value, dist.ReduceOp.MAX)
-    return int(value)
+        pending.deferrals -= 1
+    if not pending.deferrals and pending.asked(last=True) is not None:
+        pending.stop()

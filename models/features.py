@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from helper_functions.errors import UserError
 from helper_functions.training.devices import Precision
 from helper_functions.training.inference import predict
-from helper_functions.training.shares import whole
+from helper_functions.training.spread import whole
 
 
 def classifier_head(model: nn.Module) -> nn.Linear:

@@ -13,10 +13,10 @@ from data.splits import make_splits
 from helper_functions.errors import UserError
 from helper_functions.metrics import summarise
 from helper_functions.safe_files.printable import printable
-from helper_functions.training.batch_norm import share_batch_norm
 from helper_functions.training.devices import choose_device, choose_precision, seed_everything
 from helper_functions.training.distribution import from_main
 from helper_functions.training.inference import predict
+from helper_functions.training.spread import share_batch_norm
 from models.arguments import model_from
 
 TARGETS = {

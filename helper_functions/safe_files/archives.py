@@ -14,38 +14,27 @@ from typing import BinaryIO, Literal
 UNFOLDING = (" bytearray", " encode")
 # The first bytes of files from before torch 1.6, or of `_use_new_zipfile_serialization=False`: a pickled number.
 LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
-# Pickles in such a file: the number, the protocol, the machine, the content, the order of the storages.
-LEGACY_PICKLES = 5
 
 TorchFormat = Literal["torch", "legacy torch"]
 
 
 def check_archive(file: BinaryIO, most: int) -> None:
-    """Refuse a zip archive that unpacks to more than `most` bytes; the file is left at its beginning.
-
-    Python unpacks no more of an entry than its declared size.
-
-    Raises:
-        ValueError, zipfile.BadZipFile: the former where it holds more.
-    """
+    """Refuse a zip archive that unpacks to more than `most` bytes by a ValueError; leave the file at its beginning."""
     with zipfile.ZipFile(file) as archive:
+        # Python unpacks no more of an entry than its declared size.
         if sum(entry.file_size for entry in archive.infolist()) > most:
             raise ValueError(f"more than {most:,} bytes")
     file.seek(0)
 
 
 def check_torch_file(file: BinaryIO) -> TorchFormat:
-    """How torch.save wrote a file; the file is left at its beginning.
-
-    Raises:
-        ValueError: it is no such file, or unpacks to far more than its size.
-    """
+    """How torch.save wrote a file, which is left at its beginning; ValueError where it did not, or for an attack."""
     head = file.read(32)
     file.seek(0)
     if head.startswith(b"PK\x03\x04"):
         _check_torch_archive(file)
     elif head.startswith(b"\x80") and LEGACY_MAGIC in head:
-        for _ in range(LEGACY_PICKLES):
+        for _ in ("number", "protocol", "machine", "content", "order of the storages"):
             _check_pickle(file)
     else:
         raise ValueError("not of torch.save")

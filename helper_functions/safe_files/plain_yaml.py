@@ -12,9 +12,7 @@ import yaml
 from helper_functions.errors import UserError
 
 # What PyYAML raises while it reads a text and builds its values.
-YAML_ERRORS = (
-    yaml.YAMLError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError,
-)  # fmt: skip
+YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 _INTEGER = "tag:yaml.org,2002:int"
 
 
@@ -45,11 +43,7 @@ _PlainLoader.add_implicit_resolver(_INTEGER, re.compile(r"-?(?:0|[1-9][0-9]*)\Z"
 
 
 def load_plain(text: str) -> object:
-    """The value of a YAML document.
-
-    Raises:
-        ValueError: it is no YAML, or has a tag, an alias or a key twice; the message is the reason.
-    """
+    """The value of a YAML document; a ValueError says why there is none, such as a tag, an alias or a key twice."""
     try:
         return yaml.load(text, Loader=_PlainLoader)
     except YAML_ERRORS as error:
@@ -57,11 +51,7 @@ def load_plain(text: str) -> object:
 
 
 def refuse_aliases(value: object) -> None:
-    """Refuse texts with YAML aliases, in lists and dicts too: jsonargparse reads the value of a flag as YAML.
-
-    Raises:
-        UserError: naming the alias.
-    """
+    """Refuse texts with YAML aliases, in lists and dicts too: jsonargparse reads the value of a flag as YAML."""
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             refuse_aliases(item)

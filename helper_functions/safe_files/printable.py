@@ -4,10 +4,7 @@ Attack that `print` lets pass: control characters in a file name or a weight's n
 changes of direction show a line in another order than it has.
 """
 
-import contextlib
-import io
 import unicodedata
-from typing import TextIO
 
 from helper_functions.errors import UserError
 
@@ -35,21 +32,9 @@ def one_line(text: str) -> str:
 
 
 def check_flags(values: dict[str, object]) -> None:
-    """Refuse text that no path or name needs; a NUL, for one, fails only where a file is opened.
-
-    Raises:
-        UserError: a value holds a control character or bytes that are no UTF-8.
-    """
+    """Refuse control characters and bytes that are no UTF-8; a NUL, for one, fails only where a file is opened."""
     for name, value in values.items():
         for text in value if isinstance(value, list) else [value]:
-            found = [each for each in str(text) if unicodedata.category(each) in REFUSED]
-            if found:
+            if found := [each for each in str(text) if unicodedata.category(each) in REFUSED]:
                 what = f"{printable(text[:80])!r} holds the character {printable(found[0])}"
                 raise UserError(f"--{name}: {what}; give text without control characters, in UTF-8")
-
-
-def escape_unknown(stream: TextIO) -> None:
-    """Have a stream write characters that its encoding lacks as escapes: a terminal may have ASCII alone."""
-    if isinstance(stream, io.TextIOWrapper):
-        with contextlib.suppress(OSError):  # the file beneath was exchanged for a pipe
-            stream.reconfigure(errors="backslashreplace")

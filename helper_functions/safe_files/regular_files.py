@@ -3,11 +3,9 @@
 `open` waits for ever for a writer of a FIFO, and a read of a device such as /dev/zero never ends.
 """
 
-import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -27,19 +25,11 @@ def _open_regular(path: str | Path) -> int:
     return handle
 
 
-@contextlib.contextmanager
-def open_bytes(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a regular file for reading.
-
-    Raises:
-        OSError: it cannot be opened, or is no regular file.
-    """
-    with open(_open_regular(path), "rb") as file:
-        yield file
+def open_bytes(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading; anything else is an OSError."""
+    return open(_open_regular(path), "rb")
 
 
-@contextlib.contextmanager
-def open_text(path: str | Path) -> Iterator[TextIO]:
-    """Open a regular file of UTF-8 text for reading, with or without a byte order mark; raises as `open_bytes`."""
-    with open(_open_regular(path), encoding="utf-8-sig") as file:
-        yield file
+def open_text(path: str | Path) -> TextIO:
+    """Open a regular file of UTF-8 text for reading, with or without a byte order mark."""
+    return open(_open_regular(path), encoding="utf-8-sig")

@@ -16,12 +16,7 @@ def compiled(model: nn.Module, mode: CompileMode, inputs: Tensor) -> nn.Module:
     """The model compiled by torch.compile; the model itself, and one line of output, where that fails.
 
     It fails without a compiler, or with an operation that the compiler does not support. The result shares the model's
-    parameters, whose names stay.
-
-    Args:
-        model: whose forward pass is compiled, and the backward pass with it.
-        mode: of torch.compile; all but `default` record CUDA graphs on a GPU.
-        inputs: a batch, `[B, ...]`, to try it on.
+    parameters, whose names stay. It is tried on a batch `inputs`, `[B, ...]`.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
     # Tried on a copy, since a pass that fails half-way changes buffers and gradients.

@@ -2,29 +2,25 @@
 
 import contextlib
 import os
+import platform
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from helper_functions.errors import UserError
 from helper_functions.training.compilation import CompileMode
-from helper_functions.training.distribution import local_rank, world_size
+from helper_functions.training.distribution import world_size
 
 
 def choose_device(name: str = "auto", deterministic: bool = False) -> torch.device:
     """The device called `name`; `auto` takes CUDA, then MPS, then the CPU.
 
-    With several ranks, each has a CUDA device of its own, or all share the CPU.
-
-    Args:
-        name: of the device.
-        deterministic: from now on, an operation of this process gives the same bits again or raises an error.
-
-    Raises:
-        UserError: no such device on this machine, or one that ranks cannot share.
+    With several ranks, each has a CUDA device of its own, or all share the CPU. `deterministic`: from now on, an
+    operation of this process gives the same bits again or raises an error.
     """
     if deterministic:
         # cuBLAS reads this variable when it starts, which is later.
@@ -39,21 +35,19 @@ def choose_device(name: str = "auto", deterministic: bool = False) -> torch.devi
     except RuntimeError:
         raise UserError(f"--device {name}: no such device; use auto, cpu, cuda, cuda:N or mps") from None
     if world_size() > 1 and name != "cpu":
-        return _device_of_rank(name)
+        if name != "cuda":
+            remedy = "use auto, cuda or cpu, and each has its own"
+            raise UserError(f"--device {name}: several ranks cannot share it; {remedy}")
+        number, count = dist.get_node_local_rank(fallback_rank=0), torch.cuda.device_count()
+        if number >= count:
+            remedy = "start as many ranks, by --nproc_per_node"
+            raise UserError(f"--device {name}: this machine has {count} of them; {remedy}")
+        torch.cuda.set_device(number)
+        return torch.device("cuda", number)
     present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= present.get(device.type, 0):
         raise UserError(f"--device {name}: this machine has no such device; use --device auto or --device cpu")
     return device
-
-
-def _device_of_rank(name: str) -> torch.device:
-    if name != "cuda":
-        raise UserError(f"--device {name}: several ranks cannot share it; use auto, cuda or cpu, and each has its own")
-    if local_rank() >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise UserError(f"--device {name}: this machine has {count} of them; start as many ranks, by --nproc_per_node")
-    torch.cuda.set_device(local_rank())
-    return torch.device("cuda", local_rank())
 
 
 @dataclass(frozen=True)
@@ -75,10 +69,8 @@ class Precision:
 
 
 def lacks_determinism(error: RuntimeError) -> str | None:
-    """The message for an operation that `--deterministic` does not allow, None for any other error.
-
-    PyTorch has no exception class for it.
-    """
+    """The message for an operation that `--deterministic` does not allow, None for any other error."""
+    # PyTorch has no exception class for it.
     operation, found, _ = str(error).partition(" does not have a deterministic implementation")
     if not found and "CUBLAS_WORKSPACE_CONFIG" not in operation:
         return None
@@ -90,9 +82,7 @@ def has_bf16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 by hardware."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return False
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def choose_precision(device: torch.device, name: str = "auto", compile_mode: CompileMode | None = None) -> Precision:
@@ -111,14 +101,11 @@ def seed_everything(seed: int) -> None:
 
 def describe_environment(device: torch.device) -> dict:
     """Versions and hardware, which belong beside every published figure."""
-    import platform
-
     import torchvision
 
     cpu = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as lines:
-            cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    with contextlib.suppress(FileNotFoundError), open("/proc/cpuinfo") as lines:
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

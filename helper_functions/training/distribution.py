@@ -5,7 +5,6 @@ import functools
 import importlib
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TypeVar
@@ -13,11 +12,9 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import _get_default_store
-from torch.distributed.rendezvous import rendezvous
 
 from helper_functions.errors import UserError
-from helper_functions.safe_files.printable import one_line, printable
+from helper_functions.safe_files.printable import printable
 
 T = TypeVar("T")
 
@@ -26,10 +23,6 @@ VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # Longest wait for another rank. The death of a process is detected at once; this is for machines that vanish, and is
 # longer than rank 0 takes to write a checkpoint or to download a data set.
 TIMEOUT = timedelta(minutes=20)
-# Seconds in which rank 0 reports an error that all ranks have, and in which torchrun detects the rank that died first.
-PATIENCE = 3.0
-# Keys in the store that all ranks share: rank 0's error, and how many ranks have read it.
-ERROR, READERS = "error of rank 0", "ranks that have read it"
 
 
 def world_size() -> int:
@@ -40,11 +33,6 @@ def world_size() -> int:
 def rank() -> int:
     """This process's rank, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
-
-
-def local_rank() -> int:
-    """This process's rank on its machine, from 0."""
-    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def is_main() -> bool:
@@ -64,14 +52,10 @@ def process_group() -> Iterator[None]:
     # If this module is first imported inside a process group, it keeps the group alive; the group's threads then may
     # abort the process at the end of the interpreter.
     importlib.import_module("torch._dynamo")
-    store, number, size = next(rendezvous("env://", timeout=TIMEOUT))
     # Without a backend's name, torch takes one for each kind of device that it finds.
-    dist.init_process_group(store=store, rank=number, world_size=size, timeout=TIMEOUT)
+    dist.init_process_group(timeout=TIMEOUT)
     try:
-        with contextlib.ExitStack() as stack:
-            if number:
-                nowhere = stack.enter_context(open(os.devnull, "w"))
-                stack.enter_context(contextlib.redirect_stdout(nowhere))
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if is_main() else nowhere):
             yield
     finally:
         dist.destroy_process_group()
@@ -123,12 +107,13 @@ def agree(values: Tensor) -> Tensor:
 @contextlib.contextmanager
 def first_on_machine() -> Iterator[None]:
     """The first rank of each machine executes the block before the others, which then find what it downloaded."""
-    if local_rank():
+    rank_here = dist.get_node_local_rank(fallback_rank=0)
+    if rank_here:
         _meet()
     try:
         yield
     finally:
-        if not local_rank():
+        if not rank_here:
             _meet()
 
 
@@ -140,42 +125,3 @@ def _meet() -> None:
 def wait_for_main() -> None:
     """Wait until rank 0 arrives here: torchrun kills all ranks as soon as one exits with an error."""
     from_main(lambda: None)
-
-
-def complain(line: str) -> None:
-    """Print one line to standard error, on rank 0; on another rank, if rank 0 reports nothing within `PATIENCE`."""
-    line = one_line(line)
-    if world_size() == 1:
-        print(line, file=sys.stderr)
-        return
-    store = _get_default_store()
-    if is_main():
-        print(line, file=sys.stderr, flush=True)
-        store.set(ERROR, line)
-        # The store may close with this process.
-        _wait(lambda: store.add(READERS, 0) == world_size() - 1)
-    elif _wait(lambda: store.check([ERROR])):
-        store.add(READERS, 1)
-    else:
-        print(f"rank {rank()}: {line}", file=sys.stderr, flush=True)
-
-
-def _wait(condition: Callable[[], bool]) -> bool:
-    """Whether a condition came true within `PATIENCE`."""
-    until = time.monotonic() + PATIENCE
-    with contextlib.suppress(dist.DistError):  # the store is closed
-        while time.monotonic() < until:
-            if condition():
-                return True
-            time.sleep(0.05)
-    return False
-
-
-def lost_rank(error: RuntimeError) -> str | None:
-    """The reason in an error about a lost rank, None for any other error."""
-    message = str(error)
-    # Gloo has no exception class, but its messages begin with the name of a source file.
-    if not (isinstance(error, dist.DistError) or "/gloo/" in message):
-        return None
-    reason = message.partition("] ")[2] if "/gloo/" in message else message
-    return reason.splitlines()[0].partition(". ")[0]

@@ -26,10 +26,7 @@ def predict(model: nn.Module, loader: Iterable, precision: Precision) -> tuple[T
     """Logits and labels of everything in a loader, in its order.
 
     Eval mode, no gradient; batch-norm statistics and the modules' modes do not change. Ranks share each batch, and all
-    of them get all results.
-
-    Returns:
-        float32 logits `[N, K]` and int64 labels `[N]`, both on the computing device.
+    of them get all results: float32 logits `[N, K]` and int64 labels `[N]`, both on the computing device.
     """
     logits, labels, forward = [], [], spread(model)
     with evaluation_mode(model), torch.inference_mode(), precision.autocast():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from helper_functions.signals import Stops, held_back
+from helper_functions.signals import held_back, pending
 from helper_functions.training.distribution import from_main, is_main, wait_for_main
 from helper_functions.training.passes import WEIGHTS, Fault, ResumableEpoch, all_finite
 from helper_functions.training.peak_memory import peak_memory, release_memory, reset_peak_memory
@@ -95,17 +95,10 @@ class Trainer:
 
 @dataclass
 class LoopConfig:
-    """How far and on what a loop runs.
+    """How far and on what a loop runs: `num_epochs` in all, of which `start_epoch` are done.
 
-    Args:
-        num_epochs: in all; those before `start_epoch` are done.
-        device: where batches go.
-        log_interval: steps between two transfers of figures from the device.
-        shown: figures beside the progress bar.
-        start_epoch: epochs that are done.
-        place: what `on_stop` was given in the epoch that is gone on with; None at its beginning.
-        model: whose weights are checked for NaN after each pass; None checks nothing.
-        cost: is added to.
+    The figures `shown` stand beside the progress bar. `place` is what `on_stop` was given in the epoch to resume. After
+    each pass the weights of `model` are checked for NaN.
     """
 
     num_epochs: int
@@ -141,26 +134,24 @@ class NamedLoader:
 
     def images_of(self, state: dict[str, int], number: int) -> dict[str, Tensor]:
         """Numbers of the images in a batch of the pass that begins in a state, where the loader provides them."""
-        if not hasattr(self.loader, "images_of"):
-            return {}
-        return {self.name: self.loader.images_of(state["epoch"], number)}
+        knows = hasattr(self.loader, "images_of")
+        return {self.name: self.loader.images_of(state["epoch"], number)} if knows else {}
 
 
 def run_loop(trainer: Trainer, config: LoopConfig) -> None:
     """Run a trainer's epochs to their end, or until it ends them.
 
-    Raises:
-        Stopped: a signal was received; `on_stop` was called before, unless a figure or a weight is not finite.
+    A signal raises Stopped, after a call of `on_stop` unless a figure or a weight is not finite.
     """
     with held_back():
-        stops, epoch, place = Stops(), config.start_epoch, config.place
+        epoch, place = config.start_epoch, config.place
         while epoch < config.num_epochs:
             for number, (name, batches) in enumerate(trainer.passes(epoch)):
                 if place is not None and number < place["pass"]:
                     continue
                 trainer.on_pass(epoch, number, resumed=place is not None)
                 running, done = ResumableEpoch(batches, config.device, place), False
-                watch, place = _PassWatch(trainer, config, stops, running, (epoch, number, name, len(batches))), None
+                watch, place = _PassWatch(trainer, config, running, epoch, number, name, len(batches)), None
                 while not done:
                     with watch.progress_bar():
                         for batch in running:
@@ -176,19 +167,17 @@ def run_loop(trainer: Trainer, config: LoopConfig) -> None:
                 break
 
 
+@dataclass
 class _PassWatch:
-    """What is measured and checked around the steps of a pass: progress, cost, figures and signals.
+    """What is measured and checked around the steps of pass `number` of an epoch: progress, cost, figures, signals."""
 
-    Args:
-        place: epoch and number of the pass in it, from 0, its name, and how many batches it has.
-    """
-
-    def __init__(
-        self, trainer: Trainer, config: LoopConfig, stops: Stops, running: ResumableEpoch,
-        place: tuple[int, int, str, int],
-    ) -> None:  # fmt: skip
-        self.trainer, self.config, self.stops, self.running = trainer, config, stops, running
-        self.epoch, self.number, self.name, self.total = place
+    trainer: Trainer
+    config: LoopConfig
+    running: ResumableEpoch
+    epoch: int
+    number: int
+    name: str
+    total: int
 
     @contextlib.contextmanager
     def progress_bar(self) -> Iterator[None]:
@@ -231,14 +220,14 @@ class _PassWatch:
         return Fault(figure, self.name, self.epoch + 1, batch, self.total, step, images)
 
     def _stop_if_asked(self, last: bool) -> None:
-        if self.stops.asked(last) is None:
+        if pending.asked(last) is None:
             return
         # A state that is not finite is not saved; the resumed run reaches it again.
         sound = from_main(lambda: self.running.means.sound() and all_finite(self.config.model))
         if sound:
             self.trainer.on_stop({"pass": self.number, **self.running.place()}, self.epoch)
             wait_for_main()
-        self.stops.stop(self.config.cost.gradient_steps if sound else None)
+        pending.stop(self.config.cost.gradient_steps if sound else None)
 
 
 def _to_device(batch: dict, device: torch.device) -> dict:

@@ -15,16 +15,9 @@ WEIGHTS = "weights"
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """Where a figure or a weight became NaN or infinite.
+    """Where `figure`, a name in the record or `weights`, became NaN or infinite: epoch, batch and step from 1.
 
-    Args:
-        figure: the first such figure, by its name in the record, or `weights`.
-        phase: name of the pass.
-        epoch: from 1.
-        batch: in the pass, from 1.
-        batches: in a pass.
-        step: gradient steps until then, this one included.
-        images: numbers of the batch's images, by stream; of streams whose loader provides them.
+    `images`: numbers of the batch's images, by stream; of streams whose loader provides them.
     """
 
     figure: str
@@ -63,11 +56,17 @@ class Means:
         With them the first figure that was NaN or infinite, if any: how many steps ago, and its name.
         """
         rows = agree(torch.stack(self.rows)).tolist()
-        sums = [math.fsum(column) if _finite(column) else sum(column) for column in zip(*rows, strict=True)]
+        columns = list(zip(*rows, strict=True))
+        sums = [math.fsum(column) if all(map(math.isfinite, column)) else sum(column) for column in columns]
         self.totals = [a + b for a, b in zip(self.totals or [0.0] * len(sums), sums, strict=True)]
         self.count += len(rows)
         self.rows = []
-        found = ((len(rows) - number, name) for number, row in enumerate(rows, 1) for name in self._non_finite(row))
+        found = (
+            (len(rows) - number, name)
+            for number, row in enumerate(rows, 1)
+            for name, value in zip(self.names, row, strict=True)
+            if not math.isfinite(value)
+        )
         return {name: value / len(rows) for name, value in zip(self.names, sums, strict=True)}, next(found, None)
 
     def sound(self) -> bool:
@@ -77,9 +76,6 @@ class Means:
     def of_pass(self) -> dict[str, float]:
         """Means of everything that has been transferred."""
         return {name: value / self.count for name, value in zip(self.names, self.totals, strict=True)}
-
-    def _non_finite(self, row: list[float]) -> list[str]:
-        return [name for name, value in zip(self.names, row, strict=True) if not math.isfinite(value)]
 
     def state_dict(self) -> dict:
         """What a resumed pass needs."""
@@ -92,17 +88,10 @@ class Means:
         self.rows = list(state["rows"].to(device))
 
 
-def _finite(column: tuple[float, ...]) -> bool:
-    return all(math.isfinite(value) for value in column)
-
-
 class ResumableEpoch:
-    """One pass, from its beginning or from where an earlier run left it.
+    """One pass, from its beginning or from the `place` where an earlier run left it.
 
-    Args:
-        batches: the loop's; where passes differ, `state_dict()` and `load_state_dict()` hold which one comes next.
-        device: of the figures.
-        place: the result of `place` in the run that left this pass.
+    Where passes over the batches differ, their `state_dict()` and `load_state_dict()` hold which one comes next.
     """
 
     def __init__(self, batches: Iterable[dict], device: torch.device, place: dict | None = None) -> None:

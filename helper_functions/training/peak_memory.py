@@ -10,9 +10,8 @@ from pathlib import Path
 
 import torch
 
-# Linux resets the peak of the resident set, which STATUS shows, when 5 is written to CLEAR_REFS.
-CLEAR_REFS, RESET = Path("/proc/self/clear_refs"), "5"
-STATUS = Path("/proc/self/status")
+# Linux resets the peak of the resident set when 5 is written to it.
+CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def release_memory() -> None:
@@ -29,7 +28,7 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
     else:
         with contextlib.suppress(OSError):
-            CLEAR_REFS.write_text(RESET)
+            CLEAR_REFS.write_text("5")
 
 
 def peak_memory(device: torch.device) -> int:
@@ -38,7 +37,7 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError):
         # getrusage includes the peak of the parent process at the fork.
-        if found := re.search(r"^VmHWM:\s*(\d+) kB$", STATUS.read_text(), re.MULTILINE):
+        if found := re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE):
             return int(found[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

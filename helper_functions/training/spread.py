@@ -5,17 +5,21 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from helper_functions.training.batch_norm import average_running_statistics, no_running_stats_update
+from helper_functions.training.batch_norm import batch_norm_layers, no_running_stats_update
 from helper_functions.training.compilation import Compiled, CompileMode, compiled
 from helper_functions.training.devices import seeded
 from helper_functions.training.distribution import rank, world_size
-from helper_functions.training.shares import own_part, shared_pass, split_sizes, whole
 
 # Fewest images of a rank in a shared pass: a single image with a feature map of one pixel has no variance.
 FEWEST = 2
+# Sizes of all ranks' parts in the current forward pass; None where each rank computes the whole batch.
+_sizes: list[int] | None = None
 
 
 def spread(model: nn.Module, mode: CompileMode | None = None) -> Callable[[Tensor], Tensor]:
@@ -30,6 +34,27 @@ def spread(model: nn.Module, mode: CompileMode | None = None) -> Callable[[Tenso
     return model if mode is None else Compiled(model, mode)
 
 
+def split_sizes(count: int, ranks: int) -> list[int]:
+    """How many of `count` rows each rank computes: sizes differ by at most one, the larger parts first."""
+    return [count // ranks + (number < count % ranks) for number in range(ranks)]
+
+
+def whole(rows: Tensor) -> Tensor:
+    """The rows `[B, ...]` of the whole batch from those of this rank's part, with their gradient; in a shared pass.
+
+    Outside of one, the rows themselves. The gradient of this rank's rows is multiplied by the number of ranks, since
+    DistributedDataParallel averages the gradients over ranks.
+    """
+    return rows if _sizes is None else _Whole.apply(rows, _sizes)
+
+
+def share_batch_norm(model: nn.Module) -> nn.Module:
+    """Make every batch-norm layer of the model a `SharedBatchNorm`, in place; names and parameters stay."""
+    for layer in batch_norm_layers(model):
+        layer.__class__ = SharedBatchNorm
+    return model
+
+
 class _Spread:
     def __init__(self, model: nn.Module, mode: CompileMode | None) -> None:
         self.model, self.mode = model, mode
@@ -38,13 +63,17 @@ class _Spread:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         sizes = split_sizes(len(inputs), world_size()) if len(inputs) >= FEWEST * world_size() else None
-        part = inputs if sizes is None else inputs[own_part(sizes)]
-        number = 0 if sizes is None else rank()
+        part, number = (inputs, 0) if sizes is None else (inputs.split(sizes)[rank()], rank())
         draws = _draws_of_its_own(number, inputs.device) if self.model.training else contextlib.nullcontext()
-        with shared_pass(sizes), draws:
-            outputs = whole(self._forward(part)(part))
+        global _sizes
+        before, _sizes = _sizes, sizes
+        try:
+            with draws:
+                outputs = whole(self._forward(part)(part))
+        finally:
+            _sizes = before
         if sizes is not None:
-            average_running_statistics(self.model)
+            _average_running_statistics(self.model)
         return outputs
 
     def _forward(self, part: Tensor) -> nn.Module:
@@ -61,24 +90,114 @@ class _Spread:
             outputs = self.model(part).float().sum()
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad(outputs, parameters, allow_unused=True)
-        forward_pass = self.model if self.mode is None else compiled(self.model, self.mode, part)
+        forward = self.model if self.mode is None else compiled(self.model, self.mode, part)
+        devices = [part.device] if part.device.type == "cuda" else None
+        unused = any(gradient is None for gradient in gradients)
         with warnings.catch_warnings():
             # Newer versions of torch rename `broadcast_buffers`.
             warnings.simplefilter("ignore", FutureWarning)
-            return DistributedDataParallel(
-                forward_pass,
-                device_ids=[part.device] if part.device.type == "cuda" else None,
-                broadcast_buffers=False,
-                find_unused_parameters=any(gradient is None for gradient in gradients),
-            )
+            return DistributedDataParallel(forward, devices, broadcast_buffers=False, find_unused_parameters=unused)
+
+
+class SharedBatchNorm(_BatchNorm):
+    """Batch norm that normalises by the whole batch in a pass that ranks share, and plain batch norm in any other.
+
+    Like `nn.SyncBatchNorm`, which refuses CPUs. Input and output [B, C, ...], B this rank's part.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if _sizes is None or not self.training:
+            return super().forward(input)
+        images = sum(_sizes)
+        count = images * input[0, 0].numel()
+        weight = input.new_ones(self.num_features, dtype=torch.float32) if self.weight is None else self.weight
+        bias = torch.zeros_like(weight) if self.bias is None else self.bias
+        output, mean, variance = _Normalise.apply(input, weight, bias, self.eps, len(input) / images, count)
+        if self.track_running_stats:
+            self.num_batches_tracked.add_(1)
+            factor = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, factor)
+            self.running_var.lerp_(variance * (count / (count - 1)), factor)
+        return output
+
+
+class _Normalise(torch.autograd.Function):
+    """Ioffe and Szegedy 2015, algorithm 1 and its gradient, with sums over all ranks."""
+
+    @staticmethod
+    def forward(ctx, inputs: Tensor, weight: Tensor, bias: Tensor, eps: float, share: float, count: int):
+        axes = [axis for axis in range(inputs.dim()) if axis != 1]
+        variance, mean = torch.var_mean(inputs.float(), axes, correction=0)
+        variances, means, shares = _stacked(torch.stack([variance, mean, torch.full_like(mean, share)])).unbind(1)
+        # Elementwise in float32: autocast computes matrix products in half precision.
+        mean = (shares * means).sum(0)
+        variance = (shares * (variances + (means - mean).square())).sum(0)
+        ctx.save_for_backward(inputs, weight, mean, variance)
+        ctx.eps, ctx.count = eps, count
+        ctx.mark_non_differentiable(mean, variance)
+        return F.batch_norm(inputs, mean, variance, weight, bias, eps=eps), mean, variance
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor, *_):
+        inputs, weight, mean, variance = ctx.saved_tensors
+        direct, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, inputs, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        # The gradient through the statistics is linear in the inputs, channel by channel.
+        sums = torch.stack([of_weight, of_bias])
+        dist.all_reduce(sums)
+        slope, offset = sums / ctx.count
+        scale = (variance + ctx.eps).rsqrt()
+        slope = slope * scale
+        offset = offset - slope * mean
+        shape = [1, -1, *[1] * (inputs.dim() - 2)]
+        slope, offset = ((weight * scale * part).view(shape) for part in (slope, offset))
+        through = torch.addcmul(offset, inputs, slope)
+        return (direct - through).to(inputs.dtype), of_weight, of_bias, None, None, None
+
+
+class _Whole(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows: Tensor, sizes: list[int]) -> Tensor:
+        ctx.sizes = sizes
+        # Collectives require one shape.
+        padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        return torch.cat([part[:size] for part, size in zip(_stacked(padded), sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.split(ctx.sizes)[rank()] * dist.get_world_size(), None
+
+
+def _stacked(values: Tensor) -> Tensor:
+    """Tensors of one shape from all ranks, `[ranks, ...]`, without gradient."""
+    found = values.new_empty(dist.get_world_size(), *values.shape)
+    dist.all_gather(list(found.unbind()), values.contiguous())
+    return found
+
+
+@torch.no_grad()
+def _average_running_statistics(model: nn.Module) -> None:
+    """Replace running statistics by their mean over ranks, in layers that normalise by a part of a batch."""
+    layers = [layer for layer in batch_norm_layers(model) if not isinstance(layer, SharedBatchNorm)]
+    moving = [layer for layer in layers if layer.training and layer.track_running_stats]
+    # `data`, since autograd saves them for the backward pass, which does not read them in training mode.
+    statistics = [value.data for layer in moving for value in (layer.running_mean, layer.running_var)]
+    if not statistics:
+        return
+    mean = torch.cat(statistics)
+    dist.all_reduce(mean)
+    mean /= dist.get_world_size()
+    torch._foreach_copy_(statistics, list(mean.split([len(value) for value in statistics])))
 
 
 @contextlib.contextmanager
 def _draws_of_its_own(number: int, device: torch.device) -> Iterator[None]:
-    """Inside, dropout differs by rank; afterwards torch's generators are the same on all ranks.
-
-    A pass that draws nothing does not change them.
-    """
+    """Inside, dropout differs by rank; afterwards generators are equal on all ranks, as before if nothing was drawn."""
     before = torch.get_rng_state()
     with seeded(int(torch.randint(2**31, ())) + number, device):
         first = _states(device)

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 sys.path[:0] = map(str, Path(__file__).parents[1:3])
 
 from helper_functions.files import save_tensors  # noqa: E402
-from helper_functions.training.batch_norm import share_batch_norm  # noqa: E402
 from helper_functions.training.distribution import from_main, process_group  # noqa: E402
 from helper_functions.training.inference import predict  # noqa: E402
-from helper_functions.training.spread import spread  # noqa: E402
+from helper_functions.training.spread import share_batch_norm, spread  # noqa: E402
 from helpers.method_cases import CPU, network, run, streams  # noqa: E402
 from models.features import FeatureTap, classifier_head, predict_features  # noqa: E402
 from train_constrained_unlearning import untrain_constrained  # noqa: E402

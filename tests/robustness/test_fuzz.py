@@ -34,7 +34,7 @@ from data.splits import make_splits
 from evaluation.verify import verify
 from helper_functions.errors import UserError
 from helper_functions.files import load_tensors
-from helper_functions.record import RunRecord
+from helper_functions.record import CHECKPOINT_FORMAT, RunRecord
 from helper_functions.safe_files.printable import one_line, printable
 from models.weights import load_state, load_weights
 
@@ -144,7 +144,10 @@ def read_weights(path: Path) -> None:
 
 NORM = {f"module.{name}": value for name, value in nn.BatchNorm1d(3).state_dict().items()}
 STATE = {"conv1.weight": torch.ones(2, 1, 3, 3), "fc.weight": torch.ones(2, 2).t(), "count": torch.tensor(3)}
-STEP = {"lengths": {"metrics.jsonl": 10}, "step": 3, "epoch": 1, "state": {"weight": torch.ones(2, 2)}}
+STEP = {
+    "format": CHECKPOINT_FORMAT, "lengths": {"metrics.jsonl": 10}, "step": 3, "epoch": 1,
+    "state": {"weight": torch.ones(2, 2)},
+}  # fmt: skip
 ROW = json.dumps({"key": "0123", "figures": {"forget_top1": 1.5, "list": [1, None, True]}}).encode()
 REPORT = json.dumps({"schema_version": 1, "models": {"original": {"retain_top1": 90.5}}, "files": []}).encode()
 PICTURE = Image.fromarray(np.arange(108, dtype=np.uint8).reshape(6, 6, 3))

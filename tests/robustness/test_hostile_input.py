@@ -24,10 +24,11 @@ from data.image_list import FURTHER_LINES, LINES_PER_IMAGE, read_image_list
 from data.imagefolder import read_image_folder
 from helper_functions.config import run_script
 from helper_functions.errors import UserError
+from helper_functions.exit_status import complain
 from helper_functions.files import LARGEST_CONFIG, load_config
-from helper_functions.record import RunRecord
+from helper_functions.record import CHECKPOINT_FORMAT, RunRecord
 from helper_functions.safe_files.printable import printable
-from helper_functions.training.distribution import complain, say
+from helper_functions.training.distribution import say
 from unlearning.experiment import Experiment
 
 SCRIPTS = {
@@ -211,7 +212,7 @@ class TestFlags:
 
 class TestTerminal:
     def test_an_error_is_one_printable_line(self, capsys):
-        complain(f"script.py: error: {CONTROL}")
+        complain("script.py", CONTROL)
         assert capsys.readouterr().err == "script.py: error: a\\x1b[2J b\\x07\\x9b\\u202ec \\udcffd\n"
 
     def test_other_lines_keep_their_ends_alone(self, capsys):
@@ -473,6 +474,6 @@ class TestRowsOfALeaderboard:
 )
 def test_a_checkpoint_that_would_cut_the_record_anywhere(tmp_path, lengths):
     (tmp_path / "metrics.jsonl").write_text("earlier")
-    torch.save({"lengths": lengths, "step": 1}, tmp_path / "checkpoint.pt")
+    torch.save({"format": CHECKPOINT_FORMAT, "lengths": lengths, "step": 1}, tmp_path / "checkpoint.pt")
     assert "no checkpoint of this version" in complaint(RunRecord(tmp_path).load_checkpoint)
     assert (tmp_path / "metrics.jsonl").read_text() == "earlier"

@@ -15,7 +15,7 @@ from helpers.run_folders import figures_of, report_of, weights_of
 
 from helper_functions.errors import UserError
 from helper_functions.training.devices import choose_device
-from helper_functions.training.shares import split_sizes
+from helper_functions.training.spread import split_sizes
 
 WORKER = "tests/helpers/spread_worker.py"
 UNLEARN, CONTRASTIVE = "train_constrained_unlearning.py", "train_contrastive.py"

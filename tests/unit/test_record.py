@@ -166,6 +166,15 @@ class TestCheckpoint:
         with pytest.raises(UserError, match="checkpoint.pt"):
             record.load_checkpoint()
 
+    def test_one_of_another_version_is_refused(self, tmp_path):
+        record = Quiet(tmp_path)
+        record.save_checkpoint(self.content(1))
+        content = torch.load(record.path("checkpoint.pt"))
+        content.pop("format")
+        torch.save(content, record.path("checkpoint.pt"))
+        with pytest.raises(UserError, match="no checkpoint of this version; start a new run without --resume"):
+            record.load_checkpoint()
+
     def test_figures_that_a_crash_lost_are_not_made_up(self, tmp_path):
         """The checkpoint is synced to the disk and the figures are not: after a power failure they may be fewer."""
         record = Quiet(tmp_path)
