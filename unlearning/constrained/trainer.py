@@ -23,9 +23,9 @@ from helper_functions.training.loop import LoopConfig, Trainer, run_loop
 from helper_functions.training.passes import WEIGHTS, Fault, Means
 from models.reinitialise import reinitialised
 from optimizer.nan_guard import MOST_REWINDS, stopped_by
+from optimizer.optimizers import build_optimizer
 from optimizer.schedules import get_schedule
 from optimizer.solver import Solver, grow_penalty, lagrangian
-from optimizer.training import build_optimizer
 from unlearning.arguments import BATCH_SIZE, UnlearnArgs
 from unlearning.constrained.problem import ForgetSubjectToRetain, RetainSubjectToForget
 from unlearning.constrained.safeguard import Safeguard

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from helper_functions.training.loop import LoopConfig, Trainer, run_loop
 from helper_functions.training.passes import WEIGHTS, Fault, all_finite
 from optimizer.nan_guard import NanGuard, stopped_by
+from optimizer.optimizers import build_optimizer
 from optimizer.schedules import get_schedule, rescale_schedule
 from optimizer.solver import Descent
-from optimizer.training import build_optimizer
 from unlearning.constrained.targets import own_target
 from unlearning.context import MethodContext, RunListener
 
