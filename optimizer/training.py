@@ -232,7 +232,7 @@ class Fit(Trainer):
 def fit_once(
     model: nn.Module, loader: Iterable, recipe: Recipe, precision: Precision, record: RunRecord, **options
 ) -> Cost:
-    """`fit_classifier`, or its result in the run folder, `name.pt` and `name.json`, where a resumed run had finished it."""
+    """`fit_classifier`, or its result where a resumed run had finished it: `name.pt` and `name.json` in the folder."""
     weights, cost_file = record.path(f"{options['name']}.pt"), record.path(f"{options['name']}.json")
 
     def finished() -> tuple[dict, Cost] | None:

@@ -315,7 +315,7 @@ class TestRewind:
             inputs, labels = everything(loaders[name])
             right = (model(inputs).argmax(1) == labels).float()
             by_class = torch.stack([right[labels == label].mean() for label in range(CLASSES)])
-            figures = evaluator.of_original(begin_target(evaluator), 1.0).figures
+            figures = evaluator.of_outputs(evaluator.original_outputs, begin_target(evaluator), 1.0).figures
             assert figures[f"{name}/matched_top1"] == pytest.approx(100 * (shares * by_class).sum().item(), abs=1e-3)
 
 

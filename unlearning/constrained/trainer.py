@@ -13,6 +13,7 @@ weights, go back to the last ones that kept the budget, or change the step size 
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -31,8 +32,11 @@ from unlearning.constrained.problem import ForgetSubjectToRetain, RetainSubjectT
 from unlearning.constrained.safeguard import Safeguard
 from unlearning.constrained.stopping import STOP_CRITERIA
 from unlearning.constrained.targets import Target
-from unlearning.context import MethodContext, RunListener
-from unlearning.streams import RETAIN_LOSSES, OriginalAnswers, own_retain_loss
+from unlearning.context import MethodContext
+from unlearning.streams import OriginalAnswers
+
+if TYPE_CHECKING:
+    from unlearning.run import UnlearningRun
 
 PENALTY_GROWTH = 2.0
 # Steps between two checks of the violation, besides that at the end of each epoch. Independent of --log_interval, so
@@ -58,7 +62,6 @@ class ConstrainedTrainer(Trainer):
 
     def __init__(self, context: MethodContext, build_target: Callable[[MethodContext], Target]) -> None:
         self.context, self.args = context, context.args
-        self.retain_loss_gap = RETAIN_LOSSES[own_retain_loss(self.args.retain_loss, context.target)]
         self.original_answers = OriginalAnswers(context.model, context.precision, self.args.bn)
         self.batches = context.pairs("forget")
         self.original: dict[str, float] = {}
@@ -72,7 +75,7 @@ class ConstrainedTrainer(Trainer):
 
     # A run: two stages, each of them the loop over its epochs.
 
-    def run(self, listener: RunListener, state: dict | None) -> None:
+    def run(self, listener: "UnlearningRun", state: dict | None) -> None:
         """Both stages, or what a checkpoint's state leaves of them."""
         self.listener = listener
         self.original |= listener.original
@@ -96,7 +99,7 @@ class ConstrainedTrainer(Trainer):
         self.stage, self.name = number, ("forget", "finetune")[number]
         if number == 0:
             self.problem = ForgetSubjectToRetain(
-                context.streams, self.target, args, self.original_answers, self.retain_loss_gap
+                context.streams, self.target, args, self.original_answers, context.evaluator.retain_loss_gap
             )
         else:
             self.problem = RetainSubjectToForget(context.streams, self.target, args)
