@@ -70,12 +70,7 @@ class BaselineSpec:
 
 
 class BaselineTrainer(Trainer):
-    """Runs the specification of a published method.
-
-    Args:
-        context: what is to be forgotten.
-        build_spec: gives the specification; may look at the model, and does not change it.
-    """
+    """Runs the specification of a published method, which `build_spec` gives."""
 
     def __init__(self, context: MethodContext, build_spec: Callable[[MethodContext], BaselineSpec]) -> None:
         self.context, self.args = context, context.args
