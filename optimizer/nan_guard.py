@@ -76,9 +76,7 @@ class NanGuard:
         self.count = state["count"]
 
 
-def stopped_by(
-    fault: Fault, record: RunRecord, remedy: str, rewinds: int = 0, *, may_rewind: bool = True
-) -> NotFinite:
+def stopped_by(fault: Fault, record: RunRecord, remedy: str, rewinds: int = 0, *, may_rewind: bool = True) -> NotFinite:
     """The error that ends a run by a fault, all of which is in `nan.json` in the run folder.
 
     Args:

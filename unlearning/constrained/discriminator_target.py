@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.games import CHANCE_LOSS, AdversarialGame, BatchAveragedGame
-from contrastive_discrimination.held_out import Auc, held_out_auc
+from contrastive_discrimination.held_out import held_out_auc
 from contrastive_discrimination.reference import Reference, View
 from helper_functions.errors import UserError
 from models.features import FeatureTap, predict_features
@@ -102,15 +102,6 @@ class DiscriminatorTarget(Target):
 
     def examine(self, model: nn.Module, logits: Tensor, labels: Tensor) -> dict[str, float]:
         """`discriminator/auc` on held-out pairs with its 95 % interval, and the distance that follows from it."""
-        auc = self._auc(model, logits, labels)
-        return {
-            "discriminator/auc": auc.value,
-            "discriminator/auc_low": auc.low,
-            "discriminator/auc_high": auc.high,
-            "forget/distance": 2 * max(abs(auc.value - 0.5) - AUC_TOLERANCE, 0.0),
-        }
-
-    def _auc(self, model: nn.Module, logits: Tensor, labels: Tensor) -> Auc:
         # The same pairs each time, so that epochs differ by the student alone.
         generator = torch.Generator(labels.device).manual_seed(self.seed)
         forget = self.parts.forget_outputs(model, logits, labels)
@@ -118,7 +109,13 @@ class DiscriminatorTarget(Target):
         _, beside = self.held_out.draw(labels, generator)
         pairs = [self.held_out.outputs(rows, generator) for rows in (first, second, beside)]
         images = first, len(self.held_out.labels) + torch.arange(len(labels))
-        return held_out_auc(self.fresh, (pairs[0], pairs[1]), (forget, pairs[2]), groups=images, seed=self.seed)
+        auc = held_out_auc(self.fresh, (pairs[0], pairs[1]), (forget, pairs[2]), groups=images, seed=self.seed)
+        return {
+            "discriminator/auc": auc.value,
+            "discriminator/auc_low": auc.low,
+            "discriminator/auc_high": auc.high,
+            "forget/distance": 2 * max(abs(auc.value - 0.5) - AUC_TOLERANCE, 0.0),
+        }
 
     def attach(self, model: nn.Module) -> None:
         if self.parts.view.name == "features":

@@ -105,13 +105,9 @@ class ForgetSubjectToRetain(UnlearningProblem):
     """
 
     def __init__(
-        self,
-        streams: TwoStreams,
-        target: Target,
-        args: UnlearnArgs,
-        original: OriginalAnswers,
+        self, streams: TwoStreams, target: Target, args: UnlearnArgs, original: OriginalAnswers,
         retain_loss_gap: RetainLossGap,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(streams, target, args)
         self.original, self.retain_loss_gap = original, retain_loss_gap
         self.aim = AIMED_SHARE * args.retain_budget

@@ -19,7 +19,7 @@ def learn_noise(context: MethodContext, classes: Tensor, count: int) -> tuple[Te
     """Noise images that maximise the original's error on their labels; `count` for each class, and the labels.
 
     Args:
-        case: its model is not changed.
+        context: its model is not changed.
         classes: int64 `[n]`.
         count: images for each class.
     """
