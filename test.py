@@ -75,9 +75,7 @@ def main(args: Args) -> dict:
     if args.verify is not None:
         return verify_run(args, SCRIPTS)
     check_checkpoints(args)
-    method = None
-    if args.shadow_models:
-        method = read_method(train_constrained_unlearning, args.shadow_config, args)
+    method = read_method(train_constrained_unlearning, args.shadow_config, args) if args.shadow_models else None
     experiment = Experiment(args, args.weight_path[0])
     splits, sets, precision = experiment.splits, experiment.sets, experiment.precision
     check_forget_set(args, sets)

@@ -110,12 +110,10 @@ def untrain_constrained(
         UserError: a request that cannot be met.
         NotFinite: a loss, a gradient or a weight became NaN or infinite, and is not rewound.
     """
-    if method not in METHODS:
-        raise UserError(f"method {method!r}: one of {', '.join(METHODS)}")
     given = {"num_epochs": num_epochs, "learning_rate": learning_rate}
     given = {name: value for name, value in given.items() if value is not None}
-    own = {**defaults_of(method), **(CAREFUL if METHODS[method].constrained else {})}
-    args = MethodArgs(**{**own, **given, **settings})
+    own = defaults_of(method) | (CAREFUL if METHODS[method].constrained else {})
+    args = MethodArgs(**own | given | settings)
     if on_nan not in (None, "stop", "rewind"):
         raise UserError(f"on_nan {on_nan!r}: stop or rewind")
     if forget_target not in ("unseen", "zero", "chance"):

@@ -55,7 +55,7 @@ class NanGuard:
             NotFinite: the run stops here.
         """
         if not self.rewinds or self.count == MOST_REWINDS:
-            raise stopped_by(fault, self.record, f"lower {self.flag}", self.count, may_rewind=not self.rewinds)
+            raise stopped_by(fault, self.record, f"lower {self.flag}", self.count)
         # A part would step on in the very tensors that it is given.
         for name, state in copy.deepcopy(self._good).items():
             self.parts[name].load_state_dict(state)
@@ -76,9 +76,7 @@ class NanGuard:
         self.count = state["count"]
 
 
-def stopped_by(
-    fault: Fault, record: RunRecord, remedy: str, rewinds: int = 0, *, may_rewind: bool = True
-) -> NotFinite:
+def stopped_by(fault: Fault, record: RunRecord, remedy: str, rewinds: int = 0, *, may_rewind: bool = True) -> NotFinite:
     """The error that ends a run by a fault, all of which is in `nan.json` in the run folder.
 
     Args:
@@ -86,7 +84,7 @@ def stopped_by(
         record: the run's record.
         remedy: what to try instead.
         rewinds: how often the run has gone back.
-        may_rewind: that `--on_nan rewind` has not been tried.
+        may_rewind: that `--on_nan rewind` could help, unless it was tried.
     """
     path = record.path("nan.json")
     write_json(path, dataclasses.asdict(fault))
@@ -96,7 +94,7 @@ def stopped_by(
     tried = f" after {rewinds} rewinds" if rewinds else ""
     last = "there is no checkpoint yet" if record.step is None else f"the last good checkpoint is of step {record.step}"
     error = NotFinite(f"{fault.phase}: {fault.figure} became NaN or infinite{tried} ({details}); {last}; {remedy}")
-    error.may_rewind = may_rewind
+    error.may_rewind = may_rewind and rewinds == 0
     return error
 
 

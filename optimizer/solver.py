@@ -7,7 +7,7 @@ import cooper
 import torch
 from cooper.formulations import AugmentedLagrangian, Lagrangian, QuadraticPenalty
 from cooper.multipliers import DenseMultiplier
-from cooper.penalty_coefficients import DensePenaltyCoefficient, MultiplicativePenaltyCoefficientUpdater
+from cooper.penalty_coefficients import DensePenaltyCoefficient
 from torch import Tensor, nn
 
 from helper_functions.metrics import _grad_norm
@@ -49,12 +49,9 @@ def grow_penalty(constraint: cooper.Constraint, strict_violation: float, factor:
 
     Source: Nocedal & Wright 2006, algorithm 17.4.
     """
-    if constraint.penalty_coefficient is None:
-        return
-    updater = MultiplicativePenaltyCoefficientUpdater(growth_factor=factor, violation_tolerance=0.0, has_restart=False)
-    violation = torch.tensor([strict_violation], device=constraint.penalty_coefficient.value.device)
-    state = cooper.ConstraintState(violation=violation, strict_violation=violation)
-    updater.update_penalty_coefficient_(constraint, state)
+    coefficient = constraint.penalty_coefficient
+    if coefficient is not None and strict_violation > 0:
+        coefficient.value = coefficient.value * factor
 
 
 def dual_figures(constraint: cooper.Constraint) -> dict[str, Tensor]:
@@ -91,7 +88,7 @@ class Descent:
         norm = _grad_norm(self.model)
         self._clip(norm)
         if isinstance(self.optimizer, SAM):
-            self.optimizer.first_step(zero_grad=True)
+            self.optimizer.first_step()
             with no_running_stats_update(self.model):
                 loss_again().backward()
             self._clip()

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +17,7 @@ from helper_functions.training.loop import Cost, LoopConfig, NamedLoader, Traine
 from helper_functions.training.passes import Fault
 from helper_functions.training.spread import spread
 from optimizer.nan_guard import NanGuard
-from optimizer.optimizers import OPTIMIZERS, get_optimizer
+from optimizer.optimizers import OPTIMIZERS, build_optimizer
 from optimizer.problems import Batch, Objective
 from optimizer.schedules import SCHEDULES, get_schedule, rescale_schedule
 from optimizer.solver import Descent
@@ -52,21 +51,6 @@ class Recipe:
     """With --use_sam: ASAM (Kwon et al. 2021), whose neighbourhood scales with the weights."""
     rho: PositiveFloat = 0.05
     """Radius of SAM's neighbourhood."""
-
-
-def build_optimizer(model: nn.Module, recipe) -> torch.optim.Optimizer:
-    """The optimizer that a recipe, or any arguments with the same fields, asks for."""
-    return get_optimizer(
-        recipe.optimizer,
-        model,
-        recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        decay_norm_and_bias=recipe.decay_norm_and_bias,
-        use_sam=recipe.use_sam,
-        adaptive_sam=recipe.adaptive_sam,
-        rho=recipe.rho,
-    )
 
 
 class EmpiricalRisk(Objective):
@@ -104,7 +88,8 @@ class GradientSteps:
         self.descent = Descent(build_optimizer(model, recipe), model, max_grad_norm)
         warmup = round(getattr(recipe, "warmup_epochs", 0) * steps_per_epoch)
         total = recipe.num_epochs * steps_per_epoch
-        self.schedule = get_schedule(recipe.schedule, self.descent.optimizer, total, warmup_steps=warmup)
+        self.schedule = get_schedule(recipe.schedule, self.descent.optimizer, total, warmup)
+        self.parts = {"optimizer": self.descent.optimizer, "schedule": self.schedule, "objective": objective}
 
     def __call__(self, batch: dict) -> dict[str, Tensor]:
         self.model.train()
@@ -124,14 +109,12 @@ class GradientSteps:
 
     def state_dict(self) -> dict:
         """What a resumed run needs, the model's weights apart."""
-        states = {"optimizer": self.descent.optimizer, "schedule": self.schedule, "objective": self.objective}
-        return {name: part.state_dict() for name, part in states.items()}
+        return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state: dict) -> None:
         """Inverse of `state_dict`."""
-        self.descent.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.objective.load_state_dict(state["objective"])
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
 
 
 def fit_classifier(
@@ -241,21 +224,15 @@ class Fit(Trainer):
         self.model.load_state_dict(checkpoint["model"])
         self.steps.load_state_dict(checkpoint["steps"])
         self.guard.load_state_dict(checkpoint["guard"])
-        config = self.config
-        config.cost, config.start_epoch, config.place = (
-            Cost(**checkpoint["cost"]), checkpoint["epoch"], checkpoint["place"]
-        )  # fmt: skip
+        self.config.cost = Cost(**checkpoint["cost"])
+        self.config.start_epoch, self.config.place = checkpoint["epoch"], checkpoint["place"]
         restore_generators(checkpoint["generators"])
 
 
 def fit_once(
     model: nn.Module, loader: Iterable, recipe: Recipe, precision: Precision, record: RunRecord, **options
 ) -> Cost:
-    """`fit_classifier`, or its result where a resumed run had finished it: `name.pt` and `name.json` in the run folder.
-
-    Returns:
-        The cost of the training, as `fit_classifier` does.
-    """
+    """`fit_classifier`, or its result where a resumed run had finished it: `name.pt` and `name.json` in the folder."""
     weights, cost_file = record.path(f"{options['name']}.pt"), record.path(f"{options['name']}.json")
 
     def finished() -> tuple[dict, Cost] | None:

@@ -1,21 +1,19 @@
-"""What a method works on, `MethodContext`, and who listens to its trainer, `RunListener`."""
+"""What a method works on."""
 
 import copy
 import dataclasses
 from collections.abc import Iterable
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from data.streams import CyclingLoader, PairedLoader
 from data.views import evaluation_view
-from helper_functions.record import RunRecord
 from helper_functions.training.devices import Precision
 from helper_functions.training.loop import Cost, NamedLoader
 from models.reinitialise import reinitialised
 from unlearning.arguments import MethodArgs
-from unlearning.evaluator import Evaluation, Evaluator
+from unlearning.evaluator import Evaluator
 from unlearning.streams import OriginalAnswers, TwoStreams
 
 
@@ -49,11 +47,7 @@ class MethodContext:
         self.generator = torch.Generator(self.precision.device).manual_seed(self.seed)
         # Those that a method has asked for, in that order, which is the same in a resumed run.
         self.opened: list[NamedLoader | PairedLoader] = []
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return self.evaluator.num_classes
+        self.num_classes = self.evaluator.num_classes
 
     def logits(self, inputs: Tensor, model: nn.Module | None = None) -> Tensor:
         """Float32 logits `[B, K]` of the model, or of another, in whichever mode it is.
@@ -104,38 +98,3 @@ class MethodContext:
         self.generator.set_state(state["generator"])
         for stream, place in zip(self.opened, state["streams"], strict=True):
             stream.load_state_dict(place)
-
-
-class RunListener(Protocol):
-    """Whoever listens to a trainer: measures the model, writes down epochs and checkpoints.
-
-    `name` is the method's, `original` holds the original's figures, `epochs` those of each epoch so far.
-    """
-
-    name: str
-    record: RunRecord
-    log_interval: int
-    on_nan: str
-    original: dict[str, float]
-    epochs: list[dict[str, float]]
-
-    def evaluate(self, feasible: bool = True) -> Evaluation:
-        """Measure the model at the end of an epoch, and keep its weights if they may be the ones to end with.
-
-        Args:
-            feasible: False where these weights do not count as a result, whatever they keep.
-        """
-
-    def close_epoch(self, name: str, epoch: int, num_epochs: int, evaluation: Evaluation, trainer: dict) -> None:
-        """Write down what an epoch gave, and everything that a resumed run needs.
-
-        Args:
-            name: of the stage, in the table.
-            epoch: its number from 1.
-            num_epochs: of the stage.
-            evaluation: of `evaluate`.
-            trainer: the trainer's own state.
-        """
-
-    def save(self, trainer: dict) -> None:
-        """Write down everything that a resumed run needs, with the trainer's own state."""

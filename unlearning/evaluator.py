@@ -64,7 +64,7 @@ class Evaluation:
 class Evaluator:
     """Repeated, paired measurements of a model against the original, on the same images without augmentation.
 
-    `unseen_weights` and `validation_weights` match the classes of these images to the forget set's;
+    `class_weights` of the unseen and of the validation images match their classes to the forget set's;
     `difficulty_weights` match how hard they are as well.
 
     Args:
@@ -94,17 +94,16 @@ class Evaluator:
         self.retain_classes = self._classes(loaders["retain"])
         self.retain_images = max(_size(loaders["retain"]), len(self.retain_labels))
         self.forget_images = len(self.forget_labels)
-        self.unseen_weights = self._matching("unseen")
-        self.validation_weights = self._matching("validation")
-        self.unseen_top1 = matched_top1(*self.original_outputs["unseen"], self.unseen_weights)
+        self.class_weights = {
+            name: matching_weights(self.original_outputs[name][1], self.forget_labels, self.num_classes)
+            for name in ("unseen", "validation")
+        }
+        self.unseen_top1 = matched_top1(*self.original_outputs["unseen"], self.class_weights["unseen"])
         self.difficulty = self._difficulty()
         self.difficulty_weights = {
             name: self.difficulty.weigh(self._original_losses(name), weights)
-            for name, weights in (("unseen", self.unseen_weights), ("validation", self.validation_weights))
+            for name, weights in self.class_weights.items()
         }
-
-    def _matching(self, name: str) -> Tensor:
-        return matching_weights(self.original_outputs[name][1], self.forget_labels, self.num_classes)
 
     def _original_losses(self, name: str) -> Tensor:
         return F.cross_entropy(*self.original_outputs[name], reduction="none")
@@ -132,22 +131,19 @@ class Evaluator:
         """Losses of one stream's images under the model's present weights, `[n]`."""
         return F.cross_entropy(*predict(model, self.views[name], self.precision), reduction="none")
 
-    def of_original(self, target, budget: float) -> Evaluation:
-        """What was measured of the original."""
-        return self._find(self.original_outputs, target, budget)
-
     def __call__(self, model: nn.Module, target, budget: float) -> Evaluation:
-        """Measure the model now; `constraint/feasible` is 1 where the bound on the fall keeps the budget."""
+        """Measure the model now."""
         outputs = {name: predict(model, view, self.precision) for name, view in self.views.items()}
-        return self._find(outputs, target, budget)
+        return self.of_outputs(outputs, target, budget)
 
-    def _find(self, outputs: dict[str, tuple[Tensor, Tensor]], target, budget: float) -> Evaluation:
+    def of_outputs(self, outputs: dict[str, tuple[Tensor, Tensor]], target, budget: float) -> Evaluation:
+        """From logits and labels by stream; `constraint/feasible` is 1 where the bound on the fall keeps the budget."""
         figures, losses = {}, {}
         for name, (logits, labels) in outputs.items():
             losses[name] = F.cross_entropy(logits, labels, reduction="none")
             figures |= {f"{name}/{figure}": value for figure, value in summarise(logits, labels).items()}
         # Of the forget set's classes, in their shares: what its accuracy is to be compared with.
-        for name, weights in (("unseen", self.unseen_weights), ("validation", self.validation_weights)):
+        for name, weights in self.class_weights.items():
             figures[f"{name}/matched_top1"] = matched_top1(*outputs[name], weights)
         right = outputs["retain"][0].argmax(1) == self.retain_labels
         fall, bound = paired_fall(self.original_right, right, self.retain_images)

@@ -10,11 +10,11 @@ from helper_functions.training.devices import Precision, generator_states, resto
 from helper_functions.training.distribution import from_main
 from helper_functions.training.loop import Cost
 from unlearning.arguments import MethodArgs
-from unlearning.choice import BestFeasible, LastEpoch, ScrubRewind
-from unlearning.context import MethodContext, RunListener
+from unlearning.choice import EpochChoice, ScrubRewind
+from unlearning.context import MethodContext
 from unlearning.evaluator import Evaluation, Evaluator
-from unlearning.methods import METHODS, check_method
-from unlearning.streams import RETAIN_LOSSES, own_retain_loss
+from unlearning.methods import METHODS
+from unlearning.streams import OWN_RETAIN_LOSS, RETAIN_LOSSES
 
 COLUMNS = (
     "retain/top1", "forget/top1", "unseen/top1", "validation/top1", "constraint/fall", "forget/distance",
@@ -44,8 +44,8 @@ class Unlearned:
     held_out_auc: dict[str, float]
 
 
-class UnlearningRun(RunListener):
-    """One run of a method on loaders; listens to the method's trainer.
+class UnlearningRun:
+    """One run of a method on loaders; the method's trainer reports its epochs to it.
 
     Args:
         model: the original; changed in place.
@@ -73,20 +73,20 @@ class UnlearningRun(RunListener):
         log_interval: int = 50,
         on_nan: str | None = None,
     ) -> None:
-        check_method(method, args)
         self.model, self.args, self.record, self.log_interval = model, args, record, log_interval
         self.name, self.method = method, METHODS[method]
         self.on_nan = on_nan or ("rewind" if self.method.constrained else "stop")
         self.cost = Cost()
         self.watch = self.cost.stopwatch(precision.device)
-        retain_loss_gap = RETAIN_LOSSES[own_retain_loss(args.retain_loss, target)]
-        self.evaluator = Evaluator(model, loaders, precision, seed, retain_loss_gap)
+        retain_loss = OWN_RETAIN_LOSS[target] if args.retain_loss == "auto" else args.retain_loss
+        self.evaluator = Evaluator(model, loaders, precision, seed, RETAIN_LOSSES[retain_loss])
         self.context = MethodContext(target, model, loaders, self.evaluator, args, precision, seed, self.cost)
         self.trainer = self.method.trainer(self.context)
         self.target = self.trainer.target
-        self.original = self._figures(self.evaluator.of_original(self.target, args.retain_budget))
-        own = BestFeasible(self.target.tolerances) if self.method.constrained else LastEpoch()
-        self.choice = ScrubRewind(record) if args.rewind else own
+        outputs = self.evaluator.original_outputs
+        self.original = self._figures(self.evaluator.of_outputs(outputs, self.target, args.retain_budget))
+        tolerances = self.target.tolerances if self.method.constrained else None
+        self.choice = ScrubRewind(record) if args.rewind else EpochChoice(tolerances)
         self.epochs: list[dict[str, float]] = []
 
     def run(self, checkpoint: dict | None = None) -> Unlearned:
@@ -117,6 +117,11 @@ class UnlearningRun(RunListener):
         )  # fmt: skip
 
     def evaluate(self, feasible: bool = True) -> Evaluation:
+        """Measure the model at the end of an epoch, and keep its weights if they may be the ones to end with.
+
+        Args:
+            feasible: False where these weights do not count as a result, whatever they keep.
+        """
         evaluation = self.evaluator(self.model, self.target, self.args.retain_budget)
         figures = evaluation.figures = self._figures(evaluation)
         if not feasible:
@@ -131,6 +136,7 @@ class UnlearningRun(RunListener):
         return from_main(lambda: figures)
 
     def close_epoch(self, name: str, epoch: int, num_epochs: int, evaluation: Evaluation, trainer: dict) -> None:
+        """Write down what epoch `epoch`, from 1, of the stage `name` gave, and save with the trainer's own state."""
         self.watch.lap()
         figures, step = evaluation.figures, self.cost.gradient_steps
         self.record.scalars(figures, step)
@@ -143,6 +149,7 @@ class UnlearningRun(RunListener):
         self.watch.skip()
 
     def save(self, trainer: dict) -> None:
+        """Write down everything that a resumed run needs, with the trainer's own state."""
         self.watch.lap()
         self.record.save_checkpoint(
             {

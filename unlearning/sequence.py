@@ -218,7 +218,7 @@ def follow(previous: Previous, args: Any, experiment: Experiment, model: nn.Modu
     Args:
         previous: the run before.
         args: flags of this one.
-        workspace: data of this one.
+        experiment: data of this one.
         model: that it starts from.
     """
     first, spent = previous.first_original(), previous.spent

@@ -26,7 +26,7 @@ from unlearning.evaluator import RETAIN_SAMPLE
 from unlearning.experiment import Experiment
 from unlearning.methods import METHODS, check_images, check_method
 from unlearning.run import Unlearned, UnlearningRun
-from unlearning.sequence import Previous, SequenceArgs, check_previous, follow
+from unlearning.sequence import check_previous, follow
 
 
 @dataclasses.dataclass
@@ -104,7 +104,12 @@ def set_up(args: Any, name: str, default_forget: str | None, check: Check) -> Pr
         record, args = RunRecord.reopen(args.resume, type(args), args.on_nan)
     if args.retrain and args.retrained_weight_path:
         raise UserError("--retrain and --retrained_weight_path are two ways to a retrained model; give one")
-    experiment, previous = _open(args, default_forget)
+    # Only one of the scripts has requests after others.
+    previous = check_previous(args) if getattr(args, "previous_run", None) is not None else None
+    experiment = Experiment(
+        args, args.weight_path, default_forget, following=previous is not None,
+        with_copies=getattr(args, "with_copies", False),
+    )  # fmt: skip
     models = {"original": experiment.model(args.weight_path)}
     if args.weight_path is not None:
         refuse_chance(models["original"], experiment, args.weight_path)
@@ -125,16 +130,6 @@ def set_up(args: Any, name: str, default_forget: str | None, check: Check) -> Pr
     run = PreparedRun(own, experiment, record, record.load_checkpoint(), models, {}, notes, weight_file)
     _train_missing(run)
     return run
-
-
-def _open(args: Any, default_forget: str | None) -> tuple[Experiment, Previous | None]:
-    """Data and splits, and the run before where the request is one of a sequence."""
-    request = args if isinstance(args, SequenceArgs) else SequenceArgs()
-    previous = check_previous(args) if request.previous_run is not None else None
-    experiment = Experiment(
-        args, args.weight_path, default_forget, following=previous is not None, with_copies=request.with_copies
-    )
-    return experiment, previous
 
 
 def _train_missing(run: PreparedRun) -> None:

@@ -1,7 +1,6 @@
 """Forward passes of the model and of the original on the streams, and what the retain loss compares them by."""
 
 import copy
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +9,6 @@ from torch.nn import functional as F
 from helper_functions.training.batch_norm import no_running_stats_update
 from helper_functions.training.devices import Precision
 from helper_functions.training.spread import spread
-
-BatchNormMode = Literal["frozen", "train"]
 
 
 class TwoStreams:
@@ -22,7 +19,7 @@ class TwoStreams:
     and the forget stream moves no running statistics.
     """
 
-    def __init__(self, model: nn.Module, precision: Precision, batch_norm: BatchNormMode) -> None:
+    def __init__(self, model: nn.Module, precision: Precision, batch_norm: str) -> None:
         self.model = model
         self.forward_pass = spread(model, precision.compile_mode)
         self.precision = precision
@@ -49,7 +46,7 @@ class OriginalAnswers:
     It is put into the same batch-norm mode as the model, so that the two differ in their weights alone.
     """
 
-    def __init__(self, model: nn.Module, precision: Precision, batch_norm: BatchNormMode) -> None:
+    def __init__(self, model: nn.Module, precision: Precision, batch_norm: str) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         if batch_norm == "train":
             self.model.train()
@@ -86,8 +83,3 @@ def original_divergence(original_logits: Tensor, logits: Tensor, labels: Tensor)
 # to go, the original's answers are part of what is wrong.
 RETAIN_LOSSES = {"labels": label_loss_gap, "original": original_divergence}
 OWN_RETAIN_LOSS = {"unseen": "original", "zero": "labels", "chance": "labels"}
-
-
-def own_retain_loss(asked: str, target: str) -> str:
-    """The name of the retain loss that `--retain_loss` asks for; `auto` follows the forget target."""
-    return OWN_RETAIN_LOSS[target] if asked == "auto" else asked

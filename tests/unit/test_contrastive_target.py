@@ -129,7 +129,8 @@ class TestBuild:
         context = context_of("unseen", discriminate=view)
         found, plain = target_of(method, context), target_of("constrained", context)
         outputs = context.evaluator.original_outputs["forget"]
-        losses, weights = context.evaluator.losses(context.model, "validation"), context.evaluator.validation_weights
+        losses, weights = context.evaluator.losses(context.model, "validation"), context.evaluator.class_weights
+        weights = weights["validation"]
         assert found.distance(*outputs, losses, weights) == plain.distance(*outputs, losses, weights) > 0
 
     def test_wrong_labels_and_forgotten_classes_are_worth_nothing_as_partners(self, hasty):

@@ -254,7 +254,7 @@ class TestRewind:
     def run(self, method, folder, monkeypatch, script=None):
         """The model, the outcome, and the weights at the end of each epoch."""
         unlearning, weights = begin(method, folder, rewind=True, **SMALL), []
-        find, consider = Evaluator._find, unlearning.choice.consider
+        find, consider = Evaluator.of_outputs, unlearning.choice.consider
         forget = iter(script[0]) if script is not None else None
 
         def scripted(evaluator, *args):
@@ -267,7 +267,7 @@ class TestRewind:
             weights.append(state_of(model))
             consider(epochs, model)
 
-        monkeypatch.setattr(Evaluator, "_find", scripted)
+        monkeypatch.setattr(Evaluator, "of_outputs", scripted)
         monkeypatch.setattr(unlearning.choice, "consider", remember)
         return unlearning.model, unlearning.run(), weights
 
@@ -315,7 +315,7 @@ class TestRewind:
             inputs, labels = everything(loaders[name])
             right = (model(inputs).argmax(1) == labels).float()
             by_class = torch.stack([right[labels == label].mean() for label in range(CLASSES)])
-            figures = evaluator.of_original(begin_target(evaluator), 1.0).figures
+            figures = evaluator.of_outputs(evaluator.original_outputs, begin_target(evaluator), 1.0).figures
             assert figures[f"{name}/matched_top1"] == pytest.approx(100 * (shares * by_class).sum().item(), abs=1e-3)
 
 

@@ -334,7 +334,9 @@ class TestTrainer:
                     disturb(self.problem)
 
         self.start, self.model, self.record = weights(model), model, record
-        evaluator = SimpleNamespace(losses=lambda model, name: torch.zeros(1), num_classes=3)
+        evaluator = SimpleNamespace(
+            losses=lambda model, name: torch.zeros(1), num_classes=3, retain_loss_gap=RETAIN_LOSSES["labels"]
+        )
         context = MethodContext("chance", model, {"forget": forget, "retain": RETAIN}, evaluator, args, CPU, 0)
         self.trainer = Disturbed(context, lambda context: ChanceTarget(3, 1.5))
         listener = SimpleNamespace(

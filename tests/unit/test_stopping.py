@@ -369,7 +369,7 @@ class TestExamination:
         retain_loss_gap = (p / q).log()[range(6), self.LABELS[:6]] if loss == "labels" else (p * (p / q).log()).sum(1)
         assert figures["retain/loss_gap"] == pytest.approx(retain_loss_gap.mean().item(), rel=1e-4)
         assert figures["forget/distance"] == pytest.approx(1 / 3)
-        assert evaluator.of_original(target, 0.0).figures["constraint/fall"] == 0
+        assert evaluator.of_outputs(evaluator.original_outputs, target, 0.0).figures["constraint/fall"] == 0
 
     @pytest.mark.parametrize("part", ["easy", "hard", "even"])
     def test_the_distance_is_to_images_as_hard_as_the_forget_set(self, part):
@@ -405,7 +405,7 @@ class TestExamination:
         torch.testing.assert_close(evaluator.difficulty_weights["validation"], expected, rtol=1e-3, atol=1e-5)
         goals = weighted_quantiles(losses[400:], expected, (torch.arange(100) + 0.5) / 100)
         odds = goals.expm1().log() - losses[forget].sort().values.expm1().log()
-        found = evaluator.of_original(target, 1.0).figures["forget/distance"]
+        found = evaluator.of_outputs(evaluator.original_outputs, target, 1.0).figures["forget/distance"]
         assert found == pytest.approx(odds.abs().mean().item(), rel=1e-3)
 
     def test_right_by_chance_with_numbers_that_are_none_is_not_feasible(self):

@@ -13,6 +13,7 @@ from unlearning.arguments import MethodArgs
 from unlearning.constrained.targets import ChanceTarget
 from unlearning.constrained.trainer import ConstrainedTrainer
 from unlearning.context import MethodContext
+from unlearning.streams import RETAIN_LOSSES
 
 GENERATOR = torch.Generator().manual_seed(3)
 FORGET = [(torch.randn(5, 4, generator=GENERATOR), torch.arange(5) % 3)]
@@ -23,7 +24,9 @@ DUAL_RATE, RATE = 0.2, 0.1
 def trainer_of(model: nn.Module, **flags) -> ConstrainedTrainer:
     plain = {"momentum": 0.0, "schedule": "constant", "max_grad_norm": None, "learning_rate": RATE}
     args = MethodArgs(**plain | {"dual_learning_rate": DUAL_RATE, "batch_size": 128, "retain_budget": 1.0} | flags)
-    evaluator = SimpleNamespace(losses=lambda model, name: torch.zeros(1), num_classes=3)
+    evaluator = SimpleNamespace(
+        losses=lambda model, name: torch.zeros(1), num_classes=3, retain_loss_gap=RETAIN_LOSSES["labels"]
+    )
     context = MethodContext("chance", model, {"forget": FORGET, "retain": RETAIN}, evaluator, args, CPU, 0)
     trainer = ConstrainedTrainer(context, lambda context: ChanceTarget(3, margin=100.0))
     trainer.set_up_stage(0, 1)

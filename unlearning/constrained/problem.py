@@ -47,6 +47,17 @@ class UnlearningProblem(Problem):
         self.constraint = inequality(args.solver, args.multiplier, args.penalty_coefficient, device)
         self.kept_target = target.state_dict()
 
+    def forward(self, forget: Batch, retain: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The target's objective, 0-d, the logits of the retain images `[B, K]`, and figures to log."""
+        forget_logits, retain_logits = self.streams(forget[0], retain[0])
+        objective, reached = self.target.objective(forget_logits, forget[1])
+        figures = {
+            "forget/objective": objective.detach(),
+            "forget/batch_loss": F.cross_entropy(forget_logits.detach(), forget[1]),
+            "forget/reached": reached,
+        }
+        return objective, retain_logits, figures
+
     def state_of(
         self, loss: Tensor, violation: Tensor, strict_violation: Tensor | None, figures: dict[str, Tensor]
     ) -> cooper.CMPState:
@@ -88,22 +99,15 @@ class ForgetSubjectToRetain(UnlearningProblem):
     The violation g that is differentiated is the retain loss minus ε, ε the original's retain loss on the same inputs
     plus `margin` (proxy constraints: Cotter et al. 2019).
 
-    Args:
-        streams: the model's forward passes.
-        target: from `unlearning.constrained.targets` or `unlearning.constrained.discriminator_target`.
-        args: budget and solver.
+    Args, beside those of every problem:
         original: its answers on a retain batch.
         retain_loss_gap: one of `RETAIN_LOSSES`, the retain loss less the original's.
     """
 
     def __init__(
-        self,
-        streams: TwoStreams,
-        target: Target,
-        args: UnlearnArgs,
-        original: OriginalAnswers,
+        self, streams: TwoStreams, target: Target, args: UnlearnArgs, original: OriginalAnswers,
         retain_loss_gap: RetainLossGap,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(streams, target, args)
         self.original, self.retain_loss_gap = original, retain_loss_gap
         self.aim = AIMED_SHARE * args.retain_budget
@@ -113,17 +117,14 @@ class ForgetSubjectToRetain(UnlearningProblem):
 
     def compute_cmp_state(self, forget: Batch, retain: Batch) -> cooper.CMPState:
         """F, g and h on one batch of each stream."""
-        forget_logits, retain_logits = self.streams(forget[0], retain[0])
-        objective, reached = self.target.objective(forget_logits, forget[1])  # F
+        objective, retain_logits, figures = self.forward(forget, retain)  # F
         original_logits = self.original(retain[0])
         fall = 100 * (_top1(original_logits, retain[1]) - _top1(retain_logits, retain[1]))
-        smoothed = self._smooth(fall, len(retain[1]))
+        decay = math.exp(-len(retain[1]) / SMOOTHING_IMAGES)
+        smoothed = self.smoothed * decay + torch.stack([fall, torch.ones_like(fall)]) * (1 - decay)
         excess = smoothed[0] / smoothed[1] - self.aim  # h
         gap = self.retain_loss_gap(original_logits, retain_logits, retain[1]) - self.margin  # g
-        figures = {
-            "forget/objective": objective.detach(),
-            "forget/batch_loss": F.cross_entropy(forget_logits.detach(), forget[1]),
-            "forget/reached": reached,
+        figures |= {
             "retain/batch_loss": F.cross_entropy(retain_logits.detach(), retain[1]),
             "constraint/violation": excess,
             "constraint/surrogate": gap.detach(),
@@ -153,10 +154,6 @@ class ForgetSubjectToRetain(UnlearningProblem):
         super().rollback()
         self.smoothed = torch.zeros_like(self.smoothed)
 
-    def _smooth(self, fall: Tensor, images: int) -> Tensor:
-        decay = math.exp(-images / SMOOTHING_IMAGES)
-        return self.smoothed * decay + torch.stack([fall, torch.ones_like(fall)]) * (1 - decay)
-
     def state_dict(self) -> dict:
         """Multiplier, penalty coefficient, the target's state, margin and smoothed fall."""
         return {**super().state_dict(), "margin": self.margin, "smoothed": self.smoothed}
@@ -176,17 +173,10 @@ class RetainSubjectToForget(UnlearningProblem):
 
     def compute_cmp_state(self, forget: Batch, retain: Batch) -> cooper.CMPState:
         """Objective and constraint on one batch of each stream."""
-        forget_logits, retain_logits = self.streams(forget[0], retain[0])
-        objective, reached = self.target.objective(forget_logits, forget[1])
+        objective, retain_logits, figures = self.forward(forget, retain)
         retain_loss = F.cross_entropy(retain_logits, retain[1])
         violation = objective - self.target.floor - FINETUNE_TOLERANCE
-        figures = {
-            "forget/objective": objective.detach(),
-            "forget/batch_loss": F.cross_entropy(forget_logits.detach(), forget[1]),
-            "forget/reached": reached,
-            "retain/batch_loss": retain_loss.detach(),
-            "constraint/violation": violation.detach(),
-        }
+        figures |= {"retain/batch_loss": retain_loss.detach(), "constraint/violation": violation.detach()}
         return self.state_of(retain_loss, violation, None, figures)
 
 

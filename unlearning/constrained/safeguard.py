@@ -79,8 +79,10 @@ class Safeguard:
         """The multipliers without what is left of the raises of rolling back.
 
         A fall since then is taken off the raise first: at the value of before, which counts as 1 where it was less,
-        nothing of the raise is left.
+        nothing of the raise is left. None once they were relaxed: a forget set that is still whole would run away.
         """
+        if self.relaxed:
+            return []
         current = [value.item() for value in self._current_multipliers()]
         raised = math.prod(_raise_factor(event["scale"]) for event in self.events)
         before = current if self._unraised is None else self._unraised

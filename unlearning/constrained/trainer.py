@@ -13,6 +13,7 @@ weights, go back to the last ones that kept the budget, or change the step size 
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -23,16 +24,19 @@ from helper_functions.training.loop import LoopConfig, Trainer, run_loop
 from helper_functions.training.passes import WEIGHTS, Fault, Means
 from models.reinitialise import reinitialised
 from optimizer.nan_guard import MOST_REWINDS, stopped_by
+from optimizer.optimizers import build_optimizer
 from optimizer.schedules import get_schedule
 from optimizer.solver import Solver, grow_penalty, lagrangian
-from optimizer.training import build_optimizer
 from unlearning.arguments import BATCH_SIZE, UnlearnArgs
 from unlearning.constrained.problem import ForgetSubjectToRetain, RetainSubjectToForget
 from unlearning.constrained.safeguard import Safeguard
 from unlearning.constrained.stopping import STOP_CRITERIA
 from unlearning.constrained.targets import Target
-from unlearning.context import MethodContext, RunListener
-from unlearning.streams import RETAIN_LOSSES, OriginalAnswers, own_retain_loss
+from unlearning.context import MethodContext
+from unlearning.streams import OriginalAnswers
+
+if TYPE_CHECKING:
+    from unlearning.run import UnlearningRun
 
 PENALTY_GROWTH = 2.0
 # Steps between two checks of the violation, besides that at the end of each epoch. Independent of --log_interval, so
@@ -49,16 +53,10 @@ NATS_A_POINT = 0.01
 
 
 class ConstrainedTrainer(Trainer):
-    """The two stages of constrained unlearning; methods differ by the target alone.
-
-    Args:
-        context: what is to be forgotten.
-        build_target: gives the forget target of a context.
-    """
+    """The two stages of constrained unlearning; methods differ by the target alone, which `build_target` gives."""
 
     def __init__(self, context: MethodContext, build_target: Callable[[MethodContext], Target]) -> None:
         self.context, self.args = context, context.args
-        self.retain_loss_gap = RETAIN_LOSSES[own_retain_loss(self.args.retain_loss, context.target)]
         self.original_answers = OriginalAnswers(context.model, context.precision, self.args.bn)
         self.batches = context.pairs("forget")
         self.original: dict[str, float] = {}
@@ -72,9 +70,9 @@ class ConstrainedTrainer(Trainer):
 
     # A run: two stages, each of them the loop over its epochs.
 
-    def run(self, listener: RunListener, state: dict | None) -> None:
+    def run(self, listener: "UnlearningRun", state: dict | None) -> None:
         """Both stages, or what a checkpoint's state leaves of them."""
-        self.listener = listener
+        self.listener, self.rewinds = listener, listener.on_nan == "rewind"
         self.original |= listener.original
         if state is not None:
             self.events, self.multiplier = state["events"], state["multiplier"]
@@ -95,18 +93,16 @@ class ConstrainedTrainer(Trainer):
         context, args = self.context, self.args
         self.stage, self.name = number, ("forget", "finetune")[number]
         if number == 0:
-            self.problem = ForgetSubjectToRetain(
-                context.streams, self.target, args, self.original_answers, self.retain_loss_gap
-            )
+            answers, loss_gap = self.original_answers, context.evaluator.retain_loss_gap
+            self.problem = ForgetSubjectToRetain(context.streams, self.target, args, answers, loss_gap)
         else:
             self.problem = RetainSubjectToForget(context.streams, self.target, args)
         optimizer = build_optimizer(context.model, args)
-        self.solver = Solver(
-            self.problem, optimizer, context.model, dual_rate(args, self.batches), args.max_grad_norm
-        )
+        self.solver = Solver(self.problem, optimizer, context.model, dual_rate(args, self.batches), args.max_grad_norm)
         self.schedule = get_schedule(args.schedule, optimizer, num_epochs * len(self.batches))
         limit = math.inf if number else RUNAWAY * max(1.0, args.retain_budget)
         self.safeguard = Safeguard(context.model, self.solver, self.schedule, limit)
+        self.parts = {"solver": self.solver, "schedule": self.schedule, "safeguard": self.safeguard}
         self.violation_window = Means()
         shown = ("constraint/violation", "constraint/multiplier", "forget/reached")
         self.config = LoopConfig(
@@ -148,10 +144,8 @@ class ConstrainedTrainer(Trainer):
         self._refresh_target(unseen)
         stop = self.stage == 0 and self._criterion_is_met()
         if self.stage == 0:
-            # Without the safeguard's raises, which belong to its shorter steps; none where it was relaxed, since a
-            # forget set that is still whole would run away with it.
-            learned = () if self.safeguard.relaxed else self.safeguard.learned_multipliers
-            self.multiplier = next(iter(learned), None)
+            # Without the safeguard's raises, which belong to its shorter steps.
+            self.multiplier = next(iter(self.safeguard.learned_multipliers), None)
         state = self.state(epoch, stopped=stop)
         listener.close_epoch(self.name, epoch, self.config.num_epochs, evaluation, state)
         return stop
@@ -197,7 +191,7 @@ class ConstrainedTrainer(Trainer):
         if non_finite is None:
             self._check(figures["constraint/violation"], step)
         # One NaN spreads to all later figures. Where going back does not help, the loop reports it and ends the run.
-        elif self._rewinds and not self._rewound_often:
+        elif self.rewinds and not self._rewound_often:
             self._check(math.nan, step)
 
     def _check(self, violation: float, step: int) -> bool:
@@ -216,23 +210,18 @@ class ConstrainedTrainer(Trainer):
 
     def on_fault(self, fault: Fault) -> bool:
         """The safeguard rolls back, now or at its next check, and the pass continues."""
-        if self._rewinds and fault.figure == WEIGHTS:
+        if self.rewinds and fault.figure == WEIGHTS:
             self._check(math.nan, fault.step)
-        if not self._rewinds or self._rewound_often:
-            rewinds = MOST_REWINDS if self._rewinds else 0
-            record = self.listener.record
-            raise stopped_by(fault, record, "lower --learning_rate", rewinds, may_rewind=not self._rewinds)
+        if not self.rewinds or self._rewound_often:
+            rewinds = MOST_REWINDS if self.rewinds else 0
+            raise stopped_by(fault, self.listener.record, "lower --learning_rate", rewinds)
         return False
 
     def _stop_unless_finite(self, figures: dict[str, float], epoch: int) -> None:
-        if not (self._rewinds or math.isfinite(figures["retain/loss"])):
+        if not (self.rewinds or math.isfinite(figures["retain/loss"])):
             batches, step = len(self.batches), self.context.cost.gradient_steps
             fault = Fault("retain/loss", self.name, epoch, batches, batches, step, {})
             raise stopped_by(fault, self.listener.record, "lower --learning_rate")
-
-    @property
-    def _rewinds(self) -> bool:
-        return self.listener.on_nan == "rewind"
 
     @property
     def _rewound_often(self) -> bool:
@@ -241,8 +230,7 @@ class ConstrainedTrainer(Trainer):
     @property
     def _went_back(self) -> bool:
         """Whether the safeguard has gone back at this very step."""
-        events = self.safeguard.events
-        return bool(events) and events[-1]["step"] == self.context.cost.gradient_steps
+        return any(event["step"] == self.context.cost.gradient_steps for event in self.safeguard.events)
 
     def on_pass(self, epoch: int, number: int, resumed: bool) -> None:
         """Put the model into the mode of --bn, which measuring it has left."""
@@ -259,22 +247,18 @@ class ConstrainedTrainer(Trainer):
 
     def state(self, epoch: int, place: dict | None = None, stopped: bool = False) -> dict:
         """What a resumed run needs after `epoch`, and at a place in the next one."""
-        parts = {
-            "solver": self.solver, "schedule": self.schedule, "safeguard": self.safeguard,
-            "violation_window": self.violation_window,
-        }  # fmt: skip
         return {
             "stage": self.stage, "epoch": epoch, "place": place, "stopped": stopped, "events": self.events,
             "multiplier": self.multiplier, "unseen_losses": self.unseen_losses,
-            **{name: part.state_dict() for name, part in parts.items()},
+            "violation_window": self.violation_window.state_dict(),
+            **{name: part.state_dict() for name, part in self.parts.items()},
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
         """Inverse of `state`."""
         device = self.context.precision.device
-        self.solver.load_state_dict(state["solver"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.safeguard.load_state_dict(state["safeguard"])
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
         self.violation_window.load_state_dict(state["violation_window"], device)
         # A stage that a criterion has ended has no epoch left.
         self.config.start_epoch = self.config.num_epochs if state["stopped"] else state["epoch"]

@@ -1,10 +1,12 @@
 """Methods by name, and what each of them can work on."""
 
+import dataclasses
+
 from contrastive_discrimination.held_out import FOLDS
 from contrastive_discrimination.pairs import ClassMates
 from data.split_record import Splits
 from helper_functions.errors import UserError
-from unlearning.arguments import MethodArgs
+from unlearning.arguments import MethodArgs, PublishedArgs, UnlearnArgs
 from unlearning.constrained.discriminator_target import OWN_MATCH
 from unlearning.constrained.targets import own_target
 from unlearning.methods import (
@@ -30,7 +32,7 @@ from unlearning.methods import (
     untrain,
     untrain_contrastive,
 )
-from unlearning.methods.method import Log, Method, Span, constrained, unheeded
+from unlearning.methods.method import Log, Method, Span, constrained
 
 METHODS: dict[str, Method] = {
     "constrained": constrained(
@@ -64,7 +66,13 @@ METHODS: dict[str, Method] = {
 
 
 def defaults_of(method: str) -> dict[str, object]:
-    """A method's own values of flags; those that are not there have the values that `--help` shows."""
+    """A method's own values of flags; those that are not there have the values that `--help` shows.
+
+    Raises:
+        UserError: there is no such method.
+    """
+    if method not in METHODS:
+        raise UserError(f"method {method!r}: one of {', '.join(METHODS)}")
     return dict(METHODS[method].defaults)
 
 
@@ -86,18 +94,19 @@ def check_images(method: str, args: MethodArgs, target: str, splits: Splits, num
 
 
 def check_method(method: str, args: MethodArgs) -> None:
-    """Refuse a method that does not exist, and flags that it cannot follow.
+    """Refuse flags that a method cannot follow.
 
     Raises:
         UserError: naming the flag.
     """
-    if method not in METHODS:
-        raise UserError(f"method {method!r}: one of {', '.join(METHODS)}")
     if method == "constrained" and args.stop_criterion == "discriminator":
         raise UserError("--stop_criterion discriminator: method constrained has none; use another criterion")
     if method == "untrain_contrastive" and args.discriminator not in ("auto", "logistic"):
         raise UserError(f"--discriminator {args.discriminator}: untrain_contrastive has the logistic one alone")
     if method == "untrain" and (args.discriminator, args.discriminate) == ("jensen_shannon", "losses"):
         raise UserError("--discriminator jensen_shannon --discriminate losses: one loss has no distribution")
-    if others := unheeded(METHODS[method], args):
-        raise UserError(f"--{others[0]} {getattr(args, others[0])}: method {method} has no such thing; leave it out")
+    # Fields of base classes come in the order of the classes.
+    for field in (*dataclasses.fields(UnlearnArgs), *dataclasses.fields(PublishedArgs)):
+        value = getattr(args, field.name)
+        if field.name not in METHODS[method].follows and value != field.default:
+            raise UserError(f"--{field.name} {value}: method {method} has no such thing; leave it out")

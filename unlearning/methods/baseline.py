@@ -5,7 +5,9 @@ own. One optimizer and one schedule serve all passes.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +15,14 @@ from torch import Tensor, nn
 from helper_functions.training.loop import LoopConfig, Trainer, run_loop
 from helper_functions.training.passes import WEIGHTS, Fault, all_finite
 from optimizer.nan_guard import NanGuard, stopped_by
+from optimizer.optimizers import build_optimizer
 from optimizer.schedules import get_schedule, rescale_schedule
 from optimizer.solver import Descent
-from optimizer.training import build_optimizer
 from unlearning.constrained.targets import own_target
-from unlearning.context import MethodContext, RunListener
+from unlearning.context import MethodContext
+
+if TYPE_CHECKING:
+    from unlearning.run import UnlearningRun
 
 # Takes the batches of a pass by their streams' names, gives the loss, 0-d; or it and further figures by name.
 Loss = Callable[..., Tensor | dict[str, Tensor]]
@@ -55,22 +60,17 @@ class BaselineSpec:
         begin: changes weights at once, before the first epoch; called in a run that is not resumed.
         frozen: modules whose own weights and running statistics, not those of their children, stay as they are from
             then on.
-        mask: bool tensors by parameter name: the weights that may move; all of them where it is None.
+        mask: bool tensors by parameter name: the weights that may move; all of a parameter that is not in it.
     """
 
     passes: Callable[[int], list[LossPass]] | None = None
     begin: Callable[[], None] = lambda: None
     frozen: tuple[nn.Module, ...] = ()
-    mask: dict[str, Tensor] | None = None
+    mask: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 class BaselineTrainer(Trainer):
-    """Runs the specification of a published method.
-
-    Args:
-        context: what is to be forgotten.
-        build_spec: gives the specification; may look at the model, and does not change it.
-    """
+    """Runs the specification of a published method, which `build_spec` gives."""
 
     def __init__(self, context: MethodContext, build_spec: Callable[[MethodContext], BaselineSpec]) -> None:
         self.context, self.args = context, context.args
@@ -81,7 +81,7 @@ class BaselineTrainer(Trainer):
         self.events: list[dict[str, float]] = []
         self.multiplier = None
 
-    def run(self, listener: RunListener, state: dict | None) -> None:
+    def run(self, listener: "UnlearningRun", state: dict | None) -> None:
         """What is done at once, then all epochs, or what a checkpoint's state leaves of them."""
         self.listener = listener
         self.target.refresh(self.context.evaluator.losses(self.context.model, "unseen"))
@@ -89,7 +89,9 @@ class BaselineTrainer(Trainer):
             self.spec.begin()
         if self.spec.passes is None:
             if state is None:
-                self._refuse_non_finite_weights()
+                if not all_finite(self.context.model):
+                    fault = Fault(WEIGHTS, listener.name, 1, 0, 0, 0, {})
+                    raise stopped_by(fault, listener.record, "give the method milder flags", may_rewind=False)
                 listener.close_epoch(listener.name, 1, 1, listener.evaluate(), {"epoch": 1})
             return
         held = [p for module in self.spec.frozen for p in module.parameters(recurse=False) if p.requires_grad]
@@ -109,9 +111,14 @@ class BaselineTrainer(Trainer):
         self.descent = Descent(build_optimizer(context.model, args), context.model, args.max_grad_norm)
         steps = sum(len(part.batches) for epoch in range(args.num_epochs) for part in self.spec.passes(epoch))
         self.schedule = get_schedule(args.schedule, self.descent.optimizer, steps)
-        self.mask = None if self.spec.mask is None else Mask(context.model, self.spec.mask)
-        parts = {"model": context.model, "optimizer": self.descent.optimizer, "schedule": self.schedule}
-        self.guard = NanGuard(listener.on_nan, parts | {"context": context}, self._rescale, listener.record)
+        weights = {name: (value, value.detach().clone()) for name, value in context.model.named_parameters()}
+        self.held = [(*weights[name], moves) for name, moves in self.spec.mask.items()]
+        stepping = {"optimizer": self.descent.optimizer, "schedule": self.schedule}
+        rescale = functools.partial(rescale_schedule, self.schedule)
+        self.guard = NanGuard(
+            listener.on_nan, {"model": context.model, "context": context, **stepping}, rescale, listener.record
+        )
+        self.resumed = {"guard": self.guard, **stepping}
         self.config = LoopConfig(
             args.num_epochs, context.precision.device, listener.log_interval, ("unlearning/loss",),
             model=context.model, cost=context.cost,
@@ -138,8 +145,10 @@ class BaselineTrainer(Trainer):
             batch = self.part.answers(batch)
         figures = self._figures(batch)
         norm = self.descent.step(figures["loss"], lambda: self._figures(batch)["loss"])
-        if self.mask is not None:
-            self.mask.restore()
+        with torch.no_grad():
+            # Whatever momentum and weight decay make of the weights that the mask holds.
+            for parameter, value, moves in self.held:
+                parameter.copy_(torch.where(moves, parameter, value))
         self.schedule.step()
         return {**{f"unlearning/{name}": value.detach() for name, value in figures.items()}, "gradient/norm": norm}
 
@@ -166,44 +175,12 @@ class BaselineTrainer(Trainer):
         """Save everything in the middle of an epoch."""
         self.listener.save(self._state(epoch, place))
 
-    def _rescale(self, factor: float) -> None:
-        rescale_schedule(self.schedule, factor)
-
-    def _refuse_non_finite_weights(self) -> None:
-        if not all_finite(self.context.model):
-            fault = Fault(WEIGHTS, self.listener.name, 1, 0, 0, 0, {})
-            raise stopped_by(fault, self.listener.record, "give the method milder flags", may_rewind=False)
-
     def _state(self, epoch: int, place: dict | None = None) -> dict:
         """What a resumed run needs after `epoch`, and at a place in the next one."""
-        parts = {"guard": self.guard, "optimizer": self.descent.optimizer, "schedule": self.schedule}
-        found = {} if place is None else self.part.found
-        return {
-            "epoch": epoch, "place": place, "found": found,
-            **{name: part.state_dict() for name, part in parts.items()},
-        }  # fmt: skip
+        parts = {name: part.state_dict() for name, part in self.resumed.items()}
+        return {"epoch": epoch, "place": place, "found": {} if place is None else self.part.found, **parts}
 
     def _restore(self, state: dict) -> None:
         self.config.start_epoch, self.config.place, self.found = state["epoch"], state["place"], state["found"]
-        self.descent.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.guard.load_state_dict(state["guard"])
-
-
-class Mask:
-    """Holds the weights outside of a mask where they are, whatever momentum and weight decay would make of them.
-
-    Args:
-        model: whose weights are held at their present values.
-        mask: as of `BaselineSpec`.
-    """
-
-    def __init__(self, model: nn.Module, mask: dict[str, Tensor]) -> None:
-        parameters = dict(model.named_parameters())
-        self.held = [(parameters[name], moves, parameters[name].detach().clone()) for name, moves in mask.items()]
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put every weight outside of the mask back; after each step of the optimizer."""
-        for parameter, moves, value in self.held:
-            parameter.copy_(torch.where(moves, parameter, value))
+        for name, part in self.resumed.items():
+            part.load_state_dict(state[name])

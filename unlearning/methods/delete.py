@@ -32,8 +32,5 @@ def spec(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(lambda epoch: [part])
 
 
-METHOD = published(
-    spec,
-    search={"learning_rate": Log(1e-5, 1e-2), "num_epochs": Span(1, 20)},
-    num_epochs=20, learning_rate=5e-4,
-)
+SEARCH = {"learning_rate": Log(1e-5, 1e-2), "num_epochs": Span(1, 20)}
+METHOD = published(spec, search=SEARCH, num_epochs=20, learning_rate=5e-4)

@@ -27,8 +27,5 @@ def spec(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(lambda epoch: [part])
 
 
-METHOD = published(
-    spec,
-    search={"learning_rate": Log(1e-3, 2e-1), "num_epochs": RETAIN_EPOCHS},
-    num_epochs=10, learning_rate=0.04, schedule="cosine",
-)
+SEARCH = {"learning_rate": Log(1e-3, 2e-1), "num_epochs": RETAIN_EPOCHS}
+METHOD = published(spec, search=SEARCH, num_epochs=10, learning_rate=0.04, schedule="cosine")

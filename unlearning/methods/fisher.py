@@ -31,8 +31,4 @@ def spec(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(begin=begin)
 
 
-METHOD = one_shot(
-    spec,
-    search={"noise_scale": Log(1e-9, 1e-4)},
-    noise_scale=1e-7, importance_images=1000,
-)
+METHOD = one_shot(spec, search={"noise_scale": Log(1e-9, 1e-4)}, noise_scale=1e-7, importance_images=1000)

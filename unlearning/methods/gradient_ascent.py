@@ -20,8 +20,5 @@ def spec(context: MethodContext) -> BaselineSpec:
     return BaselineSpec(lambda epoch: [part])
 
 
-METHOD = published(
-    spec,
-    search={"learning_rate": Log(1e-5, 1e-2), "num_epochs": Span(1, 10)},
-    num_epochs=5, learning_rate=1e-4,
-)
+SEARCH = {"learning_rate": Log(1e-5, 1e-2), "num_epochs": Span(1, 10)}
+METHOD = published(spec, search=SEARCH, num_epochs=5, learning_rate=1e-4)

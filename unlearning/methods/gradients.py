@@ -68,14 +68,12 @@ def _add_squares(model: nn.Module, inputs: Tensor, labels: Tensor, squares: dict
             for square, gradient in zip(squares.values(), gradients, strict=True):
                 square.addcmul_(gradient, gradient)
         return
-    one_by_one = vmap(grad(lambda weights, image, label: _loss(model, weights, image, label)), in_dims=(None, 0, 0))
+
+    def loss_of(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(model, weights, (image[None],)), label[None])
+
+    one_by_one = vmap(grad(loss_of), in_dims=(None, 0, 0))
     weights = {name: value.detach() for name, value in parameters.items()}
     for part, given in zip(inputs.split(CHUNK), labels.split(CHUNK), strict=True):
         for name, gradient in one_by_one(weights, part, given).items():
             squares[name] += gradient.square().sum(0)
-
-
-def _loss(model: nn.Module, weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-    rest = {name: value.detach() for name, value in model.named_parameters() if name not in weights}
-    logits = functional_call(model, {**rest, **dict(model.named_buffers()), **weights}, (image[None],))
-    return F.cross_entropy(logits, label[None])

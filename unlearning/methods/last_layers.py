@@ -1,5 +1,6 @@
 """CF-k and EU-k: the last k layers alone are fine-tuned, or drawn anew and trained; the others are frozen."""
 
+import dataclasses
 from collections.abc import Iterator
 from itertools import chain
 
@@ -30,21 +31,16 @@ def own_tensors(module: nn.Module) -> Iterator[Tensor]:
     return chain(module.parameters(recurse=False), module.buffers(recurse=False))
 
 
-def _passes(context: MethodContext) -> list[LossPass]:
-    return [LossPass("last_layers", context.stream("retain"), cross_entropy(context, "retain"))]
-
-
 def spec_cf(context: MethodContext) -> BaselineSpec:
     """CE(D_r) in the last k layers. Source: Goel et al. 2022, section 4 (catastrophic forgetting-k)."""
-    parts = _passes(context)
+    part = LossPass("last_layers", context.stream("retain"), cross_entropy(context, "retain"))
     frozen, _ = split_layers(context.model, context.args.last_layers)
-    return BaselineSpec(lambda epoch: parts, frozen=tuple(frozen))
+    return BaselineSpec(lambda epoch: [part], frozen=tuple(frozen))
 
 
 def spec_eu(context: MethodContext) -> BaselineSpec:
     """The last k layers drawn anew, then CE(D_r) in them. Source: Goel et al. 2022, section 4 (exact unlearning-k)."""
-    parts = _passes(context)
-    frozen, last = split_layers(context.model, context.args.last_layers)
+    _, last = split_layers(context.model, context.args.last_layers)
 
     def begin() -> None:
         _, drawn = split_layers(context.fresh(), context.args.last_layers)
@@ -53,7 +49,7 @@ def spec_eu(context: MethodContext) -> BaselineSpec:
                 for value, new in zip(own_tensors(module), own_tensors(fresh), strict=True):
                     value.copy_(new)
 
-    return BaselineSpec(lambda epoch: parts, begin=begin, frozen=tuple(frozen))
+    return dataclasses.replace(spec_cf(context), begin=begin)
 
 
 SEARCH = {"learning_rate": Log(1e-3, 1e-1), "num_epochs": RETAIN_EPOCHS, "last_layers": Span(1, 8)}

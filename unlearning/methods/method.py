@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from unlearning.arguments import BATCH_SIZE, DISCRIMINATING, MethodArgs, PublishedArgs, UnlearnArgs
+from unlearning.arguments import BATCH_SIZE, DISCRIMINATING, UnlearnArgs
 from unlearning.constrained.targets import Target
 from unlearning.constrained.trainer import ConstrainedTrainer
 from unlearning.context import MethodContext
@@ -96,13 +96,6 @@ def one_shot(
 ) -> Method:
     """A method that changes the weights once, without an epoch."""
     return Method(build_spec, defaults, frozenset({*STATED, *defaults}), search)
-
-
-def unheeded(method: Method, args: MethodArgs) -> list[str]:
-    """Flags whose values were changed and that mean nothing to a method."""
-    # Fields of base classes come in the order of the classes.
-    fields = {field.name: field.default for cls in (UnlearnArgs, PublishedArgs) for field in dataclasses.fields(cls)}
-    return [name for name, default in fields.items() if name not in method.follows and getattr(args, name) != default]
 
 
 def method_row(name: str, method: Method) -> str:

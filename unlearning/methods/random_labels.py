@@ -15,28 +15,19 @@ def other_labels(labels: Tensor, num_classes: int, generator: torch.Generator) -
     return (labels + shifts) % num_classes
 
 
-def relabelled_passes(context: MethodContext) -> list[LossPass]:
-    """An epoch: CE to labels drawn anew on D_f, then CE on D_r."""
+def spec(context: MethodContext) -> BaselineSpec:
+    """CE on D_f to random labels but the image's own, then CE(D_r). Source: Golatkar et al. 2020; Fan et al. 2024."""
 
     def answers(batch: dict) -> dict:
         inputs, labels = batch["forget"]
         return {"forget": (inputs, other_labels(labels, context.num_classes, context.generator))}
 
-    return [
+    parts = [
         LossPass("relabel", context.stream("forget"), cross_entropy(context, "forget"), answers),
         LossPass("repair", context.stream("retain"), cross_entropy(context, "retain")),
     ]
-
-
-def spec(context: MethodContext) -> BaselineSpec:
-    """CE on D_f to random labels but the image's own, then CE(D_r). Source: Golatkar et al. 2020; Fan et al. 2024."""
-    parts = relabelled_passes(context)
     return BaselineSpec(lambda epoch: parts)
 
 
 RELABELLING = {"learning_rate": Log(1e-4, 1e-1), "num_epochs": RETAIN_EPOCHS}
-METHOD = published(
-    spec,
-    search=RELABELLING,
-    num_epochs=10, learning_rate=0.01,
-)
+METHOD = published(spec, search=RELABELLING, num_epochs=10, learning_rate=0.01)

@@ -1,5 +1,7 @@
 """MSG and CT: disturb the convolutions, then fine-tune; the strongest of the NeurIPS 2023 challenge."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -17,16 +19,6 @@ def convolutions(model: nn.Module) -> dict[str, nn.Parameter]:
     return {f"{name}.weight": module.weight for name, module in layers.items() if module.weight.requires_grad}
 
 
-def require_convolutions(context: MethodContext, method: str) -> None:
-    """Refuse a model that a method would not disturb.
-
-    Raises:
-        UserError: it has no convolution.
-    """
-    if not convolutions(context.model):
-        raise UserError(f"method {method} disturbs convolutions, and this model has none that may move; take another")
-
-
 def smallest(values: Tensor, share: float) -> Tensor:
     """Bool mask of the smallest magnitudes, as many as `share` of the elements."""
     mask = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
@@ -34,7 +26,9 @@ def smallest(values: Tensor, share: float) -> Tensor:
     return mask.view(values.shape)
 
 
-def _finetuned(context: MethodContext, begin) -> BaselineSpec:
+def _finetuned(context: MethodContext, method: str, begin: Callable[[], None]) -> BaselineSpec:
+    if not convolutions(context.model):
+        raise UserError(f"method {method} disturbs convolutions, and this model has none that may move; take another")
     part = LossPass("repair", context.stream("retain"), cross_entropy(context, "retain"))
     return BaselineSpec(lambda epoch: [part], begin=begin)
 
@@ -46,8 +40,6 @@ def spec_msg(context: MethodContext) -> BaselineSpec:
     (Masked Small Gradients).
     """
 
-    require_convolutions(context, "msg")
-
     def begin() -> None:
         retain = mean_gradient(context, "retain", context.args.importance_images)
         forget = mean_gradient(context, "forget", context.args.importance_images)
@@ -57,7 +49,7 @@ def spec_msg(context: MethodContext) -> BaselineSpec:
                 drawn = smallest(retain[name] - forget[name], context.args.reset_share)
                 weight.copy_(torch.where(drawn, fresh[name], weight))
 
-    return _finetuned(context, begin)
+    return _finetuned(context, "msg", begin)
 
 
 def spec_ct(context: MethodContext) -> BaselineSpec:
@@ -65,7 +57,6 @@ def spec_ct(context: MethodContext) -> BaselineSpec:
 
     Kernels that are not square stay as they are: transposed, they would not fit.
     """
-    require_convolutions(context, "ct")
 
     def begin() -> None:
         with torch.no_grad():
@@ -73,7 +64,7 @@ def spec_ct(context: MethodContext) -> BaselineSpec:
                 if weight.shape[2] == weight.shape[3]:
                     weight.copy_(weight.transpose(2, 3).clone())
 
-    return _finetuned(context, begin)
+    return _finetuned(context, "ct", begin)
 
 
 SEARCH = {"learning_rate": Log(1e-3, 1e-1), "num_epochs": RETAIN_EPOCHS}

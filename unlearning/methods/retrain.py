@@ -9,12 +9,9 @@ from unlearning.methods.method import published
 def spec(context: MethodContext) -> BaselineSpec:
     """Every weight drawn anew, then CE(D_r)."""
     part = LossPass("retrain", context.stream("retain"), cross_entropy(context, "retain"))
-    return BaselineSpec(lambda epoch: [part], begin=lambda: redraw(context))
-
-
-def redraw(context: MethodContext) -> None:
-    """Give the model the weights and running statistics of a freshly initialised one."""
-    context.model.load_state_dict(context.fresh().state_dict())
+    return BaselineSpec(
+        lambda epoch: [part], begin=lambda: context.model.load_state_dict(context.fresh().state_dict())
+    )
 
 
 METHOD = published(spec, num_epochs=30, learning_rate=0.1, schedule="one_cycle")

@@ -1,13 +1,15 @@
 """SalUn: random labels, in the weights alone that the forget set is most sensitive to."""
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
 from unlearning.context import MethodContext
+from unlearning.methods import random_labels
 from unlearning.methods.baseline import BaselineSpec
 from unlearning.methods.gradients import mean_gradient
 from unlearning.methods.method import Span, published
-from unlearning.methods.random_labels import RELABELLING, relabelled_passes
 
 
 def largest(values: dict[str, Tensor], share: float) -> dict[str, Tensor]:
@@ -22,12 +24,12 @@ def largest(values: dict[str, Tensor], share: float) -> dict[str, Tensor]:
 
 def spec(context: MethodContext) -> BaselineSpec:
     """Masked by |∇CE(D_f)|, the epochs of random labels. Source: Fan et al. 2024, equations 3 to 5."""
-    parts = relabelled_passes(context)
-    return BaselineSpec(lambda epoch: parts, mask=largest(mean_gradient(context, "forget"), context.args.mask_share))
+    mask = largest(mean_gradient(context, "forget"), context.args.mask_share)
+    return dataclasses.replace(random_labels.spec(context), mask=mask)
 
 
 METHOD = published(
     spec,
-    search={**RELABELLING, "mask_share": Span(0.1, 0.9)},
+    search={**random_labels.RELABELLING, "mask_share": Span(0.1, 0.9)},
     num_epochs=10, learning_rate=0.01, mask_share=0.5,
 )

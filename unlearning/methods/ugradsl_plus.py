@@ -3,10 +3,10 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from optimizer.problems import Batch
 from unlearning.context import MethodContext
-from unlearning.methods.baseline import BaselineSpec, LossPass
+from unlearning.methods.baseline import BaselineSpec
 from unlearning.methods.method import RETAIN_EPOCHS, RETAIN_WEIGHTS, Log, Span, published
+from unlearning.methods.neggrad_plus import exchange
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
@@ -25,16 +25,8 @@ def spec(context: MethodContext) -> BaselineSpec:
     """p·CE(D_r) − (1−p)·CE(D_f) to labels smoothed by α < 0, an epoch one pass over D_r. Source: Di et al. 2026,
     section 4 (UGradSL+).
     """
-    weight, smoothing = context.args.retain_weight, -context.args.smoothing
-
-    def loss(retain: Batch, forget: Batch) -> dict[str, Tensor]:
-        forget_logits, retain_logits = context.streams(forget[0], retain[0])
-        kept = F.cross_entropy(retain_logits, retain[1])
-        climbed = smoothed_cross_entropy(forget_logits, forget[1], smoothing)
-        return {"loss": weight * kept - (1 - weight) * climbed, "retain_loss": kept, "forget_loss": climbed}
-
-    part = LossPass("ugradsl_plus", context.pairs("retain"), loss)
-    return BaselineSpec(lambda epoch: [part])
+    smoothing = -context.args.smoothing
+    return exchange(context, "ugradsl_plus", lambda logits, labels: smoothed_cross_entropy(logits, labels, smoothing))
 
 
 METHOD = published(

@@ -5,7 +5,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from helper_functions.training.inference import evaluation_mode
-from optimizer.problems import Batch
 from unlearning.arguments import forget_batch_size
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
@@ -20,7 +19,7 @@ def learn_noise(context: MethodContext, classes: Tensor, count: int) -> tuple[Te
     """Noise images that maximise the original's error on their labels; `count` for each class, and the labels.
 
     Args:
-        case: its model is not changed.
+        context: its model is not changed.
         classes: int64 `[n]`.
         count: images for each class.
     """
@@ -53,12 +52,8 @@ def spec(context: MethodContext) -> BaselineSpec:
         inputs, labels = batch["retain"]
         return {"retain": (torch.cat([inputs, noise]), torch.cat([labels, noise_labels]))}
 
-    def loss(retain: Batch) -> Tensor:
-        return F.cross_entropy(context.logits(retain[0]), retain[1])
-
-    retain = context.stream("retain")
-    impair = LossPass("impair", retain, loss, answers)
-    repair = LossPass("repair", retain, cross_entropy(context, "retain"))
+    retain, loss = context.stream("retain"), cross_entropy(context, "retain")
+    impair, repair = LossPass("impair", retain, loss, answers), LossPass("repair", retain, loss)
     return BaselineSpec(lambda epoch: [impair] if epoch == 0 else [repair])
 
 

@@ -23,7 +23,7 @@ def target(context: MethodContext) -> DiscriminatorTarget:
         game = AdversarialGame(critic(), parts.reference("unseen"), args.discriminator_steps, parts.generator)
         batch_size = forget_batch_size(args, context.evaluator.forget_images)
         game.warm_up(parts.forget, context.evaluator.forget_labels, batch_size)
-    return parts.target(game, critic)
+    return DiscriminatorTarget(parts, game, critic)
 
 
 METHOD = constrained(

@@ -22,7 +22,7 @@ def target(context: MethodContext) -> DiscriminatorTarget:
         return Critic(regression.to(parts.forget.device))
 
     game = BatchAveragedGame(statistics, parts.reference("unseen"), context.args.group_size, parts.generator)
-    return parts.target(game, critic)
+    return DiscriminatorTarget(parts, game, critic)
 
 
 METHOD = constrained(
