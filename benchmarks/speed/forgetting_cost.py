@@ -63,13 +63,7 @@ class TimedEvaluator(Evaluator):
 
 
 class Forgetting:
-    """Runs one pass of the method `constrained` on subsets of a data set.
-
-    Args:
-        dataset: with a training and a test part.
-        precision: device and dtype.
-        seed: of the subsets, the originals and the order of the images.
-    """
+    """Runs one pass of the method `constrained` on subsets of a data set, drawn by `seed`."""
 
     def __init__(self, dataset: Dataset, precision: Precision, seed: int) -> None:
         self.dataset, self.precision, self.seed = dataset, precision, seed

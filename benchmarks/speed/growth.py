@@ -78,11 +78,6 @@ def factors(quick: bool) -> dict[str, list[Setting]]:
     }  # fmt: skip
 
 
-def slope(xs: list[float], ys: list[float]) -> float:
-    """Least-squares slope of log y over log x."""
-    return float(np.polyfit(np.log(xs), np.log(ys), 1)[0])
-
-
 def summarise(name: str, settings: list[Setting], measured: dict[Setting, list[dict]]) -> dict:
     """The costs of one factor's settings, as medians with ranges, and the slopes."""
     rows = []
@@ -96,7 +91,8 @@ def summarise(name: str, settings: list[Setting], measured: dict[Setting, list[d
     rows.sort(key=lambda row: row["x"])
     fitted = [row for row in rows if row["x"] >= FITTED_FROM.get(name, 0)]
     xs = [row["x"] for row in fitted]
-    slopes = {key: slope(xs, [row[key] for row in fitted]) for key in COLOURS}
+    logarithms = {key: np.log([row[key] for row in fitted]) for key in COLOURS}
+    slopes = {key: float(np.polyfit(np.log(xs), ys, 1)[0]) for key, ys in logarithms.items()}
     return {"x": TITLES[name], "settings": rows, "fitted_from": min(xs), "slopes": slopes}
 
 
