@@ -9,8 +9,7 @@ from pathlib import Path
 
 from benchmarks.leaderboard import words
 from benchmarks.leaderboard.figures import overview
-from benchmarks.leaderboard.results import GROUPS, line_of
-from benchmarks.leaderboard.summary import Board, Entry, summarise
+from benchmarks.leaderboard.summary import GROUPS, Board, Entry, line_of, summarise
 from helper_functions.files import whole_file
 
 # Template, style and script of the page.
@@ -18,16 +17,7 @@ PARTS = Path(__file__).parent / "page"
 
 
 def write_pages(rows: list[dict], folder: Path, title: str, command: str, top5: bool = False) -> None:
-    """Write leaderboard.csv, leaderboard.md and leaderboard.html into `folder`, each whole or not at all.
-
-    Args:
-        rows: cells of `results.read_cells`.
-        command: the command line that reproduces them, shown on the pages.
-        top5: whether top-5 accuracy stands beside top-1.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
+    """Write leaderboard.csv, leaderboard.md and leaderboard.html of cells into `folder`, each whole or not at all."""
     texts = {
         "leaderboard.csv": csv_text(rows),
         "leaderboard.md": markdown(rows, title, command, top5),
@@ -40,7 +30,7 @@ def write_pages(rows: list[dict], folder: Path, title: str, command: str, top5: 
 
 
 def csv_text(rows: list[dict]) -> str:
-    """One line a cell, as `results.line_of`: figures before groups, although a later cell may bring further names."""
+    """One line a cell, as `line_of`: figures before groups, although a later cell may bring further names."""
     lines = list(map(line_of, rows))
     names = dict.fromkeys(name for line in lines for name in line)
     order = sorted(names, key=lambda name: GROUPS.index(name.partition(".")[0]) if "." in name else -1)

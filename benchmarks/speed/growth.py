@@ -30,8 +30,6 @@ TITLES = {
     "classes": "classes",
     "model": "operations of a forward pass, one image",
 }
-# A smaller forget set is one gradient step all the same, with a whole batch of retain images.
-FITTED_FROM = {"forget": BATCH_SIZE}
 COLOURS = {"unlearning_seconds": "#d1495b", "evaluation_seconds": "#2e4057"}
 
 
@@ -89,7 +87,8 @@ def summarise(name: str, settings: list[Setting], measured: dict[Setting, list[d
         row["ranges"] = {key: [min(c[key] for c in costs), max(c[key] for c in costs)] for key in COLOURS}
         rows.append(row)
     rows.sort(key=lambda row: row["x"])
-    fitted = [row for row in rows if row["x"] >= FITTED_FROM.get(name, 0)]
+    # A smaller forget set is one gradient step all the same, with a whole batch of retain images.
+    fitted = [row for row in rows if name != "forget" or row["x"] >= BATCH_SIZE]
     xs = [row["x"] for row in fitted]
     logarithms = {key: np.log([row[key] for row in fitted]) for key in COLOURS}
     slopes = {key: float(np.polyfit(np.log(xs), ys, 1)[0]) for key, ys in logarithms.items()}

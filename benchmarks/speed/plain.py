@@ -25,8 +25,6 @@ from models.cropped_convolution import CroppedConv2d
 Batch = Sequence[Tensor]
 Step = Callable[..., tuple[float, ...]]  # takes a batch of each stream, gives the figures that it would log
 WORKERS = 2
-# Batches that a DataLoader's workers prepare ahead, by its default.
-AHEAD = 2 * WORKERS
 
 
 def network(model: nn.Module) -> nn.Module:
@@ -60,8 +58,8 @@ class Plain:
 
     def __init__(self, step: Step, streams: Sequence[TensorLoader], batch_size: int, steps: int) -> None:
         self.step, self.steps, self.device = step, steps, streams[0].device
-        # One batch before the stretch, and as many after it as the workers will have prepared by its end.
-        drawn = (1 + steps + AHEAD) * batch_size
+        # One batch before the stretch, and as many after it as the workers prepare ahead, by default two each.
+        drawn = (1 + steps + 2 * WORKERS) * batch_size
         self.loaders = [
             DataLoader(
                 images, batch_size, sampler=RandomSampler(images, num_samples=drawn), num_workers=WORKERS,

@@ -27,7 +27,6 @@ from optimizer.solver import SOLVERS, Solver, SolverName, inequality, lagrangian
 SHOWN_DIGIT = 3
 BUDGETS = (0.003, 0.01, 0.03, 0.1)
 BUDGET = 0.03
-LOGARITHMS = (-1.0, 3.0)
 # Name, line, colour (Okabe and Ito's palette for all kinds of colour vision) and position of the name.
 CURVES = (
     ("in weights", "--", "#D55E00", (0.6, 2.1)),
@@ -133,7 +132,7 @@ def draw(path: Path, case: Digits, learned: dict[float, float], points: int = 81
         points: number of multipliers that are solved for.
     """
     front = case.front(case.retain_on_original)
-    multipliers = torch.logspace(*LOGARITHMS, points, dtype=torch.float64).tolist()
+    multipliers = torch.logspace(-1.0, 3.0, points, dtype=torch.float64).tolist()
     solved = [front.at(multiplier).weights for multiplier in multipliers]
     marked = [front.at(multiplier).weights for multiplier in learned.values()]
     figure = Figure(figsize=(8, 8), layout="constrained")
