@@ -87,7 +87,7 @@ def grouped(rows: list[dict], name: str) -> dict:
 def _board(forget: str, rows: list[dict]) -> Board:
     # All cells of a seed share its original and its retrained models.
     of_seeds = [max(cells, key=lambda row: len(retrained_models(row))) for cells in grouped(rows, "seed").values()]
-    floor = spread(map(floor_of, of_seeds))
+    floor = spread(_if_whole(gaps.noise_floor(each), *each) for each in map(retrained_models, of_seeds))
     cells = {
         "original": [{**row, "figures": row["original"], "original": None, "cost": None, "verdict": None}
                      for row in of_seeds if row.get("original")],
@@ -155,12 +155,6 @@ def line_of(row: dict) -> dict[str, object]:
         "share": {name: cost / whole[name] for name, cost in costs.items() if whole.get(name, 0) > 0},
     }
     return line | {f"{group}.{name}": value for group in GROUPS for name, value in (groups.get(group) or {}).items()}
-
-
-def floor_of(row: dict) -> float | None:
-    """The noise floor between a cell's retrained models, in points; None unless two or more have all four figures."""
-    models = retrained_models(row)
-    return _if_whole(gaps.noise_floor(models), *models)
 
 
 def retrained_models(row: dict) -> list[dict[str, float]]:

@@ -137,8 +137,9 @@ def main(args: Args) -> dict:
             winner = min(trials, key=lambda trial: trial["value"])
             best[f"{search['method']} {search['forget']}"] = winner
             write_best(args, search["method"], search["forget"], winner, len(trials))
-            place = f"{search['method']:20s} {search['forget']:16s}"
-            print(f"{place} {winner['value']:8.3f}  {winner['flags']}", flush=True)
+            print(
+                f"{search['method']:20s} {search['forget']:16s} {winner['value']:8.3f}  {winner['flags']}", flush=True
+            )
     return {"best": best}
 
 

@@ -5,7 +5,6 @@ import dataclasses
 from benchmarks.leaderboard.summary import LEAST_PROGRESS, Board, Entry
 from evaluation.report.tables import FIGURES
 
-MISSING = "–"
 READING = (
     "AvgGap is the mean absolute distance to the same seed's retrained models, which never saw the forget set, over "
     "forget, retain and test accuracy and 100 × MIA AUC, in points: lower is better. It hides which of the four is off "
@@ -30,7 +29,7 @@ class Column:
         """The mean and the standard deviation as written; an en dash for no value, nothing for no deviation."""
         value = entry.values.get(self.name)
         if value is None:
-            return MISSING, ""
+            return "–", ""
         if self.name == "kept":
             return f"{value.mean * value.n:.0f}/{entry.seeds}", ""
         mean, sd = (f"{(part or 0) * self.scale:,.{self.digits}f}" for part in (value.mean, value.sd))

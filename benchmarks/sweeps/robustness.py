@@ -55,7 +55,10 @@ def main(args: Args) -> dict:
     """Run the missing cells, print the table; returns the cells."""
     rows = read_rows(Path(args.output))
     if not args.summary:
-        missing = [cell for cell in _cells(args) if key_of(cell) not in rows]
+        names = ("forget", "solver", "batch_size", "learning_rate", "seed")
+        values = itertools.product(args.forget, SOLVERS, args.batch_size, args.learning_rate, range(args.seeds))
+        cells = (dict(zip(names, each, strict=True)) for each in values)
+        missing = [cell for cell in cells if key_of(cell) not in rows]
         # Originals first, so that no two cells train the same one.
         originals = sorted({(cell["forget"], cell["seed"]) for cell in missing})
         asked = [{"forget": forget, "seed": seed, "args": args} for forget, seed in originals]
@@ -66,12 +69,6 @@ def main(args: Args) -> dict:
         append_all(Path(args.output), rows, run_all(_run, asked, args.workers, "cells"))
     print(summary(list(rows.values())))
     return {"cells": list(rows.values())}
-
-
-def _cells(args: Args) -> list[dict]:
-    names = ("forget", "solver", "batch_size", "learning_rate", "seed")
-    values = (args.forget, list(SOLVERS), args.batch_size, args.learning_rate, range(args.seeds))
-    return [dict(zip(names, combination, strict=True)) for combination in itertools.product(*values)]
 
 
 def _main(args: Args, name: str, **flags) -> tuple[Path, dict]:
