@@ -24,8 +24,7 @@ from unlearning.methods import METHODS
 
 # Kinds of forget sets that use the tuned flags of another kind unless they have their own.
 SIMILAR = {"superclass": "class", "file": "random", "memorised": "random"}
-# Files that are removed once a cell is finished.
-WEIGHTS = (RESULT, INFEASIBLE, "checkpoint.pt")
+WEIGHTS = (RESULT, INFEASIBLE, "checkpoint.pt")  # are removed once a cell is finished
 # Figures that all methods on a forget set and seed share: a line of references.jsonl, stored once.
 SHARED, REFERENCES = ("original", "retrained"), "references.jsonl"
 # Flags that only locate files on the machine of the run.

@@ -31,8 +31,7 @@ from unlearning.streams import original_divergence
 NUM_CLASSES = 100
 SCHEDULE_STEPS = 100_000  # so many that no schedule ends
 MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-# Batches for each of --steps: fast work needs more of them to be timed well.
-EVALUATION_BATCHES, LOADER_BATCHES = 4, 40
+EVALUATION_BATCHES, LOADER_BATCHES = 4, 40  # for each of --steps, since fast work needs more to be timed well
 
 
 def images_from(data_dir: str) -> Dataset:
@@ -105,10 +104,8 @@ class Bench:
 
     def our_steps(self, step: Callable[[dict], dict], batches: Iterable[dict]) -> Ours:
         """Steps of a trainer in the loop that all scripts use."""
-        stream = (
-            {name: self.formatted(part) for name, part in batch.items()}
-            for batch in chain.from_iterable(repeat(batches))
-        )
+        endless = chain.from_iterable(repeat(batches))
+        stream = ({name: self.formatted(part) for name, part in batch.items()} for batch in endless)
 
         def run(steps: int) -> int:
             config = LoopConfig(1, self.precision.device)

@@ -23,13 +23,10 @@ from helper_functions.errors import UserError
 from helper_functions.files import whole_file, write_json
 from helper_functions.training.devices import choose_device, choose_precision, describe_environment
 
-# The x axis of each factor.
-TITLES = {
-    "forget": "forget images",
-    "images": "training images",
-    "classes": "classes",
+TITLES = {  # of the x axis of each factor
+    "forget": "forget images", "images": "training images", "classes": "classes",
     "model": "operations of a forward pass, one image",
-}
+}  # fmt: skip
 COLOURS = {"unlearning_seconds": "#d1495b", "evaluation_seconds": "#2e4057"}
 
 
@@ -112,8 +109,7 @@ def draw(path: Path, factors: dict[str, dict]) -> None:
     figure = Figure(figsize=(3.4 * len(factors), 3), layout="constrained")
     axes = figure.subplots(1, len(factors), sharey=True)
     for axis, factor in zip(axes, factors.values(), strict=True):
-        rows = factor["settings"]
-        xs = [row["x"] for row in rows]
+        rows, xs = factor["settings"], [row["x"] for row in factor["settings"]]
         for key, colour in COLOURS.items():
             label = f"{key.removesuffix('_seconds')}, slope {factor['slopes'][key]:.2f}"
             axis.plot(xs, [row[key] for row in rows], "o-", color=colour, markersize=3, label=label)

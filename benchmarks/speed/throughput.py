@@ -145,9 +145,8 @@ def main(args: Args) -> dict:
     result = measure_all(bench, dataset.name, pairs)
     # SAM takes two gradients a step: a ratio of 2 would be its bare cost.
     result["sam"] = compare(bench, pairs, train=our_training, sam=partial(our_training, use_sam=True))
-    unlearning = {"contrastive": "untrain_contrastive", "constrained": "constrained"}
-    steps_of = {name: partial(our_unlearning, method=method) for name, method in unlearning.items()}
-    result["methods"] = compare(bench, pairs, **steps_of)
+    contrastive, constrained = (partial(our_unlearning, method=name) for name in ("untrain_contrastive", "constrained"))
+    result["methods"] = compare(bench, pairs, contrastive=contrastive, constrained=constrained)
     result["further"] = [measure_all(bench.resized(size), dataset.name, pairs) for size in args.batch_sizes[1:]]
     environment = {**describe_environment(device), "pillow": PIL.__version__, "our_dtype": str(precision.dtype)}
     hardware = {key: environment.pop(key) for key in ("device", "cpu", "cpu_threads", "our_dtype", "platform")}

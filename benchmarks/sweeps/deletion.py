@@ -29,8 +29,7 @@ from helper_functions.files import check_folder_of, key_of, load_tensors, save_c
 from helper_functions.training.devices import choose_device, choose_precision, describe_environment
 
 SCRIPT = Path(__file__).parents[2] / "train_constrained_unlearning.py"
-# How the model was trained elsewhere.
-NORMALISATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+NORMALISATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # of the model, trained elsewhere
 # Flags that stand in no record, and flags of the requests, on which folder and models do not depend.
 PLACES = ("data_dir", "log_dir", "output")
 ASKED = ("log_dir", "output", "num_epochs", "retain_budget", "seeds")

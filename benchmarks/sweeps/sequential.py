@@ -99,10 +99,8 @@ def run_chain(chain: dict) -> dict:
     training = Training(chain["config_file_of_runs"], chain["log_dir"])
     original = training.original(asked["forget"], chain["seed"])
     flags = {name: asked[name] for name in ("forget_target", "retain_budget")} | data_flags(training.config_file)
-    flags |= {name: chain[name] for name in ("num_epochs", "seed", "log_dir")} | {
-        "judge": "validation",
-        "figures": False,
-    }
+    flags |= {name: chain[name] for name in ("num_epochs", "seed", "log_dir")}
+    flags |= {"judge": "validation", "figures": False}
     measure = _Measure(training, original, chain["seed"])
     requests = measure.requests(chain["requests"], chain["images"])
 
@@ -263,8 +261,8 @@ def _draw_sets(axis, chains: list[dict]) -> None:
         axis.plot(range(number, last + 1), [before, *after], "-", color=colour, linewidth=1)
         axis.plot(number + 1, after[0], "o", color=colour, markersize=4)
     held_out = [_mean(_after(chains, step), "held_out", "top1") for step in range(last)]
-    held_out.insert(0, _mean(chains, "original", "held_out", "top1"))
-    axis.plot(range(last + 1), held_out, "--", color=HELD_OUT, label="held-out images")
+    before = _mean(chains, "original", "held_out", "top1")
+    axis.plot(range(last + 1), [before, *held_out], "--", color=HELD_OUT, label="held-out images")
     for name, key, colour in (("all at once", "at_once", AT_ONCE), ("retrained", "retrained", RETRAINED)):
         level = _mean(chains, key, "forgotten", "top1")
         axis.axhline(level, color=colour, linestyle=":", label=f"{name}, all ten sets")

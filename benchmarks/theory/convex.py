@@ -60,14 +60,9 @@ class Risk:
 
 
 def minimise(terms: Sequence[tuple[float, Risk]], start: Tensor) -> Tensor:
-    """The weights that minimise a weighted sum of risks, by Newton's method with step halving.
+    """The weights `[K, D]` that minimise a weighted sum of risks, by Newton's method with step halving.
 
-    Args:
-        terms: non-negative weights and risks, at least one of which with a decay has a positive weight.
-        start: `[K, D]`.
-
-    Raises:
-        RuntimeError: no minimum was found.
+    Weights of risks are non-negative, and a risk with a decay has a positive one. RuntimeError: no minimum was found.
     """
     total = sum(weight for weight, _ in terms)
     terms = [(weight / total, risk) for weight, risk in terms]
@@ -111,10 +106,9 @@ class Front:
         return Optimum(minimise(terms, self.start if start is None else start), multiplier)
 
     def within(self, bound: float) -> Optimum:
-        """The constrained minimum and its multiplier: the root of constraint(multiplier) = bound, or 0 if it is idle.
+        """The constrained minimum and its multiplier: the root of constraint(multiplier) = bound, 0 if it is idle.
 
-        Raises:
-            ValueError: no multiplier below e²⁵ keeps the bound.
+        ValueError: no multiplier below e²⁵ keeps the bound.
         """
         free = self.at(0.0)
         if self.constraint(free.weights) <= bound:

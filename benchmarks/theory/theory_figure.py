@@ -127,9 +127,7 @@ def bounds_of(case: Digits) -> list[tuple[str, float, float]]:
 def draw(path: Path, case: Digits, learned: dict[float, float], points: int = 81) -> None:
     """Two panels over the fixed multiplier, a PNG: distances to the retrained model, and the gap of the retain loss.
 
-    Args:
-        learned: the multiplier that our solver found, by budget in nats.
-        points: number of multipliers that are solved for.
+    Multipliers that our solver `learned`, by budget in nats, are marked on curves of so many points.
     """
     front = case.front(case.retain_on_original)
     multipliers = torch.logspace(-1.0, 3.0, points, dtype=torch.float64).tolist()
