@@ -11,13 +11,10 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from benchmarks.leaderboard.cells import Cell, FurtherArgs, data_flags, method_flags, run_cell
-from benchmarks.leaderboard.memorisation import resolve
+from benchmarks.leaderboard.cells import Cell, FurtherArgs, append_cell, data_flags, method_flags, read_cells, run_cell
 from benchmarks.leaderboard.pages import write_pages
-from benchmarks.leaderboard.results import append_cell, read_cells
-from benchmarks.leaderboard.trained_models import Training, train_originals
-from benchmarks.sweeps.engines import EngineArgs, RunAll, engine_of
-from benchmarks.sweeps.sweep import command_line
+from benchmarks.leaderboard.trained_models import Training, resolve, train_originals
+from benchmarks.sweeps.sweep import EngineArgs, RunAll, command_line, engine_of
 from evaluation.checkpoints import check_shadow_models
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed
 from helper_functions.errors import UserError
@@ -89,11 +86,7 @@ def main(args: Args) -> dict:
 
 
 def run_missing(args: Args, rows: dict[str, dict], results: Path, run_all: RunAll) -> list[str]:
-    """Train the models and run the cells that are not among the rows, and add them; returns a line for each failure.
-
-    Raises:
-        UserError: an unknown method, models that cannot be trained, or another process that writes the same results.
-    """
+    """Train the models and run the cells that are not among the rows, and add them; returns a line for each failure."""
     flags = data_flags(args.train_config)
     for kind in {forget.partition(":")[0] for forget in args.forget}:
         for method in args.methods:  # an unknown name is an error before any work
@@ -121,31 +114,25 @@ def _cells(args: Args, flags: dict, run_all: RunAll) -> list[Cell]:
     training = {"config_file": args.train_config, "log_dir": f"{args.log_dir}/models", "retrained_seeds": steps}
     places = [{"forget": forget, "seed": seed, **training} for forget in args.forget for seed in args.seeds]
     train_originals(places, run_all)
-    cells = []
-    for place, models, error in run_all(train_models, places, title="retrained models"):
+    further = {field.name: getattr(args, field.name) for field in dataclasses.fields(FurtherArgs)}
+    further, cells = {name: value for name, value in further.items() if value}, []
+    for place, found, error in run_all(train_models, places, title="retrained models"):
         if error is not None:
             raise error
-        cells += [_cell(args, flags, method, place, models) for method in args.methods]
+        (resolved, *models), forget, seed = found, place["forget"], place["seed"]
+        asked = {"forget": resolved, "seed": seed, "retain_budget": args.retain_budget}
+        for method in args.methods:
+            own = {**flags, **method_flags(args.tuned, forget.partition(":")[0], method), **asked}
+            cells.append(Cell(method, forget, seed, own, *models, f"{args.log_dir}/cells", args.log_interval, further))
     return cells
 
 
-def _cell(args: Args, flags: dict, method: str, place: dict, models: dict) -> Cell:
-    own = method_flags(args.tuned, place["forget"].partition(":")[0], method)
-    asked = {"forget": models["forget"], "seed": place["seed"], "retain_budget": args.retain_budget}
-    further = {field.name: getattr(args, field.name) for field in dataclasses.fields(FurtherArgs)}
-    return Cell(
-        method, place["forget"], place["seed"], {**flags, **own, **asked}, models["original"], models["retrained"],
-        f"{args.log_dir}/cells", args.log_interval, {name: value for name, value in further.items() if value},
-    )  # fmt: skip
-
-
-def train_models(place: dict) -> dict:
-    """The original and the retrained models of one forget set and seed: their folders, and the resolved forget set."""
-    training = Training(place["config_file"], place["log_dir"])
-    forget = resolve(place["forget"], training, place["seed"])
-    retrained = [training.retrained(forget, place["seed"], step) for step in place["retrained_seeds"]]
-    original = training.original(forget, place["seed"])
-    return {"forget": forget, "original": str(original), "retrained": tuple(map(str, retrained))}
+def train_models(place: dict) -> tuple[str, str, tuple[str, ...]]:
+    """The resolved forget set of a place, and the folders of its original and of its retrained models."""
+    training, seed = Training(place["config_file"], place["log_dir"]), place["seed"]
+    forget = resolve(place["forget"], training, seed)
+    retrained = tuple(str(training.retrained(forget, seed, step)) for step in place["retrained_seeds"])
+    return forget, str(training.original(forget, seed)), retrained
 
 
 def command(args: Args) -> str:

@@ -1,4 +1,4 @@
-"""One cell of the leaderboard: a method on a forget set and a seed, run by the main script, from flags to a row."""
+"""One cell of the leaderboard: a method on a forget set and a seed, from flags by the main script to a stored row."""
 
 import contextlib
 import dataclasses
@@ -10,13 +10,12 @@ from pathlib import Path
 import test as judge
 import train
 import train_constrained_unlearning as script
-from benchmarks.leaderboard.results import flags_of
 from benchmarks.leaderboard.trained_models import ELSEWHERE, model_key
-from benchmarks.sweeps.sweep import command_line
+from benchmarks.sweeps.sweep import append_row, command_line, read_rows
 from data.arguments import DataArgs
 from evaluation.gaps import retrained_of
 from helper_functions.code_version import code_words
-from helper_functions.config import NonNegativeInt, RunArgs
+from helper_functions.config import NonNegativeInt
 from helper_functions.errors import UserError
 from helper_functions.files import key_of, load_config
 from helper_functions.run_folder import INFEASIBLE, RESULT, result_weights, run_quietly
@@ -25,8 +24,13 @@ from unlearning.methods import METHODS
 
 # Kinds of forget sets that use the tuned flags of another kind unless they have their own.
 SIMILAR = {"superclass": "class", "file": "random", "memorised": "random"}
-# Files that are removed once a cell is finished.
-WEIGHTS = (RESULT, INFEASIBLE, "checkpoint.pt")
+WEIGHTS = (RESULT, INFEASIBLE, "checkpoint.pt")  # are removed once a cell is finished
+# Figures that all methods on a forget set and seed share: a line of references.jsonl, stored once.
+SHARED, REFERENCES = ("original", "retrained"), "references.jsonl"
+# Flags that only locate files on the machine of the run.
+PLACES = {
+    "config_file", "data_dir", "log_dir", "name_prefix", "resume", "retrained_weight_path", "splits", "weight_path",
+}  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -43,29 +47,17 @@ class FurtherArgs:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A run of the main script.
+    """A run of the main script; models are given by their run folders."""
 
-    Args:
-        method: name of the row.
-        forget: the forget set as the leaderboard names it.
-        seed: of splits, original and method.
-        flags: of the main script, without those of `ELSEWHERE` and without weights.
-        original: run folder of the original.
-        retrained: run folders of the retrained models.
-        log_dir: parent of the run folder.
-        log_interval: steps between two lines of the run's metrics.jsonl.
-        further: the flags of `FurtherArgs` that are set.
-    """
-
-    method: str
-    forget: str
-    seed: int
-    flags: dict
+    method: str  # name of the row
+    forget: str  # as the leaderboard names it
+    seed: int  # of splits, original and method
+    flags: dict  # of the main script, without those of `ELSEWHERE` and without weights
     original: str
     retrained: tuple[str, ...]
     log_dir: str
     log_interval: int
-    further: dict = dataclasses.field(default_factory=dict)
+    further: dict = dataclasses.field(default_factory=dict)  # the flags of `FurtherArgs` that are set
 
     @functools.cached_property
     def key(self) -> str:
@@ -81,17 +73,12 @@ def data_flags(train_config: str) -> dict:
     """The flags of data set and model in a training's configuration, which the main script shares."""
     args = train.get_parser().parse(["--config_file", train_config])
     names = [field.name for part in (DataArgs, ModelArgs) for field in dataclasses.fields(part)]
-    names += [field.name for field in dataclasses.fields(RunArgs) if field.name in ("device", "precision")]
-    given = {name: getattr(args, name) for name in names if name not in ("forget", "splits")}
+    given = {name: getattr(args, name) for name in (*names, "device", "precision") if name not in ("forget", "splits")}
     return {name: value for name, value in given.items() if value is not None}
 
 
 def method_flags(tuned: str | None, kind: str, method: str) -> dict:
-    """A row's flags: TUNED/KIND/METHOD.yaml, else the defaults of the method of that name.
-
-    Raises:
-        UserError: there is neither.
-    """
+    """A row's flags: TUNED/KIND/METHOD.yaml, else the defaults of the method of that name, else a UserError."""
     for place in (kind, SIMILAR.get(kind, kind)):
         path = Path(tuned or "") / place / f"{method}.yaml"
         if tuned is not None and path.is_file():
@@ -122,19 +109,13 @@ def _row(cell: Cell, folder: Path, report: dict) -> dict:
     models, environment = report["models"], json.loads((folder / "environment.json").read_text())
     finished = json.loads((Path(cell.retrained[0]) / "report.json").read_text())
     return {
-        "key": cell.key,
-        "method": cell.method,
-        "forget": cell.forget,
-        "seed": cell.seed,
+        "key": cell.key, "method": cell.method, "forget": cell.forget, "seed": cell.seed,
         "config": flags_of(load_config(folder / "config.yaml")),
-        "figures": models["unlearned"],
-        "original": models["original"],
-        "retrained": list(retrained_of(models).values()),
-        "verdict": report["verdict"],
-        "cost": report["cost"]["unlearned"],
-        "retrained_cost": finished["cost"]["retrained"],
+        "figures": models["unlearned"], "original": models["original"],
+        "retrained": list(retrained_of(models).values()), "verdict": report["verdict"],
+        "cost": report["cost"]["unlearned"], "retrained_cost": finished["cost"]["retrained"],
         "environment": {**environment, "code": code_words(report["run"]["code"])},
-    }
+    }  # fmt: skip
 
 
 def _add_further(row: dict, run: Path, cell: Cell) -> None:
@@ -161,3 +142,23 @@ def short(value: object) -> object:
     if isinstance(value, list):
         return [short(item) for item in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def read_cells(path: Path) -> dict[str, dict]:
+    """Finished cells by key, each with the figures of its original and its retrained models."""
+    references = read_rows(path.with_name(REFERENCES))
+    return {key: {**references.get(row.get("reference"), {}), **row} for key, row in read_rows(path).items()}
+
+
+def append_cell(path: Path, row: dict) -> None:
+    """Add a finished cell, and the figures that it shares with other cells unless they are stored already."""
+    shared = {name: row[name] for name in SHARED}
+    key, references = key_of(shared), path.with_name(REFERENCES)
+    if key not in read_rows(references):
+        append_row(references, {"key": key, **shared})
+    append_row(path, {**{name: value for name, value in row.items() if name not in SHARED}, "reference": key})
+
+
+def flags_of(config: dict | None) -> dict[str, object]:
+    """The flags of a run without those that only locate files."""
+    return {name: value for name, value in (config or {}).items() if name not in PLACES}

@@ -1,30 +1,37 @@
-"""Originals and retrained models of a sweep: each is trained once and found by the hash of its configuration."""
+"""Originals and retrained models of a sweep: each is trained once and found by the hash of its configuration.
+
+Forget sets by memorisation stand here too, since they need models that were trained on one half of the images.
+"""
 
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
 import train
-from benchmarks.sweeps.engines import RunAll
-from benchmarks.sweeps.sweep import command_line
+from benchmarks.sweeps.sweep import RunAll, command_line
+from data.random_streams import random_state
 from evaluation.report.record import file_digest
 from helper_functions.errors import UserError
 from helper_functions.files import key_of, load_config
 from helper_functions.run_folder import run_quietly
+from helper_functions.training.inference import predict
+from unlearning.experiment import Experiment
 
 # Flags that do not change what a run computes (--sync_bn needs several ranks, a cell has one).
 ELSEWHERE = (
     "log_dir", "name_prefix", "resume", "device", "precision", "deterministic", "sync_bn", "data_on_device", "compile",
     "compile_mode", "log_interval", "figures", "data_dir", "on_nan",
 )  # fmt: skip
+THIRDS = ("low", "middle", "high")
+SHARE = 0.1  # of the training images in a set by memorisation: the size of random:0.1
 
 
 def model_key(config: dict) -> str:
-    """Hash of a training's configuration, of files by their content, without `ELSEWHERE`.
-
-    Raises:
-        UserError: a file that it names does not exist.
-    """
+    """Hash of a training's configuration without `ELSEWHERE`, of files by their content; they have to exist."""
     values = {name: value for name, value in config.items() if name not in ELSEWHERE}
     for name in ("splits", "forget"):
         path = Path(str(values.get(name) or "").removeprefix("file:"))
@@ -78,6 +85,11 @@ class Training:
         """The hash by which an original is found."""
         return self._asked(self._original(forget, seed))[1]
 
+    def experiment(self, original: Path, seed: int) -> Experiment:
+        """Data, splits and models of an original."""
+        argv = command_line({"config_file": self.config_file, "splits": original / "splits.npz", "seed": seed})
+        return Experiment(train.get_parser().parse(argv))
+
     def _asked(self, flags: dict) -> tuple[list[str], str]:
         flags = {"config_file": self.config_file, **flags, "figures": False, "log_dir": self.log_dir}
         argv = command_line(flags)
@@ -89,15 +101,7 @@ class Training:
 
 
 def train_originals(places: Iterable[dict], run_all: RunAll) -> None:
-    """Train the missing originals in the processes of a sweep, each once even if several forget sets share it.
-
-    Args:
-        places: dicts with `config_file` and `log_dir` of a `Training`, `forget` and `seed`.
-        run_all: of the sweep's engine.
-
-    Raises:
-        UserError: an original cannot be trained.
-    """
+    """Train the missing originals of places, as `_train_original` takes them; several forget sets may share one."""
     alone = {(original_of(place["forget"]), place["seed"]): place for place in places}
     for _, _, error in run_all(_train_original, alone.values(), title="originals"):
         if error is not None:
@@ -106,3 +110,45 @@ def train_originals(places: Iterable[dict], run_all: RunAll) -> None:
 
 def _train_original(place: dict) -> None:
     Training(place["config_file"], place["log_dir"]).original(place["forget"], place["seed"])
+
+
+def resolve(forget: str, training: Training, seed: int) -> str:
+    """A forget set as the scripts name it: `memorised:low|middle|high` becomes `file:` with the list of its images.
+
+    Thirds by memorisation are those of RUM (Zhao et al. 2024), here by the loss without training on the image.
+    """
+    kind, _, third = forget.partition(":")
+    if kind != "memorised":
+        return forget
+    if third not in THIRDS:
+        raise UserError(f"--forget {forget}: memorised:{', memorised:'.join(THIRDS)}")
+    path = Path(training.log_dir) / f"memorised-{third}-{training.original(forget, seed).name}.txt"
+    if not path.exists():
+        path.write_text("\n".join(map(str, choose(score(training, seed), third, seed).tolist())) + "\n")
+    return f"file:{path}"
+
+
+def choose(scores: dict[int, float], third: str, seed: int) -> Tensor:
+    """A tenth of all images, drawn from the low, middle or high third by score: sorted int64 indices."""
+    ranked = torch.tensor(sorted(scores, key=lambda image: (scores[image], image)))
+    part = ranked.tensor_split(len(THIRDS))[THIRDS.index(third)]
+    order = random_state(seed, "memorised", THIRDS.index(third)).permutation(len(part))
+    return part[torch.from_numpy(order[: round(SHARE * len(ranked))])].sort().values
+
+
+def score(training: Training, seed: int) -> dict[int, float]:
+    """The loss of each training image, by image, under the one of two models that was trained on the other half."""
+    original = training.original("", seed)
+    experiment = training.experiment(original, seed)
+    images = experiment.splits.train
+    order = torch.from_numpy(random_state(seed, "halves").permutation(len(images)))
+    scores = {}
+    for number, half in enumerate(images[order].tensor_split(2)):
+        path = Path(training.log_dir) / f"half-{number}-{original.name}.txt"
+        path.write_text("\n".join(map(str, half.sort().values.tolist())) + "\n")
+        flags = {"seed": seed, "splits": original / "splits.npz", "forget": f"file:{path}", "retain_only": True}
+        model = experiment.model(str(training.run("half", flags) / "model.pt"))
+        logits, labels = predict(model, experiment.sets.evaluation(half), experiment.precision)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        scores |= dict(zip(half.tolist(), losses.tolist(), strict=True))
+    return scores

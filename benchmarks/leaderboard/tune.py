@@ -15,24 +15,73 @@ from pathlib import Path
 
 import optuna
 import yaml
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 import train_constrained_unlearning as script
 from benchmarks.leaderboard.cells import data_flags
-from benchmarks.leaderboard.search_spaces import SPACES, rounded, start
 from benchmarks.leaderboard.trained_models import Training, train_originals
-from benchmarks.sweeps.engines import EngineArgs, engine_of
-from benchmarks.sweeps.sweep import append_row, command_line, read_rows
+from benchmarks.sweeps.sweep import EngineArgs, append_row, command_line, engine_of, read_rows
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import NotFinite, UserError
 from helper_functions.files import key_of, whole_file
 from helper_functions.run_folder import run_quietly
+from unlearning.arguments import MethodArgs
+from unlearning.methods import METHODS, defaults_of
+from unlearning.methods.method import RETAIN_EPOCHS, Log, Search, Span
 
-# Objective points per point of validation accuracy: decides between trials that forget equally well.
-VALIDATION_WEIGHT = 0.01
-# Least objective of a trial over the budget; larger than any within it.
-OVER_BUDGET = 200.0
-# Excess of a trial whose figures became NaN or infinite.
-FAR_OVER_BUDGET = 100.0
+VALIDATION_WEIGHT = 0.01  # objective per point of validation accuracy: decides between equally good trials
+OVER_BUDGET = 200.0  # least objective of a trial over the budget; larger than any within it
+FAR_OVER_BUDGET = 100.0  # excess of a trial whose figures became NaN or infinite
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """Flags of a row that are fixed, and those that are searched, by name."""
+
+    fixed: dict[str, object]
+    searched: Search
+
+    def distributions(self, most_retain_epochs: int) -> dict[str, BaseDistribution]:
+        """Optuna's distributions, with at most so many passes over the retain set."""
+        found = {name: _distribution(values) for name, values in self.searched.items()}
+        if self.searched.get("num_epochs") is RETAIN_EPOCHS:
+            low, high = (min(bound, most_retain_epochs) for bound in RETAIN_EPOCHS)
+            found["num_epochs"] = IntDistribution(low, high)
+        return found
+
+
+def _distribution(values: Span | tuple[object, ...]) -> BaseDistribution:
+    if not isinstance(values, Span):
+        return CategoricalDistribution(values)
+    whole = isinstance(values.low, int) and isinstance(values.high, int)
+    return IntDistribution(*values) if whole else FloatDistribution(*values, log=isinstance(values, Log))
+
+
+# A discriminator's own criterion ends at an AUC of 0.55; the epoch nearest to unseen images often comes later.
+SPACES: dict[str, Space] = {
+    name: Space({"method": name} | ({"stop_criterion": "none"} if method.discriminates else {}), method.search)
+    for name, method in METHODS.items() if method.search
+}  # fmt: skip
+SPACES["scrub_r"] = Space({"method": "scrub", "rewind": True}, METHODS["scrub"].search)
+
+
+def start(space: Space, distributions: dict[str, BaseDistribution]) -> dict[str, object]:
+    """The method's own defaults, moved into the bounds where they lie outside: the first trial of every search."""
+    own = vars(MethodArgs()) | defaults_of(space.fixed["method"])
+    return {name: _nearest(own[name], distribution) for name, distribution in distributions.items()}
+
+
+def _nearest(value: object, distribution: BaseDistribution) -> object:
+    if isinstance(distribution, CategoricalDistribution):
+        choices = distribution.choices
+        return value if value in choices else min(choices, key=lambda choice: abs(choice - value))
+    return min(max(value, distribution.low), distribution.high)
+
+
+def rounded(values: dict[str, object], distributions: dict[str, BaseDistribution]) -> dict[str, object]:
+    """Drawn real values to two digits, so that a file can hold them as they were tried."""
+    drawn = {name for name, distribution in distributions.items() if isinstance(distribution, FloatDistribution)}
+    return {name: float(f"{value:.2g}") if name in drawn else value for name, value in values.items()}
 
 
 @dataclasses.dataclass
@@ -86,11 +135,12 @@ def main(args: Args) -> dict:
             if error is not None:
                 raise UserError(f"{search['method']} on {search['forget']}: {error}")
             winner = min(trials, key=lambda trial: trial["value"])
-            best[search["method"], search["forget"]] = winner
+            best[f"{search['method']} {search['forget']}"] = winner
             write_best(args, search["method"], search["forget"], winner, len(trials))
-            place = f"{search['method']:20s} {search['forget']:16s}"
-            print(f"{place} {winner['value']:8.3f}  {winner['flags']}", flush=True)
-    return {"best": {f"{method} {forget}": trial for (method, forget), trial in best.items()}}
+            print(
+                f"{search['method']:20s} {search['forget']:16s} {winner['value']:8.3f}  {winner['flags']}", flush=True
+            )
+    return {"best": best}
 
 
 def run_search(search: dict) -> list[dict]:
@@ -127,25 +177,16 @@ def run_trial(original: str, flags: dict, key: str) -> dict:
             figures = {"figures": {}, "seconds": None, "gradient_steps": None}
             return {"value": OVER_BUDGET + FAR_OVER_BUDGET, "feasible": False, "slack": None, **figures}
     figures, verdict, cost = report["models"]["unlearned"], report["verdict"], report["cost"]["unlearned"]
-    names = ("retain_top1", "forget_top1", "unseen_top1", "validation_top1")
+    shown = {name: figures[name] for name in ("retain_top1", "forget_top1", "unseen_top1", "validation_top1")}
+    value = objective(figures, verdict, flags["forget"].partition(":")[0])
     return {
-        "value": objective(figures, verdict, flags["forget"].partition(":")[0]),
-        "feasible": verdict["feasible"],
-        "slack": verdict["slack"],
-        "figures": {name: figures[name] for name in names},
-        "seconds": cost["seconds"],
-        "gradient_steps": cost["gradient_steps"],
-    }
+        "value": value, "feasible": verdict["feasible"], "slack": verdict["slack"], "figures": shown,
+        "seconds": cost["seconds"], "gradient_steps": cost["gradient_steps"],
+    }  # fmt: skip
 
 
 def objective(figures: dict, verdict: dict, kind: str) -> float:
-    """What a search minimises; over the budget it grows with the excess, which leads the search back.
-
-    Args:
-        figures: of the unlearned model, in percent.
-        verdict: `feasible` and `slack`.
-        kind: of the forget set.
-    """
+    """What a search minimises; over the budget it grows with the excess, which leads the search back."""
     if not verdict["feasible"]:
         overdrawn = -verdict["slack"]
         return OVER_BUDGET + (overdrawn if math.isfinite(overdrawn) else FAR_OVER_BUDGET)

@@ -5,7 +5,6 @@ import dataclasses
 from benchmarks.leaderboard.summary import LEAST_PROGRESS, Board, Entry
 from evaluation.report.tables import FIGURES
 
-MISSING = "–"
 READING = (
     "AvgGap is the mean absolute distance to the same seed's retrained models, which never saw the forget set, over "
     "forget, retain and test accuracy and 100 × MIA AUC, in points: lower is better. It hides which of the four is off "
@@ -30,7 +29,7 @@ class Column:
         """The mean and the standard deviation as written; an en dash for no value, nothing for no deviation."""
         value = entry.values.get(self.name)
         if value is None:
-            return MISSING, ""
+            return "–", ""
         if self.name == "kept":
             return f"{value.mean * value.n:.0f}/{entry.seeds}", ""
         mean, sd = (f"{(part or 0) * self.scale:,.{self.digits}f}" for part in (value.mean, value.sd))
@@ -44,9 +43,8 @@ def _figure(name: str, title: str, note: str = "") -> Column:
 
 # After the columns that decide between methods, before all other figures.
 FURTHER = [
-    Column("gap.forget_top1", "gap, forget", "Signed gap to the retrained models, points"),
-    Column("gap.retain_top1", "gap, retain", "Signed gap to the retrained models, points"),
-    Column("gap.test_top1", "gap, test", "Signed gap to the retrained models, points"),
+    *(Column(f"gap.{part}_top1", f"gap, {part}", "Signed gap to the retrained models, points")
+      for part in ("forget", "retain", "test")),
     Column("gap.mia_auc", "gap, MIA AUC", "Signed gap to the retrained models", 3),
     Column("gap.ulira_auc", "gap, U-LiRA AUC", "Signed gap to the retrained models", 3),
     Column("progress", "progress, %", "Way of the forget set's loss from original to retrained models", 0, 100),
@@ -58,7 +56,7 @@ FURTHER = [
     Column("cost.seconds", "seconds", "Seconds on the hardware of the runs", 1),
     Column("cost.images", "images", "Images processed", 0),
     Column("cost.peak_memory_bytes", "peak memory, MiB", "", 0, 2**-20),
-]
+]  # fmt: skip
 
 
 def columns(board: Board, top5: bool, every: bool = True) -> list[Column]:

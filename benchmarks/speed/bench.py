@@ -31,8 +31,7 @@ from unlearning.streams import original_divergence
 NUM_CLASSES = 100
 SCHEDULE_STEPS = 100_000  # so many that no schedule ends
 MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-# Batches for each of --steps: fast work needs more of them to be timed well.
-EVALUATION_BATCHES, LOADER_BATCHES = 4, 40
+EVALUATION_BATCHES, LOADER_BATCHES = 4, 40  # for each of --steps, since fast work needs more to be timed well
 
 
 def images_from(data_dir: str) -> Dataset:
@@ -47,19 +46,12 @@ def images_from(data_dir: str) -> Dataset:
 
 @dataclasses.dataclass
 class Ours:
-    """One job our way; a call times a stretch and gives images/s.
+    """One job our way; a call times a stretch and gives images/s."""
 
-    Args:
-        run: takes an amount and gives the number of images.
-        amount: of a stretch.
-        device: is waited for.
-        warm_up: amount that is run before a stretch and not timed; FLOPs are counted on it.
-    """
-
-    run: Callable[[int], int]
-    amount: int
+    run: Callable[[int], int]  # takes an amount and returns the number of images
+    amount: int  # of a stretch
     device: torch.device
-    warm_up: int = 1
+    warm_up: int = 1  # amount before a stretch that is not timed; FLOPs are counted on it
 
     def __call__(self) -> float:
         return rate_of(self.run, self.amount, self.device, self.warm_up)
@@ -75,28 +67,14 @@ Pair = tuple[Ours, plain.Plain]
 
 @dataclasses.dataclass
 class Bench:
-    """Images, network and settings of one round of jobs.
-
-    Args:
-        sets: loaders over the parts of a data set.
-        precision: device, and the dtype of our way.
-        stem: of the ResNet-18.
-        memory_format: of our weights and inputs, one of `MEMORY_FORMATS`.
-        batch_size: images in a batch of a stream.
-        steps: gradient steps in a stretch.
-    """
+    """Images, network and settings of one round of jobs; precision and memory format are those of our way."""
 
     sets: ImageSets
     precision: Precision
     stem: str
     memory_format: str
-    batch_size: int
-    steps: int
-
-    @property
-    def device(self) -> torch.device:
-        """Where everything is computed."""
-        return self.precision.device
+    batch_size: int  # of each stream
+    steps: int  # gradient steps in a stretch
 
     def resized(self, batch_size: int) -> "Bench":
         """The same with another batch size, and as many images in a stretch."""
@@ -107,11 +85,7 @@ class Bench:
         """Our network; the same first weights each time."""
         seed_everything(0)
         model = get_model("resnet18", NUM_CLASSES, stem=self.stem)
-        return model.to(self.device, memory_format=MEMORY_FORMATS[self.memory_format])
-
-    def plain_model(self) -> nn.Module:
-        """The same network with the same weights, the plain way."""
-        return plain.network(self.model())
+        return model.to(self.precision.device, memory_format=MEMORY_FORMATS[self.memory_format])
 
     def loader(self, part: str, augment: bool = True) -> TensorLoader:
         """Our loader for training on a part of the splits, without the images of a last, smaller batch."""
@@ -130,14 +104,15 @@ class Bench:
 
     def our_steps(self, step: Callable[[dict], dict], batches: Iterable[dict]) -> Ours:
         """Steps of a trainer in the loop that all scripts use."""
-        stream = ({name: self.formatted(part) for name, part in batch.items()} for batch in forever(batches))
+        endless = chain.from_iterable(repeat(batches))
+        stream = ({name: self.formatted(part) for name, part in batch.items()} for batch in endless)
 
         def run(steps: int) -> int:
-            config = LoopConfig(1, self.device)
+            config = LoopConfig(1, self.precision.device)
             run_loop(Stretch(stream, steps, step), config)
             return config.cost.images
 
-        return Ours(run, self.steps, self.device)
+        return Ours(run, self.steps, self.precision.device)
 
 
 class Stretch(Trainer):
@@ -151,11 +126,6 @@ class Stretch(Trainer):
 
     def __iter__(self) -> Iterator[dict]:
         return islice(self.stream, self.steps)
-
-
-def forever(loader: Iterable) -> Iterator:
-    """Pass after pass."""
-    return chain.from_iterable(repeat(loader))
 
 
 def our_training(bench: Bench, use_sam: bool = False) -> Ours:
@@ -184,13 +154,13 @@ def our_unlearning(bench: Bench, method: str) -> Ours:
 
 def training(bench: Bench, use_sam: bool = False) -> Pair:
     """A step of SGD, or of SAM."""
-    step = plain.training_step(bench.plain_model(), rho=0.05 if use_sam else 0.0)
+    step = plain.training_step(plain.network(bench.model()), rho=0.05 if use_sam else 0.0)
     return our_training(bench, use_sam), bench.plain(step, bench.loader("train"))
 
 
 def unlearning(bench: Bench, method: str) -> Pair:
     """A step of a method."""
-    model, parts, objective = bench.plain_model(), ["forget", "retain"], plain.ascent
+    model, parts, objective = plain.network(bench.model()), ["forget", "retain"], plain.ascent
     if method == "untrain_contrastive":
         parts, objective = [*parts, "unseen"], plain.against_regression(model)
     loaders = (bench.loader(name, augment=False) for name in parts)
@@ -210,20 +180,22 @@ def evaluation(bench: Bench) -> Pair:
 
     # Whole batches, as nearly all of a real evaluation are.
     amount = max(wanted // whole.batch_size, 1) * whole.batch_size
-    step = plain.evaluation_step(bench.plain_model())
-    return Ours(run, amount, bench.device, whole.batch_size), bench.plain(step, whole, factor=EVALUATION_BATCHES)
+    step = plain.evaluation_step(plain.network(bench.model()))
+    return Ours(run, amount, bench.precision.device, whole.batch_size), bench.plain(
+        step, whole, factor=EVALUATION_BATCHES
+    )
 
 
 def loading(bench: Bench) -> Pair:
     """The training loader alone, with crop and flip."""
     loader = bench.loader("train")
-    batches = map(bench.formatted, forever(loader))
+    batches = map(bench.formatted, chain.from_iterable(repeat(loader)))
 
     def run(count: int) -> int:
         return sum(len(labels) for _, labels in islice(batches, count))
 
-    ours = Ours(run, LOADER_BATCHES * bench.steps, bench.device)
-    return ours, bench.plain(plain.loading_step, loader, factor=LOADER_BATCHES)
+    ours = Ours(run, LOADER_BATCHES * bench.steps, bench.precision.device)
+    return ours, bench.plain(lambda batch: (), loader, factor=LOADER_BATCHES)
 
 
 JOBS: dict[str, Callable[[Bench], Pair]] = {

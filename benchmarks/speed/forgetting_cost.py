@@ -19,10 +19,8 @@ from unlearning.evaluator import Evaluator
 from unlearning.run import UnlearningRun
 
 BATCH_SIZE = 128
-# Unseen images, and as many for validation, in every setting.
-HELD_OUT = 500
-# Images that an original is trained on: enough for sound weights, and not measured.
-LEARNED = 20 * BATCH_SIZE
+HELD_OUT = 500  # unseen images, and as many for validation, in every setting
+LEARNED = 20 * BATCH_SIZE  # images that an original is trained on: enough for sound weights, and not measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +61,7 @@ class TimedEvaluator(Evaluator):
 
 
 class Forgetting:
-    """Runs one pass of the method `constrained` on subsets of a data set.
-
-    Args:
-        dataset: with a training and a test part.
-        precision: device and dtype.
-        seed: of the subsets, the originals and the order of the images.
-    """
+    """Runs one pass of the method `constrained` on subsets of a data set, drawn by `seed`."""
 
     def __init__(self, dataset: Dataset, precision: Precision, seed: int) -> None:
         self.dataset, self.precision, self.seed = dataset, precision, seed
@@ -77,10 +69,7 @@ class Forgetting:
         self.original = cache(self._original)
 
     def cost(self, setting: Setting) -> dict[str, float]:
-        """Gradient steps, images that went through them, seconds, and operations of a forward pass of one image.
-
-        `evaluation_seconds` are those of measuring the original before and the model after the pass.
-        """
+        """The cost of one pass; evaluation measures the original before and the model after it."""
         device, learned = self.precision.device, self._shuffled(setting.classes, test=False)[: setting.images]
         held_out = self._shuffled(setting.classes, test=True)
         loaders = {

@@ -23,15 +23,10 @@ from helper_functions.errors import UserError
 from helper_functions.files import whole_file, write_json
 from helper_functions.training.devices import choose_device, choose_precision, describe_environment
 
-# The x axis of each factor.
-TITLES = {
-    "forget": "forget images",
-    "images": "training images",
-    "classes": "classes",
+TITLES = {  # of the x axis of each factor
+    "forget": "forget images", "images": "training images", "classes": "classes",
     "model": "operations of a forward pass, one image",
-}
-# A smaller forget set is one gradient step all the same, with a whole batch of retain images.
-FITTED_FROM = {"forget": BATCH_SIZE}
+}  # fmt: skip
 COLOURS = {"unlearning_seconds": "#d1495b", "evaluation_seconds": "#2e4057"}
 
 
@@ -78,11 +73,6 @@ def factors(quick: bool) -> dict[str, list[Setting]]:
     }  # fmt: skip
 
 
-def slope(xs: list[float], ys: list[float]) -> float:
-    """Least-squares slope of log y over log x."""
-    return float(np.polyfit(np.log(xs), np.log(ys), 1)[0])
-
-
 def summarise(name: str, settings: list[Setting], measured: dict[Setting, list[dict]]) -> dict:
     """The costs of one factor's settings, as medians with ranges, and the slopes."""
     rows = []
@@ -94,9 +84,11 @@ def summarise(name: str, settings: list[Setting], measured: dict[Setting, list[d
         row["ranges"] = {key: [min(c[key] for c in costs), max(c[key] for c in costs)] for key in COLOURS}
         rows.append(row)
     rows.sort(key=lambda row: row["x"])
-    fitted = [row for row in rows if row["x"] >= FITTED_FROM.get(name, 0)]
+    # A smaller forget set is one gradient step all the same, with a whole batch of retain images.
+    fitted = [row for row in rows if name != "forget" or row["x"] >= BATCH_SIZE]
     xs = [row["x"] for row in fitted]
-    slopes = {key: slope(xs, [row[key] for row in fitted]) for key in COLOURS}
+    logarithms = {key: np.log([row[key] for row in fitted]) for key in COLOURS}
+    slopes = {key: float(np.polyfit(np.log(xs), ys, 1)[0]) for key, ys in logarithms.items()}
     return {"x": TITLES[name], "settings": rows, "fitted_from": min(xs), "slopes": slopes}
 
 
@@ -117,8 +109,7 @@ def draw(path: Path, factors: dict[str, dict]) -> None:
     figure = Figure(figsize=(3.4 * len(factors), 3), layout="constrained")
     axes = figure.subplots(1, len(factors), sharey=True)
     for axis, factor in zip(axes, factors.values(), strict=True):
-        rows = factor["settings"]
-        xs = [row["x"] for row in rows]
+        rows, xs = factor["settings"], [row["x"] for row in factor["settings"]]
         for key, colour in COLOURS.items():
             label = f"{key.removesuffix('_seconds')}, slope {factor['slopes'][key]:.2f}"
             axis.plot(xs, [row[key] for row in rows], "o-", color=colour, markersize=3, label=label)

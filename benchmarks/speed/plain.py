@@ -25,8 +25,6 @@ from models.cropped_convolution import CroppedConv2d
 Batch = Sequence[Tensor]
 Step = Callable[..., tuple[float, ...]]  # takes a batch of each stream, gives the figures that it would log
 WORKERS = 2
-# Batches that a DataLoader's workers prepare ahead, by its default.
-AHEAD = 2 * WORKERS
 
 
 def network(model: nn.Module) -> nn.Module:
@@ -56,19 +54,12 @@ class PilImages(Dataset):
 
 
 class Plain:
-    """One job the plain way; a call times a stretch and gives images/s.
-
-    Args:
-        step: takes a batch `(inputs, labels)` of each stream.
-        streams: our loader of each stream; its images are loaded the plain way.
-        batch_size: images in a batch of a stream.
-        steps: calls of `step` in a stretch.
-    """
+    """One job the plain way, on the images of our loaders; a call times a stretch of `steps` and gives images/s."""
 
     def __init__(self, step: Step, streams: Sequence[TensorLoader], batch_size: int, steps: int) -> None:
         self.step, self.steps, self.device = step, steps, streams[0].device
-        # One batch before the stretch, and as many after it as the workers will have prepared by its end.
-        drawn = (1 + steps + AHEAD) * batch_size
+        # One batch before the stretch, and as many after it as the workers prepare ahead, by default two each.
+        drawn = (1 + steps + 2 * WORKERS) * batch_size
         self.loaders = [
             DataLoader(
                 images, batch_size, sampler=RandomSampler(images, num_samples=drawn), num_workers=WORKERS,
@@ -135,13 +126,13 @@ def ascent(model: nn.Module, forget: Batch) -> Tensor:
     return -F.cross_entropy(model(forget[0]), forget[1])
 
 
-def against_regression(model: nn.Module, group_size: int = 16) -> Callable[..., Tensor]:
+def against_regression(model: nn.Module) -> Callable[..., Tensor]:
     """The student's loss against a logistic regression on group means of losses, fitted anew on the host each step."""
     teacher_model = copy.deepcopy(model).eval()
 
     def means(model: nn.Module, batch: Batch) -> Tensor:
         losses = F.cross_entropy(model(batch[0]), batch[1], reduction="none")
-        size = min(group_size, len(losses))
+        size = min(16, len(losses))
         return losses[: len(losses) // size * size].view(-1, size).mean(1, keepdim=True)
 
     def objective(model: nn.Module, forget: Batch, unseen: Batch) -> Tensor:
@@ -156,7 +147,7 @@ def against_regression(model: nn.Module, group_size: int = 16) -> Callable[..., 
     return objective
 
 
-def constrained_step(model: nn.Module, objective: Callable[..., Tensor] = ascent) -> Step:
+def constrained_step(model: nn.Module, objective: Callable[..., Tensor]) -> Step:
     """Minimise an objective on forget data; a hinge with a multiplier bounds the gap of the retain loss."""
     original = copy.deepcopy(model).eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
@@ -190,8 +181,3 @@ def evaluation_step(model: nn.Module) -> Step:
         return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).sum().item()
 
     return step
-
-
-def loading_step(batch: Batch) -> tuple:
-    """Nothing beyond having the batch on the device."""
-    return ()

@@ -14,6 +14,7 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import truediv
 from typing import Literal
 
 import PIL
@@ -94,38 +95,33 @@ def print_row(name: str, columns: dict[str, list[float]], further: Sequence[str]
 def measure(name: str, job: Callable[[Bench], Pair], bench: Bench, pairs: int) -> dict:
     """Time one job both ways in turns; prints its row, gives medians, ranges, utilisation and memory."""
     ours, other = job(bench)
-    turns = in_turns([ours, other, partial(matrix_product, bench.precision)], pairs, bench.device)
+    turns = in_turns([ours, other, partial(matrix_product, bench.precision)], pairs, bench.precision.device)
     (our_rates, our_memory), (rates, memory), (products, _) = turns
     flops = ours.flops_per_image()
     utilisation = [flops * a / product for a, product in zip(our_rates, products, strict=True)]
     used = f"{100 * statistics.median(utilisation):.1f} %" if flops else "-"
     columns = {
-        "ours": our_rates, "plain": rates, "ratio": _ratios(our_rates, rates), "utilisation": utilisation,
-        "peak_flops": products,
+        "ours": our_rates, "plain": rates, "ratio": list(map(truediv, our_rates, rates)),
+        "utilisation": utilisation, "peak_flops": products,
     }  # fmt: skip
     medians, ranges = print_row(name, columns, [used, f"{our_memory / GIB:.2f}", f"{memory / GIB:.2f}"])
     costs = {"flops_per_image": flops, "ours_memory_bytes": our_memory, "plain_memory_bytes": memory}
     return {"name": name, **medians, **costs, "ranges": ranges}
 
 
-def _ratios(first: list[float], second: list[float]) -> list[float]:
-    return [a / b for a, b in zip(first, second, strict=True)]
-
-
 def measure_all(bench: Bench, dataset: str, pairs: int) -> dict:
     """All jobs with one batch size, as a table."""
     asked = f"batches of {bench.batch_size}, median [range] of {pairs} pairs of {bench.steps} steps"
-    print(f"images/s of {dataset}, {asked}; GiB at the peak, {memory_kind(bench.device)}")
-    titles = ("MFU", "GiB ours", "GiB plain")
-    print(f"{'':<12}{'ours':>25}{'plain':>25}{'ratio':>25}" + "".join(f"{title:>10}" for title in titles))
+    print(f"images/s of {dataset}, {asked}; GiB at the peak, {memory_kind(bench.precision.device)}")
+    print(f"{'':<12}{'ours':>25}{'plain':>25}{'ratio':>25}{'MFU':>10}{'GiB ours':>10}{'GiB plain':>10}")
     return {"batch_size": bench.batch_size, "pairs": [measure(*job, bench, pairs) for job in JOBS.items()]}
 
 
 def compare(bench: Bench, pairs: int, **steps: Callable[[Bench], Callable[[], float]]) -> dict[str, float]:
     """Two steps of ours beside one another; prints a row, gives the medians."""
-    turns = in_turns([step(bench) for step in steps.values()], pairs, bench.device)
+    turns = in_turns([step(bench) for step in steps.values()], pairs, bench.precision.device)
     columns = dict(zip(steps, (rates for rates, _ in turns), strict=True))
-    columns["ratio"] = _ratios(*columns.values())
+    columns["ratio"] = list(map(truediv, *columns.values()))
     print(f"{'':<12}" + "".join(f"{title:>25}" for title in columns))
     return print_row("both ours", columns)[0]
 
@@ -149,9 +145,8 @@ def main(args: Args) -> dict:
     result = measure_all(bench, dataset.name, pairs)
     # SAM takes two gradients a step: a ratio of 2 would be its bare cost.
     result["sam"] = compare(bench, pairs, train=our_training, sam=partial(our_training, use_sam=True))
-    unlearning = {"contrastive": "untrain_contrastive", "constrained": "constrained"}
-    steps_of = {name: partial(our_unlearning, method=method) for name, method in unlearning.items()}
-    result["methods"] = compare(bench, pairs, **steps_of)
+    contrastive, constrained = (partial(our_unlearning, method=name) for name in ("untrain_contrastive", "constrained"))
+    result["methods"] = compare(bench, pairs, contrastive=contrastive, constrained=constrained)
     result["further"] = [measure_all(bench.resized(size), dataset.name, pairs) for size in args.batch_sizes[1:]]
     environment = {**describe_environment(device), "pillow": PIL.__version__, "our_dtype": str(precision.dtype)}
     hardware = {key: environment.pop(key) for key in ("device", "cpu", "cpu_threads", "our_dtype", "platform")}

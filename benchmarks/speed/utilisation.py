@@ -10,7 +10,6 @@ from helper_functions.training.devices import Precision
 
 # Rows of the square matrices: large enough for the highest rate, small enough for a fraction of a second.
 MATRIX = {"cuda": 8192, "mps": 4096, "cpu": 1536}
-PRODUCTS = 4
 
 
 def clock(device: torch.device) -> float:
@@ -40,8 +39,8 @@ def flops_of(work: Callable[[], int]) -> tuple[int, int]:
 
 def matrix_product(precision: Precision) -> float:
     """Operations a second of square matrix products in this dtype on this device."""
-    device, size = precision.device, MATRIX[precision.device.type]
-    matrix, before = torch.ones(size, size, device=device, dtype=precision.dtype), torch.get_float32_matmul_precision()
+    device, size, before = precision.device, MATRIX[precision.device.type], torch.get_float32_matmul_precision()
+    matrix = torch.ones(size, size, device=device, dtype=precision.dtype)
 
     def multiply(times: int) -> int:
         for _ in range(times):
@@ -51,6 +50,6 @@ def matrix_product(precision: Precision) -> float:
     try:
         if device.type == "cuda":  # in TF32, as cuDNN computes convolutions of float32 by default
             torch.set_float32_matmul_precision("high")
-        return rate_of(multiply, PRODUCTS, device)
+        return rate_of(multiply, 4, device)
     finally:
         torch.set_float32_matmul_precision(before)

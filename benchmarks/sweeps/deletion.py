@@ -25,20 +25,11 @@ from data.random_streams import random_state
 from data.split_record import Splits
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import UserError
-from helper_functions.files import (
-    check_folder_of,
-    key_of,
-    load_tensors,
-    save_config,
-    save_tensors,
-    whole_file,
-    write_json,
-)
+from helper_functions.files import check_folder_of, key_of, load_tensors, save_config, save_tensors, write_json
 from helper_functions.training.devices import choose_device, choose_precision, describe_environment
 
 SCRIPT = Path(__file__).parents[2] / "train_constrained_unlearning.py"
-# How the model was trained elsewhere.
-NORMALISATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+NORMALISATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # of the model, trained elsewhere
 # Flags that stand in no record, and flags of the requests, on which folder and models do not depend.
 PLACES = ("data_dir", "log_dir", "output")
 ASKED = ("log_dir", "output", "num_epochs", "retain_budget", "seeds")
@@ -85,11 +76,7 @@ def get_parser() -> ScriptParser:
 
 
 def main(args: Args) -> dict:
-    """Make the folder, train, answer the requests, print a line for each; returns what was measured.
-
-    Raises:
-        UserError: too few pictures, nowhere to write, or a request that fails.
-    """
+    """Make the folder, train, answer the requests, print a line for each; returns what was measured."""
     check_folder_of("output", args.output)
     flags = dataclasses.asdict(args)
     folder = Path(args.log_dir) / key_of({name: value for name, value in flags.items() if name not in ASKED})
@@ -122,11 +109,7 @@ def main(args: Args) -> dict:
 
 
 def make_pictures(args: Args, folder: Path) -> None:
-    """Write `CLASS/NUMBER.png`.
-
-    Raises:
-        UserError: the data set has too few classes or pictures.
-    """
+    """Write `CLASS/NUMBER.png`; a UserError where the data set has too few classes or pictures."""
     dataset = load_dataset(Path(args.data_dir).name, args.data_dir)
     each, labels = args.pictures // args.classes, dataset.labels[: dataset.num_train]
     chosen = range(0, dataset.num_classes, max(dataset.num_classes // args.classes, 1))[: args.classes]
@@ -141,19 +124,15 @@ def make_pictures(args: Args, folder: Path) -> None:
 
 
 def write_lists(args: Args, folder: Path, splits: Path) -> None:
-    """Write `held_out.txt`, all that the model never saw, and `withdrawn.txt`, drawn from its training images.
-
-    Raises:
-        UserError: it was trained on fewer.
-    """
+    """Write `held_out.txt`, all that the model never saw, and `withdrawn.txt`, drawn from its training images."""
     drawn = Splits.load(splits, load_dataset("imagefolder", folder / "photos", image_size=args.image_size))
     if args.withdrawn >= len(drawn.train):
         raise UserError(f"--withdrawn {args.withdrawn}: the model was trained on {len(drawn.train)} pictures")
     order = torch.from_numpy(random_state(args.seed, "deletion").permutation(len(drawn.train)))
     held_out = torch.cat([drawn.validation, drawn.unseen, drawn.test])
     for part, images in {"held_out": held_out, "withdrawn": drawn.train[order[: args.withdrawn]]}.items():
-        with whole_file(folder / f"{part}.txt") as temporary:
-            temporary.write_text("".join(f"{drawn.file_names[image]}\n" for image in images.sort().values.tolist()))
+        names = [drawn.file_names[image] for image in images.sort().values.tolist()]
+        (folder / f"{part}.txt").write_text("".join(f"{name}\n" for name in names))
 
 
 def answer(flags: dict) -> dict:

@@ -18,37 +18,22 @@ from pathlib import Path
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 
 import ray
-from ray import ObjectRef
-from ray.exceptions import (
-    AuthenticationError,
-    NodeDiedError,
-    OutOfMemoryError,
-    RaySystemError,
-    RayTaskError,
-    WorkerCrashedError,
-)
+import torch
+from ray import ObjectRef, exceptions
 from ray.remote_function import RemoteFunction
+from tqdm import tqdm
 
-from benchmarks.sweeps.sweep import one_thread, outcome, progress
+from benchmarks.sweeps.sweep import outcome
 from helper_functions.errors import UserError
 from helper_functions.files import key_of
 
-# Bounds the attempts of a cell that kills every process that runs it.
-ATTEMPTS = 5
-# Seconds to connect to a cluster; Ray itself retries for minutes.
-CONNECTION_TIMEOUT = 10
-# What a run prints is dropped, as in local processes.
-QUIET = {"log_to_driver": False, "logging_level": "error"}
+ATTEMPTS = 5  # at a cell that kills every process that runs it
+QUIET = {"log_to_driver": False, "logging_level": "error"}  # what a run prints is dropped, as in local processes
 
 
 @contextlib.contextmanager
 def joined(address: str | None, workers: int, gpus_per_run: float) -> Iterator[None]:
-    """Join a Ray cluster, or start one on this machine that ends with the context.
-
-    Args:
-        address: `auto` or `host:port` of a cluster.
-        workers: tasks at once where Ray is started here.
-        gpus_per_run: share of a GPU that a task will ask for.
+    """Join a Ray cluster, or start one of so many workers on this machine that ends with the context.
 
     Raises:
         UserError: there is no such cluster, or no machine of it has that share of a GPU.
@@ -73,9 +58,10 @@ def _join(address: str) -> None:
         raise UserError(f"--address {address}: auto, or HOST:PORT as ray start --head prints it")
     try:
         if address != "auto":
-            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTION_TIMEOUT).close()
+            # Ray itself retries for minutes.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address, **QUIET)
-    except (AuthenticationError, ConnectionError, OSError, OverflowError, RuntimeError, ValueError) as error:
+    except (exceptions.AuthenticationError, ConnectionError, OSError, OverflowError, RuntimeError, ValueError) as error:
         remedy = "ray start --head starts a cluster, and RAY_AUTH_MODE has to be the same here as there"
         raise UserError(f"--address {address}: {_first_sentence(error)}; {remedy}") from None
 
@@ -90,9 +76,7 @@ def run_all(
     """As `sweep.run_all`, by tasks of one thread each; a cell whose every worker is lost yields a UserError.
 
     Args:
-        work: takes a cell; importable by its name.
-        cells: its arguments, in types that JSON has.
-        title: of the progress bar.
+        cells: in types that JSON has.
         gpus_per_run: share of a GPU that each one gets; with 0 it sees none.
         lock: file in which each cell has a byte that its attempts lock. A machine that the cluster has given up may
             still be at work on a cell; the next attempt waits for its end.
@@ -100,14 +84,14 @@ def run_all(
     cells = list(cells)
     attempt = _task(work, gpus_per_run, lock)
     pending = {attempt.remote(cell): cell for cell in cells}
-    for reference in progress(_as_finished(list(pending)), len(cells), title):
+    for reference in tqdm(_as_finished(list(pending)), title, len(cells), disable=None):
         cell = pending.pop(reference)
         try:
             yield cell, *ray.get(reference)
-        except (NodeDiedError, OutOfMemoryError, WorkerCrashedError) as error:
+        except (exceptions.NodeDiedError, exceptions.OutOfMemoryError, exceptions.WorkerCrashedError) as error:
             lost = f"{ATTEMPTS} workers were lost with it, one after the other ({_first_sentence(error)})"
             yield cell, None, UserError(lost)
-        except RayTaskError as error:
+        except exceptions.RayTaskError as error:
             raise error.cause from error
 
 
@@ -123,7 +107,7 @@ def _task(work: Callable[[dict], dict], gpus: float, lock: Path) -> RemoteFuncti
     module = module.__spec__.name if work.__module__ == "__main__" else module.__name__
 
     # A nested function is sent by value: a worker cannot import our modules before these lines.
-    @ray.remote(num_cpus=1, num_gpus=gpus, max_retries=ATTEMPTS - 1, retry_exceptions=[RaySystemError])
+    @ray.remote(num_cpus=1, num_gpus=gpus, max_retries=ATTEMPTS - 1, retry_exceptions=[exceptions.RaySystemError])
     def attempt(cell: dict) -> tuple:
         os.chdir(here)
         sys.path[:] = dict.fromkeys([*path, *sys.path])
@@ -136,7 +120,7 @@ def _task(work: Callable[[dict], dict], gpus: float, lock: Path) -> RemoteFuncti
 
 
 def _attempt(work: Callable[[dict], dict], cell: dict, lock: Path) -> tuple[object, UserError | None]:
-    one_thread()
+    torch.set_num_threads(1)
     with _alone(cell, lock):
         return outcome(lambda: work(cell))
 

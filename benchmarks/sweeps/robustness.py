@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import statistics
 import sys
+from operator import sub
 from pathlib import Path
 
 import train_constrained_unlearning as script
@@ -54,7 +55,10 @@ def main(args: Args) -> dict:
     """Run the missing cells, print the table; returns the cells."""
     rows = read_rows(Path(args.output))
     if not args.summary:
-        missing = [cell for cell in _cells(args) if key_of(cell) not in rows]
+        names = ("forget", "solver", "batch_size", "learning_rate", "seed")
+        values = itertools.product(args.forget, SOLVERS, args.batch_size, args.learning_rate, range(args.seeds))
+        cells = (dict(zip(names, each, strict=True)) for each in values)
+        missing = [cell for cell in cells if key_of(cell) not in rows]
         # Originals first, so that no two cells train the same one.
         originals = sorted({(cell["forget"], cell["seed"]) for cell in missing})
         asked = [{"forget": forget, "seed": seed, "args": args} for forget, seed in originals]
@@ -67,31 +71,26 @@ def main(args: Args) -> dict:
     return {"cells": list(rows.values())}
 
 
-def _cells(args: Args) -> list[dict]:
-    names = ("forget", "solver", "batch_size", "learning_rate", "seed")
-    values = (args.forget, list(SOLVERS), args.batch_size, args.learning_rate, range(args.seeds))
-    return [dict(zip(names, combination, strict=True)) for combination in itertools.product(*values)]
-
-
-def _main(args: Args, name: str, **flags) -> dict:
+def _main(args: Args, name: str, **flags) -> tuple[Path, dict]:
     flags = {"log_dir": args.log_dir, "figures": False, "retrain": False, **flags}
-    return run_quietly(script, ["--config_file", args.config_file_of_runs, *command_line(flags)], name)[1]
+    return run_quietly(script, ["--config_file", args.config_file_of_runs, *command_line(flags)], name)
 
 
 def _original(asked: dict) -> Path:
     """The folder of a finished original; trained now where there is none."""
     args, forget, seed = asked["args"], asked["forget"], asked["seed"]
     name = f"original-{forget.replace(':', '_')}-{seed}"
-    if not list(Path(args.log_dir).glob(f"{name}-*/report.json")):
-        _main(args, name, forget=forget, seed=seed, untrain=False, retrain=True)
-    return next(Path(args.log_dir).glob(f"{name}-*/report.json")).parent
+    finished = list(Path(args.log_dir).glob(f"{name}-*/report.json"))
+    return (
+        finished[0].parent if finished else _main(args, name, forget=forget, seed=seed, untrain=False, retrain=True)[0]
+    )
 
 
 def _run(asked: dict) -> dict:
     args, cell, key = asked["args"], asked["cell"], key_of(asked["cell"])
     folder = _original({**cell, "args": args})
     weights = {"weight_path": folder / "original.pt", "retrained_weight_path": folder / "retrained.pt"}
-    report = _main(args, f"cell-{key}", **cell, **weights)
+    _, report = _main(args, f"cell-{key}", **cell, **weights)
     figures = {"verdict": report["verdict"], "models": report["models"]}
     figures |= {"safeguard": len(report["forget"]["safeguard"]), "seconds": report["cost"]["unlearned"]["seconds"]}
     return {"key": key, **cell, **short(figures)}
@@ -104,11 +103,12 @@ def summary(rows: list[dict]) -> str:
         "| test, kept classes | its change | gap to retrained | went back |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    groups: dict[tuple, list[dict]] = {}
-    for row in rows:
-        place = (row["forget"], list(SOLVERS).index(row["solver"]), row["batch_size"], row["learning_rate"])
-        groups.setdefault(place, []).append(row)
-    return "\n".join(lines + [_line(cells) for _, cells in sorted(groups.items())])
+
+    def place(row: dict) -> tuple:
+        return row["forget"], list(SOLVERS).index(row["solver"]), row["batch_size"], row["learning_rate"]
+
+    groups = itertools.groupby(sorted(rows, key=place), place)
+    return "\n".join(lines + [_line(list(cells)) for _, cells in groups])
 
 
 def _line(cells: list[dict]) -> str:
@@ -116,16 +116,12 @@ def _line(cells: list[dict]) -> str:
         figures = [cell["models"][model] for cell in cells]
         return [each.get("test_remaining_top1", each["test_top1"]) for each in figures]
 
-    def less(model: str) -> list[float]:
-        return [after - before for after, before in zip(test("unlearned"), test(model), strict=True)]
-
     columns = [
         ([cell["verdict"]["retain_budget"] - cell["verdict"]["slack"] for cell in cells], ".2f", max),
         ([cell["models"]["unlearned"]["forget_top1"] for cell in cells], ".1f", max),
         ([cell["models"]["unlearned"]["forget_true_top1"] for cell in cells], ".1f", min),
         (test("unlearned"), ".1f", min),
-        (less("original"), "+.2f", min),
-        (less("retrained"), "+.2f", min),
+        *((list(map(sub, test("unlearned"), test(model))), "+.2f", min) for model in ("original", "retrained")),
     ]
     kept = sum(cell["verdict"]["feasible"] for cell in cells)
     words = [cells[0]["forget"], cells[0]["solver"], str(cells[0]["batch_size"]), f"{cells[0]['learning_rate']:g}"]

@@ -20,7 +20,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import train
 import train_constrained_unlearning as script
 from benchmarks.leaderboard.cells import data_flags, short
 from benchmarks.leaderboard.trained_models import Training
@@ -31,7 +30,6 @@ from helper_functions.errors import UserError
 from helper_functions.files import key_of, whole_file
 from helper_functions.run_folder import run_quietly
 from helper_functions.training.inference import predict
-from unlearning.experiment import Experiment
 
 # Random training images, without which retraining itself falls by up to 1.1 points; or wrong labels, a share of them a
 # request. A wrong label is retained until it is reported, and forgetting the first ones corrects some of the others:
@@ -101,9 +99,9 @@ def run_chain(chain: dict) -> dict:
     training = Training(chain["config_file_of_runs"], chain["log_dir"])
     original = training.original(asked["forget"], chain["seed"])
     flags = {name: asked[name] for name in ("forget_target", "retain_budget")} | data_flags(training.config_file)
-    flags |= {"num_epochs": chain["num_epochs"], "seed": chain["seed"], "judge": "validation", "figures": False}
-    flags |= {"log_dir": chain["log_dir"]}
-    measure = _Measure(training.config_file, original, chain["seed"])
+    flags |= {name: chain[name] for name in ("num_epochs", "seed", "log_dir")}
+    flags |= {"judge": "validation", "figures": False}
+    measure = _Measure(training, original, chain["seed"])
     requests = measure.requests(chain["requests"], chain["images"])
 
     def run(name: str, images: Tensor, **further: object) -> tuple[Path, dict]:
@@ -146,12 +144,11 @@ def _account(report: dict) -> dict:
 class _Measure:
     """Measures models on the data of one original, against it and independently of the reports of the runs."""
 
-    def __init__(self, config_file: str, original: Path, seed: int) -> None:
-        argv = ["--config_file", config_file, "--splits", str(original / "splits.npz"), "--seed", str(seed)]
-        self.experiment = Experiment(train.get_parser().parse(argv))
+    def __init__(self, training: Training, original: Path, seed: int) -> None:
+        self.experiment = training.experiment(original, seed)
         self.splits, self.seed = self.experiment.splits, seed
         self.held_out = torch.cat([self.splits.validation, self.splits.unseen]).sort().values
-        self.original = self._model(original)
+        self.original = self.experiment.model(str(original / "model.pt"))
 
     def requests(self, count: int, images: int) -> list[Tensor]:
         """Image indices of each request: shares of the wrong labels, or as many images drawn from train."""
@@ -162,15 +159,12 @@ class _Measure:
 
     def __call__(self, folder: Path, requests: list[Tensor]) -> dict:
         """Figures of a run's model that has forgotten these requests: fall of retain accuracy in points, and parts."""
-        model, splits, forgotten = self._model(folder), self.splits, torch.cat(requests)
+        model, splits, forgotten = self.experiment.model(str(folder / "model.pt")), self.splits, torch.cat(requests)
         retain = splits.train[~torch.isin(splits.train, forgotten)]
         top1, before = (self._figures(which, retain)["top1"] for which in (model, self.original))
         parts = {"held_out": self.held_out, "test": splits.test, "forgotten": forgotten}
         figures = {name: self._figures(model, images) for name, images in parts.items()}
         return {"fall": before - top1, **figures, "lots": [self._figures(model, images) for images in requests]}
-
-    def _model(self, folder: Path) -> nn.Module:
-        return self.experiment.model(str(folder / "model.pt"))
 
     def _figures(self, model: nn.Module, images: Tensor) -> dict[str, float]:
         logits, labels = predict(model, self.experiment.sets.evaluation(images), self.experiment.precision)
@@ -267,8 +261,8 @@ def _draw_sets(axis, chains: list[dict]) -> None:
         axis.plot(range(number, last + 1), [before, *after], "-", color=colour, linewidth=1)
         axis.plot(number + 1, after[0], "o", color=colour, markersize=4)
     held_out = [_mean(_after(chains, step), "held_out", "top1") for step in range(last)]
-    held_out.insert(0, _mean(chains, "original", "held_out", "top1"))
-    axis.plot(range(last + 1), held_out, "--", color=HELD_OUT, label="held-out images")
+    before = _mean(chains, "original", "held_out", "top1")
+    axis.plot(range(last + 1), [before, *held_out], "--", color=HELD_OUT, label="held-out images")
     for name, key, colour in (("all at once", "at_once", AT_ONCE), ("retrained", "retrained", RETRAINED)):
         level = _mean(chains, key, "forgotten", "top1")
         axis.axhline(level, color=colour, linestyle=":", label=f"{name}, all ten sets")

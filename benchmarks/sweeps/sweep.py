@@ -1,22 +1,65 @@
-"""Cells of a sweep: each runs a script's main once and leaves a line; finished ones are not run again."""
+"""Cells of a sweep, each a run of a script: finished ones are lines of a file, the others run here or on Ray."""
 
 import contextlib
+import dataclasses
 import fcntl
+import functools
 import json
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tqdm import tqdm
 
+from helper_functions.config import ClosedUnitInterval, PositiveInt
 from helper_functions.errors import NotFinite, UserError
 from helper_functions.signals import Stopped, listening
+
+# `run_all(work, cells, title=...)` yields `(cell, result, error)` as cells finish, as `run_all` below does.
+RunAll = Callable[..., Iterable[tuple]]
+
+
+@dataclasses.dataclass
+class EngineArgs:
+    """Where a sweep is run; the results do not depend on it."""
+
+    engine: Literal["local", "ray"] = "local"
+    """local is processes of this machine; ray is tasks of one thread each, on this machine or on a Ray cluster."""
+    address: str | None = None
+    """With --engine ray, the cluster to join: auto or HOST:PORT. Without one, Ray is started on this machine."""
+    gpus_per_run: ClosedUnitInterval = 0.0
+    """With --engine ray, a run's share of a GPU; with 0, runs are on the CPU."""
+    workers: PositiveInt = 2
+    """Processes of one thread each; 1 is a single one with all threads. A joined cluster has its own number."""
+
+    def __post_init__(self) -> None:
+        if self.engine == "local" and self.address is not None:
+            raise UserError(f"--address {self.address}: there is no cluster to join without --engine ray")
+        if self.engine == "local" and self.gpus_per_run:
+            raise UserError(f"--gpus_per_run {self.gpus_per_run:g}: GPUs are shared out by --engine ray alone")
+
+
+@contextlib.contextmanager
+def engine_of(args: EngineArgs, log_dir: str) -> Iterator[RunAll]:
+    """The engine's `run_all`, for as long as the context lasts; several machines share `log_dir`."""
+    if args.engine == "local":
+        yield functools.partial(run_all, workers=args.workers)
+        return
+    try:
+        from benchmarks.sweeps import engine_ray
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise UserError("--engine ray: Ray is not installed; pip install -r requirements-cluster.txt") from None
+    with engine_ray.joined(args.address, args.workers, args.gpus_per_run):
+        lock = Path(log_dir).absolute() / "attempts.lock"
+        yield functools.partial(engine_ray.run_all, gpus_per_run=args.gpus_per_run, lock=lock)
 
 
 def command_line(flags: dict) -> list[str]:
@@ -29,11 +72,7 @@ def command_line(flags: dict) -> list[str]:
 
 
 def read_rows(path: Path) -> dict[str, dict]:
-    """Finished cells by key, from a file of JSON lines; an incomplete last line is dropped.
-
-    Raises:
-        UserError: a line that is no finished cell.
-    """
+    """Finished cells by key, from a file of JSON lines; an incomplete last line is dropped, others are a UserError."""
     rows = {}
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, start=1):
@@ -75,37 +114,29 @@ def run_all(work: Callable[[dict], dict], cells: Iterable[dict], workers: int, t
 
     Args:
         work: takes a cell; importable by its name, since other processes call it.
-        cells: its arguments.
         workers: processes; 1 is this one, with all of its threads.
-        title: of the progress bar.
     """
     cells = list(cells)
     if workers == 1 or not cells:
-        for cell in progress(cells, len(cells), title):
+        for cell in tqdm(cells, title, disable=None):
             yield cell, *outcome(lambda cell=cell: work(cell))
         return
-    before = set(active_children())
+    children = set(active_children())
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=set_up_worker) as pool:
         try:
-            with _without_interrupts():
+            # Ctrl-C stays blocked in the processes that start here: this one ends them.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
                 futures = {pool.submit(stoppable, work, cell): cell for cell in cells}
-            for future in progress(as_completed(futures), len(cells), title):
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            for future in tqdm(as_completed(futures), title, len(cells), disable=None):
                 yield futures[future], *outcome(future.result)
         except BaseException:
-            for child in set(active_children()) - before:
+            for child in set(active_children()) - children:
                 child.terminate()
             pool.shutdown(cancel_futures=True)
             raise
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Block Ctrl-C inside, and in processes that start there for good: this process ends them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def set_up_worker() -> None:
@@ -115,7 +146,7 @@ def set_up_worker() -> None:
         parent_process().join()
         os._exit(1)
 
-    one_thread()
+    torch.set_num_threads(1)  # so that figures do not depend on the number of workers
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
@@ -128,19 +159,9 @@ def stoppable(work: Callable[[dict], dict], cell: dict) -> dict:
             os._exit(128 + stopped.number)  # or it would start the next cell
 
 
-def progress(finished: Iterable, total: int, title: str) -> Iterable:
-    """The same with a progress bar on a terminal."""
-    return tqdm(finished, total=total, desc=title, disable=not sys.stderr.isatty())
-
-
 def outcome(result: Callable[[], object]) -> tuple[object, UserError | NotFinite | None]:
     """What a call returns, or the UserError or NotFinite that it raises."""
     try:
         return result(), None
     except (UserError, NotFinite) as error:
         return None, error
-
-
-def one_thread() -> None:
-    """Compute on one thread, so that figures do not depend on the number of workers."""
-    torch.set_num_threads(1)

@@ -8,8 +8,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
+from scipy.optimize import brentq
+from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,16 +27,11 @@ TOLERANCE = 1e-13
 class Risk:
     """Mean KL(answers ‖ model) over images plus decay/2 · ‖weights‖², a convex function of the weights `[K, D]`.
 
-    With one-hot answers the divergence is the cross-entropy on labels.
-
-    Args:
-        features: `[N, D]`.
-        answers: `[N, K]`, probabilities.
-        decay: of the ℓ2 term; the risk is strongly convex where it is positive.
+    With one-hot answers the divergence is the cross-entropy on labels. With a decay the risk is strongly convex.
     """
 
-    features: Tensor
-    answers: Tensor
+    features: Tensor  # [N, D]
+    answers: Tensor  # [N, K], probabilities
     decay: float
 
     @cached_property
@@ -62,14 +60,9 @@ class Risk:
 
 
 def minimise(terms: Sequence[tuple[float, Risk]], start: Tensor) -> Tensor:
-    """The weights that minimise a weighted sum of risks, by Newton's method with step halving.
+    """The weights `[K, D]` that minimise a weighted sum of risks, by Newton's method with step halving.
 
-    Args:
-        terms: non-negative weights and risks, at least one of which with a decay has a positive weight.
-        start: `[K, D]`.
-
-    Raises:
-        RuntimeError: no minimum was found.
+    Weights of risks are non-negative, and a risk with a decay has a positive one. RuntimeError: no minimum was found.
     """
     total = sum(weight for weight, _ in terms)
     terms = [(weight / total, risk) for weight, risk in terms]
@@ -92,8 +85,7 @@ def minimise(terms: Sequence[tuple[float, Risk]], start: Tensor) -> Tensor:
     raise RuntimeError(f"Newton's method ends at a gradient of norm {gradient.norm():.1e}")
 
 
-@dataclass(frozen=True, eq=False)
-class Optimum:
+class Optimum(NamedTuple):
     """Weights `[K, D]` that minimise `objective + multiplier · constraint`."""
 
     weights: Tensor
@@ -102,17 +94,11 @@ class Optimum:
 
 @dataclass(frozen=True, eq=False)
 class Front:
-    """min objective(weights) subject to constraint(weights) ≤ bound, for all bounds at once.
+    """min objective(weights) subject to constraint(weights) ≤ bound, for all bounds at once."""
 
-    Args:
-        objective: with a decay, so that every minimum exists and is unique.
-        constraint: another risk.
-        start: weights `[K, D]` from which solves begin.
-    """
-
-    objective: Risk
+    objective: Risk  # with a decay, so that every minimum exists and is unique
     constraint: Risk
-    start: Tensor
+    start: Tensor  # [K, D], from which solves begin
 
     def at(self, multiplier: float, start: Tensor | None = None) -> Optimum:
         """The minimum of the weighted sum."""
@@ -120,13 +106,10 @@ class Front:
         return Optimum(minimise(terms, self.start if start is None else start), multiplier)
 
     def within(self, bound: float) -> Optimum:
-        """The constrained minimum and its multiplier: the root of constraint(multiplier) = bound, or 0 if it is idle.
+        """The constrained minimum and its multiplier: the root of constraint(multiplier) = bound, 0 if it is idle.
 
-        Raises:
-            ValueError: no multiplier below e²⁵ keeps the bound.
+        ValueError: no multiplier below e²⁵ keeps the bound.
         """
-        import scipy.optimize
-
         free = self.at(0.0)
         if self.constraint(free.weights) <= bound:
             return free
@@ -144,26 +127,18 @@ class Front:
             high += 3
             if high > 25:
                 raise ValueError(f"no multiplier keeps the constraint within {bound}")
-        return self.at(math.exp(scipy.optimize.brentq(excess, low, high, xtol=1e-13, rtol=1e-14)), found.weights)
+        return self.at(math.exp(brentq(excess, low, high, xtol=1e-13, rtol=1e-14)), found.weights)
 
 
 @dataclass(frozen=True, eq=False)
 class Digits:
-    """Digits, one of which is forgotten; the original and the retrained optimum.
+    """Digits, one of which is forgotten; the minima over all images and over the retain set."""
 
-    Args:
-        features: `[N, D]`, of norm at most 1, the last one constant.
-        labels: `[N]`.
-        digit: the class that is forgotten.
-        original: `[K, D]`, the minimum over all images.
-        retrained: `[K, D]`, the minimum over the retain set.
-    """
-
-    features: Tensor
+    features: Tensor  # [N, D], of norm at most 1, the last one constant
     labels: Tensor
     digit: int
-    original: Tensor
-    retrained: Tensor
+    original: Tensor  # [K, D]
+    retrained: Tensor  # [K, D]
 
     @property
     def forget(self) -> Tensor:
@@ -179,7 +154,8 @@ class Digits:
     @property
     def retain_on_labels(self) -> Risk:
         """The retain loss whose minimum is the retrained optimum; strongly convex."""
-        return _risk_on_labels(self.features[~self.forget], self.labels[~self.forget])
+        labels = F.one_hot(self.labels[~self.forget], NUM_CLASSES).double()
+        return Risk(self.features[~self.forget], labels, DECAY)
 
     @property
     def retain_on_original(self) -> Risk:
@@ -203,21 +179,15 @@ class Digits:
         return (weights - self.retrained).norm().item(), outputs(weights).item()
 
 
-def _risk_on_labels(features: Tensor, labels: Tensor) -> Risk:
-    return Risk(features, F.one_hot(labels, NUM_CLASSES).double(), DECAY)
-
-
-def digits_case(digit: int = 3, images: int = TRAIN_IMAGES, seed: int = 0) -> Digits:
-    """The first images of the digits in an order drawn by `seed`, with both optima."""
-    from sklearn.datasets import load_digits
-
+def digits_case(digit: int = 3) -> Digits:
+    """`TRAIN_IMAGES` images of scikit-learn's digits in a random order, with both optima."""
     bunch = load_digits()
-    order = torch.randperm(len(bunch.target), generator=torch.Generator().manual_seed(seed))[:images]
+    order = torch.randperm(len(bunch.target), generator=torch.Generator().manual_seed(0))[:TRAIN_IMAGES]
     pixels = torch.from_numpy(bunch.images)[order].reshape(-1, 4, 2, 4, 2).mean((2, 4)).reshape(-1, 16) / 16
     features = torch.cat([pixels, torch.ones(len(pixels), 1, dtype=pixels.dtype)], 1)
     features = features / features.norm(dim=1).max()
     labels = torch.from_numpy(bunch.target)[order].long()
     zero = torch.zeros(NUM_CLASSES, features.shape[1], dtype=features.dtype)
     case = Digits(features, labels, digit, zero, zero)
-    original = minimise([(1.0, _risk_on_labels(features, labels))], zero)
+    original = minimise([(1.0, Risk(features, F.one_hot(labels, NUM_CLASSES).double(), DECAY))], zero)
     return replace(case, original=original, retrained=minimise([(1.0, case.retain_on_labels)], original))

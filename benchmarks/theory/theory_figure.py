@@ -9,14 +9,14 @@ learns the multipliers.
 import dataclasses
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import cooper
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from scipy.optimize import minimize_scalar
+from torch import nn
 
 from benchmarks.theory.convex import DECAY, NUM_CLASSES, Digits, Front, digits_case
 from helper_functions.config import PositiveInt, ScriptParser, run_script
@@ -27,7 +27,6 @@ from optimizer.solver import SOLVERS, Solver, SolverName, inequality, lagrangian
 SHOWN_DIGIT = 3
 BUDGETS = (0.003, 0.01, 0.03, 0.1)
 BUDGET = 0.03
-LOGARITHMS = (-1.0, 3.0)
 # Name, line, colour (Okabe and Ito's palette for all kinds of colour vision) and position of the name.
 CURVES = (
     ("in weights", "--", "#D55E00", (0.6, 2.1)),
@@ -50,28 +49,13 @@ def get_parser() -> ScriptParser:
     return ScriptParser(Args, "benchmarks.theory.theory_figure", __doc__)
 
 
-class Weights(nn.Module):
-    """The weights `[K, D]` as a module, for our solver."""
-
-    def __init__(self, start: Tensor) -> None:
-        super().__init__()
-        self.weights = nn.Parameter(start.clone())
-
-
 class FullBatch(Problem):
-    """A front's problem at one bound, for our solver, on all images at each step, in float64.
+    """A front's problem at one bound for our solver, on all images at each step, in float64."""
 
-    Args:
-        model: whose weights are found.
-        front: objective and constraint.
-        bound: of the constraint.
-        solver: the constraint's formulation.
-        options: of `inequality`.
-    """
-
-    def __init__(self, model: Weights, front: Front, bound: float, solver: SolverName, **options: float) -> None:
+    def __init__(self, front: Front, bound: float, solver: SolverName, **options: float) -> None:
         super().__init__()
-        self.model, self.front, self.bound = model, front, bound
+        self.model = nn.ParameterDict({"weights": front.start.clone()})
+        self.front, self.bound = front, bound
         self.dual = SOLVERS[solver].expects_multiplier
         self.budget = inequality(solver, **options)
         for part in (self.budget.multiplier, self.budget.penalty_coefficient):
@@ -90,11 +74,10 @@ def learn(front: Front, bound: float, steps: int, solver: SolverName = "lagrangi
 
     The violation counts in units of the bound's distance from the start, so that one dual rate serves all bounds.
     """
-    model = Weights(front.start)
-    problem = FullBatch(model, front, bound, solver, **options)
-    primal = torch.optim.SGD(model.parameters(), lr=0.4, momentum=0.95, nesterov=True)
+    problem = FullBatch(front, bound, solver, **options)
+    primal = torch.optim.SGD(problem.model.parameters(), lr=0.4, momentum=0.95, nesterov=True)
     dual_rate = 0.01 / abs(bound - front.constraint(front.start).item())
-    solver = Solver(problem, primal, model, dual_rate)
+    solver = Solver(problem, primal, problem.model, dual_rate)
     for _ in range(steps):
         state = problem.compute_cmp_state()
         solver.dual_step(state)
@@ -102,27 +85,20 @@ def learn(front: Front, bound: float, steps: int, solver: SolverName = "lagrangi
     return problem
 
 
-def nearest(front: Front, distance: Callable[[Tensor], float]) -> tuple[float, float]:
-    """The multiplier whose minimum is nearest by `distance`, and that distance."""
-    import scipy.optimize
-
-    found = scipy.optimize.minimize_scalar(
-        lambda logarithm: distance(front.at(math.exp(logarithm)).weights), bounds=(-3, 7), method="bounded"
-    )
-    return math.exp(found.x), float(found.fun)
-
-
 def row_of(digit: int) -> str:
     """A line of the table of digits: the best multiplier by outputs beside the one that keeps `BUDGET`."""
     case = digits_case(digit)
     front = case.front(case.retain_on_original)
     _, start = case.distances(case.original)
-    best, distance = nearest(front, lambda weights: case.distances(weights)[1])
+    nearest = minimize_scalar(
+        lambda logarithm: case.distances(front.at(math.exp(logarithm)).weights)[1], bounds=(-3, 7), method="bounded"
+    )
+    best = math.exp(nearest.x)
     spent = front.constraint(front.at(best).weights).item()
     kept = front.within(BUDGET)
     fall = case.retain_accuracy(case.original) - case.retain_accuracy(kept.weights)
     return (
-        f"| {digit} | {best:.1f} | {spent:.3f} | {distance / start:.2f} | {kept.multiplier:.1f} | "
+        f"| {digit} | {best:.1f} | {spent:.3f} | {nearest.fun / start:.2f} | {kept.multiplier:.1f} | "
         f"{case.distances(kept.weights)[1] / start:.2f} | {fall:+.1f} |"
     )
 
@@ -149,16 +125,12 @@ def bounds_of(case: Digits) -> list[tuple[str, float, float]]:
 
 @rc_context({"font.size": 15, "axes.spines.top": False, "axes.spines.right": False})
 def draw(path: Path, case: Digits, learned: dict[float, float], points: int = 81) -> None:
-    """Two panels over the fixed multiplier: distances to the retrained model, and the gap of the retain loss.
+    """Two panels over the fixed multiplier, a PNG: distances to the retrained model, and the gap of the retain loss.
 
-    Args:
-        path: of the PNG.
-        case: whose exact solutions are drawn.
-        learned: the multiplier that our solver found, by budget in nats.
-        points: multipliers that are solved for.
+    Multipliers that our solver `learned`, by budget in nats, are marked on curves of so many points.
     """
     front = case.front(case.retain_on_original)
-    multipliers = torch.logspace(*LOGARITHMS, points, dtype=torch.float64).tolist()
+    multipliers = torch.logspace(-1.0, 3.0, points, dtype=torch.float64).tolist()
     solved = [front.at(multiplier).weights for multiplier in multipliers]
     marked = [front.at(multiplier).weights for multiplier in learned.values()]
     figure = Figure(figsize=(8, 8), layout="constrained")

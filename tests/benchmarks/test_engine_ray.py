@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.leaderboard import board as leaderboard
 from benchmarks.sweeps import engine_ray, sweep
-from benchmarks.sweeps.engines import EngineArgs, RunAll, engine_of
+from benchmarks.sweeps.sweep import EngineArgs, RunAll, engine_of
 from helper_functions.config import run_script
 from helper_functions.errors import UserError
 

@@ -11,7 +11,7 @@ import torch
 from helpers.processes import REPOSITORY
 
 from benchmarks.speed.forgetting_cost import BATCH_SIZE, Forgetting, Setting
-from benchmarks.speed.growth import COLOURS, TITLES, Args, factors, main, slope, summarise
+from benchmarks.speed.growth import COLOURS, TITLES, Args, factors, main, summarise
 from data.datasets import Dataset
 from helper_functions.errors import UserError
 from helper_functions.training.devices import Precision
@@ -50,7 +50,6 @@ def test_one_factor_differs_at_a_time(quick):
 
 
 def test_forget_sets_below_one_batch_are_shown_and_not_fitted():
-    assert slope([1, 10, 100], [3, 300, 30_000]) == pytest.approx(2)
     base = Setting(forget=10, images=5000, classes=10, model="resnet8", width=4)
     settings = [dataclasses.replace(base, forget=number) for number in (10, 1000, 10_000)]
     costs = {"unlearning_seconds": 1.0, "evaluation_seconds": 2.0, "gradient_steps": 1, "forward_flops": 7}

@@ -16,10 +16,9 @@ from helpers.faults import interrupt
 import train_constrained_unlearning as script
 from benchmarks.leaderboard import board as leaderboard
 from benchmarks.leaderboard import tune
-from benchmarks.leaderboard.cells import data_flags, method_flags
-from benchmarks.leaderboard.results import read_cells
-from benchmarks.leaderboard.search_spaces import SPACES, rounded, start
+from benchmarks.leaderboard.cells import data_flags, method_flags, read_cells
 from benchmarks.leaderboard.trained_models import Training
+from benchmarks.leaderboard.tune import SPACES, rounded, start
 from benchmarks.sweeps.sweep import command_line
 from data.image_sets import ImageSets
 from evaluation.gaps import GAP_FIGURES

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.leaderboard.cells import append_cell, flags_of, read_cells
 from benchmarks.leaderboard.pages import PARTS, csv_text, html_page, markdown, write_pages
-from benchmarks.leaderboard.results import append_cell, flags_of, read_cells
 from benchmarks.leaderboard.summary import summarise
 from benchmarks.leaderboard.words import answer
 from evaluation.gaps import GAP_FIGURES

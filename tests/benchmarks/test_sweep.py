@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 import train
-from benchmarks.leaderboard import memorisation
+from benchmarks.leaderboard import trained_models
 from benchmarks.leaderboard.cells import Cell, method_flags
 from benchmarks.leaderboard.trained_models import Training, model_key
 from benchmarks.sweeps import robustness
@@ -188,15 +188,15 @@ class TestMemorisation:
         generator = torch.Generator().manual_seed(0)
         images = torch.randperm(5000, generator=generator)[:900].tolist()
         scores = dict(zip(images, torch.rand(900, generator=generator).tolist(), strict=True))
-        low, middle, high = (memorisation.choose(scores, third, 0) for third in memorisation.THIRDS)
+        low, middle, high = (trained_models.choose(scores, third, 0) for third in trained_models.THIRDS)
         assert [len(part) for part in (low, middle, high)] == [90, 90, 90]
         ranges = [[scores[image] for image in part.tolist()] for part in (low, middle, high)]
         assert max(ranges[0]) < min(ranges[1]) and max(ranges[1]) < min(ranges[2])
         assert low.tolist() == sorted(low.tolist())
-        assert not torch.equal(low, memorisation.choose(scores, "low", 1))
+        assert not torch.equal(low, trained_models.choose(scores, "low", 1))
 
     def test_every_image_is_scored_by_the_model_that_never_saw_it(self, training):
-        scores = memorisation.score(training, 0)
+        scores = trained_models.score(training, 0)
         dataset = load_dataset("digits", "")
         splits = Splits.load(training.original("", 0) / "splits.npz", dataset)
         assert sorted(scores) == splits.train.tolist()
@@ -213,11 +213,11 @@ class TestMemorisation:
             torch.testing.assert_close(torch.tensor([scores[i] for i in images.tolist()]), losses, rtol=2e-2, atol=2e-2)
 
     def test_a_list_is_written_once_and_other_requests_stay(self, training):
-        request = memorisation.resolve("memorised:high", training, 0)
-        assert request.startswith("file:") and request == memorisation.resolve("memorised:high", training, 0)
-        assert memorisation.resolve("class:3", training, 0) == "class:3"
+        request = trained_models.resolve("memorised:high", training, 0)
+        assert request.startswith("file:") and request == trained_models.resolve("memorised:high", training, 0)
+        assert trained_models.resolve("class:3", training, 0) == "class:3"
         with pytest.raises(UserError, match="memorised:upper"):
-            memorisation.resolve("memorised:upper", training, 0)
+            trained_models.resolve("memorised:upper", training, 0)
 
 
 def find_half(training: Training, number: int):

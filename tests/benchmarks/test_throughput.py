@@ -12,7 +12,7 @@ from helpers.processes import REPOSITORY
 
 from benchmarks.speed import throughput
 from benchmarks.speed.bench import JOBS, Bench
-from benchmarks.speed.plain import PilImages, Plain
+from benchmarks.speed.plain import PilImages, Plain, network
 from benchmarks.speed.throughput import Args, main
 from benchmarks.speed.utilisation import flops_of
 from data.loaders import TensorLoader
@@ -69,7 +69,7 @@ def test_ours_follows_the_flags_and_the_plain_way_does_not(stem):
     outputs = []
     for name in ("channels_last", "contiguous"):
         bench = Bench(None, FP32, stem, name, 2, 1)
-        ours, plain = bench.model(), bench.plain_model()
+        ours, plain = bench.model(), network(bench.model())
         assert isinstance(convolution(ours), CroppedConv2d) and type(convolution(plain)) is torch.nn.Conv2d
         formatted, _ = bench.formatted((inputs.contiguous(memory_format=torch.channels_last), None))
         for tensor in (convolution(ours).weight, formatted):

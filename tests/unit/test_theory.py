@@ -1,5 +1,6 @@
 """The numbered statements of docs/theory.md, each by a test of its own, on a convex model with exact solutions."""
 
+import dataclasses
 import functools
 import math
 import re
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 
 from benchmarks.theory import theory_figure
 from benchmarks.theory.convex import DECAY, NUM_CLASSES, Front, Risk, digits_case, minimise
-from benchmarks.theory.theory_figure import FullBatch, Weights, learn
+from benchmarks.theory.theory_figure import FullBatch, learn
 from helper_functions.errors import UserError
 from optimizer.problems import Problem
 from optimizer.solver import SOLVERS, Solver, inequality
@@ -426,13 +427,12 @@ def test_a_proxy_equilibrium_is_optimal_for_the_loss_it_spends():
     front, _ = FRONTS["original"]
 
     def after(steps, margin):
-        model = Weights(CASE.original)
-        problem = Proxied(model, front, margin, "lagrangian", multiplier=10.0)
-        primal = torch.optim.SGD(model.parameters(), lr=0.4, momentum=0.95, nesterov=True)
-        solver = Solver(problem, primal, model, 0.002)
+        problem = Proxied(front, margin, "lagrangian", multiplier=10.0)
+        primal = torch.optim.SGD(problem.model.parameters(), lr=0.4, momentum=0.95, nesterov=True)
+        solver = Solver(problem, primal, problem.model, 0.002)
         for _ in range(steps):
             take_step(solver)
-        return model.weights.detach(), problem.budget.multiplier.weight.item()
+        return problem.model.weights.detach(), problem.budget.multiplier.weight.item()
 
     weights, multiplier = after(700, 0.0)
     fall = (CASE.retain_accuracy(CASE.original) - CASE.retain_accuracy(weights)).item()
@@ -543,14 +543,12 @@ def test_an_augmented_lagrangian_is_exact(name, seed, spread, coefficient):
     best, price, _ = values(name)
 
     def value(weights):
-        model = Weights(weights)
-        problem = FullBatch(
-            model, front, bound, "augmented_lagrangian", multiplier=price, penalty_coefficient=coefficient
-        )
+        start = dataclasses.replace(front, start=weights)
+        problem = FullBatch(start, bound, "augmented_lagrangian", multiplier=price, penalty_coefficient=coefficient)
         problem.budget.multiplier.weight.data.fill_(price)
         lagrangian = problem.compute_cmp_state().compute_primal_lagrangian().lagrangian
         lagrangian.backward()
-        return lagrangian.item(), model.weights.grad.norm().item()
+        return lagrangian.item(), problem.model.weights.grad.norm().item()
 
     at_optimum, slope = value(optimum(name).weights)
     assert at_optimum == pytest.approx(best, abs=1e-8) and slope < 1e-6
