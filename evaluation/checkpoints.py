@@ -16,7 +16,7 @@ from helper_functions.errors import UserError
 from helper_functions.files import check_new_file
 from helper_functions.training.devices import Precision
 from helper_functions.training.distribution import world_size
-from models.reinitialise import reinitialised
+from models.weights import reinitialised
 from unlearning.experiment import Experiment
 
 ORIGINAL, FLOOR = "original", "re-initialised"

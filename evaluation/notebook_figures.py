@@ -152,8 +152,8 @@ def draw_planes(models: dict[str, nn.Module], retain: Points, forget: Points) ->
     low, high = (tuple(corner.tolist()) for corner in (inputs.amin(0) - 0.3, inputs.amax(0) + 0.3))
     colours = np.array([to_rgb(colour) for colour in CLASSES])
     for axis, (title, model) in zip(axes.flat, models.items(), strict=True):
-        _, _, logits = decision_grid(model, low, high, 160)
-        probability, named = (part.cpu().numpy() for part in logits.softmax(2).max(2))
+        grid = decision_grid(model, low, high, 160).softmax(2)
+        probability, named = (part.cpu().numpy() for part in grid.max(2))
         picture = 1 - 0.5 * probability[..., None] * (1 - colours[named])
         axis.imshow(picture, origin="lower", extent=(low[0], high[0], low[1], high[1]), aspect="equal")
         axis.scatter(*retain.inputs.T, s=8, c=colours[retain.labels], linewidths=0, label="retain")

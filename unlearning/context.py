@@ -13,7 +13,7 @@ from data.views import evaluation_view
 from helper_functions.record import RunRecord
 from helper_functions.training.devices import Precision
 from helper_functions.training.loop import Cost, NamedLoader
-from models.reinitialise import reinitialised
+from models.weights import reinitialised
 from unlearning.arguments import MethodArgs
 from unlearning.evaluator import Evaluation, Evaluator
 from unlearning.streams import OriginalAnswers, TwoStreams

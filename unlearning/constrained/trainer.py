@@ -21,7 +21,7 @@ from data.streams import PairedLoader
 from helper_functions.training.distribution import say
 from helper_functions.training.loop import LoopConfig, Trainer, run_loop
 from helper_functions.training.passes import WEIGHTS, Fault, Means
-from models.reinitialise import reinitialised
+from models.weights import reinitialised
 from optimizer.nan_guard import MOST_REWINDS, stopped_by
 from optimizer.schedules import get_schedule
 from optimizer.solver import Solver, grow_penalty, lagrangian
