@@ -99,20 +99,18 @@ def judge(
     return Judgement(figures, losses, outputs, retain_right)
 
 
-def forgotten_classes(sets: ImageSets) -> Tensor:
-    """Classes without a retain image after this request and earlier ones, int64 on the CPU."""
-    splits = sets.splits
-    forget, retain = splits.labels[torch.cat([splits.forget, splits.forgotten])], splits.labels[splits.retain]
-    return torch.tensor(sorted(set(forget.tolist()) - set(retain.tolist())), dtype=torch.int64)
-
-
 def _by_class_group(sets: ImageSets, logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Figures of test images of remaining, adjacent and remote classes; empty where no whole class is forgotten."""
-    forgotten, dataset = forgotten_classes(sets).tolist(), sets.dataset
+    """Figures of test images of remaining, adjacent and remote classes; empty where no whole class is forgotten.
+
+    A class is forgotten if it has no retain image after this request and earlier ones.
+    """
+    splits, dataset = sets.splits, sets.dataset
+    forgotten = set(splits.labels[torch.cat([splits.forget, splits.forgotten])].tolist())
+    forgotten -= set(splits.labels[splits.retain].tolist())
     names = {dataset.classes[label] for label in forgotten}
     families = [family for family in dataset.superclasses.values() if names & set(family)]
-    related = {dataset.classes.index(name) for family in families for name in family} - set(forgotten)
-    groups = {"remaining": set(range(dataset.num_classes)) - set(forgotten)}
+    related = {dataset.classes.index(name) for family in families for name in family} - forgotten
+    groups = {"remaining": set(range(dataset.num_classes)) - forgotten}
     if families:
         groups |= {"adjacent": related, "remote": groups["remaining"] - related}
     found: dict[str, float] = {}

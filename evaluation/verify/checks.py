@@ -38,8 +38,7 @@ def at(content: Any, *names: str) -> Any:
 
 def exact(what: str, reported: Any, found: Any) -> Check:
     """A check of values that have to be equal in type and value: True is not 1 and 1 is not 1.0."""
-    same = _typed(reported) == _typed(found)
-    return Check(what, _short(reported), _short(found), same)
+    return Check(what, _short(reported), _short(found), _typed(reported) == _typed(found))
 
 
 def near(what: str, reported: Any, found: Any, tolerance: float) -> Check:
