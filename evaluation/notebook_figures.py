@@ -42,9 +42,7 @@ def _colour(name: str) -> str:
     return COLOURS[name.split()[0].rstrip(",")]
 
 
-def draw_histograms(
-    panels: dict[str, dict[str, Tensor]], label: str, *, columns: int = 4, bins: int = 40, log: bool = False
-) -> Figure:
+def draw_histograms(panels: dict[str, dict[str, Tensor]], label: str, *, bins: int = 40, log: bool = False) -> Figure:
     """Histograms with common bins in percent of each sample; values outside are in the outermost bins.
 
     Args:
@@ -52,7 +50,7 @@ def draw_histograms(
         label: of the horizontal axis.
         log: bins of equal ratio, from 1e-6 upwards.
     """
-    columns = min(columns, len(panels))
+    columns = min(4, len(panels))
     figure, axes = _panels(math.ceil(len(panels) / columns), columns, 3.6, 2.9, sharex=True)
     values = torch.cat([sample for samples in panels.values() for sample in samples.values()]).double().cpu().numpy()
     low, high = max(values.min(), 1e-6) if log else values.min(), values.max()

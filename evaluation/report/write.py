@@ -31,6 +31,7 @@ from unlearning.setup import PreparedRun
 # Entries of a checkpoint that are named when they are left out.
 NAMED_ENTRIES = 6
 SHOWN_IMAGES = 25
+PAIRS = "pairs    AUC of a new discriminator on held-out pairs: {:.3f} before, {:.3f} after; 0.5 is chance"
 
 
 def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> dict:
@@ -75,7 +76,7 @@ def write_student_report(run: PreparedRun, critic: Critic, auc: dict[str, float]
     weights = save_result(run, "student")
     figures = {name: judgement.figures for name, judgement in judgements.items()}
     report = plain({"models": figures, "cost": costs, "held_out_discriminator_auc": auc})
-    return _finish(run, models, judgements, report, f"{_pairs_line(auc['before'], auc['after'])}\n{weights}")
+    return _finish(run, models, judgements, report, f"{PAIRS.format(auc['before'], auc['after'])}\n{weights}")
 
 
 def judge_models(models: dict[str, nn.Module], experiment: Experiment, args: Any) -> dict[str, Judgement]:
@@ -140,16 +141,10 @@ def _summary(verdict: Verdict, outcome: Unlearned, num_epochs: int) -> str:
     chosen = f"epoch {outcome.chosen} of {len(outcome.epochs)}" if outcome.chosen else "no epoch kept the budget"
     lines = [f"verdict  {verdict}", f"chosen   {chosen}; the safeguard rolled back {len(outcome.events)} times"]
     if outcome.held_out_auc:
-        lines.append(_pairs_line(outcome.held_out_auc["original"], outcome.held_out_auc["unlearned"]))
+        lines.append(PAIRS.format(outcome.held_out_auc["original"], outcome.held_out_auc["unlearned"]))
     if advice := next_try(verdict, num_epochs if outcome.epochs else 0):
         lines.append(f"next     {advice}")
     return "".join(f"{line}\n" for line in lines)
-
-
-def _pairs_line(before: float, after: float) -> str:
-    return (
-        f"pairs    AUC of a new discriminator on held-out pairs: {before:.3f} before, {after:.3f} after; 0.5 is chance"
-    )
 
 
 def save_result(run: PreparedRun, name: str, verdict: Verdict | None = None) -> str:
