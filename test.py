@@ -19,8 +19,8 @@ from pathlib import Path
 import train_constrained_unlearning
 import train_contrastive
 from data.arguments import DataArgs
+from evaluation.attacks.lira import against_shadows, run_shadows, shadow_folder
 from evaluation.attacks.shadow_runs import by_script, deciding, read_method
-from evaluation.attacks.shadows import against_shadows, run_shadows, shadow_folder
 from evaluation.checkpoints import (
     CheckpointArgs,
     check_checkpoints,

@@ -11,6 +11,8 @@ from contrastive_discrimination.discriminators import StatisticsRegression
 from contrastive_discrimination.pairs import Pairs
 from helper_functions.metrics import calculate_binary_accuracy
 
+WEIGHT_DECAY = 1e-4
+
 
 def _join(same: Pairs, different: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """First and second outputs of all pairs, targets (1 for same), and weights that sum to a half for each kind."""
@@ -27,24 +29,21 @@ def _join(same: Pairs, different: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor
 class Critic:
     """A discriminator that learns from pairs of both kinds, and judges pairs without learning from them.
 
-    The discriminator is in eval mode except in a training step.
+    The discriminator is in eval mode except in a training step. Where `frozen` is set, it is measured and never learns.
 
     Args:
         discriminator: gives logits `[B]` of the hypothesis *same*, on the device of the pairs.
         learning_rate: of AdamW (Loshchilov and Hutter 2019).
-        weight_decay: of AdamW.
-        frozen: measure and never learn.
     """
 
-    def __init__(
-        self, discriminator: nn.Module, learning_rate: float = 1e-3, weight_decay: float = 1e-4, frozen: bool = False
-    ) -> None:
+    frozen = False
+
+    def __init__(self, discriminator: nn.Module, learning_rate: float = 1e-3) -> None:
         self.discriminator = discriminator.eval()
-        self.frozen = frozen
         self.optimizer = None
         if parameters := list(discriminator.parameters()):  # none where it is solved exactly
             fused = parameters[0].device.type != "mps"
-            self.optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, fused=fused)
+            self.optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=WEIGHT_DECAY, fused=fused)
 
     @property
     def is_solved(self) -> bool:
@@ -55,11 +54,7 @@ class Critic:
         """One step on the binary cross-entropy, each kind with half of the weight whatever its count.
 
         All pairs share one forward pass, so that batch-norm statistics do not reveal the kind. No gradient flows into
-        the pairs. A discriminator that is solved exactly is refitted on these pairs alone.
-
-        Args:
-            same: first and second outputs, `[P, D]` each.
-            different: the same, `[Q, D]` each.
+        the pairs, `[P, D]` and `[Q, D]`. A discriminator that is solved exactly is refitted on these pairs alone.
 
         Returns:
             `classifier/loss` in nats and `classifier/accuracy` in percent of all pairs, both 0-d, before the step.
@@ -86,12 +81,7 @@ class Critic:
         return {"classifier/loss": loss.detach(), "classifier/accuracy": accuracy}
 
     def judge(self, first: Tensor, second: Tensor) -> Tensor:
-        """Logits `[B]` of *same*, in eval mode; gradients flow to the outputs, none to the discriminator's parameters.
-
-        Args:
-            first: `[B, D]`.
-            second: `[B, D]`.
-        """
+        """Logits `[B]` of *same*, in eval mode; gradients flow to the outputs `[B, D]`, none to the discriminator."""
         self.discriminator.eval()
         constants = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         return functional_call(self.discriminator, constants, (first, second))
@@ -107,11 +97,7 @@ class Critic:
         return copy.deepcopy({"discriminator": dict(self.discriminator.state_dict()), "optimizer": optimizer})
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from a copy of the `state_dict` of a critic with the same discriminator.
-
-        Raises:
-            RuntimeError: the state of another discriminator.
-        """
+        """Continue from a copy of a `state_dict`; RuntimeError for that of another discriminator."""
         self.discriminator.load_state_dict(state["discriminator"])
         if self.optimizer is not None:
             # The optimizer keeps the tensors that it is given and updates them in place.

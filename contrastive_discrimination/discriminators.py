@@ -22,19 +22,10 @@ def _log_softmax(outputs: Tensor) -> Tensor:
     return outputs.log_softmax(1).clamp(min=LOWEST_LOG_PROBABILITY)
 
 
-def _entropy(log_probabilities: Tensor) -> Tensor:
-    return -(log_probabilities.exp() * log_probabilities).sum(1)
-
-
 def jensen_shannon_divergence(first: Tensor, second: Tensor) -> Tensor:
-    """Jensen–Shannon divergence of softmax(first) and softmax(second) in nats, from 0 to log 2 (Lin 1991, section IV).
+    """Jensen–Shannon divergence `[B]` of softmax(first) and softmax(second) in nats, from 0 to log 2.
 
-    Args:
-        first: logits or log-probabilities, `[B, D]`.
-        second: the same.
-
-    Returns:
-        `[B]`.
+    Source: Lin 1991, section IV.
     """
     p, q = _log_softmax(first), _log_softmax(second)
     middle = torch.logaddexp(p, q) - math.log(2)
@@ -47,17 +38,13 @@ def pair_statistics(first: Tensor, second: Tensor) -> Tensor:
 
     In order: entropy of each softmax and log of its largest probability (first's, second's), Jensen–Shannon divergence;
     then, for any D, squared distance / D, scalar product / D, first's and second's first column. In nats.
-
-    Args:
-        first: logits or log-probabilities, `[B, D]`.
-        second: the same.
     """
     size = first.shape[1]
     columns = [(first - second).square().sum(1) / size, (first * second).sum(1) / size, first[:, 0], second[:, 0]]
     if size > 1:
         p, q = _log_softmax(first), _log_softmax(second)
-        peaks = [p.amax(1), q.amax(1)]
-        columns = [_entropy(p), _entropy(q), *peaks, jensen_shannon_divergence(first, second), *columns]
+        entropies = [-(log.exp() * log).sum(1) for log in (p, q)]
+        columns = [*entropies, p.amax(1), q.amax(1), jensen_shannon_divergence(first, second), *columns]
     return torch.stack(columns, dim=1)
 
 
@@ -118,8 +105,7 @@ class ComparatorNetwork(nn.Module):
 
 
 class ScalarProduct(nn.Module):
-    """Cosine similarity of the outputs (of single outputs: their product), times a learned positive scale, plus a bias.
-    """
+    """Learned positive scale · cosine similarity of the outputs (of single outputs: their product) + bias."""
 
     def __init__(self, num_outputs: int) -> None:
         super().__init__()
@@ -170,10 +156,7 @@ class StatisticsRegression(nn.Module):
     def fit(self, first: Tensor, second: Tensor, targets: Tensor) -> None:
         """Solve for the coefficients, with l2 = 1 on standardised statistics and half of the weight on each kind.
 
-        Args:
-            first: `[B, D]`.
-            second: `[B, D]`.
-            targets: 1 for same and 0 for different, `[B]`, both present.
+        `targets` are 1 for same and 0 for different, `[B]`, both present.
         """
         statistics = self.statistics(first, second)
         std, mean = torch.std_mean(statistics, dim=0, correction=0)
@@ -205,10 +188,8 @@ def build_discriminator(name: str, num_outputs: int) -> nn.Module:
     """The discriminator called `name`, for outputs of `num_outputs` columns.
 
     Raises:
-        UserError: no such discriminator, or one that cannot compare so few outputs.
+        UserError: no such discriminator, or one that cannot compare single outputs.
     """
     if name not in DISCRIMINATORS:
         raise UserError(f"discriminator {name!r}: no such discriminator; use one of {', '.join(DISCRIMINATORS)}")
-    if num_outputs < 1:
-        raise UserError(f"discriminator {name} for {num_outputs} outputs: pass at least 1")
     return DISCRIMINATORS[name](num_outputs)

@@ -77,9 +77,7 @@ class AdversarialGame:
     def loss(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The student's loss in nats and the share of images that are classified as unseen, both 0-d.
 
-        Args:
-            outputs: of the student on forget images, `[B, D]`.
-            labels: given labels of the images, int64 `[B]`.
+        From the student's outputs on forget images, `[B, D]`, and their given labels, int64 `[B]`.
         """
         _, beside = self.reference.draw(labels, self.generator)
         logits = self.critic.judge(outputs, self.reference.outputs(beside, self.generator))
@@ -134,7 +132,10 @@ class BatchAveragedGame:
     def loss(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """As `AdversarialGame.loss`, with the share of groups."""
         statistics = self.statistics(outputs)
-        recent = self._with_recent(statistics.detach(), labels)
+        recent = statistics.detach(), labels
+        if self.recent is not None:
+            recent = tuple(torch.cat(parts) for parts in zip(self.recent, recent, strict=True))
+        recent = recent[0][-MEMORY:], recent[1][-MEMORY:]
         unseen = torch.cat([
             self.statistics(self.reference.outputs(rows, self.generator))
             for rows in self.reference.draw(recent[1], self.generator)
@@ -146,11 +147,6 @@ class BatchAveragedGame:
         weights = self.average.counts(len(labels), labels.device) / len(labels)
         self._seen = self._seen or recent
         return (weights * F.softplus(-logits)).sum(), (weights * (logits.detach() > 0)).sum()
-
-    def _with_recent(self, statistics: Tensor, labels: Tensor) -> Pairs:
-        if self.recent is not None:
-            statistics, labels = torch.cat([self.recent[0], statistics]), torch.cat([self.recent[1], labels])
-        return statistics[-MEMORY:], labels[-MEMORY:]
 
     def _refit(self, forget: Tensor, unseen: Tensor) -> Tensor:
         """Coefficients and intercept, `[S + 1]`, from standardised statistics; both kinds have the same weight."""

@@ -33,11 +33,7 @@ class Auc:
 def auc(scores_same: Tensor, scores_different: Tensor) -> Tensor:
     """Probability that a *same* pair scores higher than a *different* one, ties counting half; a 0-d tensor.
 
-    The Mann–Whitney statistic (Hanley and McNeil 1982); NaN where any score is not finite.
-
-    Args:
-        scores_same: `[P]`.
-        scores_different: `[Q]`.
+    The Mann–Whitney statistic (Hanley and McNeil 1982) of `[P]` and `[Q]`; NaN where any score is not finite.
 
     Raises:
         ValueError: a kind without scores, or scores that are not 1-d.

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 # Newton's step, longer ones for separable data, where Newton's gains one nat of margin at a time, and damped ones.
 STEP_SIZES = (1.0, 8.0, 4.0, 2.0, *(0.5**k for k in range(1, 13)), 0.0)
+NEWTON_STEPS = 25
 
 
 def _standardisation(features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,9 +37,7 @@ def _newton_step(
 
 
 @torch.no_grad()
-def solve_logistic(
-    features: Tensor, targets: Tensor, *, weights: Tensor | None = None, l2: float = 1.0, iterations: int = 25
-) -> Tensor:
+def solve_logistic(features: Tensor, targets: Tensor, *, weights: Tensor | None = None, l2: float = 1.0) -> Tensor:
     """Coefficients that minimise Σ weight · log loss + l2/2 · ‖coefficients‖², without a penalty on the intercept.
 
     The objective is that of scikit-learn's `LogisticRegression` with C = 1/l2, which would need the host. Damped Newton
@@ -52,7 +51,6 @@ def solve_logistic(
         targets: 0 or 1, `[N]`.
         weights: non-negative, `[N]`, of a positive sum; 1 each by default.
         l2: at least 0.
-        iterations: Newton steps.
 
     Returns:
         `[S + 1]`, the coefficients and then the intercept, in the dtype of `features`.
@@ -79,7 +77,7 @@ def solve_logistic(
     positive = (w * y).sum()
     odds = (positive + 0.5) / (w.sum() - positive + 0.5)
     coefficients = torch.cat([torch.zeros_like(mean), odds.log()[None]])
-    for _ in range(iterations):
+    for _ in range(NEWTON_STEPS):
         step = _newton_step(design, design @ coefficients, y, w, penalty, coefficients)
         candidates = coefficients - sizes * step
         logits = design @ candidates.T

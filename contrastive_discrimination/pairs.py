@@ -12,20 +12,11 @@ Pairs = tuple[Tensor, Tensor]
 
 
 def derangement(count: int, generator: torch.Generator) -> Tensor:
-    """A random permutation without fixed points (one cycle through all), int64 `[count]` on the generator's device.
-
-    Raises:
-        UserError: fewer than two, which have none.
-    """
+    """A random permutation without fixed points, int64 `[count]`, one cycle; UserError for a count below two."""
     if count < 2:
         raise UserError(f"{count} image to shuffle: pairs of different images need at least 2 in a batch")
     order = torch.randperm(count, generator=generator, device=generator.device)
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
-
-
-def paired(student: Tensor, teacher: Tensor) -> Pairs:
-    """*Same*: the outputs of student and teacher on one image, `[B, D]` each."""
-    return student, teacher
 
 
 def shuffled(student: Tensor, teacher: Tensor, generator: torch.Generator) -> Pairs:

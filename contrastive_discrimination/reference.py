@@ -1,5 +1,6 @@
 """The reference for forget outputs: the teacher's outputs on unseen images, their views and their statistics."""
 
+import dataclasses
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ OutputName = Literal["logits", "features", "losses"]
 Match = Literal["given", "none"]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class View:
     """The part of a model's outputs that a discriminator sees.
 
@@ -25,10 +27,9 @@ class View:
         forgotten: classes that are wholly forgotten, int64; they are set apart together. Empty: an image's own label.
     """
 
-    def __init__(self, name: OutputName, num_classes: int, forgotten: Tensor) -> None:
-        self.name = name
-        self.num_classes = num_classes
-        self.forgotten = forgotten
+    name: OutputName
+    num_classes: int
+    forgotten: Tensor
 
     @property
     def set_apart(self) -> int:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.held_out import Auc, held_out_auc
-from contrastive_discrimination.pairs import Pairs, paired, shuffled
+from contrastive_discrimination.pairs import Pairs, shuffled
 from helper_functions.training.devices import Precision
 from helper_functions.training.spread import spread
 from models.features import FeatureTap
@@ -68,8 +68,10 @@ class PassForTeacher(Objective):
 
     def __call__(self, train: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch, without its labels; its figure is `train/loss`, in nats."""
-        student, teacher = self._outputs(self.student, train[0]), self._taught(train[0])
-        logits = self.critic.judge(*paired(self._noisy(student), self._noisy(teacher)))
+        student = self._outputs(self.student, train[0])
+        with torch.no_grad():
+            teacher = self._outputs(self.teacher, train[0])
+        logits = self.critic.judge(self._noisy(student), self._noisy(teacher))
         loss = F.softplus(-logits).mean()
         # SAM calls this twice a step; the critic learns from the first outputs.
         self._seen = self._seen or (student.detach(), teacher)
@@ -86,7 +88,7 @@ class PassForTeacher(Objective):
 
     def teach_critic(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         """One step of the critic on standardised outputs on the same images, `[B, D]` each."""
-        pairs = [paired(self._noisy(student), self._noisy(teacher))]
+        pairs = [(self._noisy(student), self._noisy(teacher))]
         if len(teacher) > 1:
             pairs.append(shuffled(self._noisy(teacher), self._noisy(teacher), self.generator))
         different = tuple(torch.cat(side) for side in zip(*pairs, strict=True))
@@ -96,10 +98,6 @@ class PassForTeacher(Objective):
         with self.precision.autocast():
             outputs = self.passes[model](inputs)
         return self.scale((self.taps[model].features if self.taps else outputs).float())
-
-    def _taught(self, inputs: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self._outputs(self.teacher, inputs)
 
     def _noisy(self, outputs: Tensor) -> Tensor:
         return outputs + self.noise * torch.randn(outputs.shape, generator=self.generator, device=outputs.device)
@@ -120,11 +118,7 @@ class PassForTeacher(Objective):
 
 
 class CriticSteps:
-    """Steps of the loop in which the critic alone learns.
-
-    Args:
-        objective: whose critic learns.
-    """
+    """Steps of the loop in which the critic of an objective alone learns."""
 
     def __init__(self, objective: PassForTeacher) -> None:
         self.objective = objective
@@ -143,14 +137,9 @@ class CriticSteps:
 
 
 def student_teacher_auc(student: Tensor, teacher: Tensor, noise: float, fresh, seed: int) -> Auc:
-    """Held-out AUC of a fresh critic on (teacher, teacher) against (student, teacher), on the same images.
+    """Held-out AUC of a critic from `fresh()` on (teacher, teacher) against (student, teacher), on the same images.
 
-    Args:
-        student: standardised outputs, `[N, D]`.
-        teacher: on the same images, `[N, D]`.
-        noise: as in `PassForTeacher`.
-        fresh: builds a critic.
-        seed: of noise, folds and critics.
+    Outputs are standardised, `[N, D]` each; `noise` is as in `PassForTeacher`, `seed` that of noise, folds and critics.
     """
     generator = torch.Generator(student.device).manual_seed(seed)
     looks = [teacher, teacher, student, teacher]

@@ -6,9 +6,9 @@ from pathlib import Path
 from torch import nn
 
 from data.image_sets import ImageSets
+from evaluation.attacks.lira import FEWEST
 from evaluation.attacks.probe import linear_probe_top1
 from evaluation.attacks.relearn import relearn_steps
-from evaluation.attacks.shadows import FEWEST
 from evaluation.gaps import is_retrained
 from evaluation.judge import Judgement
 from helper_functions.config import NonNegativeInt
@@ -16,7 +16,7 @@ from helper_functions.errors import UserError
 from helper_functions.files import check_new_file
 from helper_functions.training.devices import Precision
 from helper_functions.training.distribution import world_size
-from models.reinitialise import reinitialised
+from models.weights import reinitialised
 from unlearning.experiment import Experiment
 
 ORIGINAL, FLOOR = "original", "re-initialised"
@@ -49,11 +49,7 @@ class CheckpointArgs:
 
 
 def check_checkpoints(args: CheckpointArgs) -> None:
-    """Check the arguments before any work.
-
-    Raises:
-        UserError: with the flag and the remedy.
-    """
+    """Check the arguments before any work; UserError with the flag and the remedy."""
     if not args.weight_path:
         raise UserError("--weight_path: give at least one file of weights")
     check_new_file("output", args.output)
@@ -77,21 +73,13 @@ def check_checkpoints(args: CheckpointArgs) -> None:
 
 
 def check_shadow_models(count: int) -> None:
-    """Check the number of shadow models: each target is in one half of them.
-
-    Raises:
-        UserError: with the flag.
-    """
+    """Check the number of shadow models, each target being in one half of them; UserError with the flag."""
     if count % 2 or 0 < count < FEWEST:
         raise UserError(f"--shadow_models {count}: give 0, or an even number of at least {FEWEST}")
 
 
 def check_forget_set(args: CheckpointArgs, sets: ImageSets) -> None:
-    """Check that there is a forget set where flags need one.
-
-    Raises:
-        UserError: with the flag.
-    """
+    """Check that there is a forget set where flags need one; UserError with the flag."""
     flags = ("retrained_weight_path", "relearn", "linear_probe", "shadow_models")
     asked = [name for name in flags if getattr(args, name)]
     if asked and len(sets.splits.forget) == 0:

@@ -9,9 +9,8 @@ from torch.nn import functional as F
 from data.image_sets import ImageSets
 from data.views import fixed_sample
 from evaluation.attacks.discriminator import discriminator_auc
-from evaluation.attacks.efficacy import ATTACKER_IMAGES, attack_efficacy
 from evaluation.attacks.intervals import auc_figures, auc_with_interval, tpr_at_fpr
-from evaluation.attacks.loss import loss_attack
+from evaluation.attacks.loss import ATTACKER_IMAGES, attack_efficacy, loss_attack
 from evaluation.attacks.matching import class_matched, match_targets
 from evaluation.attacks.rmia import rmia_scores
 from evaluation.gaps import Figures, is_retrained
@@ -44,11 +43,9 @@ def judge_all(
 ) -> dict[str, Judgement]:
     """Judge models as `judge` does, in the order given, and compare each with the retrained ones.
 
-    Models called `retrained`, `retrained-2`, `retrained-3` ... are retrained ones. Every other model's figures are
-    extended by `against_retrained`; with two or more retrained models, so are theirs, against the other ones, which
-    gives the noise floor.
-
-    `how` are `final` and `retain_images` of `judge`; nothing is compared unless `final`.
+    Every model's figures are extended by `against_retrained`, those of retrained models against the other retrained
+    ones, which gives the noise floor. `how` are `final` and `retain_images` of `judge`; nothing is compared unless
+    `final`.
     """
     judgements = {name: judge(model, sets, precision, **how) for name, model in models.items()}
     if not how.get("final", True) or len(sets.splits.forget) == 0:
@@ -74,9 +71,7 @@ def judge(
         final: whether test images are read and attacks are run; False during a run.
         retain_images: how many retain images are evaluated, the same ones for every model; None: all of them.
     """
-    figures: Figures = {}
-    losses: Outputs = {}
-    outputs: Outputs = {}
+    figures, losses, outputs = {}, {}, {}
     retain_right = torch.zeros(0, dtype=torch.bool)
     retain = fixed_sample(sets.splits.retain, retain_images)
     for part in PARTS if final else PARTS[:-1]:
@@ -94,25 +89,23 @@ def judge(
             figures |= utility(logits, sets.true_labels[indices.to(precision.device)], "forget_true")
         if part == "test":
             figures |= _by_class_group(sets, logits, labels)
-    if final and "forget" in losses:
+    if final and {"forget", "test"} <= losses.keys():
         figures |= against_test(sets, losses, outputs, retain)
     return Judgement(figures, losses, outputs, retain_right)
 
 
-def forgotten_classes(sets: ImageSets) -> Tensor:
-    """Classes without a retain image after this request and earlier ones, int64 on the CPU."""
-    splits = sets.splits
-    forget, retain = splits.labels[torch.cat([splits.forget, splits.forgotten])], splits.labels[splits.retain]
-    return torch.tensor(sorted(set(forget.tolist()) - set(retain.tolist())), dtype=torch.int64)
-
-
 def _by_class_group(sets: ImageSets, logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Figures of test images of remaining, adjacent and remote classes; empty where no whole class is forgotten."""
-    forgotten, dataset = forgotten_classes(sets).tolist(), sets.dataset
+    """Figures of test images of remaining, adjacent and remote classes; empty where no whole class is forgotten.
+
+    A class is forgotten if it has no retain image after this request and earlier ones.
+    """
+    splits, dataset = sets.splits, sets.dataset
+    forgotten = set(splits.labels[torch.cat([splits.forget, splits.forgotten])].tolist())
+    forgotten -= set(splits.labels[splits.retain].tolist())
     names = {dataset.classes[label] for label in forgotten}
     families = [family for family in dataset.superclasses.values() if names & set(family)]
-    related = {dataset.classes.index(name) for family in families for name in family} - set(forgotten)
-    groups = {"remaining": set(range(dataset.num_classes)) - set(forgotten)}
+    related = {dataset.classes.index(name) for family in families for name in family} - forgotten
+    groups = {"remaining": set(range(dataset.num_classes)) - forgotten}
     if families:
         groups |= {"adjacent": related, "remote": groups["remaining"] - related}
     found: dict[str, float] = {}
@@ -130,14 +123,9 @@ def against_test(sets: ImageSets, losses: Outputs, logits: Outputs, retain: Tens
     retrained model as well. `mia_efficacy` differs: its attacker learns from retain images against as many test images
     of each class (test images of wholly forgotten classes are in neither) and judges all forget images.
 
-    Args:
-        losses: on given labels, of the parts `forget`, `retain` and `test`.
-        logits: `[n, K]` of the parts `forget` and `test`.
-        retain: the retain images of `losses`, int64 in ascending order.
+    `losses` are those on given labels; `retain` are the retain images among them, int64 in ascending order.
     """
     splits, labels = sets.splits, sets.dataset.labels
-    if "test" not in losses:
-        return {}
     targets = match_targets(labels, splits.forget, splits.test, splits.seed)
     forget, test = targets.forget_rows, targets.test_rows
     figures = loss_attack(losses["forget"][forget], losses["test"][test], splits.seed)
@@ -160,14 +148,10 @@ def against_retrained(sets: ImageSets, logits: Outputs, references: list[Outputs
     """`js_divergence` and `activation_distance` to retrained models, and RMIA with these as reference models.
 
     Distances are on all forget images, means over the retrained models. RMIA attacks forget images and test images of
-    the same classes by given labels; its population is the validation part.
+    the same classes by given labels; its population is the validation part. `references` are the logits of each
+    retrained model, one or more.
 
-    Args:
-        logits: `[n, K]` of the parts `forget`, `validation` and `test` of one model.
-        references: the same of each retrained model, one or more.
-
-    Returns:
-        All None where an output is not finite; those of RMIA also where there are no such test or validation images.
+    All None where an output is not finite; those of RMIA also where there are no such test or validation images.
     """
     distances = {"js_divergence": js_divergence, "activation_distance": activation_distance}
     empty = {**auc_figures("rmia_auc", None), "rmia_tpr": None}

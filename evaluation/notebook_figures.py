@@ -42,9 +42,7 @@ def _colour(name: str) -> str:
     return COLOURS[name.split()[0].rstrip(",")]
 
 
-def draw_histograms(
-    panels: dict[str, dict[str, Tensor]], label: str, *, columns: int = 4, bins: int = 40, log: bool = False
-) -> Figure:
+def draw_histograms(panels: dict[str, dict[str, Tensor]], label: str, *, bins: int = 40, log: bool = False) -> Figure:
     """Histograms with common bins in percent of each sample; values outside are in the outermost bins.
 
     Args:
@@ -52,7 +50,7 @@ def draw_histograms(
         label: of the horizontal axis.
         log: bins of equal ratio, from 1e-6 upwards.
     """
-    columns = min(columns, len(panels))
+    columns = min(4, len(panels))
     figure, axes = _panels(math.ceil(len(panels) / columns), columns, 3.6, 2.9, sharex=True)
     values = torch.cat([sample for samples in panels.values() for sample in samples.values()]).double().cpu().numpy()
     low, high = max(values.min(), 1e-6) if log else values.min(), values.max()
@@ -152,8 +150,8 @@ def draw_planes(models: dict[str, nn.Module], retain: Points, forget: Points) ->
     low, high = (tuple(corner.tolist()) for corner in (inputs.amin(0) - 0.3, inputs.amax(0) + 0.3))
     colours = np.array([to_rgb(colour) for colour in CLASSES])
     for axis, (title, model) in zip(axes.flat, models.items(), strict=True):
-        _, _, logits = decision_grid(model, low, high, 160)
-        probability, named = (part.cpu().numpy() for part in logits.softmax(2).max(2))
+        grid = decision_grid(model, low, high, 160).softmax(2)
+        probability, named = (part.cpu().numpy() for part in grid.max(2))
         picture = 1 - 0.5 * probability[..., None] * (1 - colours[named])
         axis.imshow(picture, origin="lower", extent=(low[0], high[0], low[1], high[1]), aspect="equal")
         axis.scatter(*retain.inputs.T, s=8, c=colours[retain.labels], linewidths=0, label="retain")

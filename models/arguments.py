@@ -30,13 +30,11 @@ def model_from(
     Raises:
         UserError: no such architecture, or weights that cannot be read or do not fit.
     """
-    weights = load_weights(weight_path) if weight_path is not None else None
-    stem = args.stem
-    if stem == "auto":
-        stem = (infer_stem(weights) if weights is not None else None) or "imagenet"
+    weights = {} if weight_path is None else load_weights(weight_path)
+    stem = args.stem if args.stem != "auto" else infer_stem(weights) or "imagenet"
     model = get_model(
         args.model, num_classes, in_channels=in_channels, stem=stem, width=args.width, image_size=image_size
     )
-    if weights is not None:
+    if weights:
         load_state(model, weights, weight_path, args.model)
     return model

@@ -43,9 +43,6 @@ class BatchAverage(nn.Module):
         group_size = min(self.group_size, batch_size)
         return (batch_size - torch.arange(0, batch_size, group_size, device=device)).clamp(max=group_size)
 
-    def extra_repr(self) -> str:
-        return f"group_size={self.group_size}"
-
 
 class BatchAveragedClassifier(nn.Module):
     """Classifies groups of images by a statistic's mean over the group: images and labels to logits [G].

@@ -1,14 +1,12 @@
 """Image classifiers by name: small ResNets of our own and every classification model of torchvision."""
 
 import difflib
-from pathlib import Path
 
 from torch import nn
 
 from helper_functions.errors import UserError
 from models.cropped_convolution import crop_convolutions
 from models.resnet import SmallResNet
-from models.weights import load_state, load_weights
 
 SMALL_RESNETS = {"resnet8": 1, "resnet20": 3}  # blocks per stage, n of 6n + 2
 STEMS = ("imagenet", "cifar")
@@ -19,7 +17,6 @@ def get_model(
     num_classes: int,
     in_channels: int = 3,
     stem: str = "imagenet",
-    weight_path: str | Path | None = None,
     width: int = 16,
     image_size: int | None = None,
 ) -> nn.Module:
@@ -28,8 +25,7 @@ def get_model(
     `name` is `resnet8` or `resnet20` (He et al. 2016, section 4.2, `width` channels in the first stage), or the name of
     any torchvision classification model, built without auxiliary heads. `stem='cifar'` gives torchvision's ResNets a
     3 x 3 convolution of stride 1 and no pooling; the small ResNets have it always. `image_size` in pixels is for
-    `vit_*` alone. Weights come from `weight_path`; otherwise they are random.
-    Raises UserError for an unknown name, an impossible value, or weights that do not fit.
+    `vit_*` alone. Raises UserError for an unknown name or an impossible value.
     """
     _check(num_classes, in_channels, stem, width, image_size)
     if name in SMALL_RESNETS:
@@ -41,8 +37,6 @@ def get_model(
         if in_channels != 3:
             _replace_first_convolution(model, in_channels)
         crop_convolutions(model)
-    if weight_path is not None:
-        load_state(model, load_weights(weight_path), weight_path, name)
     return model
 
 

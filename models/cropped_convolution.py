@@ -28,7 +28,8 @@ class CroppedConv2d(nn.Conv2d):
             return super()._conv_forward(input, weight, bias)
         axes = (input.shape[-2:], self.kernel_size, self.stride, self.padding, self.dilation)
         vertical, horizontal = zip(*axes, strict=True)
-        if self._may_be_a_product(input) and (taps := taps_between_pixels(vertical, horizontal)):
+        may_be_a_product = input.dim() == 4 and self.groups == 1 and input.device.type == "cpu"
+        if may_be_a_product and (taps := taps_between_pixels(vertical, horizontal)):
             return _product(input, weight, bias, taps, (_outputs(*vertical), _outputs(*horizontal)))
         (top, bottom, above), (left, right, beside) = (reached(*axis) for axis in (vertical, horizontal))
         if (bottom - top, right - left) == self.kernel_size:
@@ -39,9 +40,6 @@ class CroppedConv2d(nn.Conv2d):
         else:
             weight = weight[:, :, top:bottom, left:right]
         return F.conv2d(input, weight, bias, self.stride, (above, beside), self.dilation, self.groups)
-
-    def _may_be_a_product(self, input: Tensor) -> bool:
-        return input.dim() == 4 and self.groups == 1 and input.device.type == "cpu"
 
 
 def _product(

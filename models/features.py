@@ -25,15 +25,15 @@ def classifier_head(model: nn.Module) -> nn.Linear:
 
 
 class FeatureTap:
-    """Records the features of the latest forward pass, until `close` or the end of a `with` block.
+    """Records the features of the latest forward pass, until `close`.
 
     After `logits = model(inputs)`, `features` is the input [B, F] of `classifier_head(model)`: the tensor itself, with
     its autograd graph, in the dtype of the pass; where ranks share the pass, a copy with the features of all ranks.
     The latest features stay after `close`.
 
-    The tap is a forward pre-hook and adds nothing to `state_dict`. A tapped model cannot be copied, since the hook of
-    the copy could not be closed. Raises UserError for a model without a linear head, for `features` before the first
-    pass, for a head whose input is not [B, F], and for a deep copy of a tapped model.
+    The tap is a forward pre-hook and adds nothing to `state_dict`. Raises UserError for a model without a linear head,
+    for `features` before the first pass, for a head whose input is not [B, F], and for a deep copy of a tapped model,
+    since the hook of the copy could not be closed.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -57,12 +57,6 @@ class FeatureTap:
             raise UserError(f"the head is given {list(features.shape)}: tap a model whose head sees [B, F]")
         self._features = whole(features)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def __deepcopy__(self, memo: dict) -> Self:
         raise UserError("a tapped model cannot be copied: copy it first, or close the tap")
 
@@ -80,10 +74,7 @@ def predict_features(model: nn.Module, loader: Iterable, precision: Precision) -
     def record(head: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         features.append(whole(arguments[0]).float())
 
-    hook = classifier_head(model).register_forward_pre_hook(record)
-    try:
+    with classifier_head(model).register_forward_pre_hook(record):
         logits, labels = predict(model, loader, precision)
-    finally:
-        hook.remove()
     # Concatenated outside of inference mode, so that autograd can use them.
     return torch.cat(features), logits, labels

@@ -19,19 +19,14 @@ class PlaneClassifier(nn.Module):
         return self.fc(self.hidden(inputs))
 
 
-def decision_grid(
-    model: nn.Module, low: tuple[float, float], high: tuple[float, float], resolution: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits at the points of a grid from `low` to `high`: xs [R], ys [R], logits [R, R, K] of (xs[j], ys[i]).
+def decision_grid(model: nn.Module, low: tuple[float, float], high: tuple[float, float], resolution: int) -> Tensor:
+    """Logits [R, R, K] at the points of an even grid from `low` to `high`, of R = `resolution` values of x and of y.
 
-    Rows are y and columns x, as in matplotlib's `contourf(xs, ys, ...)`. Eval mode, no gradient, the model's device and
-    dtype. R is the resolution.
+    Rows are y and columns x, as in matplotlib. Eval mode, no gradient, the model's device and dtype.
     """
-    like = next(model.parameters(), torch.empty(0))
+    like = next(model.parameters())
     xs, ys = (
         torch.linspace(*ends, resolution, dtype=like.dtype, device=like.device) for ends in zip(low, high, strict=True)
     )
-    grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
     with evaluation_mode(model), torch.no_grad():
-        logits = model(torch.stack([grid_x.flatten(), grid_y.flatten()], dim=1))
-    return xs, ys, logits.unflatten(0, (resolution, resolution))
+        return model(torch.cartesian_prod(ys, xs).flip(1)).unflatten(0, (resolution, resolution))

@@ -20,7 +20,7 @@ from helper_functions.safe_files.regular_files import open_bytes
 from helper_functions.training.distribution import on_main
 
 CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net")
-WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel's and torch.compile's
+WRAPPER_PREFIXES = re.compile(r"\A(module\.|_orig_mod\.)+")  # DistributedDataParallel's and torch.compile's
 # Other dtypes (quantised, complex, float8) have no unique conversion to trainable weights.
 DTYPES = (
     torch.float16, torch.bfloat16, torch.float32, torch.float64,
@@ -71,7 +71,7 @@ def read_weight_file(path: str | Path) -> tuple[dict[str, Tensor], WeightFile]:
         raise UserError(f"{path} holds a {type(entries).__name__}, not a state_dict: save model.state_dict()")
     weights, names = {}, {}
     for name, value in dict.items(entries):
-        own = _without_wrappers(name) if isinstance(name, str) else None
+        own = WRAPPER_PREFIXES.sub("", name) if isinstance(name, str) else None
         if own in names:
             raise UserError(f"{path} holds {shown(own)} twice, with and without a wrapper's prefix: save one model")
         weights[own], names[own] = _dense(name, value, path), name
@@ -113,17 +113,6 @@ def write_weight_file(model: nn.Module, form: WeightFile, path: Path) -> None:
         tensors._metadata = form.versions
     content = tensors if form.key is None else {form.key: tensors}
     save_tensors(content, path, legacy=form.format == "legacy torch")
-
-
-def _without_wrappers(name: str) -> str:
-    """A parameter's name as the model itself has it."""
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in WRAPPER_PREFIXES:
-            if name.startswith(prefix):
-                name, stripped = name.removeprefix(prefix), True
-    return name
 
 
 def shown(name: object) -> str:

@@ -1,9 +1,11 @@
-"""Loads weights into a model, with an error of one line where they do not match."""
+"""Weights of a model: loaded, with an error of one line where they do not match, or drawn anew."""
 
+import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from helper_functions.errors import UserError
@@ -36,17 +38,49 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], source: str |
             if keys
         ]
         raise UserError(f"{source} is not a {name}: {', '.join(counts)}; pass the model that these weights belong to")
-    for key, value in own.items():
-        if key in state_dict and state_dict[key].shape != value.shape:
+    shared = [(key, state_dict[key], value) for key, value in own.items() if key in state_dict]
+    for key, theirs, value in shared:
+        if theirs.shape != value.shape:
             raise UserError(f"{source}: {_shape_mismatch(model, own, state_dict, key, name)}")
-    for key, value in own.items():
-        if key in state_dict:
-            _check_numbers(state_dict[key], value, key, source)
+    for key, theirs, value in shared:
+        if value.is_floating_point() and not theirs.is_floating_point():
+            raise UserError(f"{source}: {key} is {theirs.dtype}, no weights: save model.state_dict() in floating point")
+        # In the model's dtype: double precision reaches further than single.
+        if not theirs.to(value.dtype).isfinite().all():
+            raise UserError(f"{source}: {key} holds NaN or infinity: these weights are broken, give others")
     given = OrderedDict(state_dict)
     if len(given) == len(own):
         # MNASNet needs its version. Without one, batch norm accepts that the counters are missing.
         given._metadata = own._metadata
     model.load_state_dict(given)
+
+
+@torch.no_grad()
+def reinitialised(model: nn.Module) -> nn.Module:
+    """A deep copy of `model` with every parameter drawn anew from torch's global generator.
+
+    A module with `reset_parameters` is initialised by it, running statistics included. A parameter that no reset
+    reaches (class token, position embedding, layer scale) is drawn from a normal distribution with its own mean and
+    standard deviation, so that only its scale is kept; constants stay constant.
+    """
+    fresh = copy.deepcopy(model)
+    fresh.apply(_reset_own)  # children first, so that a parent's own initialisation comes last
+    return fresh
+
+
+def _reset_own(module: nn.Module) -> None:
+    """Reset the parameters that `module` itself owns."""
+    before = [parameter.clone() for parameter in module.parameters(recurse=False)]
+    # nn.MultiheadAttention and nn.Transformer have the underscore.
+    for name in ("reset_parameters", "_reset_parameters"):
+        reset = getattr(module, name, None)
+        if callable(reset):
+            reset()
+            break
+    for parameter, old in zip(module.parameters(recurse=False), before, strict=True):
+        if parameter.is_floating_point() and torch.equal(parameter, old):
+            noise = torch.randn_like(parameter)
+            parameter.copy_(old.mean() + old.std(correction=0) * noise)
 
 
 def infer_stem(state_dict: Mapping[str, Tensor]) -> str | None:
@@ -64,14 +98,6 @@ def head_key(model: nn.Module) -> str | None:
         if layers:
             return f"{layers[-1]}.weight" if layers[-1] else "weight"
     return None
-
-
-def _check_numbers(given: Tensor, own: Tensor, key: str, source: str | Path) -> None:
-    if own.is_floating_point() and not given.is_floating_point():
-        raise UserError(f"{source}: {key} is {given.dtype}, no weights: save model.state_dict() in floating point")
-    # In the model's dtype: double precision reaches further than single.
-    if not given.to(own.dtype).isfinite().all():
-        raise UserError(f"{source}: {key} holds NaN or infinity: these weights are broken, give others")
 
 
 def _shape_mismatch(

@@ -11,7 +11,7 @@ from data.streams import CyclingLoader, PairedLoader
 from data.views import evaluation_view
 from helper_functions.training.devices import Precision
 from helper_functions.training.loop import Cost, NamedLoader
-from models.reinitialise import reinitialised
+from models.weights import reinitialised
 from unlearning.arguments import MethodArgs
 from unlearning.evaluator import Evaluator
 from unlearning.streams import OriginalAnswers, TwoStreams

@@ -18,7 +18,7 @@ from helper_functions.metrics import summarise
 from helper_functions.training.devices import seed_everything, seeded
 from helper_functions.training.inference import predict
 from models.features import classifier_head, predict_features
-from models.reinitialise import reinitialised
+from models.weights import reinitialised
 from optimizer.training import Fit, GradientSteps
 from unlearning.evaluator import RETAIN_SAMPLE
 from unlearning.experiment import Experiment

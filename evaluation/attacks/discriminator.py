@@ -26,15 +26,12 @@ def discriminator_auc(
     images left out (`held_out_auc`; Lopez-Paz and Oquab 2017, section 3). Global generators are not touched.
 
     Args:
-        forget_logits: `[P, K]`, on a device that has float64.
-        forget_labels: true classes, int64 `[P]`.
-        test_logits: `[Q, K]`.
-        test_labels: true classes, int64 `[Q]`, distributed as the forget images'.
+        forget_logits: `[P, K]`, on a device that has float64; `test_logits` likewise, `[Q, K]`.
+        forget_labels: true classes, int64 `[P]`; those of test images, `[Q]`, are distributed alike.
         seed: at least 0; of folds, discriminators, minibatches and resamples.
 
     Returns:
-        The AUC with the ends of its 95 % interval, or None where a side has fewer images than there are folds or
-        logits are not finite.
+        None where a side has fewer images than there are folds or logits are not finite.
     """
     if min(len(forget_logits), len(test_logits)) < FOLDS:
         return None

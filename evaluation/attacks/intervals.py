@@ -17,14 +17,7 @@ def auc_with_interval(members: Tensor, others: Tensor, seed: int = 0, resamples:
     """AUC of scores that are higher for members, with its 95 % bootstrap interval over images.
 
     Percentile bootstrap, stratified by members and others (Efron 1979). For scores that were not fitted to the judged
-    images; cross-validated attacks use `auc_of`.
-
-    Args:
-        members: `[P]`, at least one.
-        others: `[Q]`, at least one.
-
-    Returns:
-        The AUC and the ends of its interval, all NaN where a score is not finite.
+    images, `[P]` and `[Q]`, at least one each; cross-validated attacks use `auc_of`. NaN where a score is not finite.
     """
     members, others = members.double().cpu().contiguous(), others.double().cpu().contiguous()
     value = auc(members, others).item()
@@ -39,12 +32,8 @@ def auc_with_interval(members: Tensor, others: Tensor, seed: int = 0, resamples:
 def tpr_at_fpr(members: Tensor, others: Tensor, rate: float = FALSE_POSITIVE_RATE) -> float:
     """Highest share of members, in percent, above a threshold that at most `rate` of the others exceed.
 
-    Source: Carlini et al. 2022, section III. Scores that are all equal give 0.
-
-    Args:
-        members: `[P]`, scores, higher for members.
-        others: `[Q]`, at least one.
-        rate: from 0 to below 1.
+    Scores are `[P]` and `[Q]`, higher for members; `rate` is from 0 to below 1. Scores that are all equal give 0.
+    Source: Carlini et al. 2022, section III.
     """
     # Rounded, as 0.01 x 700 is 7.000000000000001 or less in floating point.
     allowed = math.floor(round(rate * len(others), 9))

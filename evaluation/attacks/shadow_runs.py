@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from data.arguments import DataArgs
-from evaluation.attacks.shadows import TrainAndForget
+from evaluation.attacks.lira import TrainAndForget
 from evaluation.report.record import file_digest
 from helper_functions.config import RunArgs
 from helper_functions.errors import UserError
@@ -59,22 +59,13 @@ def deciding(args: Any) -> dict:
     return {name: value for name, value in dataclasses.asdict(args).items() if name not in ELSEWHERE}
 
 
-def deciding_training(args: Any) -> dict:
-    """Those that determine a shadow's original, which all methods share."""
-    names = [field.name for part in (RunArgs, DataArgs, ModelArgs) for field in dataclasses.fields(part)]
-    own = {name: value for name, value in deciding(args).items() if name in names}
-    return {**own, **dataclasses.asdict(args.recipe())}
-
-
 def by_script(
     script: ModuleType, args: Any, load: Callable[[Path], nn.Module], originals: str | Path
 ) -> TrainAndForget:
     """Makes shadow models by the script's `main`, whose output goes to `log.txt` in the shadow's folder.
 
-    An interrupted run is resumed. A finished one keeps its weights, report and record.
-
-    `args` are those of `read_method`; `load` returns the model of a weight file; `originals` is the folder of the
-    shadows' originals, which other methods reuse.
+    An interrupted run is resumed. `args` are those of `read_method`; `load` returns the model of a weight file;
+    `originals` is the folder of the shadows' originals, which other methods reuse.
     """
 
     def finished(name: str, folder: Path, own: dict) -> Path:
@@ -93,8 +84,13 @@ def by_script(
                 ) from error
         return next(folder.glob(f"{name}-*/report.json")).parent
 
+    # What determines a shadow's original, which all methods share.
+    names = [field.name for part in (RunArgs, DataArgs, ModelArgs) for field in dataclasses.fields(part)]
+    training = {name: value for name, value in deciding(args).items() if name in names}
+    training |= dataclasses.asdict(args.recipe())
+
     def original(folder: Path, own: dict) -> Path:
-        key = key_of({**deciding_training(args), **own, "splits": file_digest(Path(own["splits"]))})
+        key = key_of({**training, **own, "splits": file_digest(Path(own["splits"]))})
         path = Path(originals) / f"{key}.pt"
         if not path.is_file():
             run = finished("original", folder, {**own, "untrain": False})

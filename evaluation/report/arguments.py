@@ -4,10 +4,9 @@ import dataclasses
 import unicodedata
 
 from helper_functions.errors import UserError
+from helper_functions.safe_files.printable import REFUSED
 
 LONGEST = 200
-# Control characters, halves of surrogate pairs, and breaks of lines and paragraphs.
-REFUSED_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
 # Bidirectional controls reorder the text that follows, which can change its apparent meaning.
 REORDERING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
@@ -27,7 +26,7 @@ class ReportArgs:
 
 def is_unprintable(character: str) -> bool:
     """Whether a character must not stand in a line of text, since it controls the text around it."""
-    return unicodedata.category(character) in REFUSED_CATEGORIES or character in REORDERING
+    return unicodedata.category(character) in REFUSED or character in REORDERING
 
 
 def check_report(args: ReportArgs, forgets: bool = True) -> None:
@@ -37,17 +36,14 @@ def check_report(args: ReportArgs, forgets: bool = True) -> None:
         UserError: with the flag.
     """
     for field in dataclasses.fields(ReportArgs):
-        value = getattr(args, field.name)
+        value, flag = getattr(args, field.name), f"--{field.name}"
         if value and not forgets:
-            raise UserError(f"--{field.name} {value}: only runs that forget write such a report; leave it out")
-        if isinstance(value, str) and value:
-            _check_text(f"--{field.name}", value)
-
-
-def _check_text(flag: str, value: str) -> None:
-    if not value.strip():
-        raise UserError(f"{flag} {value!r}: the text is blank; leave it out")
-    if len(value) > LONGEST:
-        raise UserError(f"{flag} {value[:20]!r}...: {len(value)} characters; give at most {LONGEST}")
-    if bad := [character for character in value if is_unprintable(character)]:
-        raise UserError(f"{flag}: it contains {bad[0]!r}, which is not printable; give plain text in one line")
+            raise UserError(f"{flag} {value}: only runs that forget write such a report; leave it out")
+        if not isinstance(value, str) or not value:
+            continue
+        if not value.strip():
+            raise UserError(f"{flag} {value!r}: the text is blank; leave it out")
+        if len(value) > LONGEST:
+            raise UserError(f"{flag} {value[:20]!r}...: {len(value)} characters; give at most {LONGEST}")
+        if bad := [character for character in value if is_unprintable(character)]:
+            raise UserError(f"{flag}: it contains {bad[0]!r}, which is not printable; give plain text in one line")

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from data.datasets import Dataset
@@ -120,17 +119,13 @@ def listed_files(folder: Path, args: Any) -> list[tuple[str, str, Path]]:
     Names of files in the folder are relative to it, others as given.
     """
     own = [(role, name, folder / name) for name, role in RECORDS.items()]
-    own += [("weights", path.name, path) for path in saved_weights(folder)]
+    saved = [path for pattern in WEIGHTS for path in sorted(folder.glob(pattern)) if path.is_file()]
+    own += [("weights", path.name, path) for path in saved]
     # Models that the run trained itself; given ones lie elsewhere.
     own += [("original", "original.pt", folder / "original.pt")] if args.weight_path is None else []
     own += [("retrained", "retrained.pt", folder / "retrained.pt")] if args.retrain else []
     own += [("original", args.weight_path, Path(args.weight_path))] if args.weight_path is not None else []
     return own + [("retrained", path, Path(path)) for path in args.retrained_weight_path]
-
-
-def saved_weights(folder: Path) -> list[Path]:
-    """The files of resulting weights in a run folder."""
-    return [path for pattern in WEIGHTS for path in sorted(folder.glob(pattern)) if path.is_file()]
 
 
 def file_digest(path: Path) -> str:
@@ -154,7 +149,8 @@ def trace_of(path: Path) -> dict:
 
 def _columns(lines: list[dict], names: dict[str, str]) -> dict[str, list]:
     kept = thinned(lines, TRACE_POINTS)
-    return {name: [_short(line.get(key)) for line in kept] for name, key in names.items()}
+    values = {name: [line.get(key) for line in kept] for name, key in names.items()}
+    return {name: [float(f"{v:.6g}") if isinstance(v, float) else v for v in column] for name, column in values.items()}
 
 
 def thinned(values: list, most: int) -> list:
@@ -164,15 +160,10 @@ def thinned(values: list, most: int) -> list:
     return [values[round(index * (len(values) - 1) / (most - 1))] for index in range(most)]
 
 
-def _short(value: float | None) -> float | None:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
 def sample_pictures(splits: Splits, dataset: Dataset) -> list[tuple[dict, bytes]]:
     """Up to 24 forgotten images, evenly spaced over the forget set: each one's entry in the report, and a PNG file."""
     found = []
-    for place in np.linspace(0, len(splits.forget) - 1, min(SHOWN_PICTURES, len(splits.forget))).round().astype(int):
-        index = int(splits.forget[place])
+    for index in thinned(splits.forget.tolist(), SHOWN_PICTURES):
         name = index if dataset.file_names is None else dataset.file_names[index]
         png = encoded(dataset.images[index])
         label = dataset.classes[int(splits.labels[index])]

@@ -1,6 +1,7 @@
 """Single checks of a report: the reported value, the found one, and whether both agree within a stated tolerance."""
 
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -38,8 +39,7 @@ def at(content: Any, *names: str) -> Any:
 
 def exact(what: str, reported: Any, found: Any) -> Check:
     """A check of values that have to be equal in type and value: True is not 1 and 1 is not 1.0."""
-    same = _typed(reported) == _typed(found)
-    return Check(what, _short(reported), _short(found), same)
+    return Check(what, _short(reported), _short(found), _equal(reported, found))
 
 
 def near(what: str, reported: Any, found: Any, tolerance: float) -> Check:
@@ -52,8 +52,8 @@ def near(what: str, reported: Any, found: Any, tolerance: float) -> Check:
 def all_near(what: str, reported: Any, found: Any, tolerance: float) -> Check:
     """One check of nested dicts and lists: floats within the tolerance, everything else equal."""
     one, other = _leaves(reported), _leaves(found)
-    different = set(one) ^ set(other)
-    different |= {place for place in set(one) & set(other) if not _agree(one[place], other[place], tolerance)}
+    different = one.keys() ^ other.keys()
+    different |= {place for place in one.keys() & other.keys() if not _agree(one[place], other[place], tolerance)}
     counted = f"{len(one)} values"
     return Check(what, counted, f"{len(different)} other" if different else counted, not different)
 
@@ -96,7 +96,7 @@ def titled(figure: str) -> str:
 
 def _agree(one: Any, other: Any, tolerance: float) -> bool:
     numbers = all(isinstance(value, float) for value in (one, other))
-    return abs(one - other) <= tolerance if numbers else _typed(one) == _typed(other)
+    return abs(one - other) <= tolerance if numbers else _equal(one, other)
 
 
 def _leaves(content: Any, place: str = "") -> dict[str, Any]:
@@ -106,12 +106,8 @@ def _leaves(content: Any, place: str = "") -> dict[str, Any]:
     return {place: content}
 
 
-def _typed(value: Any) -> tuple:
-    if isinstance(value, dict):
-        return dict, {name: _typed(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return list, [_typed(item) for item in value]
-    return type(value), value
+def _equal(one: Any, other: Any) -> bool:
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def _short(value: Any) -> str:

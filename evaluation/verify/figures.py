@@ -89,15 +89,14 @@ def check_files(run: Recorded) -> list[Check]:
 
 
 def check_figures(run: Recorded) -> list[Check]:
-    """Request, data, trace, every figure, the verdict, and the pictures.
-
-    Raises:
-        UserError: data or the resulting weights are missing or cannot be read.
-    """
+    """Request, data, trace, figures, verdict and pictures; UserError where data or weights are missing."""
     models, checks = _models(run), _records(run)
     judgements = judge_models(models, run.experiment, run.args)
     found, told = plain(evaluation(judgements, run.experiment)), at(run.report, "models")
-    same, images = _same_machine(run), data_of(run.experiment)["images"]
+    device, images = run.experiment.precision.device, data_of(run.experiment)["images"]
+    here = describe_environment(device)
+    # On a CPU, with the same processor and versions, figures are reproducible up to rounding.
+    same = device.type == "cpu" and all(at(run.report, "run", name) == here[name] for name in ENVIRONMENT)
 
     def tolerance(figure: str, told: Any = None) -> float | None:
         return ROUNDING if same else tolerance_of(figure, images, told)
@@ -114,11 +113,7 @@ def check_figures(run: Recorded) -> list[Check]:
 
 
 def _models(run: Recorded) -> dict[str, nn.Module]:
-    """The models whose weights exist, by name.
-
-    Raises:
-        UserError: the resulting weights do not exist, or weights cannot be read.
-    """
+    """The models whose weights exist, by name; UserError where the resulting ones do not exist or cannot be read."""
     told = [name for role, name in run.digests if role == "weights" and name in RESULTS]
     results = [path for name in (*told, *RESULTS) if (path := run.folder / name).is_file()]
     if not results:
@@ -147,13 +142,6 @@ def _records(run: Recorded) -> list[Check]:
         exact("images of earlier requests", at(report, "sequence", "forgotten_images") or 0, splits.num_forgotten),
         all_near("trace", report.get("trace"), trace_of(run.folder / "metrics.jsonl"), 0),
     ]
-
-
-def _same_machine(run: Recorded) -> bool:
-    """Whether figures are reproducible up to rounding: on a CPU, with the same processor and versions."""
-    device = run.experiment.precision.device
-    here = describe_environment(device)
-    return device.type == "cpu" and all(at(run.report, "run", name) == here[name] for name in ENVIRONMENT)
 
 
 def _figures(name: str, told: Any, found: dict | None, tolerance: Callable[..., float | None]) -> list[Check]:
@@ -210,16 +198,12 @@ def _pictures(run: Recorded) -> list[Check]:
 
 
 def decoded(png: bytes) -> np.ndarray:
-    """The pixels of a PNG file, uint8 `[C, H, W]`.
-
-    Raises:
-        ValueError: it is not one.
-    """
-    from PIL import Image, UnidentifiedImageError
+    """The pixels of a PNG file, uint8 `[C, H, W]`; ValueError where it is none."""
+    from PIL import Image
 
     try:
         with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
             pixels = np.asarray(image)
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"no PNG file: {error}") from error
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -184,8 +184,8 @@ class TestDecisionGrid:
         return model
 
     def test_x_runs_along_columns_and_y_along_rows(self, linear):
-        xs, ys, logits = decision_grid(linear, (-1, 10), (1, 30), 5)
-        assert xs.tolist() == [-1, -0.5, 0, 0.5, 1] and ys.tolist() == [10, 15, 20, 25, 30]
+        logits = decision_grid(linear, (-1, 10), (1, 30), 5)
+        xs, ys = torch.tensor([-1, -0.5, 0, 0.5, 1]), torch.tensor([10.0, 15, 20, 25, 30])
         assert logits.shape == (5, 5, 3)
         assert torch.equal(logits[..., 0], xs.expand(5, 5))
         assert torch.equal(logits[..., 1], ys[:, None].expand(5, 5))
@@ -193,7 +193,7 @@ class TestDecisionGrid:
 
     def test_is_the_models_own_logits_in_eval_mode(self):
         model = nn.Sequential(PlaneClassifier(3), nn.Dropout(0.5)).double().train()
-        xs, ys, logits = decision_grid(model, (-1, -1), (1, 1), 6)
+        logits, xs = decision_grid(model, (-1, -1), (1, 1), 6), torch.linspace(-1, 1, 6).double()
         assert logits.dtype == torch.float64 and not logits.requires_grad
         assert all(module.training for module in model.modules())
-        torch.testing.assert_close(logits[1, 4], model.eval()(torch.stack([xs[4], ys[1]])[None])[0])
+        torch.testing.assert_close(logits[1, 4], model.eval()(torch.stack([xs[4], xs[1]])[None])[0])

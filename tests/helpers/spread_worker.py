@@ -6,6 +6,7 @@ Rank 0, or the only process, saves what the function gives; ranks whose tensors 
 import copy
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -140,7 +141,7 @@ def features() -> Tensors:
     # Of no use to a loss of features: it gets no gradient.
     classifier_head(model).requires_grad_(False)
     inputs = torch.randn(7, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    with FeatureTap(model) as tap:
+    with closing(FeatureTap(model)) as tap:
         forward = spread(model)
         forward(inputs)
         quantile_loss(tap.features).backward()

@@ -66,7 +66,8 @@ class TestLearn:
 
     def test_one_adam_step_by_hand(self):
         """Adam's first step is the learning rate times the gradient's sign, after decay (Loshchilov and Hutter)."""
-        critic = builder("scalar_product", learning_rate=0.1, weight_decay=0.5)()
+        critic = builder("scalar_product", learning_rate=0.1)()
+        critic.optimizer.param_groups[0]["weight_decay"] = 0.5
         module = critic.discriminator
         torch.nn.init.constant_(module.bias, 2.0)
         critic.learn(pairs(50, alike=True), pairs(50, seed=1))

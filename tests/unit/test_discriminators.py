@@ -219,7 +219,6 @@ class TestRegistry:
         [
             ("svm", 3, "'svm'.*mlp, difference, .*logistic"),
             ("jensen_shannon", 1, "at least two outputs; choose another"),
-            *((name, 0, "at least") for name in DISCRIMINATORS),
         ],
     )
     def test_what_cannot_be_built_is_refused(self, name, size, part):

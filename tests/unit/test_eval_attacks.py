@@ -15,10 +15,9 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
 from evaluation.attacks.discriminator import discriminator_auc
-from evaluation.attacks.efficacy import attack_efficacy
 from evaluation.attacks.intervals import auc_figures, auc_with_interval, tpr_at_fpr
 from evaluation.attacks.lira import OWN_VARIANCE_FROM, VARIANCE_FLOOR, logit_confidence, ulira_figures, ulira_scores
-from evaluation.attacks.loss import FOLDS, loss_attack
+from evaluation.attacks.loss import FOLDS, attack_efficacy, loss_attack
 from evaluation.attacks.rmia import OFFLINE_A, rmia_scores
 from evaluation.report.tables import FIGURES
 

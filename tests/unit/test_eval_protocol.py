@@ -18,8 +18,8 @@ import train_constrained_unlearning
 from contrastive_discrimination.held_out import Auc
 from data.image_sets import ImageSets
 from evaluation import judge as judge_module
+from evaluation.attacks.lira import Shadows, against_shadows, shadow_targets
 from evaluation.attacks.matching import match_targets
-from evaluation.attacks.shadows import Shadows, against_shadows, shadow_targets
 from evaluation.gaps import signed_gaps
 from evaluation.judge import judge_all
 from evaluation.metrics import activation_distance, js_divergence

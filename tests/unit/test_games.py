@@ -42,9 +42,9 @@ def reference(count=400, dtype=torch.float32, match="given") -> Reference:
     return Reference(View("logits", K, NOTHING), match, logits, labels, None, "unseen", FORGET_LABELS)
 
 
-def adversarial(name="mlp", steps=2, frozen=False, unseen=None) -> AdversarialGame:
+def adversarial(name="mlp", steps=2, unseen=None) -> AdversarialGame:
     torch.manual_seed(0)
-    critic = Critic(build_discriminator(name, K), learning_rate=3e-3, frozen=frozen)
+    critic = Critic(build_discriminator(name, K), learning_rate=3e-3)
     return AdversarialGame(critic, unseen or reference(), steps, seeded(2))
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from evaluation.report.arguments import ReportArgs, check_report
 from evaluation.report.figures import COLOURS, WIDTH, attack_drawing, drawing_style
 from evaluation.report.page import PICTURE, TEMPLATE, report_page
-from evaluation.report.record import encoded, list_digest, report_digest, saved_weights, thinned, trace_of
+from evaluation.report.record import encoded, list_digest, listed_files, report_digest, thinned, trace_of
 from evaluation.report.words import METHODS as SENTENCES
 from evaluation.verify.figures import decoded
 from helper_functions.code_version import code_version, code_words
@@ -325,7 +326,9 @@ class TestRecord:
     def test_weights_are_found_by_every_name_that_a_run_may_give_them(self, tmp_path):
         for name in ("model.pt", "infeasible.pt", "unlearned.safetensors", "checkpoint.pt", "original.pt"):
             (tmp_path / name).touch()
-        assert [path.name for path in saved_weights(tmp_path)] == ["model.pt", "infeasible.pt", "unlearned.safetensors"]
+        args = SimpleNamespace(weight_path=None, retrain=False, retrained_weight_path=[])
+        found = [name for role, name, _ in listed_files(tmp_path, args) if role == "weights"]
+        assert found == ["model.pt", "infeasible.pt", "unlearned.safetensors"]
 
 
 class TestCodeVersion:

@@ -39,17 +39,17 @@ def bits(model) -> list[bytes]:
     return [value.numpy().tobytes() for value in model.state_dict().values()]
 
 
-def critic_of(size, frozen=False, seed=0, name="mlp") -> Critic:
+def critic_of(size, seed=0, name="mlp") -> Critic:
     torch.manual_seed(seed)
-    return Critic(build_discriminator(name, size), learning_rate=3e-3, frozen=frozen)
+    return Critic(build_discriminator(name, size), learning_rate=3e-3)
 
 
-def problem_of(see_features=False, frozen=False, steps=2, noise=0.3, name="mlp") -> PassForTeacher:
+def problem_of(see_features=False, steps=2, noise=0.3, name="mlp") -> PassForTeacher:
     """Teacher and student of other seeds, the student training."""
     teacher, student = network(1).eval().requires_grad_(False), network(2)
     features = teacher[:3](INPUTS)
     outputs = features if see_features else teacher[3](features)
-    critic = critic_of(outputs.shape[1], frozen, name=name)
+    critic = critic_of(outputs.shape[1], name=name)
     generator = torch.Generator().manual_seed(3)
     return PassForTeacher(student, teacher, see_features, Scale.of(outputs), critic, steps, noise, CPU, generator)
 
@@ -126,7 +126,8 @@ class TestPassForTeacher:
         assert loss.item() == pytest.approx(F.softplus(-twin.critic.judge(*noisy)).mean().item(), rel=1e-5)
 
     def test_a_frozen_critic_only_measures_while_the_student_learns(self):
-        problem = problem_of(frozen=True)
+        problem = problem_of()
+        problem.critic.frozen = True
         critic, student = bits(problem.critic.discriminator), bits(problem.student)
         steps = stepping(problem)
         for _ in range(3):

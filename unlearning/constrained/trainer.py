@@ -22,7 +22,7 @@ from data.streams import PairedLoader
 from helper_functions.training.distribution import say
 from helper_functions.training.loop import LoopConfig, Trainer, run_loop
 from helper_functions.training.passes import WEIGHTS, Fault, Means
-from models.reinitialise import reinitialised
+from models.weights import reinitialised
 from optimizer.nan_guard import MOST_REWINDS, stopped_by
 from optimizer.optimizers import build_optimizer
 from optimizer.schedules import get_schedule
