@@ -1,11 +1,16 @@
 """Sharpness-aware minimisation: descend by the gradient taken at the worst point nearby."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from helper_functions.errors import UserError
+from helper_functions.training.batch_norm import no_running_stats_update
 
 
 class SAM(Optimizer):
@@ -16,8 +21,9 @@ class SAM(Optimizer):
     equation 10). `rho`, `adaptive` and `eta` may differ by group; `kwargs` go to `base_optimizer`. All parameters
     lie on one device. Groups and state are the base optimizer's own, so schedulers and `state_dict` work as ever.
 
-    A loop runs backward, `first_step`, backward, `second_step`. Batch-norm statistics belong to the first pass: the
-    second forward pass runs within `no_running_stats_update(model)`.
+    A loop either calls `step(closure)`, or runs backward, `first_step`, backward, `second_step`. Batch-norm statistics
+    belong to the first pass: `step` sees to it when it is given `model`, a loop runs its second forward pass within
+    `no_running_stats_update(model)`. Raises UserError for a negative or infinite `rho` or `eta`.
     """
 
     def __init__(
@@ -27,18 +33,24 @@ class SAM(Optimizer):
         rho: float = 0.05,
         adaptive: bool = False,
         eta: float = 0.01,
+        model: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(params, {"rho": rho, "adaptive": adaptive, "eta": eta})
+        for group in self.param_groups:
+            for key in ("rho", "eta"):
+                if not (math.isfinite(group[key]) and group[key] >= 0):
+                    raise UserError(f"{key} is {group[key]}: pass a number of at least 0")
         self.base_optimizer = base_optimizer(self.param_groups, **kwargs)
         self.defaults |= self.base_optimizer.defaults
         self._share_with_base()
+        self._model = model
         self._kept: dict[Tensor, Tensor] = {}  # one buffer a parameter, allocated once
         self._moved: list[Tensor] = []
 
     @torch.no_grad()
-    def first_step(self) -> None:
-        """Keep the weights, move them to the worst point nearby and clear gradients; weights without one stay."""
+    def first_step(self, zero_grad: bool = False) -> None:
+        """Keep the weights and move them to the worst point nearby; parameters without a gradient stay."""
         if self._moved:
             raise RuntimeError("first_step was called twice: call second_step or restore in between")
         norm = self._grad_norm()
@@ -52,17 +64,24 @@ class SAM(Optimizer):
             torch._foreach_copy_([self._kept[p] for p in params], params)
             self._moved += params
             ascent = _scaled_grads(params, group, power=2)
-            # In place: fresh memory for all weights costs more than the product.
-            torch._foreach_mul_(ascent, group["rho"] / (norm + 1e-12))
+            factor = group["rho"] / (norm + 1e-12)
+            if zero_grad or group["adaptive"]:
+                # Nobody looks at them again, and fresh memory for all weights costs more than the product.
+                torch._foreach_mul_(ascent, factor)
+            else:
+                ascent = torch._foreach_mul(ascent, factor)
             torch._foreach_add_(params, ascent)
-        self.zero_grad()
+        if zero_grad:
+            self.zero_grad()
 
     @torch.no_grad()
-    def second_step(self) -> None:
+    def second_step(self, zero_grad: bool = False) -> None:
         """Return to the weights that `first_step` kept and step there with the gradients of now."""
         self.restore()
         self.base_optimizer.step()
         self._opt_called = True  # tells a scheduler that a step was made, though not by `step`
+        if zero_grad:
+            self.zero_grad()
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -70,6 +89,29 @@ class SAM(Optimizer):
         if self._moved:
             torch._foreach_copy_(self._moved, [self._kept[p] for p in self._moved])
         self._moved = []
+
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:
+        """One whole step; returns the loss at the weights themselves, of the first of two closure calls.
+
+        `closure` runs forward and backward and returns the loss; it need not clear the second pass's gradients.
+        An exception in the second call leaves the weights where they were. Raises UserError without a closure.
+        """
+        if closure is None:
+            raise UserError(
+                "SAM.step needs a closure that runs forward and backward: pass one, or call first_step and second_step"
+            )
+        frozen = nullcontext() if self._model is None else no_running_stats_update(self._model)
+        with torch.enable_grad():
+            loss = closure()
+        self.first_step(zero_grad=True)
+        try:
+            with torch.enable_grad(), frozen:
+                closure()
+        except BaseException:
+            self.restore()
+            raise
+        self.second_step()
+        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state and the groups with `rho`, `adaptive`, `eta`; taken between whole steps."""
@@ -98,6 +140,21 @@ class SAM(Optimizer):
         # bfloat16 has 8 bits of mantissa: the norm is taken in float32 at least.
         dtype = torch.float64 if grads[0].dtype == torch.float64 else torch.float32
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads, dtype=dtype)))
+
+
+class ASAM(SAM):
+    """Adaptive SAM, whose neighbourhood scales with the weights (Kwon et al. 2021, equation 10); arguments as SAM's."""
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base_optimizer: type[Optimizer],
+        rho: float = 0.5,
+        eta: float = 0.01,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(params, base_optimizer, rho=rho, adaptive=True, eta=eta, model=model, **kwargs)
 
 
 def _scaled_grads(params: list[Tensor], group: dict[str, Any], power: int) -> list[Tensor]:

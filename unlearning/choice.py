@@ -31,22 +31,16 @@ def _rank(epoch: dict[str, float], tolerances: tuple[float, float]) -> tuple[flo
     return (0, *steps, -epoch["validation/top1"])
 
 
-class EpochChoice:
-    """Ours: of the epochs that kept the budget, the one nearest to its target; as published: the last one.
+class LastEpoch:
+    """As published: the last epoch, whatever it cost."""
 
-    Args:
-        tolerances: of the run's target and of the forget set's own; None takes the last epoch, whatever it cost.
-    """
-
-    def __init__(self, tolerances: tuple[float, float] | None) -> None:
-        self.tolerances, self.chosen, self.weights = tolerances, 0, {}
+    def __init__(self) -> None:
+        self.chosen, self.weights = 0, {}
 
     def consider(self, epochs: Epochs, model: nn.Module) -> None:
-        """Take the last of the epochs, whose weights the model has, if it is the better one."""
-        last = self.tolerances is None or not self.weights
-        if last or is_better(epochs[-1], epochs[self.chosen], self.tolerances):
-            self.chosen = len(epochs) - 1
-            self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        """Take the last of the epochs, whose weights the model has."""
+        self.chosen = len(epochs) - 1
+        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def settle(self, epochs: Epochs) -> tuple[int, Weights]:
         """The chosen epoch, from 0, and its weights."""
@@ -59,6 +53,23 @@ class EpochChoice:
     def load_state_dict(self, state: dict) -> None:
         """Inverse of `state_dict`."""
         self.chosen, self.weights = state["chosen"], state["weights"]
+
+
+class BestFeasible(LastEpoch):
+    """Ours: of the epochs that kept the budget, the one nearest to its target.
+
+    Args:
+        tolerances: of the run's target and of the forget set's own.
+    """
+
+    def __init__(self, tolerances: tuple[float, float]) -> None:
+        super().__init__()
+        self.tolerances = tolerances
+
+    def consider(self, epochs: Epochs, model: nn.Module) -> None:
+        """Take the last of the epochs, if it is the better one."""
+        if not self.weights or is_better(epochs[-1], epochs[self.chosen], self.tolerances):
+            super().consider(epochs, model)
 
 
 class ScrubRewind:

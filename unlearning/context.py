@@ -1,19 +1,21 @@
-"""What a method works on."""
+"""What a method works on, `MethodContext`, and who listens to its trainer, `RunListener`."""
 
 import copy
 import dataclasses
 from collections.abc import Iterable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from data.streams import CyclingLoader, PairedLoader
 from data.views import evaluation_view
+from helper_functions.record import RunRecord
 from helper_functions.training.devices import Precision
 from helper_functions.training.loop import Cost, NamedLoader
 from models.weights import reinitialised
 from unlearning.arguments import MethodArgs
-from unlearning.evaluator import Evaluator
+from unlearning.evaluator import Evaluation, Evaluator
 from unlearning.streams import OriginalAnswers, TwoStreams
 
 
@@ -98,3 +100,30 @@ class MethodContext:
         self.generator.set_state(state["generator"])
         for stream, place in zip(self.opened, state["streams"], strict=True):
             stream.load_state_dict(place)
+
+
+class RunListener(Protocol):
+    """Whoever listens to a trainer: measures the model, writes down epochs and checkpoints.
+
+    `name` is the method's, `original` holds the original's figures, `epochs` those of each epoch so far.
+    """
+
+    name: str
+    record: RunRecord
+    log_interval: int
+    on_nan: str
+    original: dict[str, float]
+    epochs: list[dict[str, float]]
+
+    def evaluate(self, feasible: bool = True) -> Evaluation:
+        """Measure the model at the end of an epoch, and keep its weights if they may be the ones to end with.
+
+        Args:
+            feasible: False where these weights do not count as a result, whatever they keep.
+        """
+
+    def close_epoch(self, name: str, epoch: int, num_epochs: int, evaluation: Evaluation, trainer: dict) -> None:
+        """Write down what epoch `epoch`, from 1, of the stage `name` gave, and save with the trainer's own state."""
+
+    def save(self, trainer: dict) -> None:
+        """Write down everything that a resumed run needs, with the trainer's own state."""

@@ -10,8 +10,8 @@ from helper_functions.training.devices import Precision, generator_states, resto
 from helper_functions.training.distribution import from_main
 from helper_functions.training.loop import Cost
 from unlearning.arguments import MethodArgs
-from unlearning.choice import EpochChoice, ScrubRewind
-from unlearning.context import MethodContext
+from unlearning.choice import BestFeasible, LastEpoch, ScrubRewind
+from unlearning.context import MethodContext, RunListener
 from unlearning.evaluator import Evaluation, Evaluator
 from unlearning.methods import METHODS
 from unlearning.streams import OWN_RETAIN_LOSS, RETAIN_LOSSES
@@ -44,8 +44,8 @@ class Unlearned:
     held_out_auc: dict[str, float]
 
 
-class UnlearningRun:
-    """One run of a method on loaders; the method's trainer reports its epochs to it.
+class UnlearningRun(RunListener):
+    """One run of a method on loaders; listens to the method's trainer.
 
     Args:
         model: the original; changed in place.
@@ -85,8 +85,8 @@ class UnlearningRun:
         self.target = self.trainer.target
         outputs = self.evaluator.original_outputs
         self.original = self._figures(self.evaluator.of_outputs(outputs, self.target, args.retain_budget))
-        tolerances = self.target.tolerances if self.method.constrained else None
-        self.choice = ScrubRewind(record) if args.rewind else EpochChoice(tolerances)
+        own = BestFeasible(self.target.tolerances) if self.method.constrained else LastEpoch()
+        self.choice = ScrubRewind(record) if args.rewind else own
         self.epochs: list[dict[str, float]] = []
 
     def run(self, checkpoint: dict | None = None) -> Unlearned:
@@ -117,11 +117,6 @@ class UnlearningRun:
         )  # fmt: skip
 
     def evaluate(self, feasible: bool = True) -> Evaluation:
-        """Measure the model at the end of an epoch, and keep its weights if they may be the ones to end with.
-
-        Args:
-            feasible: False where these weights do not count as a result, whatever they keep.
-        """
         evaluation = self.evaluator(self.model, self.target, self.args.retain_budget)
         figures = evaluation.figures = self._figures(evaluation)
         if not feasible:
@@ -136,7 +131,6 @@ class UnlearningRun:
         return from_main(lambda: figures)
 
     def close_epoch(self, name: str, epoch: int, num_epochs: int, evaluation: Evaluation, trainer: dict) -> None:
-        """Write down what epoch `epoch`, from 1, of the stage `name` gave, and save with the trainer's own state."""
         self.watch.lap()
         figures, step = evaluation.figures, self.cost.gradient_steps
         self.record.scalars(figures, step)
@@ -149,7 +143,6 @@ class UnlearningRun:
         self.watch.skip()
 
     def save(self, trainer: dict) -> None:
-        """Write down everything that a resumed run needs, with the trainer's own state."""
         self.watch.lap()
         self.record.save_checkpoint(
             {

@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from helper_functions.errors import UserError
 from helper_functions.training.batch_norm import no_running_stats_update
 from models import get_model
-from optimizer.sam import SAM
+from optimizer.sam import ASAM, SAM
 
 HESSIAN = torch.tensor([[3.0, 0.5], [0.5, 1.0]])
 START = torch.tensor([1.0, -2.0])
@@ -33,18 +34,14 @@ def network() -> nn.Module:
     return get_model("resnet8", 3, in_channels=1, width=4)
 
 
-def take_step(model, optimizer, inputs, labels, dtype=torch.float32) -> float:
-    """One whole step of a loop; gives the loss of the first pass."""
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+def closure_for(model, optimizer, inputs, labels):
+    def closure():
+        optimizer.zero_grad()
         loss = F.cross_entropy(model(inputs), labels)
-    loss.backward()
-    optimizer.first_step()
-    with no_running_stats_update(model), torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        again = F.cross_entropy(model(inputs), labels)
-    again.backward()
-    optimizer.second_step()
-    optimizer.zero_grad()
-    return loss.item()
+        loss.backward()
+        return loss
+
+    return closure
 
 
 def values(model: nn.Module) -> list[torch.Tensor]:
@@ -59,19 +56,25 @@ class TestFormula:
     def test_one_step_on_a_quadratic(self):
         weight = nn.Parameter(START.clone())
         optimizer = SAM([weight], torch.optim.SGD, rho=0.3, lr=0.1)
-        quadratic(weight).backward()
-        optimizer.first_step()
-        quadratic(weight).backward()
-        optimizer.second_step()
+
+        def closure():
+            optimizer.zero_grad()
+            loss = quadratic(weight)
+            loss.backward()
+            return loss
+
+        loss = optimizer.step(closure)
         gradient = HESSIAN @ START
         worst = START + 0.3 * gradient / gradient.norm()
         torch.testing.assert_close(weight.detach(), START - 0.1 * HESSIAN @ worst)
+        assert loss.item() == pytest.approx(quadratic(START).item())
 
-    def test_adaptive_step_on_a_quadratic(self):
+    @pytest.mark.parametrize("build", [ASAM, lambda *args, **options: SAM(*args, adaptive=True, **options)])
+    def test_adaptive_step_on_a_quadratic(self, build):
         weight = nn.Parameter(START.clone())
-        optimizer = SAM([weight], torch.optim.SGD, rho=0.3, adaptive=True, eta=0.05, lr=0.1)
+        optimizer = build([weight], torch.optim.SGD, rho=0.3, eta=0.05, lr=0.1)
         quadratic(weight).backward()
-        optimizer.first_step()
+        optimizer.first_step(zero_grad=True)
         scale, gradient = START.abs() + 0.05, HESSIAN @ START
         worst = START + 0.3 * scale**2 * gradient / (scale * gradient).norm()
         torch.testing.assert_close(weight.detach(), worst)
@@ -98,10 +101,10 @@ class TestFormula:
     def test_matches_a_plain_reimplementation_over_20_steps(self, adaptive):
         model, reference = network(), network()
         options = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}
-        optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.1, adaptive=adaptive, **options)
+        optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.1, adaptive=adaptive, model=model, **options)
         plain = torch.optim.SGD(reference.parameters(), **options)
         for inputs, labels in batches(20):
-            take_step(model, optimizer, inputs, labels)
+            optimizer.step(closure_for(model, optimizer, inputs, labels))
             plain_step(reference, plain, inputs, labels, rho=0.1, adaptive=adaptive)
         for ours, theirs in zip(model.state_dict().values(), reference.state_dict().values(), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -134,13 +137,13 @@ class TestInPlace:
         before = values(model)
         for inputs, labels in batches(3):
             backward(model, inputs.to(dtype), labels)
-            optimizer.first_step()
+            optimizer.first_step(zero_grad=True)
             assert not all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
             backward(model, inputs.to(dtype), labels)
-            optimizer.second_step()
-            optimizer.zero_grad()
+            optimizer.second_step(zero_grad=True)
             assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
         assert addresses == [p.data_ptr() for p in model.parameters()]
+        assert all(p.grad is None for p in model.parameters())
 
     def test_buffers_are_allocated_once(self):
         weight = nn.Parameter(START.clone())
@@ -160,7 +163,7 @@ class TestInPlace:
                 return func(*args, **(kwargs or {}))
 
         model = network()
-        optimizer = SAM(model.parameters(), torch.optim.SGD, adaptive=True, lr=0.1)
+        optimizer = ASAM(model.parameters(), torch.optim.SGD, lr=0.1)
         backward(model, *batches(1)[0])
         with NoReads():
             optimizer.first_step()
@@ -194,11 +197,80 @@ class TestInPlace:
         assert torch.equal(weight, START)
 
 
-class TestTraining:
+class TestClosure:
+    def test_batch_statistics_come_from_the_first_pass_only(self):
+        model, once = network(), network()
+        optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.5, lr=0.1, model=model)
+        inputs, labels = batches(1)[0]
+        optimizer.step(closure_for(model, optimizer, inputs, labels))
+        once(inputs)
+        for ours, theirs in zip(model.buffers(), once.buffers(), strict=True):
+            assert torch.equal(ours, theirs)
+
+    def test_a_loop_of_ones_own_gives_the_same_weights(self):
+        model, other = network(), network()
+        closed = SAM(model.parameters(), torch.optim.SGD, lr=0.1, model=model)
+        opened = SAM(other.parameters(), torch.optim.SGD, lr=0.1)
+        for inputs, labels in batches(3):
+            closed.step(closure_for(model, closed, inputs, labels))
+            opened.zero_grad()
+            backward(other, inputs, labels)
+            opened.first_step(zero_grad=True)
+            with no_running_stats_update(other):
+                backward(other, inputs, labels)
+            opened.second_step()
+        for ours, theirs in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
+            assert torch.equal(ours, theirs)
+
+    def test_works_under_no_grad_and_without_zero_grad_in_the_closure(self):
+        weights = [nn.Parameter(START.clone()) for _ in range(2)]
+        for weight, clears in zip(weights, (True, False), strict=True):
+            optimizer = SAM([weight], torch.optim.SGD, lr=0.1)
+
+            def closure(weight=weight, clears=clears, optimizer=optimizer):
+                if clears:
+                    optimizer.zero_grad()
+                loss = quadratic(weight)
+                loss.backward()
+                return loss
+
+            with torch.no_grad():
+                optimizer.step(closure)
+        assert torch.equal(*weights)
+
+    def test_an_exception_in_the_second_pass_brings_the_weights_back(self):
+        model = network()
+        optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1, model=model)
+        before = values(model)
+        inputs, labels = batches(1)[0]
+        calls = []
+
+        def closure():
+            calls.append(1)
+            if len(calls) == 2:
+                raise ZeroDivisionError
+            backward(model, inputs, labels)
+            return torch.zeros(())
+
+        with pytest.raises(ZeroDivisionError):
+            optimizer.step(closure)
+        assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+        assert model.bn1.track_running_stats
+        optimizer.state_dict()
+
     def test_bf16_autocast(self):
         model = network()
-        optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, lr=0.05, momentum=0.9)
-        losses = [take_step(model, optimizer, *batches(1)[0], torch.bfloat16) for _ in range(15)]
+        optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, lr=0.05, momentum=0.9, model=model)
+        inputs, labels = batches(1)[0]
+
+        def closure():
+            optimizer.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = F.cross_entropy(model(inputs), labels)
+            loss.backward()
+            return loss
+
+        losses = [optimizer.step(closure).item() for _ in range(15)]
         assert losses[-1] < losses[0] / 2
         assert all(p.dtype == torch.float32 for p in model.parameters())
 
@@ -211,22 +283,22 @@ class TestState:
     def test_a_reloaded_run_goes_on_identically(self, base, options, tmp_path):
         data = batches(8)
         model = network()
-        optimizer = SAM(model.parameters(), base, rho=0.2, lr=0.01, **options)
+        optimizer = SAM(model.parameters(), base, rho=0.2, lr=0.01, model=model, **options)
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
         for inputs, labels in data[:5]:
-            take_step(model, optimizer, inputs, labels)
+            optimizer.step(closure_for(model, optimizer, inputs, labels))
             scheduler.step()
         path = tmp_path / "state.pt"
         torch.save([model.state_dict(), optimizer.state_dict(), scheduler.state_dict()], path)
         again = network()
-        resumed = SAM(again.parameters(), base, rho=0.9, lr=1.0, **options)
+        resumed = SAM(again.parameters(), base, rho=0.9, lr=1.0, model=again, **options)
         following = torch.optim.lr_scheduler.StepLR(resumed, 2, 0.5)
         for part, state in zip((again, resumed, following), torch.load(path, weights_only=True), strict=True):
             part.load_state_dict(state)
         assert resumed.param_groups[0]["rho"] == 0.2
         for inputs, labels in data[5:]:
             for net, stepper, schedule in ((model, optimizer, scheduler), (again, resumed, following)):
-                take_step(net, stepper, inputs, labels)
+                stepper.step(closure_for(net, stepper, inputs, labels))
                 schedule.step()
         assert optimizer.param_groups[0]["lr"] == resumed.param_groups[0]["lr"]
         for ours, theirs in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
@@ -243,7 +315,6 @@ class TestState:
         assert optimizer.base_optimizer.param_groups is optimizer.param_groups
         (first + second).sum().backward()
         optimizer.first_step()
-        (first + second).sum().backward()
         optimizer.second_step()
         torch.testing.assert_close(torch.cat([first, second]).detach(), torch.full((2,), -0.1))
 
@@ -258,3 +329,15 @@ class TestState:
             optimizer.first_step()
         optimizer.restore()
         assert torch.equal(weight, START)
+
+
+@pytest.mark.parametrize("options", [{"rho": -0.1}, {"rho": float("nan")}, {"eta": -1.0}, {"rho": float("inf")}])
+def test_bad_values_are_one_line(options):
+    with pytest.raises(UserError) as info:
+        SAM([nn.Parameter(torch.zeros(1))], torch.optim.SGD, lr=0.1, **options)
+    assert "\n" not in str(info.value) and next(iter(options)) in str(info.value)
+
+
+def test_step_needs_a_closure():
+    with pytest.raises(UserError, match="closure"):
+        SAM([nn.Parameter(torch.zeros(1))], torch.optim.SGD, lr=0.1).step()

@@ -13,7 +13,6 @@ weights, go back to the last ones that kept the budget, or change the step size 
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -32,11 +31,8 @@ from unlearning.constrained.problem import ForgetSubjectToRetain, RetainSubjectT
 from unlearning.constrained.safeguard import Safeguard
 from unlearning.constrained.stopping import STOP_CRITERIA
 from unlearning.constrained.targets import Target
-from unlearning.context import MethodContext
+from unlearning.context import MethodContext, RunListener
 from unlearning.streams import OriginalAnswers
-
-if TYPE_CHECKING:
-    from unlearning.run import UnlearningRun
 
 PENALTY_GROWTH = 2.0
 # Steps between two checks of the violation, besides that at the end of each epoch. Independent of --log_interval, so
@@ -70,7 +66,7 @@ class ConstrainedTrainer(Trainer):
 
     # A run: two stages, each of them the loop over its epochs.
 
-    def run(self, listener: "UnlearningRun", state: dict | None) -> None:
+    def run(self, listener: RunListener, state: dict | None) -> None:
         """Both stages, or what a checkpoint's state leaves of them."""
         self.listener, self.rewinds = listener, listener.on_nan == "rewind"
         self.original |= listener.original

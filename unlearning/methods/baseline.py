@@ -7,7 +7,6 @@ own. One optimizer and one schedule serve all passes.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +18,7 @@ from optimizer.optimizers import build_optimizer
 from optimizer.schedules import get_schedule, rescale_schedule
 from optimizer.solver import Descent
 from unlearning.constrained.targets import own_target
-from unlearning.context import MethodContext
-
-if TYPE_CHECKING:
-    from unlearning.run import UnlearningRun
+from unlearning.context import MethodContext, RunListener
 
 # Takes the batches of a pass by their streams' names, gives the loss, 0-d; or it and further figures by name.
 Loss = Callable[..., Tensor | dict[str, Tensor]]
@@ -81,7 +77,7 @@ class BaselineTrainer(Trainer):
         self.events: list[dict[str, float]] = []
         self.multiplier = None
 
-    def run(self, listener: "UnlearningRun", state: dict | None) -> None:
+    def run(self, listener: RunListener, state: dict | None) -> None:
         """What is done at once, then all epochs, or what a checkpoint's state leaves of them."""
         self.listener = listener
         self.target.refresh(self.context.evaluator.losses(self.context.model, "unseen"))
