@@ -8,14 +8,14 @@ LOWEST := .venv-lowest
 LOWEST_TESTS := \
 	tests/robustness/test_hostile_input.py \
 	tests/scripts/test_scripts.py \
-	tests/unit/test_config.py \
-	tests/unit/test_data_datasets.py \
-	tests/unit/test_data_imagefolder.py \
-	tests/unit/test_eval_attacks.py \
-	tests/unit/test_methods.py \
-	tests/unit/test_models.py \
-	tests/unit/test_optimizers.py \
-	tests/unit/test_solver.py
+	tests/unit/helper_functions/test_config.py \
+	tests/unit/data/test_data_datasets.py \
+	tests/unit/data/test_data_imagefolder.py \
+	tests/unit/evaluation/test_eval_attacks.py \
+	tests/unit/unlearning/test_methods.py \
+	tests/unit/models/test_models.py \
+	tests/unit/optimizer/test_optimizers.py \
+	tests/unit/optimizer/test_solver.py
 # A file stays in one worker, so that its runs are made once.
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 # pypi, or osv where PyPI's advisories cannot be reached.

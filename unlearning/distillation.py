@@ -73,7 +73,6 @@ class Distillation:
 
     Args:
         run: its model `original` is the teacher.
-        args: an instance of a script's `Args`, with the fields of `DistillationArgs` and `UnlearnArgs`.
 
     Raises:
         UserError: weights that cannot be read or do not fit.

@@ -15,7 +15,7 @@ import torch
 from data.datasets import DATASETS, load_dataset
 from helper_functions.errors import UserError
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 CIFAR100 = REPOSITORY / "data" / "cifar100"
 needs_cifar100 = pytest.mark.skipif(
     not (CIFAR100 / "cifar-100-python").is_dir(), reason="data/cifar100/cifar-100-python is not there"

@@ -27,7 +27,7 @@ from unlearning.constrained.problem import ForgetSubjectToRetain
 from unlearning.constrained.targets import UnseenTarget
 from unlearning.streams import RETAIN_LOSSES, OriginalAnswers, TwoStreams
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def batches_of(sizes) -> list[dict]:
