@@ -70,13 +70,20 @@ def _list_images(folder: Path) -> tuple[list[str], list[str], np.ndarray]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    """Regular files with a picture's suffix in a folder and its sub-folders; opening a FIFO or a device would block."""
+    """Regular files with a picture's suffix in a folder and its sub-folders; opening a FIFO or a device would block.
 
-    def fail(error: OSError) -> None:
-        raise error
-
-    files = (Path(root, name) for root, _, names in os.walk(folder, onerror=fail) for name in names)
-    return [p for p in files if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") and p.is_file()]
+    `os.walk` recurses in Python 3.11, so that a deep folder would exhaust the stack.
+    """
+    found, folders = [], [folder]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                elif path.suffix.lower() in EXTENSIONS and not entry.name.startswith(".") and path.is_file():
+                    found.append(path)
+    return found
 
 
 def _decode_all(paths: list[Path], pixels: np.ndarray) -> list[str | None]:

@@ -72,7 +72,8 @@ class Evaluator:
         loaders: `retain`, `forget`, `unseen` and `validation`, sized iterables of `(inputs, labels)`.
         precision: device and dtype.
         seed: of the fixed sample of retain images.
-        retain_loss_gap: retain loss less the original's, from logits `[n, K]` of the original and of the model, and labels `[n]`.
+        retain_loss_gap: retain loss less that of the original, from logits `[n, K]` of the original and of the model,
+            and labels `[n]`.
     """
 
     def __init__(
