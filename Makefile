@@ -12,12 +12,13 @@ LOWEST_TESTS := \
 	tests/unit/data/test_data_datasets.py \
 	tests/unit/data/test_data_imagefolder.py \
 	tests/unit/evaluation/test_eval_attacks.py \
-	tests/unit/unlearning/test_methods.py \
+	tests/training/test_methods.py \
 	tests/unit/models/test_models.py \
 	tests/unit/optimizer/test_optimizers.py \
 	tests/unit/optimizer/test_solver.py
-# A file stays in one worker, so that its runs are made once.
-PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
+PYTEST := -m pytest -n auto --maxprocesses 4
+# A file stays in one worker, so that the runs that its tests share are made once.
+BY_FILE := --dist loadfile
 # pypi, or osv where PyPI's advisories cannot be reached.
 AUDIT_SERVICE ?= pypi
 
@@ -29,20 +30,21 @@ demo: $(VENV)/.installed
 
 check test test-robustness test-lowest: export OMP_NUM_THREADS := 1
 
-# Style, layers and unit tests: a minute or two.
+# Style, layers and unit tests.
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/python $(PYTEST) tests/unit
 
-# All of the above, then the scripts as processes, the benchmarks and the notebook.
+# That, whole runs of every method, the scripts as processes, the benchmarks and the notebook.
 test: check
-	$(BIN)/python $(PYTEST) tests/scripts tests/benchmarks
+	$(BIN)/python $(PYTEST) tests/training
+	$(BIN)/python $(PYTEST) $(BY_FILE) tests/scripts tests/benchmarks
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 contrastive_classifiers.ipynb
 
 # Hostile files, fuzzing, kills, full disks, NaN.
 test-robustness: $(VENV)/.installed-dev
-	$(BIN)/python $(PYTEST) tests/robustness
+	$(BIN)/python $(PYTEST) $(BY_FILE) tests/robustness
 
 # The same code with the oldest libraries that requirements.txt allows, on a Python that they have wheels for: 3.11, 3.12.
 test-lowest: $(LOWEST)/.installed

@@ -76,7 +76,7 @@ def test_the_script_knows_it_and_its_flag(copy, tmp_path):
 def test_its_own_test_and_the_tests_of_all_methods(copy):
     run(
         copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/unlearning/test_npo.py",
-        "tests/unit/unlearning/test_methods.py", "tests/unit/unlearning/test_methods_flags.py",
+        "tests/training/test_methods.py", "tests/unit/unlearning/test_methods_flags.py",
         "tests/scripts/test_docs.py", "-k", "npo",
     )  # fmt: skip
 
