@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import socket
+import weakref
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -35,10 +36,18 @@ class RunLock(contextlib.AbstractContextManager):
             if error.errno not in WITHOUT_LOCKS:
                 raise
 
+        # Also when nothing refers to it any more: a run that is refused leaves nothing behind.
+        self._finalizer = weakref.finalize(self, _give_back, self._lock, self.path, os.getpid())
+
     def release(self, *_: object) -> None:
         """Give the folder back."""
-        if self._lock.is_locked:
-            self.path.unlink(missing_ok=True)
-        self._lock.release(force=True)
+        self._finalizer()
 
     __exit__ = release
+
+
+def _give_back(lock: FileLock, path: Path, process: int) -> None:
+    if process == os.getpid():  # a fork holds it as well
+        if lock.lock_counter <= 1:
+            path.unlink(missing_ok=True)
+        lock.release()

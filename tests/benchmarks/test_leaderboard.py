@@ -1,5 +1,6 @@
 """The leaderboard and its tuning as programs: what they run, write, take from earlier runs and never look at."""
 
+import functools
 import itertools
 import json
 import math
@@ -19,7 +20,7 @@ from benchmarks.leaderboard import tune
 from benchmarks.leaderboard.cells import data_flags, method_flags, read_cells
 from benchmarks.leaderboard.trained_models import Training
 from benchmarks.leaderboard.tune import SPACES, rounded, start
-from benchmarks.sweeps.sweep import command_line
+from benchmarks.sweeps.sweep import command_line, run_all
 from data.image_sets import ImageSets
 from evaluation.gaps import GAP_FIGURES
 from helper_functions.code_version import code_version, code_words
@@ -126,13 +127,8 @@ class TestLeaderboard:
             assert row["retrained"][0][name] == pytest.approx(found[name], rel=1e-5)
 
     def test_a_cell_that_was_stopped_goes_on_with_its_run(self, folder, monkeypatch):
-        models = {"forget": "class:3", "original": "", "retrained": ()}
-        place = {"forget": "class:3", "seed": 1}
-        training = Training(str(folder / "train.yaml"), str(folder / "runs" / "models"))
-        models["original"] = str(training.original("class:3", 1))
-        models["retrained"] = (str(training.retrained("class:3", 1, 0)),)
-        args = leaderboard.get_parser().parse([*map(str, self.flags(folder, "finetune"))])
-        cell = leaderboard._cell(args, data_flags(args.train_config), "finetune", place, models)
+        args = leaderboard.get_parser().parse([*map(str, self.flags(folder, "finetune")), "--seeds", "1"])
+        (cell,) = leaderboard._cells(args, data_flags(args.train_config), functools.partial(run_all, workers=1))
         whole = leaderboard.run_cell(vars(cell))
 
         began = len(list((folder / "runs" / "cells").iterdir()))

@@ -115,7 +115,7 @@ class TestTrain:
         assert printed.index("original epoch") < printed.index("student epoch") < printed.index("retain top-1")
         assert re.search(r"^ +teacher +student$", printed, re.M)
         auc = report_of(distillation.folder)["held_out_discriminator_auc"]
-        assert f"was {auc['before']:.3f} and is {auc['after']:.3f}" in printed
+        assert f"{auc['before']:.3f} before, {auc['after']:.3f} after" in printed
         assert str(distillation.folder / "report.json") in printed and str(distillation.folder / "model.pt") in printed
 
     def test_reports_teacher_student_and_cost(self, distillation):
@@ -216,7 +216,7 @@ class TestUntrain:
         assert report["forget"]["target"] == ("unseen" if request_ == "random" else "chance")
         auc = report["held_out_discriminator_auc"]
         assert set(auc) == {"original", "unlearned"} and all(0 <= value <= 1 for value in auc.values())
-        assert f"was {auc['original']:.3f} and is {auc['unlearned']:.3f}" in ran.done.out
+        assert f"{auc['original']:.3f} before, {auc['unlearned']:.3f} after" in ran.done.out
         assert set(report["cost"]) == ({"unlearned"} if request_ == "random" else {"original", "unlearned"})
         assert not (ran.folder / "classifier.pt").exists()
 
