@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from types import ModuleType
 
 from torch import nn
 
@@ -32,10 +31,3 @@ def around_steps(around: Callable[[object, Step, dict], dict], patch: object = N
 def model_of(trainer: object) -> nn.Module:
     """The model that a trainer moves."""
     return trainer.context.model if hasattr(trainer, "context") else trainer.model
-
-
-def solver_module() -> ModuleType:
-    """`optimizer.solver`, whose `_grad_norm` measures the gradient of every step."""
-    import optimizer.solver
-
-    return optimizer.solver
