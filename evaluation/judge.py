@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.image_sets import ImageSets
+from data.split_record import Splits
 from data.views import fixed_sample
 from evaluation.attacks.discriminator import discriminator_auc
 from evaluation.attacks.intervals import auc_figures, auc_with_interval, tpr_at_fpr
@@ -19,6 +20,7 @@ from helper_functions.training.devices import Precision
 from helper_functions.training.inference import predict
 
 PARTS = ("retain", "forget", "forgotten", "unseen", "validation", "test")
+HELD_OUT = ("unseen", "validation")
 # Parts whose logits attacks and distances read.
 KEPT = ("forget", "validation", "test")
 Outputs = dict[str, Tensor]
@@ -30,12 +32,14 @@ class Judgement:
 
     losses: cross-entropies on the given labels, `[n]`. logits: `[n, K]` of forget, validation and test images; empty
     during a run. retain_right: which of the evaluated retain images are classified correctly, bool `[n]`.
+    held_out_right: which of the unseen and validation images of classes that stay.
     """
 
     figures: Figures
     losses: Outputs
     logits: Outputs
     retain_right: Tensor
+    held_out_right: Tensor
 
 
 def judge_all(
@@ -72,7 +76,7 @@ def judge(
         retain_images: how many retain images are evaluated, the same ones for every model; None: all of them.
     """
     figures, losses, outputs = {}, {}, {}
-    retain_right = torch.zeros(0, dtype=torch.bool)
+    right: Outputs = {part: torch.zeros(0, dtype=torch.bool) for part in ("retain", *HELD_OUT)}
     retain = fixed_sample(sets.splits.retain, retain_images)
     for part in PARTS if final else PARTS[:-1]:
         indices = retain if part == "retain" else getattr(sets.splits, part)
@@ -83,15 +87,21 @@ def judge(
         losses[part] = F.cross_entropy(logits, labels, reduction="none").cpu()
         if final and part in KEPT:
             outputs[part] = logits.cpu()
-        if part == "retain":
-            retain_right = (logits.argmax(1) == labels).cpu()
+        if part in right:
+            right[part] = (logits.argmax(1) == labels).cpu()
         if part == "forget":
             figures |= utility(logits, sets.true_labels[indices.to(precision.device)], "forget_true")
         if part == "test":
             figures |= _by_class_group(sets, logits, labels)
     if final and {"forget", "test"} <= losses.keys():
         figures |= against_test(sets, losses, outputs, retain)
-    return Judgement(figures, losses, outputs, retain_right)
+    held_out_right = torch.cat([right[part][_stays(sets.splits, part)] for part in HELD_OUT])
+    return Judgement(figures, losses, outputs, right["retain"], held_out_right)
+
+
+def _stays(splits: Splits, part: str) -> Tensor:
+    """Which images of a part have classes that retain images have as well, bool `[n]`."""
+    return torch.isin(splits.labels[getattr(splits, part)], splits.labels[splits.retain])
 
 
 def _by_class_group(sets: ImageSets, logits: Tensor, labels: Tensor) -> dict[str, float]:

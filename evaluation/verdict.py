@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from unlearning.evaluator import keeps_budget
+
 # Maximum accuracy points of forget above unseen images that count as forgotten.
 UNSEEN_TOLERANCE = 5.0
 # Maximum percentage of images of a forgotten class that are still classified as that class.
@@ -15,7 +17,8 @@ class Verdict:
 
     `slack`: rest of the budget, in accuracy points on the retain set; negative where it is exceeded. `margin`: points
     that a one-sided 95 % bound adds to the fall where a sample of the retain set was evaluated; the bound then has to
-    keep the budget. 0 where the whole set was evaluated.
+    keep the budget. 0 where the whole set was evaluated. `held_out_fall`: points lost on images that no model has
+    learned, of classes that stay; less its `held_out_margin`, of a one-sided 95 % bound, it has to keep the budget.
     """
 
     feasible: bool
@@ -23,6 +26,8 @@ class Verdict:
     retain_budget: float
     slack: float
     margin: float = 0.0
+    held_out_fall: float = 0.0
+    held_out_margin: float = 0.0
 
     def __str__(self) -> str:
         change = self.slack - self.retain_budget
@@ -30,7 +35,8 @@ class Verdict:
         forgotten = "forgotten" if self.forgotten else "NOT forgotten"
         sampled = f" (at most {self.margin:.1f} lower, by a sample at 95 %)" if self.margin else ""
         allowed = f"{self.retain_budget:g} allowed{sampled}"
-        return f"{state}: retain accuracy {change:+.1f} points of the {allowed}; {forgotten}"
+        held_out = f"held-out {-self.held_out_fall:+.1f} ± {self.held_out_margin:.1f}"
+        return f"{state}: retain accuracy {change:+.1f} points of the {allowed}, {held_out}; {forgotten}"
 
 
 def next_try(verdict: Verdict, epochs: int) -> str | None:
@@ -57,11 +63,13 @@ def is_forgotten(target: str, figures: dict[str, float], num_classes: int) -> bo
 
 
 def give_verdict(
-    original: dict[str, float], unlearned: dict[str, float], retain_budget: float, target: str, num_classes: int,
-    margin: float = 0.0,
+    unlearned: dict[str, float], retain_budget: float, target: str, num_classes: int, retain: tuple[float, float],
+    held_out: tuple[float, float],
 ) -> Verdict:  # fmt: skip
-    """The verdict from the figures of both models (names as in `evaluation.judge`); margin as in `Verdict`."""
-    slack = retain_budget - (original["retain_top1"] - unlearned["retain_top1"])
-    # Percentages carry float32 rounding, which must not break a budget that is kept exactly.
-    feasible = slack - margin >= -1e-4 and math.isfinite(unlearned["retain_loss"])
-    return Verdict(feasible, is_forgotten(target, unlearned, num_classes), retain_budget, slack, margin)
+    """The verdict from the unlearned model's figures (names as in `evaluation.judge`).
+
+    `retain` and `held_out` are the falls of accuracy with their margins, as of `unlearning.evaluator.paired_fall`.
+    """
+    feasible = keeps_budget(retain_budget, retain, held_out) and math.isfinite(unlearned["retain_loss"])
+    forgotten = is_forgotten(target, unlearned, num_classes)
+    return Verdict(feasible, forgotten, retain_budget, retain_budget - retain[0], retain[1], *held_out)

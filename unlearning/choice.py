@@ -25,7 +25,7 @@ def is_better(candidate: dict[str, float], incumbent: dict[str, float], toleranc
 def _rank(epoch: dict[str, float], tolerances: tuple[float, float]) -> tuple[float, ...]:
     """The lower, the better; distances in steps of the tolerance, so that many small differences cannot add up."""
     if not epoch["constraint/feasible"]:
-        return (1, epoch["constraint/fall_bound"])
+        return (1, max(epoch["constraint/fall_bound"], epoch["held_out/fall_bound"]))
     distances = zip((epoch["forget/distance"], epoch["forget/own_distance"]), tolerances, strict=True)
     steps = [value // tolerance if math.isfinite(value) else math.inf for value, tolerance in distances]
     return (0, *steps, -epoch["validation/top1"])

@@ -19,20 +19,30 @@ RETAIN_SAMPLE = 5000
 ONE_SIDED_95 = 1.645
 
 
-def paired_fall(before: Tensor, after: Tensor, population: int) -> tuple[float, float]:
-    """Fall of accuracy on the same images and its one-sided 95 % upper bound, in points.
+def paired_fall(before: Tensor, after: Tensor, population: float = math.inf) -> tuple[float, float]:
+    """Fall of accuracy on the same images, and the margin to either of its one-sided 95 % bounds, in points.
 
     Args:
         before: bool `[n]`, right answers of the original.
         after: bool `[n]`, right answers now.
-        population: how many images the n were drawn from without replacement; with n of n the bound is the fall.
+        population: how many images the n were drawn from without replacement; with n of n there is no margin.
     """
     change = before.float() - after.float()
     count = len(change)
+    if count == 0:
+        return 0.0, 0.0
     rest = max(0.0, 1 - count / population)
     error = change.std(correction=1).item() * math.sqrt(rest / count) if rest and count > 1 else 0.0
-    mean = change.mean().item()
-    return 100 * mean, 100 * (mean + ONE_SIDED_95 * error)
+    return 100 * change.mean().item(), 100 * ONE_SIDED_95 * error
+
+
+def keeps_budget(budget: float, retain: tuple[float, float], held_out: tuple[float, float]) -> bool:
+    """Whether falls with their margins, as of `paired_fall`, keep the budget, in points.
+
+    On retain images the upper bound has to; on held-out images, a sample of all images that there are, the lower one.
+    """
+    # Percentages carry float32 rounding, which must not break a budget that is kept exactly.
+    return max(sum(retain), held_out[0] - held_out[1]) <= budget + 1e-4
 
 
 def matching_weights(labels: Tensor, wanted: Tensor, num_classes: int) -> Tensor:
@@ -91,8 +101,8 @@ class Evaluator:
         self.num_classes = self.original_outputs["forget"][0].shape[1]
         self.forget_labels = self.original_outputs["forget"][1]
         self.retain_labels = self.original_outputs["retain"][1]
-        self.original_right = self.original_outputs["retain"][0].argmax(1) == self.retain_labels
         self.retain_classes = self._classes(loaders["retain"])
+        self.original_right = self._right(self.original_outputs)
         self.retain_images = max(_size(loaders["retain"]), len(self.retain_labels))
         self.forget_images = len(self.forget_labels)
         self.class_weights = {
@@ -128,6 +138,12 @@ class Evaluator:
             labels = torch.cat([labels for _, labels in loader])
         return torch.bincount(labels.to(self.forget_labels.device), minlength=self.num_classes) > 0
 
+    def _right(self, outputs: dict[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Right answers on the retain images, and on held-out images of classes that stay, bool."""
+        right = {name: logits.argmax(1) == labels for name, (logits, labels) in outputs.items()}
+        held_out = [right[name][self.retain_classes[outputs[name][1]]] for name in ("unseen", "validation")]
+        return right["retain"], torch.cat(held_out)
+
     def losses(self, model: nn.Module, name: str) -> Tensor:
         """Losses of one stream's images under the model's present weights, `[n]`."""
         return F.cross_entropy(*predict(model, self.views[name], self.precision), reduction="none")
@@ -138,7 +154,7 @@ class Evaluator:
         return self.of_outputs(outputs, target, budget)
 
     def of_outputs(self, outputs: dict[str, tuple[Tensor, Tensor]], target, budget: float) -> Evaluation:
-        """From logits and labels by stream; `constraint/feasible` is 1 where the bound on the fall keeps the budget."""
+        """From logits and labels by stream; `constraint/feasible` is 1 where `keeps_budget` holds."""
         figures, losses = {}, {}
         for name, (logits, labels) in outputs.items():
             losses[name] = F.cross_entropy(logits, labels, reduction="none")
@@ -146,14 +162,19 @@ class Evaluator:
         # Of the forget set's classes, in their shares: what its accuracy is to be compared with.
         for name, weights in self.class_weights.items():
             figures[f"{name}/matched_top1"] = matched_top1(*outputs[name], weights)
-        right = outputs["retain"][0].argmax(1) == self.retain_labels
-        fall, bound = paired_fall(self.original_right, right, self.retain_images)
+        retain_right, held_out_right = self._right(outputs)
+        retain = paired_fall(self.original_right[0], retain_right, self.retain_images)
+        held_out = paired_fall(self.original_right[1], held_out_right)
         figures |= {
             "retain/loss_gap": self.retain_loss_gap(self.original_outputs["retain"][0], *outputs["retain"]).item(),
-            "constraint/fall": fall,
-            "constraint/fall_bound": bound,
+            "constraint/fall": retain[0],
+            "constraint/fall_bound": sum(retain),
+            "held_out/fall": held_out[0],
+            "held_out/fall_bound": held_out[0] - held_out[1],
             # Logits that are NaN can still be right by chance.
-            "constraint/feasible": float(bound <= budget and math.isfinite(figures["retain/loss"])),
+            "constraint/feasible": float(
+                keeps_budget(budget, retain, held_out) and math.isfinite(figures["retain/loss"])
+            ),
         }
         distance = target.distance(*outputs["forget"], losses["validation"], self.difficulty_weights["validation"])
         figures |= {"forget/distance": distance, "forget/own_distance": distance}

@@ -17,8 +17,8 @@ from unlearning.methods import METHODS
 from unlearning.streams import OWN_RETAIN_LOSS, RETAIN_LOSSES
 
 COLUMNS = (
-    "retain/top1", "forget/top1", "unseen/top1", "validation/top1", "constraint/fall", "forget/distance",
-    "discriminator/auc",
+    "retain/top1", "forget/top1", "unseen/top1", "validation/top1", "constraint/fall", "held_out/fall",
+    "forget/distance", "discriminator/auc",
 )  # fmt: skip
 
 

@@ -228,7 +228,7 @@ def follow(previous: Previous, args: Any, experiment: Experiment, model: nn.Modu
         for compared in (experiment.model(str(first)), model):
             logits, labels = predict(compared, experiment.sets.evaluation(images), experiment.precision)
             right.append(logits.argmax(1) == labels)
-        spent = max(0.0, paired_fall(*right, len(experiment.splits.retain))[1])
+        spent = max(0.0, sum(paired_fall(*right, len(experiment.splits.retain))))
     spent = from_main(lambda: math.ceil(spent * 10**DIGITS) / 10**DIGITS)
     carried = previous.multiplier if previous.config.get("solver") == args.solver else None
     return Sequence(

@@ -150,6 +150,8 @@ def trace_drawings(report: dict) -> list[tuple[str, str]]:
         steps, values = zip(*points, strict=True)
         axes = _axes()
         axes.plot(steps, values, "o-" if name == "falls" else "-", color=COLOURS["test"], linewidth=1.8, markersize=6)
+        if name == "falls":
+            axes.plot(*zip(*_pairs(trace["epochs"], "held_out_fall"), strict=True), "s--", color=COLOURS["forget"])
         if name == "falls" and chosen is not None and chosen <= len(points):
             ring = {"markerfacecolor": "none", "markeredgecolor": COLOURS["ink"], "markersize": 10}
             axes.plot(steps[chosen - 1], values[chosen - 1], "o", markeredgewidth=2, **ring)

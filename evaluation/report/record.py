@@ -33,7 +33,8 @@ SHOWN_PICTURES = 24
 INTERVALS = {"step": "step", "violation": "constraint/violation", "multiplier": "constraint/multiplier",
              "penalty_coefficient": "constraint/penalty_coefficient"}  # fmt: skip
 EPOCHS = {"step": "step", "retain_fall": "constraint/fall", "retain_fall_bound": "constraint/fall_bound",
-          "forget_top1": "forget/top1", "unseen_top1": "unseen/matched_top1"}  # fmt: skip
+          "held_out_fall": "held_out/fall", "forget_top1": "forget/top1",
+          "unseen_top1": "unseen/matched_top1"}  # fmt: skip
 
 
 def complete_report(run: PreparedRun, outcome: Unlearned | None, script: str, figures: dict) -> tuple[dict, bytes]:

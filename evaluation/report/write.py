@@ -106,11 +106,9 @@ def evaluation(judgements: dict[str, Judgement], experiment: Experiment) -> dict
 def verdict_of(judgements: dict[str, Judgement], args: Any, target: str, experiment: Experiment) -> Verdict:
     """The verdict on the judged models `original` and `unlearned`."""
     original, unlearned = judgements["original"], judgements["unlearned"]
-    fall, bound = paired_fall(original.retain_right, unlearned.retain_right, len(experiment.splits.retain))
-    return give_verdict(
-        original.figures, unlearned.figures, args.retain_budget, target, experiment.dataset.num_classes,
-        margin=bound - fall,
-    )  # fmt: skip
+    retain = paired_fall(original.retain_right, unlearned.retain_right, len(experiment.splits.retain))
+    held_out = paired_fall(original.held_out_right, unlearned.held_out_right)
+    return give_verdict(unlearned.figures, args.retain_budget, target, experiment.dataset.num_classes, retain, held_out)
 
 
 @on_main

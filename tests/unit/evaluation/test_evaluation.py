@@ -27,6 +27,7 @@ from evaluation.verdict import Verdict, give_verdict, is_forgotten, next_try
 from helper_functions.errors import UserError
 from helper_functions.training.devices import Precision
 from helper_functions.training.loop import Cost
+from unlearning.evaluator import paired_fall
 from unlearning.setup import refuse_chance
 
 CPU = Precision(torch.device("cpu"), torch.float32)
@@ -64,30 +65,40 @@ class TestVerdict:
             "retain_top1": 90.0, "retain_loss": 0.3, "forget_top1": 5.0, "forget_loss": 3.0, "unseen_top1": 60.0,
         } | changes  # fmt: skip
 
+    def verdict(self, budget=1.0, target="chance", retain=(0.0, 0.0), held_out=(0.0, 0.0), **changes) -> Verdict:
+        return give_verdict(self.figures(**changes), budget, target, 10, retain, held_out)
+
     @pytest.mark.parametrize(
-        ("top1", "feasible", "slack"),
-        [(90.0, True, 1.0), (89.5, True, 0.5), (89.0, True, 0.0), (88.9, False, -0.1), (93.0, True, 4.0)],
+        ("fall", "feasible", "slack"),
+        [(0.0, True, 1.0), (0.5, True, 0.5), (1.0, True, 0.0), (1.1, False, -0.1), (-3.0, True, 4.0)],
     )
-    def test_slack_is_what_is_left_of_the_budget(self, top1, feasible, slack):
-        verdict = give_verdict(self.figures(), self.figures(retain_top1=top1), 1.0, "chance", 10)
+    def test_slack_is_what_is_left_of_the_budget(self, fall, feasible, slack):
+        verdict = self.verdict(retain=(fall, 0.0))
         assert verdict.feasible == feasible and verdict.slack == pytest.approx(slack) and verdict.retain_budget == 1
 
     @pytest.mark.parametrize("lost", [1, 7, 299])
     def test_a_budget_kept_to_the_image_does_not_fail_by_rounding(self, lost, count=30_000):
-        shares = torch.tensor([1.0, (count - lost) / count]) * 100
-        figures = [self.figures(retain_top1=share) for share in shares.tolist()]
-        assert give_verdict(*figures, 100 * lost / count, "chance", 10).feasible
-        assert not give_verdict(*figures, 100 * (lost - 1) / count, "chance", 10).feasible
+        right = torch.ones(2, count, dtype=torch.bool)
+        right[1, :lost] = False
+        fall = paired_fall(*right, count)
+        assert self.verdict(100 * lost / count, retain=fall).feasible
+        assert not self.verdict(100 * (lost - 1) / count, retain=fall).feasible
 
     @pytest.mark.parametrize(("margin", "feasible"), [(0.0, True), (0.4, True), (0.6, False)])
     def test_on_a_sample_the_bound_has_to_keep_the_budget(self, margin, feasible):
-        verdict = give_verdict(self.figures(), self.figures(retain_top1=89.5), 1.0, "chance", 10, margin=margin)
+        verdict = self.verdict(retain=(0.5, margin))
         assert verdict.feasible == feasible and verdict.slack == pytest.approx(0.5)
         assert ("by a sample at 95 %" in str(verdict)) == (margin > 0)
 
     def test_numbers_that_are_none_are_not_feasible(self):
-        assert not give_verdict(self.figures(), self.figures(retain_loss=math.nan), 100.0, "chance", 10).feasible
-        assert not give_verdict(self.figures(), self.figures(retain_top1=math.nan), 100.0, "chance", 10).feasible
+        assert not self.verdict(100.0, retain_loss=math.nan).feasible
+
+    @pytest.mark.parametrize(("fall", "margin", "feasible"), [(0.9, 0, True), (1.6, 0.7, True), (1.6, 0.5, False)])
+    def test_a_fall_on_held_out_images_that_is_no_noise_breaks_the_budget(self, fall, margin, feasible):
+        """A model that knows its training set by heart keeps its retain accuracy while it gets worse."""
+        verdict = self.verdict(held_out=(fall, margin))
+        assert verdict.feasible == feasible and verdict.slack == 1.0
+        assert f"held-out {-fall:.1f} ± {margin:.1f}" in str(verdict)
 
     @pytest.mark.parametrize(
         ("target", "changes", "forgotten"),
@@ -104,7 +115,7 @@ class TestVerdict:
     def test_forgotten_by_its_target(self, target, changes, forgotten):
         figures = self.figures(**changes)
         assert is_forgotten(target, figures, 10) == forgotten
-        assert give_verdict(self.figures(), figures, 1.0, target, 10).forgotten == forgotten
+        assert self.verdict(target=target, **changes).forgotten == forgotten
 
     @pytest.mark.parametrize(
         ("feasible", "forgotten", "epochs", "flags"),
@@ -117,7 +128,7 @@ class TestVerdict:
 
     def test_says_it_in_words(self):
         assert str(Verdict(True, True, 1.0, 0.6)) == (
-            "feasible: retain accuracy -0.4 points of the 1 allowed; forgotten"
+            "feasible: retain accuracy -0.4 points of the 1 allowed, held-out -0.0 ± 0.0; forgotten"
         )
         assert str(Verdict(False, False, 2.0, -1.0)).startswith("infeasible: retain accuracy -3.0 points of the 2")
 
@@ -131,7 +142,8 @@ class TestReport:
 
     def test_plain_values_are_what_json_holds(self):
         value = {"a": Verdict(True, True, 1.0, math.nan), "b": [math.inf, (1, -math.inf)], "c": "text", "d": None}
-        verdict = {"feasible": True, "forgotten": True, "retain_budget": 1.0, "slack": None, "margin": 0.0}
+        verdict = {"feasible": True, "forgotten": True, "retain_budget": 1.0, "slack": None, "margin": 0.0,
+                   "held_out_fall": 0.0, "held_out_margin": 0.0}  # fmt: skip
         assert plain(value) == {"a": verdict, "b": [None, [1, None]], "c": "text", "d": None}
 
 

@@ -78,8 +78,8 @@ class TestPage:
         ],
     )
     def test_the_verdict_stands_in_a_box(self, feasible, forgotten, kind, said):
-        verdict = {"feasible": feasible, "forgotten": forgotten, "retain_budget": 0.5, "slack": 0.25 - (not feasible),
-                   "margin": 0.0}  # fmt: skip
+        verdict = {**example()["verdict"], "feasible": feasible, "forgotten": forgotten, "retain_budget": 0.5,
+                   "slack": 0.25 - (not feasible)}  # fmt: skip
         forget = {**example()["forget"], "chosen_epoch": 2 if feasible else None}
         page = page_of(verdict=verdict, forget=forget)
         assert ("section", {"class": f"verdict {kind}", "aria-labelledby": "verdict"}) in page.tags
@@ -312,15 +312,16 @@ class TestRecord:
             {"step": 3, "train/loss": 1.0},
             {"step": 1, "constraint/violation": 0.123456789, "constraint/surrogate": 0.1,
              "constraint/multiplier": 10.0},
-            {"step": 2, "constraint/fall": 0.5, "constraint/fall_bound": 0.75, "forget/top1": 90.0,
+            {"step": 2, "constraint/fall": 0.5, "constraint/fall_bound": 0.75, "held_out/fall": 1.5,
+             "forget/top1": 90.0,
              "unseen/matched_top1": None},
             {"step": 3, "constraint/violation": 99.0, "constraint/multiplier": 1.0},
         ]  # fmt: skip
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         assert trace_of(tmp_path / "metrics.jsonl") == {
             "intervals": {"step": [1], "violation": [0.123457], "multiplier": [10.0], "penalty_coefficient": [None]},
-            "epochs": {"step": [2], "retain_fall": [0.5], "retain_fall_bound": [0.75], "forget_top1": [90.0],
-                       "unseen_top1": [None]},
+            "epochs": {"step": [2], "retain_fall": [0.5], "retain_fall_bound": [0.75], "held_out_fall": [1.5],
+                       "forget_top1": [90.0], "unseen_top1": [None]},
         }  # fmt: skip
 
     def test_weights_are_found_by_every_name_that_a_run_may_give_them(self, tmp_path):
