@@ -190,8 +190,8 @@ def draw_course(scalars: Scalars, chosen: int | None, retrained_forget_top1: flo
     for axis, level in ((violation, 0), (discriminator, 0.5)):
         axis.axhline(level, color="#b0b0b0", linewidth=1)
     for axis in (violation, multiplier):
-        for number, step in enumerate(scalars.get("constraint/safeguard", ((), ()))[0]):
-            axis.axvline(step, linestyle="--", label=None if number else "safeguard rolls back", **thin)
+        for number, step in enumerate(scalars.get("constraint/share", ((), ()))[0]):
+            axis.axvline(step, linestyle="--", label=None if number else "pass shortened or lengthened", **thin)
     for axis in (accuracy, discriminator) if chosen is not None else ():
         axis.axvline(steps[chosen - 1], color="#404040", linewidth=1, linestyle="-.", label="epoch kept")
     for axis in (accuracy, violation, discriminator):

@@ -44,23 +44,13 @@ def inequality(
     return cooper.Constraint(cooper.ConstraintType.INEQUALITY, formulation, **options)
 
 
-def grow_penalty(constraint: cooper.Constraint, strict_violation: float, factor: float) -> None:
-    """Multiply the penalty coefficient by `factor` while the constraint is violated, and only then.
-
-    Source: Nocedal & Wright 2006, algorithm 17.4.
-    """
-    coefficient = constraint.penalty_coefficient
-    if coefficient is not None and strict_violation > 0:
-        coefficient.value = coefficient.value * factor
-
-
-def dual_figures(constraint: cooper.Constraint) -> dict[str, Tensor]:
-    """The multiplier and the penalty coefficient of a constraint, those that it has."""
+def dual_figures(constraint: cooper.Constraint, name: str) -> dict[str, Tensor]:
+    """The multiplier and the penalty coefficient of a constraint of that name, those that it has."""
     figures = {}
     if constraint.multiplier is not None:
-        figures["constraint/multiplier"] = constraint.multiplier.weight.detach().reshape(()).clone()
+        figures[f"{name}/multiplier"] = constraint.multiplier.weight.detach().reshape(()).clone()
     if constraint.penalty_coefficient is not None:
-        figures["constraint/penalty_coefficient"] = constraint.penalty_coefficient.value.reshape(())
+        figures[f"{name}/penalty_coefficient"] = constraint.penalty_coefficient.value.reshape(())
     return figures
 
 
@@ -117,9 +107,10 @@ class Solver(Descent):
         problem: whose multipliers and penalty coefficients are held.
         optimizer: of the weights of `model`; a SAM optimizer takes its two passes.
         model: whose gradients are measured and clipped.
-        dual_learning_rate: step of a multiplier for each unit of strict violation, as a share of a multiplier above 1
-            (much like exponentiated gradient ascent, Kivinen & Warmuth 1997), absolute below.
+        dual_learning_rate: step of a multiplier for each unit of strict violation, as a share of the multiplier (much
+            like exponentiated gradient ascent, Kivinen & Warmuth 1997), or of `least_multiplier` where it is below.
         max_grad_norm: gradients longer than this are scaled down to it; None leaves them.
+        least_multiplier: below it, a multiplier moves in proportion to this.
     """
 
     def __init__(
@@ -129,9 +120,11 @@ class Solver(Descent):
         model: nn.Module,
         dual_learning_rate: float = 0.03,
         max_grad_norm: float | None = None,
+        least_multiplier: float = 1.0,
     ) -> None:
         super().__init__(optimizer, model, max_grad_norm)
-        self.problem = problem
+        self.problem, self.least_multiplier = problem, least_multiplier
+        self.kept: list[Tensor] = self.multipliers()
         multipliers = list(problem.dual_parameters())
         self.dual = torch.optim.SGD(multipliers, lr=dual_learning_rate, maximize=True) if multipliers else None
 
@@ -142,18 +135,47 @@ class Solver(Descent):
         state.compute_dual_lagrangian().backward()
         with torch.no_grad():
             for multiplier in self.problem.multipliers():
-                # In proportion to the multiplier, a step finds its order of magnitude in either direction; below 1 it
+                # In proportion to the multiplier, a step finds its order of magnitude in either direction; near 0 it
                 # is a plain step, so that 0 is neither a trap nor out of reach.
-                multiplier.weight.grad *= multiplier.weight.clamp(min=1)
+                multiplier.weight.grad *= multiplier.weight.clamp(min=self.least_multiplier)
             self.dual.step()
             for multiplier in self.problem.multipliers():
                 multiplier.post_step_()
         self.dual.zero_grad()
 
+    def multipliers(self) -> list[Tensor]:
+        """The values of the multipliers, each `[1]`."""
+        return [multiplier.weight.detach().clone() for multiplier in self.problem.multipliers()]
+
+    def snapshot(self) -> None:
+        """Take the present multipliers, and what the problem learns beside the weights, as those to restart from."""
+        self.problem.snapshot()
+        self.kept = self.multipliers()
+
+    @torch.no_grad()
+    def restart(self, factor: float) -> None:
+        """Momentum anew; multipliers and penalty coefficients `factor` times what they were at the last snapshot.
+
+        What the multipliers climbed to since reflects the violation of weights that are left behind.
+        """
+        self.problem.rollback()
+        optimizer = getattr(self.optimizer, "base_optimizer", self.optimizer)
+        for state in optimizer.state.values():
+            for value in state.values():
+                if isinstance(value, Tensor):  # Adam's step count as well: its bias correction begins anew
+                    value.zero_()
+        for multiplier, value in zip(self.problem.multipliers(), self.kept, strict=True):
+            multiplier.weight.copy_(value.clamp(min=self.least_multiplier) * factor)
+        for coefficient in self.problem.penalty_coefficients():
+            coefficient.value = coefficient.value * factor
+
     def state_dict(self) -> dict:
         """Everything a resumed run needs: both optimizers, multipliers, penalty coefficients, the problem's own."""
         dual = {} if self.dual is None else self.dual.state_dict()
-        return {"optimizer": self.optimizer.state_dict(), "dual": dual, "problem": self.problem.state_dict()}
+        return {
+            "optimizer": self.optimizer.state_dict(), "dual": dual, "problem": self.problem.state_dict(),
+            "kept": self.kept,
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
         """Inverse of `state_dict`."""
@@ -161,6 +183,7 @@ class Solver(Descent):
         if self.dual is not None:
             self.dual.load_state_dict(state["dual"])
         self.problem.load_state_dict(state["problem"])
+        self.kept = state["kept"]
 
 
 def lagrangian(state: cooper.CMPState) -> Tensor:

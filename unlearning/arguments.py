@@ -38,8 +38,10 @@ class UnlearnArgs(ContrastiveArgs):
 
     num_epochs: PositiveInt = 20
     """Passes over the forget set while forgetting; over the training set where a student learns."""
-    finetune_num_epochs: NonNegativeInt = 0
-    """Passes over the forget set of constrained fine-tuning afterwards."""
+    finetune_num_epochs: NonNegativeInt = 2
+    """Passes over the retain set of constrained fine-tuning afterwards: each costs, and gives back, accuracy."""
+    finetune_learning_rate: PositiveFloat = 0.04
+    """Of the weights while fine-tuning: the highest, from which it decays to nothing."""
     batch_size: PositiveInt | None = None
     """Forget images in one gradient step; an eighth of the forget set by default, from 8 to 256."""
     retain_batch_size: PositiveInt | None = None

@@ -26,7 +26,8 @@ class MethodContext:
     Args:
         target: name of the forget target.
         model: the original, whose weights are still to move.
-        loaders: `retain` and `forget`, shuffled batches; `unseen` and `validation`.
+        loaders: `retain` and `forget`, shuffled batches; `unseen` and `validation`; for constrained fine-tuning
+            `finetune_retain`, augmented, and `finetune_forget`, which are the first two where there are none.
         evaluator: what was measured of the original, and measures again.
         args: flags, the method's own among them.
         precision: device and dtype.
@@ -76,11 +77,14 @@ class MethodContext:
         """Passes over the `forget` or the `retain` images, alone."""
         return self._open(NamedLoader(name, self.loaders[name]))
 
-    def pairs(self, leader: str) -> PairedLoader:
-        """Passes over the `forget` or the `retain` images, with as many batches of the other ones beside them."""
+    def pairs(self, leader: str, prefix: str = "") -> PairedLoader:
+        """Passes over the `forget` or the `retain` images, with as many batches of the other ones beside them.
+
+        `prefix` stands before the names of the loaders, where there are such.
+        """
         beside = {"forget": "retain", "retain": "forget"}[leader]
-        follower = CyclingLoader(self.loaders[beside])
-        return self._open(PairedLoader(self.loaders[leader], follower, (leader, beside)))
+        first, other = (self.loaders.get(prefix + name, self.loaders[name]) for name in (leader, beside))
+        return self._open(PairedLoader(first, CyclingLoader(other), (leader, beside)))
 
     def _open(self, stream: NamedLoader | PairedLoader) -> NamedLoader | PairedLoader:
         self.opened.append(stream)
@@ -115,12 +119,11 @@ class RunListener(Protocol):
     original: dict[str, float]
     epochs: list[dict[str, float]]
 
-    def evaluate(self, feasible: bool = True) -> Evaluation:
-        """Measure the model at the end of an epoch, and keep its weights if they may be the ones to end with.
+    def measure(self) -> Evaluation:
+        """Measure the model as it is."""
 
-        Args:
-            feasible: False where these weights do not count as a result, whatever they keep.
-        """
+    def take(self, evaluation: Evaluation) -> None:
+        """Take what was measured as the end of an epoch, and keep the weights if they may be the ones to end with."""
 
     def close_epoch(self, name: str, epoch: int, num_epochs: int, evaluation: Evaluation, trainer: dict) -> None:
         """Write down what epoch `epoch`, from 1, of the stage `name` gave, and save with the trainer's own state."""

@@ -95,9 +95,12 @@ class Evaluator:
         retain_loss_gap: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> None:
         self.precision, self.retain_loss_gap = precision, retain_loss_gap
-        self.views = {name: evaluation_view(loader) for name, loader in loaders.items() if name != "retain"}
+        self.views = {name: evaluation_view(loaders[name]) for name in ("forget", "unseen", "validation")}
         self.views["retain"] = evaluation_view(loaders["retain"], RETAIN_SAMPLE, seed)
         self.original_outputs = {name: predict(model, view, precision) for name, view in self.views.items()}
+        self.original_losses = {
+            name: F.cross_entropy(*outputs, reduction="none") for name, outputs in self.original_outputs.items()
+        }
         self.num_classes = self.original_outputs["forget"][0].shape[1]
         self.forget_labels = self.original_outputs["forget"][1]
         self.retain_labels = self.original_outputs["retain"][1]
@@ -112,18 +115,15 @@ class Evaluator:
         self.unseen_top1 = matched_top1(*self.original_outputs["unseen"], self.class_weights["unseen"])
         self.difficulty = self._difficulty()
         self.difficulty_weights = {
-            name: self.difficulty.weigh(self._original_losses(name), weights)
+            name: self.difficulty.weigh(self.original_losses[name], weights)
             for name, weights in self.class_weights.items()
         }
-
-    def _original_losses(self, name: str) -> Tensor:
-        return F.cross_entropy(*self.original_outputs[name], reduction="none")
 
     def _difficulty(self) -> Difficulty:
         # The sample holds nothing about a class without retain images in it.
         held = torch.isin(self.forget_labels, self.retain_labels)
         weights = matching_weights(self.retain_labels, self.forget_labels[held], self.num_classes)
-        return Difficulty.of(self._original_losses("forget")[held], self._original_losses("retain"), weights)
+        return Difficulty.of(self.original_losses["forget"][held], self.original_losses["retain"], weights)
 
     def forgotten_classes(self) -> Tensor:
         """Classes of the forget set that do not occur among the retain images, int64."""

@@ -18,7 +18,10 @@ from helper_functions.training.distribution import from_main
 from helper_functions.training.inference import predict
 from helper_functions.training.spread import share_batch_norm
 from models.arguments import model_from
+from unlearning.arguments import FEWEST_RETAINED
 
+# Retain images in a step of constrained fine-tuning: fewer where a pass would have fewer steps than these.
+LARGEST_FINETUNE_BATCH, FINETUNE_STEPS_A_PASS = 128, 20
 TARGETS = {
     "random": "unseen", "file": "unseen", "class": "zero", "superclass": "zero", "mislabelled": "chance",
 }  # fmt: skip
@@ -133,12 +136,16 @@ class Experiment:
         """Loaders for unlearning by name; forget and retain shuffled, augmented where it is asked for.
 
         Constrained methods ask for none: the budget is on images as they are. Measured on augmented ones, the fall is
-        another one, and so is the price of forgetting.
+        another one, and so is the price of forgetting. Their fine-tuning learns from augmented ones, in batches like
+        those of training.
         """
         splits, sets = self.splits, self.sets
+        finetune = min(LARGEST_FINETUNE_BATCH, max(FEWEST_RETAINED, len(splits.retain) // FINETUNE_STEPS_A_PASS))
         return {
             "retain": sets.training(splits.retain, retain_batch_size, augment=augment, stream=1),
             "forget": sets.training(splits.forget, batch_size, augment=augment, stream=2),
+            "finetune_retain": sets.training(splits.retain, finetune, augment=True, stream=3),
+            "finetune_forget": sets.training(splits.forget, finetune // 2, augment=False, stream=4),
             "unseen": sets.evaluation(splits.unseen),
             "validation": sets.evaluation(splits.validation),
         }

@@ -1,7 +1,7 @@
 """One run of a method: measure, train, write down, keep checkpoints, end with the chosen weights."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
@@ -11,7 +11,9 @@ from helper_functions.training.distribution import from_main
 from helper_functions.training.loop import Cost
 from unlearning.arguments import MethodArgs
 from unlearning.choice import BestFeasible, LastEpoch, ScrubRewind
+from unlearning.constrained.line_search import Weights, snapshot
 from unlearning.context import MethodContext, RunListener
+from unlearning.dial import SHARES, Dial
 from unlearning.evaluator import Evaluation, Evaluator
 from unlearning.methods import METHODS
 from unlearning.streams import OWN_RETAIN_LOSS, RETAIN_LOSSES
@@ -30,7 +32,8 @@ class Unlearned:
     where no epoch of a constrained method kept the budget: then the weights are those of the epoch that came nearest to
     keeping it. `events` are the safeguard's. `multiplier` is the last one while forgetting, without what is left of the
     safeguard's raises; None for methods without one, and where the safeguard has relaxed it. `held_out_auc` is a fresh
-    discriminator's on held-out pairs, of the `original` and the `unlearned`; empty for methods without one.
+    discriminator's on held-out pairs, of the `original` and the `unlearned`; empty for methods without one. `dial` are
+    the points measured on the line from the original to the chosen epoch, on which the weights lie at `share`.
     """
 
     epochs: list[dict[str, float]]
@@ -42,6 +45,8 @@ class Unlearned:
     cost: Cost
     multiplier: float | None
     held_out_auc: dict[str, float]
+    dial: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    share: float = 1.0
 
 
 class UnlearningRun(RunListener):
@@ -81,6 +86,7 @@ class UnlearningRun(RunListener):
         retain_loss = OWN_RETAIN_LOSS[target] if args.retain_loss == "auto" else args.retain_loss
         self.evaluator = Evaluator(model, loaders, precision, seed, RETAIN_LOSSES[retain_loss])
         self.context = MethodContext(target, model, loaders, self.evaluator, args, precision, seed, self.cost)
+        self.original_weights = snapshot(model)
         self.trainer = self.method.trainer(self.context)
         self.target = self.trainer.target
         outputs = self.evaluator.original_outputs
@@ -106,24 +112,49 @@ class UnlearningRun(RunListener):
             self.target.detach()
         place, weights = self.choice.settle(self.epochs)
         self.model.load_state_dict(weights)
+        outcome = Unlearned(
+            self.epochs, place + 1, self.original | self.trainer.original, self.target.name, self.name,
+            self.trainer.events, self.cost, self.trainer.multiplier, {},
+        )  # fmt: skip
+        final = self.epochs[place]
+        if self.method.constrained and self.trainer.moved:
+            final = self.settle_on_line(outcome, weights, SHARES, final)
+        return self._ended(outcome, final)
+
+    def settle_on_line(
+        self, outcome: Unlearned, weights: Weights, shares: Sequence[float], end: dict[str, float] | None = None
+    ) -> dict[str, float]:
+        """Go to the best of some shares of the line from the original to `weights`; the figures there.
+
+        Args:
+            outcome: takes what was measured.
+            weights: of share 1.
+            shares: of the points to measure.
+            end: figures of share 1, where they are known.
+        """
+        known = {0.0: self.original} if end is None else {0.0: self.original, 1.0: end}
+        dial = Dial(self.model, self.original_weights, weights, lambda: self.measure().figures, known)
+        outcome.share = dial.settle(shares, self.target.tolerances)
+        outcome.dial = dial.points()
+        return dial.known[outcome.share]
+
+    def _ended(self, outcome: Unlearned, final: dict[str, float]) -> Unlearned:
         self.model.eval()
         self.watch.lap()
-        chosen, auc = self.epochs[place], "discriminator/auc"
-        kept = chosen["constraint/feasible"] or not self.method.constrained
-        return Unlearned(
-            self.epochs, place + 1 if kept else None, self.original | self.trainer.original, self.target.name,
-            self.name, self.trainer.events, self.cost, self.trainer.multiplier,
-            {"original": self.original[auc], "unlearned": chosen[auc]} if auc in chosen else {},
-        )  # fmt: skip
+        if self.method.constrained and not final["constraint/feasible"]:
+            outcome.chosen = None
+        if (auc := "discriminator/auc") in final:
+            outcome.held_out_auc = {"original": self.original[auc], "unlearned": final[auc]}
+        return outcome
 
-    def evaluate(self, feasible: bool = True) -> Evaluation:
+    def measure(self) -> Evaluation:
         evaluation = self.evaluator(self.model, self.target, self.args.retain_budget)
-        figures = evaluation.figures = self._figures(evaluation)
-        if not feasible:
-            figures["constraint/feasible"] = 0.0
-        self.epochs.append(figures)
-        self.choice.consider(self.epochs, self.model)
+        evaluation.figures = self._figures(evaluation)
         return evaluation
+
+    def take(self, evaluation: Evaluation) -> None:
+        self.epochs.append(evaluation.figures)
+        self.choice.consider(self.epochs, self.model)
 
     def _figures(self, evaluation: Evaluation) -> dict[str, float]:
         """With the target's own; the first rank's on all ranks, which could decide differently by a rounding error."""

@@ -136,7 +136,7 @@ def _account(report: dict) -> dict:
     cost = report["cost"]["unlearned"]
     return {
         "verdict": report["verdict"], "budget_spent": report.get("sequence", {}).get("budget_spent", 0.0),
-        "multiplier": report["forget"]["multiplier"], "safeguard": len(report["forget"]["safeguard"]),
+        "multiplier": report["forget"]["multiplier"],
         "seconds": cost["seconds"], "gradient_steps": cost["gradient_steps"],
     }  # fmt: skip
 

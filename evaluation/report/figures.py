@@ -22,6 +22,12 @@ COLOURS = {
 }  # fmt: skip
 MODELS = {"original": ("Before", "forget"), "unlearned": ("After", "test"),
           "retrained": ("Retrained without them", "retrained")}  # fmt: skip
+# Of the dial, by title: figures, their names, and how they are drawn.
+DIAL = {
+    "Accuracy on the images to forget, %": [("forget_top1", "images to forget", ("o-", "forget"))],
+    "Accuracy lost, points": [("retain_fall", "retained images", ("o-", "test")),
+                              ("held_out_fall", "images that no model has learned", ("s--", "forget"))],
+}  # fmt: skip
 STYLE = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 12,
     "axes.labelsize": 12, "xtick.labelsize": 12, "ytick.labelsize": 12, "figure.dpi": 72,
@@ -170,6 +176,37 @@ def trace_drawings(report: dict) -> list[tuple[str, str]]:
 def _pairs(columns: dict[str, list], name: str) -> list[tuple[float, float]]:
     pairs = zip(columns["step"], columns[name], strict=False)
     return [(step, value) for step, value in pairs if step is not None and value is not None]
+
+
+def dial_drawings(points: list[dict]) -> list[tuple[str, str]]:
+    """Title and SVG of the line from the original to the unlearned weights, as `unlearning.dial` measures it."""
+    drawings = []
+    for number, title in enumerate(DIAL):
+        axes = _axes()
+        _draw_dial(axes, points, number)
+        told = "; ".join(f"{point['share']:g}: {point[DIAL[title][0][0]]:.3g}" for point in points)
+        drawings.append((title, _svg(axes, f"dial-{number}", title, f"By share of the line: {told}.")))
+    return drawings
+
+
+def draw_dial(points: list[dict]):
+    """The same as one figure of two panels."""
+    from matplotlib.figure import Figure
+
+    with drawing_style():
+        figure = Figure((9, 3.4), layout="constrained")
+        for number, (axes, title) in enumerate(zip(figure.subplots(1, 2), DIAL, strict=True)):
+            _draw_dial(axes, points, number)
+            axes.set_title(title)
+            axes.legend([label for _, label, _ in DIAL[title]])
+    return figure
+
+
+def _draw_dial(axes, points: list[dict], panel: int) -> None:
+    for name, _, (marks, colour) in list(DIAL.values())[panel]:
+        values = [point[name] for point in points]
+        axes.plot([point["share"] for point in points], values, marks, color=COLOURS[colour], linewidth=1.8)
+    axes.set_xlabel("share of the line from the original to the end of the run")
 
 
 def draw_losses(path: Path, histograms: dict) -> None:

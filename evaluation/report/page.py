@@ -13,8 +13,16 @@ from markupsafe import Markup, escape
 from evaluation.gaps import Figures, is_retrained, mean_figures, retrained_of
 from evaluation.report import words
 from evaluation.report.arguments import is_unprintable
-from evaluation.report.figures import MODELS, attack_drawing, drawing_style, loss_drawings, trace_drawings
+from evaluation.report.figures import (
+    MODELS,
+    attack_drawing,
+    dial_drawings,
+    drawing_style,
+    loss_drawings,
+    trace_drawings,
+)
 from evaluation.verdict import UNSEEN_TOLERANCE, ZERO_TOLERANCE
+from unlearning.dial import BUDGETS, bought
 
 PAGE = "report.html"
 TEMPLATE = Path(__file__).parent / "template"
@@ -34,6 +42,7 @@ def report_page(report: dict, pictures: Sequence[bytes] = ()) -> str:
     with drawing_style():
         drawings = {
             "losses": loss_drawings(report["loss_histograms"]),
+            "dial": dial_drawings(report["dial"]) if "dial" in report else [],
             "traces": trace_drawings(report) if "verdict" in report else [],
             "attack_drawing": attack_drawing(
                 shown, {name: title for name, (title, _) in attacks.items() if name.endswith("_auc")}
@@ -51,6 +60,8 @@ def report_page(report: dict, pictures: Sequence[bytes] = ()) -> str:
             (described, base64.b64encode(png).decode())
             for described, png in zip(report.get("pictures", ()), pictures, strict=True)
         ],
+        bought=[(f"{budget:g}", *map(words.number, bought(report["dial"], budget))) for budget in BUDGETS]
+        if "dial" in report else [],
         tolerances={"unseen": f"{UNSEEN_TOLERANCE:g}", "zero": f"{ZERO_TOLERANCE:g}",
                     "chance": math.log(report["data"]["classes"])},
         **drawings,

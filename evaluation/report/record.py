@@ -141,9 +141,8 @@ def trace_of(path: Path) -> dict:
     `intervals` belong to the stage whose constraint is the retain budget; they are empty for a method without one.
     """
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    # The constraint of the fine-tuning stage has other units and logs no surrogate.
     return {
-        "intervals": _columns([line for line in lines if "constraint/surrogate" in line], INTERVALS),
+        "intervals": _columns([line for line in lines if "constraint/violation" in line], INTERVALS),
         "epochs": _columns([line for line in lines if "constraint/fall" in line], EPOCHS),
     }
 

@@ -12,7 +12,7 @@ from contrastive_discrimination.critic import Critic
 from evaluation.gaps import retrained_of, summarise_gaps
 from evaluation.judge import Judgement, judge_all
 from evaluation.metrics import loss_histograms
-from evaluation.report.figures import draw_images, draw_losses
+from evaluation.report.figures import draw_dial, draw_images, draw_losses
 from evaluation.report.page import PAGE
 from evaluation.report.record import complete_report
 from evaluation.report.tables import cost_table, plain, table
@@ -23,6 +23,7 @@ from helper_functions.training.distribution import from_main, on_main
 from helper_functions.training.inference import evaluation_mode
 from helper_functions.training.loop import Cost
 from models.weight_files import WeightFile, shown, write_weight_file
+from unlearning.dial import BUDGETS, bought
 from unlearning.evaluator import paired_fall
 from unlearning.experiment import Experiment
 from unlearning.run import Unlearned
@@ -52,8 +53,10 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
         report = {"verdict": verdict, **report}
         report["forget"] |= {
             "method": outcome.method, "target": outcome.target, "chosen_epoch": outcome.chosen,
-            "safeguard": outcome.events, "multiplier": outcome.multiplier,
+            "line_search": outcome.events, "multiplier": outcome.multiplier, "share": outcome.share,
         }  # fmt: skip
+        if outcome.dial:
+            report["dial"] = outcome.dial
         if outcome.held_out_auc:
             report["held_out_discriminator_auc"] = outcome.held_out_auc
         summary = _summary(verdict, outcome, run.args.num_epochs)
@@ -123,7 +126,7 @@ def _finish(
     """Write the report and the TensorBoard views; print both tables, the summary, and the paths of all files."""
     record = run.record
     write_json(record.path("report.json"), report)
-    show_run(run, models, judgements, report.get("loss_histograms", {}))
+    show_run(run, models, judgements, report)
     record.close()
     costs = {name: Cost(**cost) for name, cost in report["cost"].items()}
     print(f"\n{table(report['models'])}\n\n{cost_table(costs)}\n\n{summary}")
@@ -136,13 +139,24 @@ def _finish(
 
 def _summary(verdict: Verdict, outcome: Unlearned, num_epochs: int) -> str:
     """Lines on the verdict, the chosen epoch, the discriminator, and what to try next."""
-    chosen = f"epoch {outcome.chosen} of {len(outcome.epochs)}" if outcome.chosen else "no epoch kept the budget"
-    lines = [f"verdict  {verdict}", f"chosen   {chosen}; the safeguard rolled back {len(outcome.events)} times"]
+    lines = [f"verdict  {verdict}", f"chosen   {_chosen(outcome)}"]
+    if outcome.dial:
+        rows = [(budget, bought(outcome.dial, budget)[1]) for budget in BUDGETS]
+        lines.append("dial     " + ", ".join(f"{budget:g} points: forget {top1:.1f} %" for budget, top1 in rows))
     if outcome.held_out_auc:
         lines.append(PAIRS.format(outcome.held_out_auc["original"], outcome.held_out_auc["unlearned"]))
     if advice := next_try(verdict, num_epochs if outcome.epochs else 0):
         lines.append(f"next     {advice}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _chosen(outcome: Unlearned) -> str:
+    if outcome.chosen is None:
+        return "no epoch kept the budget"
+    share = "" if outcome.share == 1 else f", {outcome.share:g} of the way from the original"
+    shorter = sum(event["share"] < 1 for event in outcome.events)
+    said = f"; passes shortened: {shorter}, lengthened: {len(outcome.events) - shorter}" if outcome.dial else ""
+    return f"epoch {outcome.chosen} of {len(outcome.epochs)}{share}{said}"
 
 
 def save_result(run: PreparedRun, name: str, verdict: Verdict | None = None) -> str:
@@ -185,11 +199,8 @@ def _remove(path: Path) -> None:
 
 
 @on_main
-def show_run(run: PreparedRun, models: dict[str, nn.Module], judgements: dict[str, Judgement], losses: dict) -> None:
-    """Write hyper-parameters and final figures; with --figures also the graph, forgotten images and losses.
-
-    `losses` are those of `loss_histograms`.
-    """
+def show_run(run: PreparedRun, models: dict[str, nn.Module], judgements: dict[str, Judgement], report: dict) -> None:
+    """Write hyper-parameters and final figures; with --figures also the graph, the dial, forgotten images, losses."""
     record, args = run.record, run.args
     main = next(name for name in ("unlearned", "student", "original") if name in models)
     values = dataclasses.asdict(args).items()
@@ -199,9 +210,11 @@ def show_run(run: PreparedRun, models: dict[str, nn.Module], judgements: dict[st
     if not args.figures:
         return
     _graph(record.writer, run.experiment, models[main])
+    if report.get("dial"):
+        record.writer.add_figure("dial", draw_dial(report["dial"]))
     if main == "unlearned":
         record.writer.add_figure("forget/images", _forgotten_images(run.experiment, models))
-        draw_losses(record.path("losses.png"), losses)
+        draw_losses(record.path("losses.png"), report["loss_histograms"])
 
 
 def _graph(writer, experiment: Experiment, model: nn.Module) -> None:

@@ -54,7 +54,7 @@ def example(retrained: int = 1, **parts: object) -> dict:
         "models": models,
         "cost": {"original": cost, "unlearned": cost, "retrained": {**cost, "seconds": 50.0}},
         "forget": {"request": "file:withdrawn.txt", "images": 40, "method": "constrained", "target": "unseen",
-                   "chosen_epoch": 2, "multiplier": 11.0, "safeguard": [{"step": 7, "violation": 3.5, "scale": 0.5}]},
+                   "chosen_epoch": 2, "multiplier": 11.0, "share": 1.0, "line_search": [{"step": 7, "share": 0.5}]},
         "splits_sha256": SHA,
         "final_test": "stratified",
         "judged_retain_images": 960,

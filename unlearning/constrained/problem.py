@@ -1,10 +1,10 @@
 """The two constrained problems: forget subject to the retain budget; then fine-tune subject to staying forgotten.
 
     Stage 1:  min F(θ)    subject to  h(θ) ≤ 0
-    Stage 2:  min L_r(θ)  subject to  F(θ) ≤ min F + tolerance
+    Stage 2:  min L_r(θ)  subject to  F(θ) ≤ F* + tolerance
 
 F is the objective of a target (`unlearning.constrained.targets`), h the fall of retain accuracy minus the part of the
-budget that training aims at, L_r the cross-entropy on retain images.
+budget that training aims at, L_r the cross-entropy on retain images, F* what F is where everything is forgotten.
 """
 
 import math
@@ -40,6 +40,9 @@ class UnlearningProblem(Problem):
         args: `solver`, `multiplier` and `penalty_coefficient`.
     """
 
+    # What figures of the constraint begin with.
+    constrains: str
+
     def __init__(self, streams: TwoStreams, target: Target, args: UnlearnArgs) -> None:
         super().__init__()
         self.streams, self.target = streams, target
@@ -66,7 +69,7 @@ class UnlearningProblem(Problem):
             violation=violation, strict_violation=strict_violation,
             contributes_to_dual_update=self.constraint.multiplier is not None,
         )  # fmt: skip
-        misc = {**figures, **dual_figures(self.constraint)}
+        misc = {**figures, **dual_figures(self.constraint, self.constrains)}
         return cooper.CMPState(loss=loss, observed_constraints={self.constraint: state}, misc=misc)
 
     def commit(self, state: cooper.CMPState) -> None:
@@ -103,6 +106,8 @@ class ForgetSubjectToRetain(UnlearningProblem):
         original: its answers on a retain batch.
         retain_loss_gap: one of `RETAIN_LOSSES`, the retain loss less the original's.
     """
+
+    constrains = "constraint"
 
     def __init__(
         self, streams: TwoStreams, target: Target, args: UnlearnArgs, original: OriginalAnswers,
@@ -168,15 +173,14 @@ class ForgetSubjectToRetain(UnlearningProblem):
 class RetainSubjectToForget(UnlearningProblem):
     """Stage 2: the retain loss, subject to the forget objective ≤ its floor + `FINETUNE_TOLERANCE`."""
 
-    # Accuracy is the objective here: nothing of it may be lost.
-    aim = None
+    constrains = "forget"
 
     def compute_cmp_state(self, forget: Batch, retain: Batch) -> cooper.CMPState:
         """Objective and constraint on one batch of each stream."""
         objective, retain_logits, figures = self.forward(forget, retain)
         retain_loss = F.cross_entropy(retain_logits, retain[1])
         violation = objective - self.target.floor - FINETUNE_TOLERANCE
-        figures |= {"retain/batch_loss": retain_loss.detach(), "constraint/violation": violation.detach()}
+        figures |= {"retain/batch_loss": retain_loss.detach(), "forget/violation": violation.detach()}
         return self.state_of(retain_loss, violation, None, figures)
 
 

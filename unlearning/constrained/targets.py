@@ -14,6 +14,8 @@ from helper_functions.metrics import class_mask
 
 # Nats. Losses in float32 come in steps of about 6e-8: down to here log-odds are exact to a hundredth.
 LOWEST_LOSS = 1e-5
+# Pairs of samples that the distance by chance is the mean of.
+CHANCE_DRAWS = 32
 
 
 def weighted_quantiles(values: Tensor, weights: Tensor, levels: Tensor) -> Tensor:
@@ -71,8 +73,8 @@ class Target:
         """Of `forget/distance`, and of `forget/own_distance`, which is the same unless a discriminator decides."""
         return self.tolerance, self.tolerance
 
-    def refresh(self, unseen_losses: Tensor) -> None:
-        """Take the losses of the unseen images under the current weights, `[U]`."""
+    def refresh(self, unseen_losses: Tensor, forget_losses: Tensor) -> None:
+        """Take the losses of all unseen images, `[U]`, and of all forget images, `[P]`, under the current weights."""
 
     def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The objective and the share of images that have reached the target, both 0-d.
@@ -173,57 +175,115 @@ class ZeroTarget(Target):
 
 
 class UnseenTarget(Target):
-    """Forget losses distributed as the losses of matched unseen images under the current weights.
+    """Forget losses distributed as the losses of matched unseen images.
 
-    Ranked forget images are compared with the unseen images' quantiles of the same rank (the coupling of two samples on
-    a line that is optimal for every convex cost); an image below its quantile is pushed up to it, one above is left
-    alone. The mean alone would let half of the set rise while the other half comes back.
+    An image's goal is the unseen images' quantile at the rank that it has in the whole forget set (the coupling of two
+    samples on a line that is optimal for every convex cost), and it is pulled there from either side. Ranks within a
+    batch would be noise, and noise that pushes in one direction alone never comes to rest.
 
-    Shortfalls are those of the log-odds against the label, log((1 - p) / p), in which losses of classifiers are close
-    to normal (Carlini et al. 2022, section IV) and which order images as losses do. Shortfalls of losses push
-    an image in proportion to 1 - p, so that those that are known best, which attacks find first, would stay.
+    Compared are the log-odds against the label, log((1 - p) / p), in which losses of classifiers are close to normal
+    (Carlini et al. 2022, section IV) and which order images as losses do. Losses themselves would pull an image in
+    proportion to 1 - p, so that those that are known best, which attacks find first, would stay.
+
+    Two samples of one distribution differ by chance. What samples of these sizes differ by on average is the floor of
+    the objective, below which nothing is pulled any more, and the tolerance of the distance.
 
     Args:
         unseen_weights: `[U]`, weights of the unseen images that match their classes, and how hard they are, to the
             forget set's.
+        floor: the objective that chance explains.
+        tolerance: the distance that chance explains.
     """
 
     name = "unseen"
 
-    def __init__(self, unseen_weights: Tensor) -> None:
-        self.weights = unseen_weights
-        self.losses: Tensor | None = None
+    def __init__(self, unseen_weights: Tensor, floor: float = 0.0, tolerance: float = Target.tolerance) -> None:
+        self.weights, self.floor, self.tolerance = unseen_weights, floor, tolerance
+        self.latest: Tensor | None = None
 
-    def refresh(self, unseen_losses: Tensor) -> None:
-        """Take the losses of the unseen images under the current weights, `[U]`."""
-        self.losses = unseen_losses
+    def refresh(self, unseen_losses: Tensor, forget_losses: Tensor) -> None:
+        """Take the losses of all unseen images, `[U]`, and of all forget images, `[P]`, under the current weights."""
         self.weights = self.weights.to(unseen_losses.device)
+        self.reference, self.window, self.place = log_odds(unseen_losses), log_odds(forget_losses), 0
+        self.pending = bool(F.huber_loss(self.window, self.goals(self.window)) > self.floor)
 
-    def _goals(self, losses: Tensor, reference: Tensor, weights: Tensor) -> Tensor:
-        levels = (torch.arange(len(losses), device=losses.device) + 0.5) / len(losses)
-        goals = torch.empty_like(losses)
-        goals[losses.argsort()] = weighted_quantiles(reference, weights, levels)
-        return goals
+    def goals(self, odds: Tensor) -> Tensor:
+        """Where images of these log-odds, `[B]`, belong, by their ranks among the latest ones of all forget images."""
+        ordered = self.window.sort().values
+        below, up_to = (torch.searchsorted(ordered, odds, right=right) for right in (False, True))
+        return _at_levels(self.reference, self.weights, (below + up_to) / (2 * len(ordered)), len(ordered))
 
     def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean Huber loss of the ranked log-odds' shortfall, and the share of images without one, both 0-d.
+        """Mean Huber loss of the distances of the log-odds from their goals, and the share not short of them, both 0-d.
 
-        Squared up to one unit, linear beyond: the few images whose quantile is far away would else rule the gradient.
+        Squared up to one unit, linear beyond: the few images whose goal is far away would else rule the gradient.
         """
         own = class_mask(labels, logits.shape[1])
         odds = log_probability_of_others(logits, own) + F.cross_entropy(logits, labels, reduction="none")
-        goals = log_odds(self._goals(odds.detach(), self.losses, self.weights))
-        shortfall = (goals - odds).relu()
-        return F.huber_loss(shortfall, torch.zeros_like(shortfall)), (shortfall == 0).float().mean()
+        if self.latest is None:  # of SAM's two passes the first
+            self.latest = odds.detach()
+        goals = self.goals(odds.detach())
+        return F.huber_loss(odds, goals) * self.pending, (odds >= goals).float().mean()
+
+    def commit(self) -> dict[str, Tensor]:
+        """The batch's log-odds take the place of the oldest ones."""
+        places = (self.place + torch.arange(len(self.latest), device=self.window.device)) % len(self.window)
+        self.window = self.window.index_copy(0, places, self.latest.to(self.window.dtype))
+        self.place, self.latest = (self.place + len(places)) % len(self.window), None
+        return {}
 
     def distance(self, logits: Tensor, labels: Tensor, reference_losses: Tensor, reference_weights: Tensor) -> float:
         """Wasserstein-1 distance of the log-odds from those of a reference sample; too high counts like too low.
 
         Of losses, the few largest would decide.
         """
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        goals = self._goals(losses, reference_losses, reference_weights.to(losses.device))
-        return (log_odds(goals) - log_odds(losses)).abs().mean().item()
+        odds = log_odds(F.cross_entropy(logits, labels, reduction="none"))
+        return _displacements(odds, log_odds(reference_losses), reference_weights.to(odds.device)).abs().mean().item()
+
+    def state_dict(self) -> dict:
+        return {name: getattr(self, name) for name in ("reference", "window", "place", "pending")}
+
+    def load_state_dict(self, state: dict) -> None:
+        vars(self).update(state)
+
+
+def _at_levels(reference: Tensor, weights: Tensor, levels: Tensor, count: int) -> Tensor:
+    return weighted_quantiles(reference, weights, levels.clamp(0.5 / count, 1 - 0.5 / count))
+
+
+def _displacements(odds: Tensor, reference: Tensor, weights: Tensor) -> Tensor:
+    """How far each of a sample, in ascending order, is below the quantile of its rank in a weighted sample, `[P]`."""
+    levels = (torch.arange(len(odds), device=odds.device) + 0.5) / len(odds)
+    return weighted_quantiles(reference, weights, levels) - odds.sort().values
+
+
+def chance_displacements(count: int, reference_losses: Tensor, weights: Tensor, seed: int) -> Tensor:
+    """Displacements of `count` images from a reference sample where both are drawn from the latter, `[draws, count]`.
+
+    Args:
+        count: size of the sample.
+        reference_losses: `[R]`.
+        weights: of the reference images, `[R]`.
+        seed: of the draws.
+    """
+    odds, weights = log_odds(reference_losses).cpu(), weights.cpu().double()
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(size: int) -> Tensor:
+        return odds[torch.multinomial(weights, size, replacement=True, generator=generator)]
+
+    even = torch.ones(len(odds))
+    return torch.stack([_displacements(drawn(count), drawn(len(odds)), even) for _ in range(CHANCE_DRAWS)])
+
+
+def _unseen_target(evaluator, seed: int) -> UnseenTarget:
+    chance = {
+        name: chance_displacements(evaluator.forget_images, evaluator.original_losses[name], weights, seed)
+        for name, weights in evaluator.difficulty_weights.items()
+    }
+    floor = F.huber_loss(chance["unseen"], torch.zeros_like(chance["unseen"])).item()
+    tolerance = max(UnseenTarget.tolerance, chance["validation"].abs().mean().item())
+    return UnseenTarget(evaluator.difficulty_weights["unseen"], floor, tolerance)
 
 
 def own_target(context) -> Target:
@@ -232,7 +292,7 @@ def own_target(context) -> Target:
     The distance, and the verdict, of every method is measured by this target as well.
     """
     if context.target == "unseen":
-        return UnseenTarget(context.evaluator.difficulty_weights["unseen"])
+        return _unseen_target(context.evaluator, context.seed)
     if context.target == "zero":
         return ZeroTarget(context.evaluator.forgotten_classes())
     return ChanceTarget(context.num_classes, context.args.chance_margin)

@@ -1,16 +1,18 @@
 """Constrained unlearning, in one place.
 
 Stage 1 forgets subject to the retain budget, stage 2 fine-tunes subject to staying forgotten (`problem`). Both take the
-same steps. One forward pass over a batch of forget and a batch of retain images gives the objective F, the
-differentiable violation g and the strict violation h; then the multiplier moves, then the weights:
+same steps. One forward pass over a batch of forget and a batch of retain images gives the objective f, the
+differentiable violation g and the strict violation h of the constraint; then the multiplier moves, then the weights:
 
     λ ← [λ + η_λ max(λ, 1) h(θ)]₊
-    θ ← θ − η ∇[F(θ) + λ g(θ)]
+    θ ← θ − η ∇[f(θ) + λ g(θ)]
 
-After each epoch the model is measured, and a safeguard decides from the measured fall of retain accuracy: keep these
-weights, go back to the last ones that kept the budget, or change the step size (`safeguard`).
+After each pass of stage 1 the model is measured along the line that the weights have moved on, and goes on from the
+farthest point within the budget that pays (`line_search`). Stage 2 is one restart of the learning rate, which decays to
+nothing.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -18,34 +20,29 @@ from torch import Tensor
 
 from data.loaders import TensorLoader
 from data.streams import PairedLoader
-from helper_functions.training.distribution import say
 from helper_functions.training.loop import LoopConfig, Trainer, run_loop
-from helper_functions.training.passes import WEIGHTS, Fault, Means
+from helper_functions.training.passes import Fault
 from models.weights import reinitialised
-from optimizer.nan_guard import MOST_REWINDS, stopped_by
+from optimizer.nan_guard import NanGuard
 from optimizer.optimizers import build_optimizer
-from optimizer.schedules import get_schedule
-from optimizer.solver import Solver, grow_penalty, lagrangian
+from optimizer.schedules import get_schedule, rescale_schedule
+from optimizer.solver import Solver, lagrangian
 from unlearning.arguments import BATCH_SIZE, UnlearnArgs
+from unlearning.constrained.line_search import SHORTEST, LineSearch
 from unlearning.constrained.problem import ForgetSubjectToRetain, RetainSubjectToForget
-from unlearning.constrained.safeguard import Safeguard
 from unlearning.constrained.stopping import STOP_CRITERIA
 from unlearning.constrained.targets import Target
 from unlearning.context import MethodContext, RunListener
-from unlearning.streams import OriginalAnswers
+from unlearning.evaluator import Evaluation
+from unlearning.streams import OriginalAnswers, TwoStreams
 
-PENALTY_GROWTH = 2.0
-# Steps between two checks of the violation, besides that at the end of each epoch. Independent of --log_interval, so
-# that logging never affects training.
-CHECK_INTERVAL = 50
-# Strict violation, in points or budgets, whichever is more, from which on a stage counts as running away.
-RUNAWAY = 2.0
-# Budgets from which on the end of an epoch counts as far outside: noise of that size is the step's, not the trade's.
-FAR_OUTSIDE = 1.5
+# How much more the constraint costs after a pass that broke the budget.
+RAISE = 2.0
 # Share of the original's distance from the target that counts as a long way.
 FAR = 0.5
-# Nats of retain loss that a point of accuracy is worth at least.
-NATS_A_POINT = 0.01
+# Stage 2, where the rate is restarted: as the original was trained, but for the rate.
+FINETUNING = {"weight_decay": 5e-4, "schedule": "cosine", "max_grad_norm": 2.0, "multiplier": 0.1}
+FINETUNING_DUAL_RATE = 0.01
 
 
 class ConstrainedTrainer(Trainer):
@@ -54,7 +51,7 @@ class ConstrainedTrainer(Trainer):
     def __init__(self, context: MethodContext, build_target: Callable[[MethodContext], Target]) -> None:
         self.context, self.args = context, context.args
         self.original_answers = OriginalAnswers(context.model, context.precision, self.args.bn)
-        self.batches = context.pairs("forget")
+        self.stage_batches = (context.pairs("forget"), context.pairs("retain", "finetune_"))
         self.original: dict[str, float] = {}
         if self.args.stop_criterion == "confusion":
             fresh = context.evaluator.losses(reinitialised(context.model), "forget").mean().item()
@@ -63,92 +60,118 @@ class ConstrainedTrainer(Trainer):
         self.target = build_target(context)
         self.events: list[dict[str, float]] = []
         self.multiplier: float | None = None
+        # Whether any pass has been kept.
+        self.moved = False
 
     # A run: two stages, each of them the loop over its epochs.
 
     def run(self, listener: RunListener, state: dict | None) -> None:
         """Both stages, or what a checkpoint's state leaves of them."""
-        self.listener, self.rewinds = listener, listener.on_nan == "rewind"
+        self.listener = listener
         self.original |= listener.original
-        if state is not None:
-            self.events, self.multiplier = state["events"], state["multiplier"]
+        if state is None:
+            self._refresh_target(self.context.evaluator.original_losses)
         for number, num_epochs in enumerate((self.args.num_epochs, self.args.finetune_num_epochs)):
             if num_epochs == 0 or (state is not None and state["stage"] > number):
                 continue
             self.set_up_stage(number, num_epochs)
             if state is not None and state["stage"] == number:
                 self.restore(state)
-            else:
-                self._refresh_target(self.context.evaluator.losses(self.context.model, "unseen"))
-            self.config.log_interval = listener.log_interval
             run_loop(self, self.config)
-            self.events += self.safeguard.events
 
     def set_up_stage(self, number: int, num_epochs: int) -> None:
-        """Problem, solver, schedule and safeguard of stage 1 (number 0) or 2 (number 1)."""
+        """Problem, solver, schedule and line search of stage 1 (number 0) or 2 (number 1)."""
         context, args = self.context, self.args
-        self.stage, self.name = number, ("forget", "finetune")[number]
+        self.stage, self.name, self.batches = number, ("forget", "finetune")[number], self.stage_batches[number]
         if number == 0:
-            answers, loss_gap = self.original_answers, context.evaluator.retain_loss_gap
-            self.problem = ForgetSubjectToRetain(context.streams, self.target, args, answers, loss_gap)
+            self.streams, gap = context.streams, context.evaluator.retain_loss_gap
+            self.problem = ForgetSubjectToRetain(self.streams, self.target, args, self.original_answers, gap)
         else:
-            self.problem = RetainSubjectToForget(context.streams, self.target, args)
+            args = dataclasses.replace(args, learning_rate=args.finetune_learning_rate, **FINETUNING)
+            self.streams = TwoStreams(context.model, context.precision, "train")
+            self.problem = RetainSubjectToForget(self.streams, self.target, args)
         optimizer = build_optimizer(context.model, args)
-        self.solver = Solver(self.problem, optimizer, context.model, dual_rate(args, self.batches), args.max_grad_norm)
+        rate, least = (FINETUNING_DUAL_RATE, args.multiplier) if number else (dual_rate(args, self.batches), 1.0)
+        self.solver = Solver(self.problem, optimizer, context.model, rate, args.max_grad_norm, least)
         self.schedule = get_schedule(args.schedule, optimizer, num_epochs * len(self.batches))
-        limit = math.inf if number else RUNAWAY * max(1.0, args.retain_budget)
-        self.safeguard = Safeguard(context.model, self.solver, self.schedule, limit)
-        self.parts = {"solver": self.solver, "schedule": self.schedule, "safeguard": self.safeguard}
-        self.violation_window = Means()
-        shown = ("constraint/violation", "constraint/multiplier", "forget/reached")
-        self.config = LoopConfig(
-            num_epochs, context.precision.device, shown=shown, model=context.model, cost=context.cost
+        self.line = LineSearch(context.model, self.listener.measure, self._keeps_retain_budget)
+        self.scale = 1.0
+        stepping = {"solver": self.solver, "schedule": self.schedule}
+        self.guard = NanGuard(
+            self.listener.on_nan, {"model": context.model, **stepping}, self._rescale, self.listener.record
         )
+        self.parts = {**stepping, "line": self.line, "guard": self.guard}
+        shown = (*(f"{self.problem.constrains}/{name}" for name in ("violation", "multiplier")), "forget/reached")
+        self.config = LoopConfig(
+            num_epochs, context.precision.device, self.listener.log_interval, shown, model=context.model,
+            cost=context.cost,
+        )  # fmt: skip
+
+    def on_pass(self, epoch: int, number: int, resumed: bool) -> None:
+        """Put the model into the mode that it learns in, which measuring it has left."""
+        self.streams.prepare(self.context.model)
+        if not resumed:
+            self.line.begin()
+            self.solver.snapshot()
+        self.guard.keep()
 
     # A step: forward, dual update, primal update.
 
     def step(self, batch: dict) -> dict[str, Tensor]:
         """One gradient step on a forget and a retain batch; gives the figures to log."""
         problem, solver = self.problem, self.solver
-        state = problem.compute_cmp_state(**batch)  # F(θ), g(θ) and h(θ), from one forward pass
+        state = problem.compute_cmp_state(**batch)  # f(θ), g(θ) and h(θ), from one forward pass
         solver.dual_step(state)  # λ ← [λ + η_λ max(λ, 1) h(θ)]₊
-        norm = solver.step(  # θ ← θ − η ∇[F(θ) + λ g(θ)]
+        norm = solver.step(  # θ ← θ − η ∇[f(θ) + λ g(θ)]
             lagrangian(state), lambda: lagrangian(problem.compute_cmp_state(**batch))
         )
         problem.commit(state)
         self.schedule.step()
-        figures = {**state.misc, "gradient/norm": norm}
-        self.violation_window.add(figures)
-        if len(self.violation_window.rows) == CHECK_INTERVAL:
-            self._check_window(self.context.cost.gradient_steps + 1)
-        return figures
+        return {**state.misc, "gradient/norm": norm}
 
-    # What is measured after an epoch.
+    # What is measured after a pass, and decided from it.
 
     def on_epoch(self, means: dict[str, float], epoch: int) -> bool:
-        """Measure the model, act on what was found, write it down; True where a criterion ends the stage."""
-        listener, losses = self.listener, self.context.evaluator.losses
-        if self.violation_window.rows:
-            self._check_window(self.context.cost.gradient_steps)
-        # The original kept its own budget; that is no result.
-        evaluation = listener.evaluate(feasible=not (self._went_back and self.safeguard.holds_original))
-        self._stop_unless_finite(evaluation.figures, epoch)
-        if self.stage == 0:
-            self._decide(evaluation.figures)
-        # The losses in hand belong to weights that the safeguard has left.
-        unseen = losses(self.context.model, "unseen") if self._went_back else evaluation.losses["unseen"]
-        self._refresh_target(unseen)
+        """Measure the model, go on from the best point of the line, write it down; True where a criterion ends it."""
+        evaluation = self._search() if self.stage == 0 else self.listener.measure()
+        self.listener.take(evaluation)
+        self._refresh_target(evaluation.losses)
         stop = self.stage == 0 and self._criterion_is_met()
-        if self.stage == 0:
-            # Without the safeguard's raises, which belong to its shorter steps.
-            self.multiplier = next(iter(self.safeguard.learned_multipliers), None)
-        state = self.state(epoch, stopped=stop)
-        listener.close_epoch(self.name, epoch, self.config.num_epochs, evaluation, state)
+        self.listener.close_epoch(self.name, epoch, self.config.num_epochs, evaluation, self.state(epoch, stopped=stop))
         return stop
 
-    def _refresh_target(self, unseen_losses: Tensor) -> None:
-        self.unseen_losses = unseen_losses
-        self.target.refresh(unseen_losses)
+    def _search(self) -> Evaluation:
+        """Move to where the line search ends; step size, price and margin follow from what it found."""
+        aim, far = self.problem.aim, FAR * self.original["forget/distance"]
+        share, evaluation = self.line.search(
+            lambda found: found.figures["constraint/fall"] < aim / 2 and _distance(found) > far, _distance
+        )
+        if share < 1:
+            self.solver.restart(RAISE)
+        if share != 1:
+            self._rescale(share or SHORTEST / 2)
+            self.events.append({"step": self.context.cost.gradient_steps, "share": share})
+            self.listener.record.scalars({"constraint/share": share}, self.context.cost.gradient_steps)
+        if share == 0:
+            evaluation = self.listener.measure()
+        self.moved |= share > 0
+        if not self.moved:
+            # The original kept its own budget; that is no result.
+            evaluation.figures["constraint/feasible"] = 0.0
+        self.problem.refit_margin(evaluation.figures["constraint/fall"], evaluation.figures["retain/loss_gap"])
+        self.multiplier = next((value.item() for value in self.solver.multipliers()), None)
+        return evaluation
+
+    def _keeps_retain_budget(self, found: Evaluation) -> bool:
+        figures = found.figures
+        return figures["constraint/fall_bound"] <= self.args.retain_budget and math.isfinite(figures["retain/loss"])
+
+    def _rescale(self, factor: float) -> None:
+        self.scale *= factor
+        rescale_schedule(self.schedule, factor)
+
+    def _refresh_target(self, losses: dict[str, Tensor]) -> None:
+        self.target.refresh(losses["unseen"], losses["forget"])
 
     def _criterion_is_met(self) -> bool:
         asked = self.args.stop_criterion
@@ -156,111 +179,43 @@ class ConstrainedTrainer(Trainer):
             asked = "discriminator" if "discriminator/auc" in self.original else "none"
         return STOP_CRITERIA[asked](self.listener.epochs, self.original)
 
-    # What is decided from it.
-
-    def _decide(self, figures: dict[str, float]) -> None:
-        """Penalty, margin, step size, multiplier and the weights to go back to, from what was measured."""
-        budget, fall, aim = self.args.retain_budget, figures["constraint/fall"], self.problem.aim
-        step = self.context.cost.gradient_steps
-        grow_penalty(self.problem.constraint, figures["constraint/fall_bound"] - budget, PENALTY_GROWTH)
-        self.problem.refit_margin(fall, figures["retain/loss_gap"])
-        if not figures["constraint/feasible"]:
-            finite = math.isfinite(figures["retain/loss"])
-            went_back = self._check(fall - aim if finite else math.nan, step)
-            if not went_back and fall > FAR_OUTSIDE * budget and self.safeguard.check_far_outside(fall - aim, step):
-                self._report_rollback(fall - aim, step)
-            return
-        self.safeguard.keep()
-        if fall >= aim / 2:
-            return
-        # With accuracy left to spend and a long way to go, the step is too short; unless the weights did move, towards
-        # lower retain loss: then the multiplier is still too large. It falls by itself, but slowly.
-        if figures["retain/loss_gap"] < -NATS_A_POINT * aim:
-            if self.target.to_the_last:
-                self.safeguard.relax_multipliers()
-        elif figures["forget/distance"] > FAR * self.original["forget/distance"]:
-            self.safeguard.lengthen_step()
-
-    def _check_window(self, step: int) -> None:
-        """Check the mean violation since the last check."""
-        figures, non_finite = self.violation_window.transfer()
-        if non_finite is None:
-            self._check(figures["constraint/violation"], step)
-        # One NaN spreads to all later figures. Where going back does not help, the loop reports it and ends the run.
-        elif self.rewinds and not self._rewound_often:
-            self._check(math.nan, step)
-
-    def _check(self, violation: float, step: int) -> bool:
-        went_back = self.safeguard.check(violation, step)
-        if went_back:
-            self.violation_window = Means()
-            self._report_rollback(violation, step)
-        return went_back
-
-    def _report_rollback(self, violation: float, step: int) -> None:
-        scale = self.safeguard.scale
-        self.listener.record.scalars({"constraint/safeguard": scale}, step)
-        say(f"  step {step}: {violation:.1f} points over; back to the last good state, step size x {scale:g}")
-
     # NaN, logging, and runs that stop and go on.
 
     def on_fault(self, fault: Fault) -> bool:
-        """The safeguard rolls back, now or at its next check, and the pass continues."""
-        if self.rewinds and fault.figure == WEIGHTS:
-            self._check(math.nan, fault.step)
-        if not self.rewinds or self._rewound_often:
-            rewinds = MOST_REWINDS if self.rewinds else 0
-            raise stopped_by(fault, self.listener.record, "lower --learning_rate", rewinds)
-        return False
-
-    def _stop_unless_finite(self, figures: dict[str, float], epoch: int) -> None:
-        if not (self.rewinds or math.isfinite(figures["retain/loss"])):
-            batches, step = len(self.batches), self.context.cost.gradient_steps
-            fault = Fault("retain/loss", self.name, epoch, batches, batches, step, {})
-            raise stopped_by(fault, self.listener.record, "lower --learning_rate")
-
-    @property
-    def _rewound_often(self) -> bool:
-        return sum(math.isnan(event["violation"]) for event in self.safeguard.events) > MOST_REWINDS
-
-    @property
-    def _went_back(self) -> bool:
-        """Whether the safeguard has gone back at this very step."""
-        return any(event["step"] == self.context.cost.gradient_steps for event in self.safeguard.events)
-
-    def on_pass(self, epoch: int, number: int, resumed: bool) -> None:
-        """Put the model into the mode of --bn, which measuring it has left."""
-        self.context.streams.prepare(self.context.model)
+        """Stop, or go back to where the pass was entered."""
+        return self.guard.on_fault(fault)
 
     def on_interval(self, figures: dict[str, float], step: int) -> None:
         """Write down the means since the last interval."""
-        figures["constraint/step_scale"] = self.safeguard.scale
+        if self.stage == 0:
+            figures["constraint/step_scale"] = self.scale
         self.listener.record.scalars({**figures, "learning_rate": self.schedule.get_last_lr()[0]}, step)
 
     def on_stop(self, place: dict, epoch: int) -> None:
         """Save everything in the middle of an epoch."""
         self.listener.save(self.state(epoch, place))
 
+    STATE = ("stage", "events", "multiplier", "moved", "scale")
+
     def state(self, epoch: int, place: dict | None = None, stopped: bool = False) -> dict:
         """What a resumed run needs after `epoch`, and at a place in the next one."""
         return {
-            "stage": self.stage, "epoch": epoch, "place": place, "stopped": stopped, "events": self.events,
-            "multiplier": self.multiplier, "unseen_losses": self.unseen_losses,
-            "violation_window": self.violation_window.state_dict(),
+            "epoch": epoch, "place": place, "stopped": stopped, **{name: getattr(self, name) for name in self.STATE},
             **{name: part.state_dict() for name, part in self.parts.items()},
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
         """Inverse of `state`."""
-        device = self.context.precision.device
+        vars(self).update({name: state[name] for name in self.STATE}, events=list(state["events"]))
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        self.violation_window.load_state_dict(state["violation_window"], device)
         # A stage that a criterion has ended has no epoch left.
         self.config.start_epoch = self.config.num_epochs if state["stopped"] else state["epoch"]
         self.config.place = state["place"]
-        # In the middle of an epoch the weights are no longer those that the losses were taken with.
-        self._refresh_target(state["unseen_losses"].to(device))
+
+
+def _distance(found: Evaluation) -> float:
+    return found.figures["forget/distance"]
 
 
 def dual_rate(args: UnlearnArgs, loader: PairedLoader) -> float:

@@ -80,7 +80,6 @@ class BaselineTrainer(Trainer):
     def run(self, listener: RunListener, state: dict | None) -> None:
         """What is done at once, then all epochs, or what a checkpoint's state leaves of them."""
         self.listener = listener
-        self.target.refresh(self.context.evaluator.losses(self.context.model, "unseen"))
         if state is None:
             self.spec.begin()
         if self.spec.passes is None:
@@ -88,7 +87,7 @@ class BaselineTrainer(Trainer):
                 if not all_finite(self.context.model):
                     fault = Fault(WEIGHTS, listener.name, 1, 0, 0, 0, {})
                     raise stopped_by(fault, listener.record, "give the method milder flags", may_rewind=False)
-                listener.close_epoch(listener.name, 1, 1, listener.evaluate(), {"epoch": 1})
+                self._close_epoch(1, 1, {"epoch": 1})
             return
         held = [p for module in self.spec.frozen for p in module.parameters(recurse=False) if p.requires_grad]
         for parameter in held:
@@ -158,10 +157,13 @@ class BaselineTrainer(Trainer):
 
     def on_epoch(self, means: dict[str, float], epoch: int) -> bool:
         """Measure the model and write down what was found."""
-        listener = self.listener
-        evaluation = listener.evaluate()
-        listener.close_epoch(listener.name, epoch, self.config.num_epochs, evaluation, self._state(epoch))
+        self._close_epoch(epoch, self.config.num_epochs, self._state(epoch))
         return False
+
+    def _close_epoch(self, epoch: int, num_epochs: int, state: dict) -> None:
+        evaluation = self.listener.measure()
+        self.listener.take(evaluation)
+        self.listener.close_epoch(self.listener.name, epoch, num_epochs, evaluation, state)
 
     def on_fault(self, fault: Fault) -> bool:
         """Stop, or go back to where the pass was entered."""

@@ -1,0 +1,80 @@
+"""The straight line from the original's weights to the unlearned ones: what each budget buys, by forward passes alone.
+
+Along it forget and retain accuracy change smoothly, so that one run answers every budget.
+"""
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from unlearning.choice import is_better
+from unlearning.constrained.line_search import Weights, on_line
+
+# Measured at the end of every constrained run, in shares of the line.
+SHARES = (1.0, 0.25, 0.5, 0.75, 1.25)
+# What a row is printed for, in points.
+BUDGETS = (0.25, 0.5, 1.0, 2.0)
+# Names in a report, and those of the run's figures.
+NAMES = {
+    "forget_top1": "forget/top1", "retain_fall": "constraint/fall", "held_out_fall": "held_out/fall",
+    "distance": "forget/distance", "fall_bound": "constraint/fall_bound", "held_out_bound": "held_out/fall_bound",
+}  # fmt: skip
+Figures = dict[str, float]
+
+
+class Dial:
+    """The line between two weights of one model.
+
+    Args:
+        model: is put at points of the line.
+        start: the original's weights, share 0.
+        end: the unlearned ones, share 1.
+        measure: figures of the model as it is.
+        known: figures by share that need not be measured.
+    """
+
+    def __init__(
+        self, model: nn.Module, start: Weights, end: Weights, measure: Callable[[], Figures],
+        known: dict[float, Figures],
+    ) -> None:  # fmt: skip
+        self.model, self.start, self.end, self.measure, self.known = model, start, end, measure, dict(known)
+
+    def go_to(self, share: float) -> Figures:
+        """Put the model at a share of the line; its figures there."""
+        self.model.load_state_dict(on_line(self.model, self.start, self.end, share))
+        if share not in self.known:
+            self.known[share] = self.measure()
+        return self.known[share]
+
+    def settle(self, shares: Sequence[float], tolerances: tuple[float, float]) -> float:
+        """Go to the best of some shares, the first unless another is better, by the rule that chooses epochs."""
+        best = shares[0]
+        for share in shares:
+            if not is_better(self.known.get(best) or self.go_to(best), self.go_to(share), tolerances):
+                best = share
+        self.go_to(best)
+        return best
+
+    def points(self) -> list[dict[str, float]]:
+        """What was measured, by ascending share: one dict a point, names as in `NAMES`."""
+        return [
+            {"share": share, **{name: figures[key] for name, key in NAMES.items()}}
+            for share, figures in sorted(self.known.items())
+        ]
+
+
+def bought(points: list[dict[str, float]], budget: float) -> tuple[float, float]:
+    """The largest share within a budget, and forget accuracy in percent there, between measured points on a line.
+
+    Args:
+        points: as of `Dial.points`, the first of share 0.
+        budget: in points; the retain fall's upper bound and the held-out fall's lower bound have to keep it.
+    """
+    falls = [max(point["fall_bound"], point["held_out_bound"]) for point in points]
+    within = next((number for number, fall in enumerate(falls) if fall > budget), len(points)) - 1
+    here = points[max(within, 0)]
+    if not 0 <= within < len(points) - 1:
+        return here["share"], here["forget_top1"]
+    part = (budget - falls[within]) / (falls[within + 1] - falls[within])
+    there = points[within + 1]
+    return tuple(here[name] + part * (there[name] - here[name]) for name in ("share", "forget_top1"))
