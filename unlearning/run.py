@@ -13,7 +13,7 @@ from unlearning.arguments import MethodArgs
 from unlearning.choice import BestFeasible, LastEpoch, ScrubRewind
 from unlearning.constrained.line_search import Weights, snapshot
 from unlearning.context import MethodContext, RunListener
-from unlearning.dial import SHARES, Dial
+from unlearning.dial import FINER_SHARES, SHARES, Dial
 from unlearning.evaluator import Evaluation, Evaluator
 from unlearning.methods import METHODS
 from unlearning.streams import OWN_RETAIN_LOSS, RETAIN_LOSSES
@@ -119,6 +119,16 @@ class UnlearningRun(RunListener):
         final = self.epochs[place]
         if self.method.constrained and self.trainer.moved:
             final = self.settle_on_line(outcome, weights, SHARES, final)
+        return self._ended(outcome, final)
+
+    def turn(self, weights: Weights) -> Unlearned:
+        """Without a gradient step: the best point within the budget of the line from the original to `weights`."""
+        outcome = Unlearned(
+            [], None, self.original, self.target.name, self.name, [], self.cost, None, {},
+        )  # fmt: skip
+        final = self.settle_on_line(outcome, weights, FINER_SHARES)
+        outcome.chosen = 1
+        outcome.epochs.append(final)
         return self._ended(outcome, final)
 
     def settle_on_line(

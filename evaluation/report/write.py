@@ -153,6 +153,8 @@ def _summary(verdict: Verdict, outcome: Unlearned, num_epochs: int) -> str:
 def _chosen(outcome: Unlearned) -> str:
     if outcome.chosen is None:
         return "no epoch kept the budget"
+    if not outcome.cost.gradient_steps and outcome.dial:
+        return f"{outcome.share:g} of the way from the original to that run's result"
     share = "" if outcome.share == 1 else f", {outcome.share:g} of the way from the original"
     shorter = sum(event["share"] < 1 for event in outcome.events)
     said = f"; passes shortened: {shorter}, lengthened: {len(outcome.events) - shorter}" if outcome.dial else ""
