@@ -33,7 +33,7 @@ from unlearning.run import Unlearned, UnlearningRun
 from unlearning.sequence import SequenceArgs, taken_over
 from unlearning.setup import OriginalArgs, check_forgetting, forget, set_up
 
-# For an unknown model and data, ours begin with a short step; the safeguard lengthens it.
+# For an unknown model and data, ours begin with a short step; the line search lengthens it.
 CAREFUL = {"num_epochs": 10, "learning_rate": 0.001}
 
 

@@ -29,7 +29,7 @@ FEWEST_FORGOTTEN, FEWEST_RETAINED = 8, 32
 # nothing to hold it against forget images that all pull the same way.
 RETAINED_A_CLASS = 3
 # Where a discriminator separates the groups of a batch.
-DISCRIMINATING = {"batch_size": BATCH_SIZE}
+DISCRIMINATING = {"batch_size": BATCH_SIZE, "finetune_num_epochs": 0}
 
 
 @dataclasses.dataclass
@@ -60,7 +60,7 @@ class UnlearnArgs(ContrastiveArgs):
     solver: Literal[*SOLVERS] = "lagrangian"
     """Quadratic penalty, Lagrangian, or both."""
     learning_rate: PositiveFloat = 0.01
-    """Of the weights; a run that leaves its budget halves it, one that hardly moves doubles it."""
+    """Of the weights while forgetting; a pass that leaves the budget shortens it, one that hardly moves lengthens it."""
     dual_learning_rate: PositiveFloat = 0.03
     """Of the multiplier, as a share of it, for each point of violation and 128 forget images; for each step where the
     batch is smaller because the forget set is."""
@@ -68,7 +68,7 @@ class UnlearnArgs(ContrastiveArgs):
     """First value of the multiplier: a warm start, which lets the forget loss pull only as the budget allows."""
     penalty_coefficient: PositiveFloat | None = None
     """First value of the penalty coefficient, 10,000 for penalty and 100 for augmented_lagrangian by default; doubled
-    after epochs that end outside of the budget."""
+    after passes that end outside of the budget."""
     optimizer: Literal[*OPTIMIZERS] = "sgd"
     """Of the weights."""
     momentum: HalfOpenUnitInterval = 0.9
@@ -78,7 +78,7 @@ class UnlearnArgs(ContrastiveArgs):
     decay_norm_and_bias: bool = True
     """Whether norms and biases decay as well."""
     schedule: Literal[*SCHEDULES] = "linear"
-    """Of the learning rate, step by step, over each of the two stages."""
+    """Of the learning rate while forgetting, step by step."""
     use_sam: bool = False
     """Sharpness-aware minimisation (Foret et al. 2021), in training and in unlearning."""
     adaptive_sam: bool = False

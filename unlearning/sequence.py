@@ -143,9 +143,8 @@ def finished(folder: Path, flag: str) -> tuple[dict, dict]:
 def taken_over(asked: Any) -> dict[str, object]:
     """Flags that a request takes over from the run before; empty where it is the first.
 
-    The multiplier is among them where the solver is the same and both methods have one that was not relaxed for the
-    last images of a class, without the safeguard's raises. These, and the scale of its step, belong to one learning
-    rate and one forget set, are found again within a few epochs, and would add up from request to request.
+    The multiplier is among them where the solver is the same and both methods have one. The scale of the step belongs
+    to one learning rate and one forget set, and is found again within a few epochs.
     """
     if asked.previous_run is None:
         return {}
