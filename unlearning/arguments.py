@@ -60,7 +60,8 @@ class UnlearnArgs(ContrastiveArgs):
     solver: Literal[*SOLVERS] = "lagrangian"
     """Quadratic penalty, Lagrangian, or both."""
     learning_rate: PositiveFloat = 0.01
-    """Of the weights while forgetting; a pass that leaves the budget shortens it, one that hardly moves lengthens it."""
+    """Of the weights while forgetting; a pass that leaves the budget shortens it, one that hardly moves lengthens
+    it."""
     dual_learning_rate: PositiveFloat = 0.03
     """Of the multiplier, as a share of it, for each point of violation and 128 forget images; for each step where the
     batch is smaller because the forget set is."""

@@ -31,8 +31,9 @@ class Unlearned:
     `epochs` holds each epoch's figures; `chosen` is the number, from 1, of the one whose weights the model has, None
     where no epoch of a constrained method kept the budget: then the weights are those of the epoch that came nearest to
     keeping it. `events` are the passes that the line search shortened or lengthened. `multiplier` is the last one while
-    forgetting; None for methods without one. `held_out_auc` is a fresh discriminator's on held-out pairs, of the `original` and the `unlearned`; empty for methods without one. `dial` are
-    the points measured on the line from the original to the chosen epoch, on which the weights lie at `share`.
+    forgetting; None for methods without one. `held_out_auc` is a fresh discriminator's on held-out pairs, of the
+    `original` and the `unlearned`; empty for methods without one. `dial` are the points measured on the line from the
+    original to the chosen epoch, on which the weights lie at `share`.
     """
 
     epochs: list[dict[str, float]]
