@@ -1,4 +1,4 @@
-"""Division by class: stratified shares that keep copies of an image together, matched pairs, and class weights."""
+"""Division by class: stratified shares that keep copies of an image together, and matched pairs."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -95,21 +95,3 @@ def match_by_class(labels: Tensor, first: Tensor, second: Tensor, seed: int) -> 
             raise UserError(f"class {label} has {len(places)} images to pair and no partner; hold out more images")
         partners[places] = pool[np.arange(len(places)) % len(pool)]
     return torch.stack([first.to(torch.int64), torch.from_numpy(partners)], dim=1)
-
-
-def class_weights(labels: Tensor, reference: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Weights of the reference images that give them the target's class distribution.
-
-    labels: int64 [N]; reference: int64 [R] and target: int64 [T], indices into labels. Returns float32 [R] that sums
-    to 1; images of classes that the target lacks weigh 0. Raises UserError where target is empty, or has a class that
-    reference lacks.
-    """
-    if len(target) == 0:
-        raise UserError("class weights need a target; the index set given is empty")
-    counts = torch.bincount(labels[reference], minlength=num_classes)
-    wanted = torch.bincount(labels[target], minlength=num_classes)
-    missing = torch.nonzero((wanted > 0) & (counts == 0)).flatten().tolist()
-    if missing:
-        raise UserError(f"class {missing[0]} of the target has no reference image; hold out more images")
-    share = wanted.double() / wanted.sum() / counts.clamp(min=1)
-    return share[labels[reference]].float()

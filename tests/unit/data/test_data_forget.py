@@ -207,10 +207,3 @@ def test_the_same_stream_gives_the_same_labels():
     assert torch.equal(first, second)
     # Golden values: the labels of a run must be the same on every platform, next year too.
     assert first.tolist() == [5, 8, 6, 7, 2, 3, 4, 6, 7, 7]
-
-
-def test_unknown_confusion_and_a_single_class_are_refused():
-    with pytest.raises(UserError, match="'sideways'; choose from uniform, pairwise"):
-        corrupt_labels(torch.zeros(3, dtype=torch.int64), np.arange(1), 3, "sideways", np.random.RandomState(0))
-    with pytest.raises(UserError, match="1 class cannot be corrupted"):
-        corrupt_labels(torch.zeros(3, dtype=torch.int64), np.arange(1), 1, "uniform", np.random.RandomState(0))

@@ -1,4 +1,4 @@
-"""Class-matched pairs, class weights, shares and copies against counting."""
+"""Class-matched pairs, shares and copies against counting."""
 
 from collections import Counter
 
@@ -9,7 +9,7 @@ from helpers.toy_splits import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.partition import class_weights, copy_groups, match_by_class, stratified_share
+from data.partition import copy_groups, match_by_class, stratified_share
 from helper_functions.errors import UserError
 
 classes = st.integers(0, 3)
@@ -53,28 +53,6 @@ def test_pairs_depend_on_the_seed_and_not_on_other_classes():
 def test_a_class_without_partner_is_named():
     with pytest.raises(UserError, match="class 2 has 2 images to pair and no partner"):
         match_by_class(torch.tensor([0, 2, 2, 0]), torch.tensor([0, 1, 2]), torch.tensor([3]), 0)
-
-
-@settings(deadline=None, max_examples=80)
-@given(sets=two_sets())
-def test_weights_give_the_reference_the_targets_histogram(sets):
-    labels, target, reference = sets
-    if len(target) == 0:
-        return
-    weights = class_weights(labels, reference, target, 4)
-    assert weights.shape == reference.shape and (weights >= 0).all()
-    histogram = torch.zeros(4).index_add_(0, labels[reference], weights)
-    expected = torch.bincount(labels[target], minlength=4) / len(target)
-    torch.testing.assert_close(histogram, expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
-
-
-def test_weights_refuse_what_cannot_be_matched():
-    labels = torch.tensor([0, 1, 1])
-    with pytest.raises(UserError, match="class 0 of the target has no reference"):
-        class_weights(labels, torch.tensor([1, 2]), torch.tensor([0]), 2)
-    with pytest.raises(UserError, match="empty"):
-        class_weights(labels, torch.tensor([1, 2]), torch.tensor([], dtype=torch.int64), 2)
 
 
 @settings(deadline=None, max_examples=30)
