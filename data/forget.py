@@ -12,8 +12,8 @@ from data.datasets import Dataset
 from data.image_list import and_more, name_image, read_image_list
 from data.partition import Partition
 from data.random_streams import random_state
-from helper_functions.training.distribution import say
 from helper_functions.errors import UserError
+from helper_functions.training.distribution import say
 
 # Images that a message names.
 NAMED = 5

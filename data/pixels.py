@@ -27,8 +27,8 @@ def gather_pixels(storage: Tensor, indices: Tensor, rows: Tensor, columns: Tenso
 class Normaliser:
     """Maps uint8 pixels [B, H, W, C] to float32 [B, C, H, W] in channels_last: (pixel / 255 - mean) / std.
 
-    Scale and bias are repeated for a whole image, so that the multiply-add runs over one long inner dimension instead of
-    three channels at a time.
+    Scale and bias are repeated for a whole image, so that the multiply-add runs over one long inner dimension and not
+    over three channels at a time.
     """
 
     def __init__(
