@@ -116,4 +116,4 @@ def probe_further(
             goal = judgements[ORIGINAL].figures["forget_top1"]
             figures["relearn_steps"] = relearn_steps(model, sets, precision, goal)
         if args.linear_probe:
-            figures["linear_probe_top1"] = linear_probe_top1(model, sets, precision, seed=sets.splits.seed)
+            figures["linear_probe_top1"] = linear_probe_top1(model, sets, precision, sets.splits.seed)

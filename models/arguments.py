@@ -7,7 +7,8 @@ from torch import nn
 
 from helper_functions.config import PositiveInt
 from models.classifiers import get_model
-from models.weights import infer_stem, load_state, load_weights
+from models.weight_files import read_weight_file
+from models.weights import infer_stem, load_state
 
 
 @dataclasses.dataclass
@@ -30,7 +31,7 @@ def model_from(
     Raises:
         UserError: no such architecture, or weights that cannot be read or do not fit.
     """
-    weights = {} if weight_path is None else load_weights(weight_path)
+    weights = {} if weight_path is None else read_weight_file(weight_path)[0]
     stem = args.stem if args.stem != "auto" else infer_stem(weights) or "imagenet"
     model = get_model(
         args.model, num_classes, in_channels=in_channels, stem=stem, width=args.width, image_size=image_size
