@@ -78,20 +78,17 @@ def check_shadow_models(count: int) -> None:
         raise UserError(f"--shadow_models {count}: give 0, or an even number of at least {FEWEST}")
 
 
-def check_forget_set(args: CheckpointArgs, sets: ImageSets) -> None:
-    """Check that there is a forget set where flags need one; UserError with the flag."""
-    flags = ("retrained_weight_path", "relearn", "linear_probe", "shadow_models")
-    asked = [name for name in flags if getattr(args, name)]
-    if asked and len(sets.splits.forget) == 0:
-        raise UserError(f"--{asked[0]}: these splits have no forget set; give one by --forget or --splits")
-
-
 def load_checkpoints(args: CheckpointArgs, experiment: Experiment) -> dict[str, nn.Module]:
     """The models to judge by name: original, files by their paths, a re-initialised one, retrained ones.
 
     Raises:
-        UserError: weights cannot be read or do not fit, or a retrained model has another forget set.
+        UserError: weights cannot be read or do not fit, a retrained model has another forget set, or flags need a
+            forget set and there is none.
     """
+    flags = ("retrained_weight_path", "relearn", "linear_probe", "shadow_models")
+    asked = [name for name in flags if getattr(args, name)]
+    if asked and len(experiment.splits.forget) == 0:
+        raise UserError(f"--{asked[0]}: these splits have no forget set; give one by --forget or --splits")
     models: dict[str, nn.Module] = {}
     if args.original_weight_path is not None:
         models[ORIGINAL] = experiment.model(args.original_weight_path)

@@ -57,6 +57,15 @@ def check_folder_of(flag: str, path: str | None) -> None:
         raise UserError(f"--{flag} {path}: there is no such folder; make it first")
 
 
+def make_folder(flag: str, path: str | Path) -> Path:
+    """Make a folder, and those above it, where they are absent; a UserError names the flag where that fails."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--{flag} {path}: no folder can be made there ({error.strerror})") from None
+    return Path(path)
+
+
 def check_new_file(flag: str, path: str | None) -> None:
     """Refuse a file that exists, or whose folder does not, by a UserError that names the flag."""
     if path is not None and Path(path).exists():

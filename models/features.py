@@ -59,11 +59,8 @@ def predict_features(model: nn.Module, loader: Iterable, precision: Precision) -
         float32 features [N, F], float32 logits [N, K] and int64 labels [N], all on the computing device.
     """
     features: list[Tensor] = []
-
-    def record(head: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        features.append(whole(arguments[0]).float())
-
-    with classifier_head(model).register_forward_pre_hook(record):
+    head = classifier_head(model)
+    with head.register_forward_pre_hook(lambda _, arguments: features.append(whole(arguments[0]).float())):
         logits, labels = predict(model, loader, precision)
     # Concatenated outside of inference mode, so that autograd can use them.
     return torch.cat(features), logits, labels

@@ -1,7 +1,7 @@
 """The jobs of `benchmarks.speed.throughput`, each our way and the plain way, on the same images and network."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -19,7 +19,7 @@ from data.loaders import TensorLoader
 from helper_functions.metrics import calculate_accuracy
 from helper_functions.training.devices import Precision, seed_everything
 from helper_functions.training.inference import predict
-from helper_functions.training.loop import LoopConfig, NamedLoader, Trainer, run_loop
+from helper_functions.training.loop import LoopConfig, NamedLoader, Stretch, run_loop
 from models import get_model
 from optimizer.training import EmpiricalRisk, GradientSteps, Recipe
 from unlearning.arguments import MethodArgs
@@ -113,19 +113,6 @@ class Bench:
             return config.cost.images
 
         return Ours(run, self.steps, self.precision.device)
-
-
-class Stretch(Trainer):
-    """The next batches of an endless stream, each given to a step."""
-
-    def __init__(self, stream: Iterator[dict], steps: int, step: Callable[[dict], dict]) -> None:
-        self.stream, self.steps, self.step, self.batches = stream, steps, step, self
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[dict]:
-        return islice(self.stream, self.steps)
 
 
 def our_training(bench: Bench, use_sam: bool = False) -> Ours:

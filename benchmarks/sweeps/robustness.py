@@ -81,9 +81,9 @@ def _original(asked: dict) -> Path:
     args, forget, seed = asked["args"], asked["forget"], asked["seed"]
     name = f"original-{forget.replace(':', '_')}-{seed}"
     finished = list(Path(args.log_dir).glob(f"{name}-*/report.json"))
-    return (
-        finished[0].parent if finished else _main(args, name, forget=forget, seed=seed, untrain=False, retrain=True)[0]
-    )
+    if finished:
+        return finished[0].parent
+    return _main(args, name, forget=forget, seed=seed, untrain=False, retrain=True)[0]
 
 
 def _run(asked: dict) -> dict:

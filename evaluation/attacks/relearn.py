@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from torch import nn
 
@@ -11,7 +11,7 @@ from data.views import evaluation_view
 from helper_functions.metrics import summarise
 from helper_functions.training.devices import Precision
 from helper_functions.training.inference import predict
-from helper_functions.training.loop import LoopConfig, Trainer, run_loop
+from helper_functions.training.loop import LoopConfig, Stretch, run_loop
 from optimizer.training import EmpiricalRisk, GradientSteps, Recipe
 
 LEARNING_RATE, BATCH_SIZE, MAX_EPOCHS = 1e-3, 128, 10
@@ -45,32 +45,20 @@ def relearn_steps(model: nn.Module, sets: ImageSets, precision: Precision, origi
     if is_known():
         return 0
     recipe = Recipe(learning_rate=LEARNING_RATE, weight_decay=0.0, schedule="constant", num_epochs=MAX_EPOCHS)
-    stretch = _Stretch(loader, max(1, len(loader) // CHECKS_PER_EPOCH))
-    config = LoopConfig(-(-MAX_EPOCHS * len(loader) // len(stretch)), precision.device, shown=("train/loss",))
     steps = GradientSteps(EmpiricalRisk(model, precision), model, recipe, len(loader))
-    run_loop(_Relearning(stretch, steps, is_known), config)
+    batches = ({"train": batch} for batch in itertools.chain.from_iterable(itertools.repeat(loader)))
+    relearning = _Relearning(batches, max(1, len(loader) // CHECKS_PER_EPOCH), steps, is_known)
+    config = LoopConfig(-(-MAX_EPOCHS * len(loader) // len(relearning)), precision.device, shown=("train/loss",))
+    run_loop(relearning, config)
     return config.cost.gradient_steps
 
 
-class _Relearning(Trainer):
+class _Relearning(Stretch):
     name = "relearning"
 
-    def __init__(self, batches: "_Stretch", step: GradientSteps, is_known: Callable[[], bool]) -> None:
-        self.batches, self.step, self.is_known = batches, step, is_known
+    def __init__(self, stream: Iterator[dict], length: int, step: GradientSteps, is_known: Callable[[], bool]) -> None:
+        super().__init__(stream, length, step)
+        self.is_known = is_known
 
     def on_epoch(self, means: dict[str, float], epoch: int) -> bool:
         return self.is_known()
-
-
-class _Stretch:
-    """The next `length` batches of an endlessly repeated loader, as the loop's stream `train`."""
-
-    def __init__(self, loader: Iterable, length: int) -> None:
-        self.length = length
-        self._batches = ({"train": batch} for _ in itertools.count() for batch in loader)
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[dict]:
-        return itertools.islice(self._batches, self.length)

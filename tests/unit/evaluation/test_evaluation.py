@@ -54,6 +54,7 @@ class TestClassMatched:
         for chosen, side in ((first, sides["first"]), (second, sides["second"])):
             assert +Counter(labels[chosen].tolist()) == +expected
             assert len(set(chosen.tolist())) == len(chosen) and set(chosen.tolist()) <= set(side.tolist())
+        assert torch.equal(labels[first], labels[second])
         again = class_matched(labels, sides["first"], sides["second"], seed)
         assert torch.equal(first, again[0]) and torch.equal(second, again[1])
 
