@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import train
@@ -98,6 +98,30 @@ class Training:
     def _original(self, forget: str, seed: int) -> dict:
         corrupted = original_of(forget)
         return {"seed": seed, **({"forget": corrupted} if corrupted else {})}
+
+
+class Measurement:
+    """Measures models on the data of one original, against it and independently of the reports of the runs."""
+
+    def __init__(self, training: Training, original: Path, seed: int) -> None:
+        self.experiment = training.experiment(original, seed)
+        self.splits = self.experiment.splits
+        self.held_out = torch.cat([self.splits.validation, self.splits.unseen]).sort().values
+        self.original = self.experiment.model(str(original / "model.pt"))
+
+    def __call__(self, folder: Path, requests: list[Tensor]) -> dict:
+        """Figures of a run's model that has forgotten these requests: fall of retain accuracy in points, and parts."""
+        model, splits, forgotten = self.experiment.model(str(folder / "model.pt")), self.splits, torch.cat(requests)
+        retain = splits.train[~torch.isin(splits.train, forgotten)]
+        top1, before = (self._figures(which, retain)["top1"] for which in (model, self.original))
+        parts = {"held_out": self.held_out, "test": splits.test, "forgotten": forgotten}
+        figures = {name: self._figures(model, images) for name, images in parts.items()}
+        return {"fall": before - top1, **figures, "lots": [self._figures(model, images) for images in requests]}
+
+    def _figures(self, model: nn.Module, images: Tensor) -> dict[str, float]:
+        logits, labels = predict(model, self.experiment.sets.evaluation(images), self.experiment.precision)
+        right = (logits.argmax(1) == labels).double().mean().item()
+        return {"top1": 100 * right, "loss": F.cross_entropy(logits, labels).item()}
 
 
 def train_originals(places: Iterable[dict], run_all: RunAll) -> None:
