@@ -65,9 +65,7 @@ def check_checkpoints(args: CheckpointArgs) -> None:
     if args.shadow_models and world_size() > 1:
         raise UserError(f"--shadow_models {args.shadow_models}: they are trained in one process; do not use torchrun")
     if args.shadow_models and args.shadow_config is None:
-        raise UserError(
-            f"--shadow_models {args.shadow_models}: give --shadow_config, the config.yaml of the method's run"
-        )
+        raise UserError(f"--shadow_models {args.shadow_models}: give --shadow_config, the method's config.yaml")
     if args.shadow_config is not None and not args.shadow_models:
         raise UserError(f"--shadow_config {args.shadow_config}: give their number by --shadow_models")
 

@@ -51,7 +51,7 @@ class BatchAveragedClassifier(nn.Module):
         group_size: g, samples in a group.
         discriminator: [G, S] to logits [G].
 
-    Raises UserError for a statistic or discriminator of another shape.
+    Raises UserError for a discriminator of another shape.
     """
 
     def __init__(
@@ -63,8 +63,6 @@ class BatchAveragedClassifier(nn.Module):
 
     def forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
         values = self.statistic(self.backbone(inputs), labels)
-        if values.dim() not in (1, 2) or len(values) != len(inputs):
-            raise UserError(f"statistic gave {list(values.shape)} for {len(inputs)} samples: return [B] or [B, S]")
         if values.dim() == 1:
             values = values.unsqueeze(1)
         means = self.average(values)

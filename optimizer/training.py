@@ -152,7 +152,7 @@ class Fit(Trainer):
         rate_flag: str = "--learning_rate",
     ) -> None:
         self.name, self.batches = name, NamedLoader("train", loader)
-        self.steps, self.model, self.record = steps, model, record
+        self.steps, self.step, self.model, self.record = steps, steps, model, record
         self.evaluate, self.columns = evaluate, columns
         self.guard = NanGuard(on_nan or "stop", {"model": model, "steps": steps}, steps.rescale, record, rate_flag)
         self.config = LoopConfig(num_epochs, precision.device, log_interval, shown, model=model)
@@ -171,9 +171,6 @@ class Fit(Trainer):
         """
         run_loop(self, self.config)
         return self.config.cost
-
-    def step(self, batch: dict) -> dict[str, Tensor]:
-        return self.steps(batch)
 
     def on_pass(self, epoch: int, number: int, resumed: bool) -> None:
         self.guard.keep()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import train
-from benchmarks.sweeps.sweep import RunAll, command_line
+from benchmarks.sweeps.sweep import RunAll, command_line, results_of
 from data.random_streams import random_state
 from evaluation.report.record import file_digest
 from helper_functions.errors import UserError
@@ -127,9 +127,7 @@ class Measurement:
 def train_originals(places: Iterable[dict], run_all: RunAll) -> None:
     """Train the missing originals of places, as `_train_original` takes them; several forget sets may share one."""
     alone = {(original_of(place["forget"]), place["seed"]): place for place in places}
-    for _, _, error in run_all(_train_original, alone.values(), title="originals"):
-        if error is not None:
-            raise error
+    list(results_of(run_all(_train_original, alone.values(), title="originals")))
 
 
 def _train_original(place: dict) -> None:

@@ -37,7 +37,7 @@ EVALUATION_BATCHES, LOADER_BATCHES = 4, 40  # for each of --steps, since fast wo
 def images_from(data_dir: str) -> Dataset:
     """CIFAR-100, or random images of its shape where the folder does not hold it."""
     if (Path(data_dir) / "cifar-100-python").exists():
-        return load_dataset("cifar100", data_dir, download=False)
+        return load_dataset("cifar100", data_dir)
     pixels = torch.randint(256, (60_000, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels, names = torch.arange(60_000) % NUM_CLASSES, tuple(map(str, range(NUM_CLASSES)))
     # Uniform values: mean 1/2, variance 1/12.
@@ -167,10 +167,8 @@ def evaluation(bench: Bench) -> Pair:
 
     # Whole batches, as nearly all of a real evaluation are.
     amount = max(wanted // whole.batch_size, 1) * whole.batch_size
-    step = plain.evaluation_step(plain.network(bench.model()))
-    return Ours(run, amount, bench.precision.device, whole.batch_size), bench.plain(
-        step, whole, factor=EVALUATION_BATCHES
-    )
+    ours = Ours(run, amount, bench.precision.device, whole.batch_size)
+    return ours, bench.plain(plain.evaluation_step(plain.network(bench.model())), whole, factor=EVALUATION_BATCHES)
 
 
 def loading(bench: Bench) -> Pair:

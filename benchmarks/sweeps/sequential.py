@@ -205,7 +205,9 @@ def draw(path: Path, rows: list[dict]) -> None:
         right.set(title="the images of each request, mean", ylabel=label, ylim=(lowest, 101))
     for axis in axes[-1]:
         axis.set_xlabel("requests so far")
-        axis.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+        # Chains share their names; the legend has each once.
+        shown = {name: line for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+        axis.legend([*shown.values()], [*shown], fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
@@ -213,17 +215,14 @@ def draw(path: Path, rows: list[dict]) -> None:
 def _draw_falls(axis, chains: list[dict]) -> None:
     """The fall from the first original, a line a seed; beside its end the single request and the retrained model."""
     budget, requests = chains[0]["retain_budget"], chains[0]["requests"]
+    line = {"markersize": 3, "alpha": 0.8, "linewidth": 1, "label": "one after another, by seed"}
     for chain in chains:
         falls = [0.0, *(each["fall"] for each in chain["requests_run"])]
-        axis.plot(range(len(falls)), falls, "o-", color=SEQUENCE, markersize=3, alpha=0.8, linewidth=1)
-        axis.plot(requests + 0.4, chain["at_once"]["fall"], "D", color=AT_ONCE, markersize=5)
-        axis.plot(requests + 0.7, chain["retrained"]["fall"], "^", color=RETRAINED, markersize=5)
-    axis.axhline(budget, color="black", linestyle="--", linewidth=1)
+        axis.plot(range(len(falls)), falls, "o-", color=SEQUENCE, **line)
+        axis.plot(requests + 0.4, chain["at_once"]["fall"], "D", color=AT_ONCE, markersize=5, label="all at once")
+        axis.plot(requests + 0.7, chain["retrained"]["fall"], "^", color=RETRAINED, markersize=5, label="retrained")
+    axis.axhline(budget, color="black", linestyle="--", linewidth=1, label="budget of the whole sequence")
     axis.set_ylim(bottom=-0.05 * budget)
-    axis.plot([], [], "o-", color=SEQUENCE, markersize=3, label="one after another, by seed")
-    axis.plot([], [], "D", color=AT_ONCE, label="all at once")
-    axis.plot([], [], "^", color=RETRAINED, label="retrained")
-    axis.plot([], [], "--", color="black", label="budget of the whole sequence")
     axis.set_xticks(range(requests + 1))
 
 

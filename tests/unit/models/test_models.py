@@ -9,8 +9,10 @@ from torch import nn
 
 from helper_functions.errors import UserError
 from helper_functions.training.batch_norm import no_running_stats_update
-from models import get_model, infer_stem, list_models, load_state, reinitialised
+from models import get_model
+from models.classifiers import list_models
 from models.weight_files import read_weight_file
+from models.weights import infer_stem, load_state, reinitialised
 
 
 @contextlib.contextmanager
