@@ -72,6 +72,8 @@ def test_out_in_the_form_that_came_in(tmp_path, how):
     content = save(small_model(0), how, before)
     weights, form = read_weight_file(before)
     assert set(weights) == set(small_model(0).state_dict())
+    for name, prefix in zip(how["order"], how["prefixes"], strict=True):
+        assert torch.equal(weights[name], content[prefix + name])
     unlearned = small_model(1)
     write_weight_file(unlearned, form, after)
 

@@ -205,8 +205,3 @@ class TestStatisticsRegression:
         assert module.coefficients[:-1][first_columns].abs().max() < 1e-6
         module.fit(first, first, (torch.arange(50) < 25).float())
         assert module(first, first).abs().max() < 1e-6
-
-
-class TestRegistry:
-    def test_names(self):
-        assert " ".join(DISCRIMINATORS) == "mlp difference comparator scalar_product jensen_shannon logistic"

@@ -5,6 +5,7 @@ import types
 
 import pytest
 import torch
+from helpers.method_cases import CPU
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,14 +15,12 @@ from contrastive_discrimination.teaching import CriticSteps, PassForTeacher, Sca
 from data.datasets import Dataset
 from data.image_sets import ImageSets
 from data.splits import make_splits
-from helper_functions.training.devices import Precision
 from models.features import classifier_head
 from optimizer.sam import SAM
 from optimizer.schedules import get_schedule
 from optimizer.training import GradientSteps, Recipe
 from unlearning.distillation import Distillation, DistillationArgs
 
-CPU = Precision(torch.device("cpu"), torch.float32)
 INPUTS = torch.randn(48, 6, generator=torch.Generator().manual_seed(0))
 BATCH = {"train": (INPUTS, torch.zeros(48, dtype=torch.int64))}
 

@@ -70,33 +70,9 @@ def test_draws_cover_their_ranges_evenly():
     assert not torch.equal(top, left)
 
 
-def test_draws_are_a_function_of_the_generator():
-    plans = [Augmentation(cutout=4).draw(64, (32, 32), torch.Generator().manual_seed(s)) for s in (3, 3, 4)]
-    assert torch.equal(plans[0], plans[1]) and not torch.equal(plans[0][:, 0], plans[2][:, 0])
-
-
 def test_golden_draws():
     plan = Augmentation(padding=4, cutout=4).draw(3, (32, 32), torch.Generator().manual_seed(7))
     assert plan.tolist() == [[0, 2, 1, 25, 8], [4, 4, 1, 14, 25], [7, 6, 0, 23, 14]]
-
-
-def test_no_flip_and_no_padding_is_the_identity():
-    images = random_images(5, 3, 8, 8)
-    assert torch.equal(augment(Augmentation(padding=0, flip=False), images), normalise(images))
-
-
-def test_cutout_shows_the_mean():
-    images = random_images(50, 3, 8, 8)
-    blanked = augment(Augmentation(0, False, cutout=4), images)
-    changed = (blanked != normalise(images)).any(1)
-    assert (blanked.permute(0, 2, 3, 1)[changed] == 0).all()
-    # A 4 x 4 square cut off at the border leaves at least 2 x 2 pixels.
-    assert changed.sum((1, 2)).min() >= 4 and changed.sum((1, 2)).max() == 16
-
-
-def test_contiguous_images_give_the_same():
-    images = random_images(5, 3, 8, 8)
-    assert torch.equal(augment(Augmentation(), images), augment(Augmentation(), images.contiguous()))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -49,10 +49,6 @@ def test_a_pass_shows_each_image_once_in_batches_of_one_size(indices, batch_size
         assert order(shown) == indices
 
 
-def test_a_remainder_of_a_few_images_is_no_batch_of_its_own():
-    assert [len(labels) for _, labels in loader(range(26), 12)] == [8, 9, 9]
-
-
 def test_inputs_are_normalised_images_of_the_labels():
     for augmentation in (None, Augmentation(padding=2)):
         for inputs, labels in loader(batch_size=7, shuffle=True, augmentation=augmentation):

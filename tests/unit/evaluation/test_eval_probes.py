@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
+from helpers.method_cases import CPU
 from helpers.numbered_images import images_read
 from torch import nn
 from torch.nn import functional as F
@@ -17,10 +18,8 @@ from evaluation.attacks import relearn
 from evaluation.attacks.probe import linear_probe_top1, probe_images
 from evaluation.attacks.relearn import relearn_steps
 from helper_functions.metrics import summarise
-from helper_functions.training.devices import Precision
 from helper_functions.training.inference import predict
 
-CPU = Precision(torch.device("cpu"), torch.float32)
 CLASSES = 4
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from helpers.method_cases import CPU
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -25,11 +26,8 @@ from evaluation.report.figures import draw_images, draw_losses
 from evaluation.report.tables import cost_table, plain
 from evaluation.verdict import Verdict, give_verdict, is_forgotten, next_try
 from helper_functions.errors import UserError
-from helper_functions.training.devices import Precision
 from helper_functions.training.loop import Cost
 from unlearning.setup import refuse_chance
-
-CPU = Precision(torch.device("cpu"), torch.float32)
 
 
 def losses(size, seed) -> torch.Tensor:

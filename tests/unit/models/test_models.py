@@ -154,33 +154,6 @@ def test_a_bad_request_is_one_line(arguments, parts):
 
 
 class TestLoadWeights:
-    @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
-    @pytest.mark.parametrize("key", [None, "state_dict", "model"])
-    def test_round_trip(self, weights, prefix, key):
-        model, path = weights
-        content = {prefix + name: value for name, value in model.state_dict().items()}
-        torch.save(content if key is None else {key: content, "epoch": 3}, path)
-        assert_same(model.state_dict(), read_weight_file(path)[0])
-
-    def test_missing_file_and_folder(self, tmp_path):
-        with refused("nothing.pth", "does not exist"):
-            read_weight_file(tmp_path / "nothing.pth")[0]
-        with refused(str(tmp_path), "is not a file"):
-            read_weight_file(tmp_path)[0]
-
-    @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.99])
-    def test_truncated(self, weights, kept):
-        path = weights[1]
-        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
-        with refused(str(path), "truncated"):
-            read_weight_file(path)[0]
-
-    @pytest.mark.parametrize("content", [b"hello\n", b"\x80\x04N.", b"PK\x03\x04", b"\x89PNG\r\n\x1a\n"])
-    def test_another_format(self, tmp_path, content):
-        path = tmp_path / "weights.pth"
-        path.write_bytes(content)
-        with refused(str(path)):
-            read_weight_file(path)[0]
 
     def test_a_whole_pickled_model(self, weights):
         model, path = weights
