@@ -5,15 +5,8 @@ import math
 from typing import Literal
 
 from contrastive_discrimination.games import ContrastiveArgs
-from helper_functions.config import (
-    ClosedUnitInterval,
-    HalfOpenUnitInterval,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-)
-from optimizer.optimizers import OPTIMIZERS
+from helper_functions.config import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from optimizer.optimizers import OptimizerArgs
 from optimizer.schedules import SCHEDULES
 from optimizer.solver import SOLVERS
 from unlearning.constrained.stopping import STOP_CRITERIA
@@ -33,7 +26,7 @@ DISCRIMINATING = {"batch_size": BATCH_SIZE, "finetune_num_epochs": 0}
 
 
 @dataclasses.dataclass
-class UnlearnArgs(ContrastiveArgs):
+class UnlearnArgs(ContrastiveArgs, OptimizerArgs):
     """Budget, target and optimisation of constrained unlearning."""
 
     num_epochs: PositiveInt = 20
@@ -70,22 +63,10 @@ class UnlearnArgs(ContrastiveArgs):
     penalty_coefficient: PositiveFloat | None = None
     """First value of the penalty coefficient, 10,000 for penalty and 100 for augmented_lagrangian by default; doubled
     after passes that end outside of the budget."""
-    optimizer: Literal[*OPTIMIZERS] = "sgd"
-    """Of the weights."""
-    momentum: HalfOpenUnitInterval = 0.9
-    """Nesterov momentum of SGD."""
     weight_decay: NonNegativeFloat = 0.0
     """While unlearning."""
-    decay_norm_and_bias: bool = True
-    """Whether norms and biases decay as well."""
     schedule: Literal[*SCHEDULES] = "linear"
     """Of the learning rate while forgetting, step by step."""
-    use_sam: bool = False
-    """Sharpness-aware minimisation (Foret et al. 2021), in training and in unlearning."""
-    adaptive_sam: bool = False
-    """With --use_sam: ASAM (Kwon et al. 2021), whose neighbourhood scales with the weights."""
-    rho: PositiveFloat = 0.05
-    """Radius of SAM's neighbourhood."""
     max_grad_norm: PositiveFloat | None = 1.0
     """Longer gradients are scaled down to this norm; null leaves them."""
     bn: Literal["frozen", "train"] = "frozen"

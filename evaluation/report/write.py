@@ -17,7 +17,7 @@ from evaluation.report.page import PAGE
 from evaluation.report.record import complete_report
 from evaluation.report.tables import cost_table, plain, table
 from evaluation.verdict import Verdict, give_verdict, next_try
-from helper_functions.files import save_tensors, whole_file, write_json
+from helper_functions.files import save_tensors, write_bytes, write_json
 from helper_functions.run_folder import INFEASIBLE, RESULT
 from helper_functions.training.distribution import from_main, on_main
 from helper_functions.training.inference import evaluation_mode
@@ -63,7 +63,7 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
     weights = save_result(run, "original" if outcome is None else "unlearned", verdict)
     # Only rank 0 has written the files, and it may be the only one that can read them.
     report, page = from_main(lambda: complete_report(run, outcome, script, report))
-    _write_page(page, run.record.path(PAGE))
+    write_bytes(run.record.path(PAGE), page)
     return _finish(run, run.models, judgements, report, summary + weights)
 
 
@@ -112,12 +112,6 @@ def verdict_of(judgements: dict[str, Judgement], args: Any, target: str, experim
     retain = paired_fall(original.retain_right, unlearned.retain_right, len(experiment.splits.retain))
     held_out = paired_fall(original.held_out_right, unlearned.held_out_right)
     return give_verdict(unlearned.figures, args.retain_budget, target, experiment.dataset.num_classes, retain, held_out)
-
-
-@on_main
-def _write_page(page: bytes, path: Path) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_bytes(page)
 
 
 def _finish(
