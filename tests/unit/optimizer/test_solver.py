@@ -13,7 +13,7 @@ from helper_functions.files import load_tensors, save_tensors
 from helper_functions.training.devices import Precision
 from optimizer.problems import Problem
 from optimizer.sam import SAM
-from optimizer.solver import SOLVERS, Solver, grow_penalty, inequality
+from optimizer.solver import SOLVERS, Solver, inequality
 from optimizer.training import EmpiricalRisk, GradientSteps, Recipe
 
 DUAL_SOLVERS = ["lagrangian", "augmented_lagrangian"]
@@ -137,12 +137,10 @@ class TestHalfSpace:
     def test_a_growing_penalty_approaches_the_solution(self):
         problem = Convex(Point(GOAL), distance, [half_space], "penalty", penalty_coefficient=1.0)
         errors = []
-        for _ in range(6):
-            coefficient = problem.constraint0.penalty_coefficient.value.item()
-            solve(problem, steps=20, learning_rate=0.5 / (1 + coefficient * SQUARE))
+        for number in range(6):
+            solver = solve(problem, steps=20, learning_rate=0.5 / (1 + 3**number * SQUARE))
             errors.append((problem.point.x.detach() - PROJECTION).norm().item())
-            grow_penalty(problem.constraint0, half_space(problem.point.x).item(), factor=3.0)
-        assert coefficient == 3**5
+            solver.restart(3.0)
         assert all(later < earlier / 2 for earlier, later in zip(errors, errors[1:], strict=False))
         assert errors[-1] < 0.005
 
@@ -205,9 +203,7 @@ class TestAgainstSLSQP:
             return evaluate
 
         functions = [value_and_slope(function) for function in self.constraints]
-        wanted = [
-            {"type": "ineq", "fun": lambda x, f=f: -f(x)[0], "jac": lambda x, f=f: -f(x)[1]} for f in functions
-        ]
+        wanted = [{"type": "ineq", "fun": lambda x, f=f: -f(x)[0], "jac": lambda x, f=f: -f(x)[1]} for f in functions]
         objective = value_and_slope(self.objective)
         result = scipy.optimize.minimize(
             objective, np.zeros(3), jac=True, constraints=wanted, method="SLSQP", options={"ftol": 1e-12}
@@ -233,9 +229,7 @@ class TestAgainstSLSQP:
         x, _ = self.oracle()
         errors = []
         for coefficient in (10.0, 100.0):
-            problem = Convex(
-                Point(x), self.objective, self.constraints, "penalty", penalty_coefficient=coefficient
-            )
+            problem = Convex(Point(x), self.objective, self.constraints, "penalty", penalty_coefficient=coefficient)
             solve(problem, steps=150, learning_rate=0.5 / (1 + coefficient))
             errors.append(np.abs(problem.point.x.detach().numpy() - x).max())
         assert errors[1] < errors[0] / 5 and errors[1] < 0.01
@@ -285,20 +279,57 @@ class TestProxyConstraints:
         assert problem.multiplier_values().item() == 0
 
 
-class TestGrowPenalty:
-    @pytest.mark.parametrize("solver", ["penalty", "augmented_lagrangian"])
-    def test_grows_only_while_violated(self, solver):
-        constraint = inequality(solver, penalty_coefficient=2.0)
-        seen = []
-        for violation in (0.1, -0.1, 0.0, 7.0, -7.0):
-            grow_penalty(constraint, violation, factor=3.0)
-            seen.append(constraint.penalty_coefficient.value.item())
-        assert seen == [6, 6, 6, 18, 18]
+class TestRestart:
+    OPTIMIZERS = {
+        "sgd": lambda point: torch.optim.SGD(point.parameters(), lr=0.05, momentum=0.9, nesterov=True),
+        "sam": lambda point: SAM(point.parameters(), torch.optim.SGD, lr=0.05, momentum=0.9),
+        "adamw": lambda point: torch.optim.AdamW(point.parameters(), lr=0.05),
+    }
 
-    def test_a_lagrangian_has_nothing_to_grow(self):
-        constraint = inequality("lagrangian", multiplier=2.0)
-        grow_penalty(constraint, 5.0, factor=3.0)
-        assert constraint.penalty_coefficient is None and constraint.multiplier.weight.item() == 2
+    def begin(self, name, optimizer="sgd", start=(0.5, 1.5), least=1.0, **duals):
+        problem = Convex(Point(start), distance, [half_space], name, **duals)
+        primal = self.OPTIMIZERS[optimizer](problem.point)
+        return problem, Solver(problem, primal, problem.point, dual_learning_rate=0.2, least_multiplier=least)
+
+    @pytest.mark.parametrize("name", SOLVERS)
+    @pytest.mark.parametrize(("first", "least"), [(4.0, 1.0), (0.25, 1.0), (0.25, 0.1), (0.0, 0.1)])
+    def test_duals_are_a_factor_of_what_they_were_at_the_snapshot(self, name, first, least):
+        """Whatever the multipliers did since; one at 0 is raised from the least. Before a snapshot: the first ones."""
+        problem, solver = self.begin(name, multiplier=first, penalty_coefficient=2.0, least=least)
+        for number in (1, 2):
+            for multiplier in problem.multipliers():
+                multiplier.weight.data.fill_(70.0)
+            solver.restart(3.0)
+            for multiplier in problem.multipliers():
+                assert multiplier.weight.item() == pytest.approx(3 * max(first, least))
+                multiplier.weight.data.fill_(first)
+            for coefficient in problem.penalty_coefficients():
+                assert coefficient.value.item() == pytest.approx(2 * 3**number)
+            solver.snapshot()
+
+    @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+    def test_the_next_steps_are_those_of_a_fresh_optimizer(self, optimizer):
+        """Momentum points to where the run went wrong; Adam's bias correction begins anew with its averages."""
+        problem, solver = self.begin("augmented_lagrangian", optimizer, penalty_coefficient=0.5)
+        for _ in range(20):
+            take_step(solver)
+        here = problem.point.x.detach().clone()
+        solver.restart(2.0)
+        assert torch.equal(problem.point.x, here)
+        other, fresh = self.begin("augmented_lagrangian", optimizer, here, multiplier=2.0, penalty_coefficient=1.0)
+        for _ in range(5):
+            take_step(solver)
+            take_step(fresh)
+            torch.testing.assert_close(problem.point.x, other.point.x, rtol=0, atol=1e-6)
+            torch.testing.assert_close(problem.multiplier_values(), other.multiplier_values())
+
+    def test_what_the_problem_learned_beside_goes_with_the_multipliers(self):
+        problem, solver = self.begin("lagrangian")
+        calls = []
+        problem.snapshot, problem.rollback = (lambda name=name: calls.append(name) for name in ("keep", "back"))
+        solver.snapshot()
+        solver.restart(2.0)
+        assert calls == ["keep", "back"]
 
 
 class TestSAM:
@@ -389,24 +420,26 @@ class TestFullState:
             )
             return problem, Solver(problem, primal, problem.point)
 
-        def advance(problem, solver):
+        def advance(solver):
+            solver.restart(2.0)
             for _ in range(5):
                 take_step(solver)
-            grow_penalty(problem.constraint0, 1.0, 2.0)
 
         def values(problem):
             return [problem.point.x.detach(), *(m.weight.detach() for m in problem.multipliers()),
                     *(c.value for c in problem.penalty_coefficients())]  # fmt: skip
 
         problem, solver = fresh()
-        advance(problem, solver)
+        advance(solver)
+        solver.snapshot()
+        take_step(solver)
         save_tensors({"solver": solver.state_dict(), "model": problem.point.state_dict()}, tmp_path / "state.pt")
         state = load_tensors(tmp_path / "state.pt", "")
         resumed, other = fresh()
         resumed.point.load_state_dict(state["model"])
         other.load_state_dict(state["solver"])
-        for pair in ((problem, solver), (resumed, other)):
-            advance(*pair)
+        for each in (solver, other):
+            advance(each)
         for expected, found in zip(values(problem), values(resumed), strict=True):
             assert torch.equal(expected, found)
 

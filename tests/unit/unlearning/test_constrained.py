@@ -221,7 +221,7 @@ class TestForgetSubjectToRetain:
                     waiting.append(func.__name__)
                 return func(*args, **(kwargs or {}))
 
-        target.refresh(torch.arange(5.0))
+        target.refresh(torch.arange(5.0), torch.arange(8.0))
         model = normalised()
         problem = forgetting(model, copy.deepcopy(model), target, batch_norm=batch_norm)
         solver = Solver(problem, torch.optim.SGD(model.parameters(), lr=0.01), model, max_grad_norm=1.0)
@@ -384,13 +384,16 @@ class TestRetainSubjectToForget:
     def test_retain_loss_subject_to_the_targets_objective(self):
         model, (forget, retain) = normalised(), streams_of()
         streams, target = TwoStreams(model, CPU, "frozen"), ChanceTarget(3, 1.5)
+        target.floor = 0.25
         streams.prepare(model)
         problem = RetainSubjectToForget(streams, target, UnlearnArgs(multiplier=2.0))
         state = problem.compute_cmp_state(forget, retain)
         objective, reached = target.objective(model(forget[0]), forget[1])
         assert state.loss.item() == pytest.approx(F.cross_entropy(model(retain[0]), retain[1]).item(), rel=1e-5)
         (constraint,) = state.observed_constraints.values()
-        assert constraint.violation.item() == pytest.approx(objective.item() - 0.01, rel=1e-4)
+        assert constraint.violation.item() == pytest.approx(objective.item() - 0.25 - 0.01, rel=1e-4)
+        assert state.misc["forget/violation"].item() == constraint.violation.item()
+        assert state.misc["forget/multiplier"] == 2
         assert state.misc["forget/reached"] == reached
         assert all(value.ndim == 0 for value in state.misc.values())
 

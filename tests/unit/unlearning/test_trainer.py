@@ -29,6 +29,7 @@ def trainer_of(model: nn.Module, **flags) -> ConstrainedTrainer:
     )
     context = MethodContext("chance", model, {"forget": FORGET, "retain": RETAIN}, evaluator, args, CPU, 0)
     trainer = ConstrainedTrainer(context, lambda context: ChanceTarget(3, margin=100.0))
+    trainer.listener = SimpleNamespace(measure=None, on_nan="rewind", record=None, log_interval=1)
     trainer.set_up_stage(0, 1)
     return trainer
 
