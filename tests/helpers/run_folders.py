@@ -17,6 +17,7 @@ FIGURES = {
     for part in ("retain", "forget", "forget_true", "unseen", "validation", "test")
     for figure in ("top1", "top5", "loss")
 } | {f"{attack}_auc{end}" for attack in ("mia", "discriminator") for end in ("", "_low", "_high")}
+VERDICT = {"feasible", "forgotten", "retain_budget", "slack", "margin", "held_out_fall", "held_out_margin"}
 FIGURES |= {"mia_accuracy", "mia_tpr", "mia_efficacy"}
 
 
@@ -70,8 +71,11 @@ def scalars_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: [(step, value) for step, value in found if math.isfinite(value)] for name, found in points.items()}
 
 
-def switch_off_the_safeguard() -> None:
-    """Let this process leave its budget: nothing else makes it."""
-    from unlearning.constrained.safeguard import Safeguard
+def measure_on_line(*shares: float, leave_budget: bool = False) -> None:
+    """Let this process end at one of these shares of its line, and leave its budget: nothing else makes it."""
+    import unlearning.run
+    from unlearning.constrained.trainer import ConstrainedTrainer
 
-    Safeguard.check = lambda *_: False
+    unlearning.run.SHARES = shares
+    if leave_budget:
+        ConstrainedTrainer._keeps_retain_budget = lambda *_: True

@@ -2,13 +2,15 @@
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.processes import SMALL, assert_refused, fork, only
 from helpers.report_cases import COPIES, SEQUENCE, Page, example
-from helpers.run_folders import assert_same_weights, figures_of, report_of, switch_off_the_safeguard, weights_of
+from helpers.run_folders import assert_same_weights, figures_of, measure_on_line, report_of, weights_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
@@ -93,7 +95,8 @@ class TestRuns:
         report, folder = unlearn(
             "--weight_path", tmp_path / "foreign.pt", "--forget", f"file:{tmp_path}/forget.txt",
             "--validation", f"file:{tmp_path}/held_out.txt", "--num_epochs", 2, "--learning_rate", 3,
-            status=(3,), before=switch_off_the_safeguard, says=("infeasible: retain", "no epoch kept the budget"),
+            status=(3,), before=partial(measure_on_line, 1.0, leave_budget=True),
+            says=("infeasible: retain", "no epoch kept the budget"),
         )  # fmt: skip
         assert report["final_test"] == "half of the never-seen" and report["forget"]["images"] == 20
         assert report["forget"]["chosen_epoch"] is None and "✗ Infeasible" in (folder / "report.html").read_text()
@@ -103,6 +106,17 @@ class TestRuns:
         assert report["verdict"]["slack"] == pytest.approx(1 - nearest["constraint/fall"], abs=1e-3)
         assert report["verdict"]["held_out_fall"] == pytest.approx(nearest["held_out/fall"], abs=1e-3)
         assert weights_of(folder).keys() == weights_of(original.folder).keys()
+
+    def test_the_share_of_the_line_is_that_of_the_weights(self, unlearn, original):
+        weights, found = original.folder / "model.pt", []
+        for share in (1.0, 0.5):
+            report, folder = unlearn("--weight_path", weights, before=partial(measure_on_line, share))
+            found.append(weights_of(folder))
+            assert report["forget"]["share"] == share
+            assert {point["share"] for point in report["dial"]} == {0.0, share, 1.0}
+        for name, start in weights_of(original.folder).items():
+            middle = torch.lerp(start, found[0][name], 0.5) if start.is_floating_point() else found[0][name]
+            assert torch.equal(found[1][name], middle), name
 
     def test_the_adversarial_method_of_the_other_script(self, unlearn, original):
         flags = ("--mode", "untrain_contrastive", "--weight_path", original.folder / "model.pt", "--group_size", 4)

@@ -1,6 +1,7 @@
 """The methods with a discriminator, as targets and in whole runs: what they build, refuse, reach, leave and resume."""
 
 import copy
+import json
 import math
 
 import numpy as np
@@ -109,7 +110,7 @@ class TestBuild:
         assert found.name == target
         own = found.own if method in DISCRIMINATING else found
         assert type(own) is self.TARGETS[target]
-        found.refresh(context.evaluator.losses(context.model, "unseen"))
+        found.refresh(*(context.evaluator.original_losses[name] for name in ("unseen", "forget")))
         inputs, labels = next(iter(loaders["forget"]))
         found.attach(context.model)
         logits = context.model.eval()(inputs)
@@ -120,7 +121,7 @@ class TestBuild:
         assert slopes[0].isfinite().all() and (slopes[0].abs().max() > 0 or objective == 0)
         figures = found.commit()
         assert set(figures) == ({"classifier/loss", "classifier/accuracy"} if method in DISCRIMINATING else set())
-        assert found.floor == (math.log(2) if method in DISCRIMINATING else 0)
+        assert found.floor == math.log(2) if method in DISCRIMINATING else (found.floor > 0) == (target == "unseen")
         found.detach()
         assert hooks(context.model) == 0
 
@@ -311,18 +312,19 @@ class TestRun:
         )  # fmt: skip
         assert outcome.method == method and outcome.target == "chance" and hooks(model) == 0
         assert outcome.chosen is not None
-        chosen = outcome.epochs[outcome.chosen - 1]
+        (ends_at,) = (point for point in outcome.dial if point["share"] == outcome.share)
         fall = digits.accuracy(mislabelled, RIGHT) - digits.accuracy(model, RIGHT)
-        assert fall <= 1 and chosen["constraint/fall"] == pytest.approx(fall, abs=1e-3)
+        assert fall <= 1 and ends_at["retain_fall"] == pytest.approx(fall, abs=1e-3)
         assert digits.accuracy(model, WRONG, digits.given) < digits.accuracy(mislabelled, WRONG, digits.given) - 20
         before, after = attack(mislabelled, digits), attack(model, digits)
         assert before[0] > 0.98 and after[0] < before[0] - 0.015 and abs(after[1]) < 0.8 * before[1]
         if method == "constrained":
-            assert outcome.held_out_auc == {} and "discriminator/auc" not in chosen
+            assert outcome.held_out_auc == {} and "discriminator/auc" not in outcome.epochs[0]
             return
         aucs = outcome.held_out_auc
         assert aucs["original"] > 0.95 and aucs["unlearned"] < aucs["original"] - 0.03
-        assert aucs == {"original": outcome.original["discriminator/auc"], "unlearned": chosen["discriminator/auc"]}
+        assert aucs["original"] == outcome.original["discriminator/auc"]
+        assert ends_at["distance"] == pytest.approx(2 * max(0, abs(aucs["unlearned"] - 0.5) - 0.05))
         for epoch in outcome.epochs:
             area = epoch["discriminator/auc"]
             assert epoch["forget/distance"] == pytest.approx(2 * max(0, abs(area - 0.5) - 0.05))
@@ -336,7 +338,8 @@ class TestRun:
         outcome = untrain_constrained(
             model, **digits.loaders(held_out, TRAIN, digits.true), num_epochs=6, learning_rate=1e-4, device="cpu",
             precision="fp32", record=QuietRecord(tmp_path), method=method, forget_target="unseen",
-            discriminate="losses", **({"discriminator": "logistic"} if method == "untrain" else {}),
+            finetune_num_epochs=0, discriminate="losses",
+            **({"discriminator": "logistic"} if method == "untrain" else {}),
         )  # fmt: skip
         at_chance = [epoch["forget/distance"] == 0 for epoch in outcome.epochs]
         assert len(outcome.epochs) == 2 and all(at_chance)
@@ -346,7 +349,7 @@ class TestRun:
     def test_goes_on_after_weights_that_were_no_numbers(
         self, method, digits, mislabelled, tmp_path, monkeypatch, hasty
     ):
-        """The safeguard goes back to good weights; then the run has to be a run again."""
+        """The run goes back to where the pass began; then it has to be a run again."""
         taken = []
 
         def breaking(trainer, step, batch):
@@ -363,8 +366,10 @@ class TestRun:
             model, **digits.loaders(WRONG, RIGHT, digits.given), num_epochs=3, learning_rate=0.01, device="cpu",
             precision="fp32", record=QuietRecord(tmp_path), method=method, log_interval=1, **options,
         )  # fmt: skip
-        assert outcome.events[0]["step"] == 4  # the end of the first pass, where it looks
-        assert len(outcome.events) == 1 and outcome.chosen is not None
+        lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        rewound = [(line["step"], line["forget/rewound"]) for line in lines if "forget/rewound" in line]
+        assert len(rewound) == 1 and rewound[0][1] == 0.5 and rewound[0][0] in (3, 4)
+        assert outcome.chosen is not None and all(value.isfinite().all() for value in model.state_dict().values())
 
 
 class Killed(Exception):

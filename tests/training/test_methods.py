@@ -24,12 +24,16 @@ from torch import nn
 from data.loaders import TensorLoader
 from helper_functions.record import RunRecord
 from optimizer.solver import Descent
+from unlearning.constrained.line_search import on_line
 from unlearning.evaluator import Evaluator
 from unlearning.methods import METHODS
 from unlearning.streams import RETAIN_LOSSES, OriginalAnswers
 
 EPOCHS = 3
-SMALL = {"num_epochs": EPOCHS, "bn": "train", "learning_rate": 0.01, "batch_size": 6}
+SMALL = {
+    "num_epochs": EPOCHS, "finetune_num_epochs": 0, "bn": "train", "learning_rate": 0.01, "batch_size": 6,
+    "stop_criterion": "none",
+}  # fmt: skip
 # What each method learns from, or takes gradients of; the shape of a forget image is all that unsir takes from them.
 READS = {
     **{name: {"forget"} for name in ("gradient_ascent", "boundary_shrink", "delete")},
@@ -86,7 +90,7 @@ class TestReads:
         assert changed(state_of(network()), state_of(model)) and len(outcome.epochs) == EPOCHS
 
     def test_objectives_go_by_unseen_images_and_distances_by_validation_ones(self, tmp_path):
-        """Distances choose the epoch, and may double a step with which nothing moves: here none is."""
+        """Distances choose the epoch, and may lengthen a pass with which nothing moves: here none is."""
 
         def epochs(other: str | None) -> tuple[list[float], list[float], float]:
             loaders = streams()
@@ -105,6 +109,8 @@ class TestReads:
     def test_cost_counts_steps_and_images(self, method, tmp_path):
         outcome = run(method, tmp_path, **SMALL)[1]
         trainer = begin(method, tmp_path / "beside", **SMALL).trainer
+        if method in OURS:
+            trainer.batches = trainer.stage_batches[0]
         passes = [parts for epoch in range(EPOCHS) if method not in ONE_SHOT for parts in trainer.passes(epoch)]
         assert outcome.cost.gradient_steps == sum(len(batches) for _, batches in passes)
         assert outcome.cost.images >= 12 and len(outcome.epochs) == (1 if method in ONE_SHOT else EPOCHS)
@@ -149,7 +155,8 @@ class TestLeavesAlone:
     @pytest.mark.parametrize("bn", ["frozen", "train"])
     @pytest.mark.parametrize("method", STEPPING)
     def test_running_statistics_move_in_training_mode_only(self, method, bn, tmp_path):
-        model, outcome = run(method, tmp_path, **SMALL | {"bn": bn, "num_epochs": 1, "last_layers": 9})
+        flags = SMALL | {"bn": bn, "num_epochs": 1, "last_layers": 9}
+        model, outcome = run(method, tmp_path, target="chance", **flags)
         after = state_of(model)
         assert all(value.isfinite().all() for value in after.values())
         assert "0.weight" in changed(state_of(network()), after)
@@ -280,7 +287,8 @@ class TestRewind:
         gaps = [abs(100 - epoch["forget/top1"] - wanted) for epoch in outcome.epochs]
         nearest = max(number for number, gap in enumerate(gaps, start=1) if gap == min(gaps))
         assert outcome.chosen == nearest or (method in OURS and outcome.chosen is None)
-        assert not changed(weights[nearest - 1], state_of(model)) and not model.training
+        ends_at = on_line(model, state_of(network()), weights[nearest - 1], outcome.share)
+        assert not changed(ends_at, state_of(model)) and not model.training
         assert len(weights) == len(outcome.epochs) == (1 if method in ONE_SHOT else EPOCHS)
         assert not list(tmp_path.glob("epoch-*.pt"))
 

@@ -199,7 +199,7 @@ class TestLastLayers:
 
     def test_flags_come_back_after_a_failure(self, tmp_path, monkeypatch):
         unlearning = begin("cf_k", tmp_path, last_layers=1, num_epochs=1)
-        monkeypatch.setattr(unlearning, "evaluate", lambda: 1 / 0)
+        monkeypatch.setattr(unlearning, "measure", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             unlearning.run()
         assert all(parameter.requires_grad for parameter in unlearning.model.parameters())

@@ -315,7 +315,7 @@ class TestRecord:
             {"step": 2, "constraint/fall": 0.5, "constraint/fall_bound": 0.75, "held_out/fall": 1.5,
              "forget/top1": 90.0,
              "unseen/matched_top1": None},
-            {"step": 3, "constraint/violation": 99.0, "constraint/multiplier": 1.0},
+            {"step": 3, "forget/violation": 99.0, "forget/multiplier": 1.0},
         ]  # fmt: skip
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         assert trace_of(tmp_path / "metrics.jsonl") == {

@@ -236,7 +236,7 @@ class TestTransfers:
         torch.manual_seed(0)
         model, precision = nn.Linear(4, 3), Precision(torch.device("cpu"), torch.float32)
         target = UnseenTarget(torch.ones(5))
-        target.refresh(torch.arange(5.0))
+        target.refresh(torch.arange(5.0), torch.arange(9.0))
         streams, original = TwoStreams(model, precision, "frozen"), OriginalAnswers(model, precision, "frozen")
         args = UnlearnArgs(solver="augmented_lagrangian", multiplier=1.0, penalty_coefficient=10.0)
         problem = ForgetSubjectToRetain(streams, target, args, original, RETAIN_LOSSES["original"])

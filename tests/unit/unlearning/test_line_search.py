@@ -52,6 +52,14 @@ class TestOnLine:
         model.load_state_dict(found)
         assert model.eval()(torch.randn(5, 3)).isfinite().all()
 
+    def test_weights_that_two_layers_share_go_on_as_others_do(self):
+        model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+        model[1].weight = model[0].weight
+        start = snapshot(model)
+        model[0].weight.data += 1
+        model.load_state_dict(on_line(model, start, snapshot(model), 2.0))
+        torch.testing.assert_close(model[0].weight.data, start["0.weight"] + 2)
+
 
 class Scalar(nn.Module):
     """Its only weight is the share of a line from 0 to 1."""
