@@ -1,6 +1,7 @@
 """Forward passes of the model and of the original on the streams, and what the retain loss compares them by."""
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,15 @@ class TwoStreams:
     def prepare(self, model: nn.Module) -> None:
         """Put the model into the mode that was asked for; frozen, dropout is off, as in the original."""
         model.train(self.batch_norm == "train")
+
+    def losses(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """Losses of images, `[n]`, passed as forget images are, without gradient."""
+        device, found = self.precision.device, []
+        with torch.no_grad(), no_running_stats_update(self.model), self.precision.autocast():
+            for inputs, labels in batches:
+                logits = self.forward_pass(inputs.to(device)).float()
+                found.append(F.cross_entropy(logits, labels.to(device), reduction="none"))
+        return torch.cat(found)
 
     def __call__(self, forget: Tensor, retain: Tensor) -> tuple[Tensor, Tensor]:
         """Float32 logits of the forget inputs and of the retain inputs."""

@@ -83,7 +83,7 @@ class DiscriminatorTarget(Target):
     def tolerances(self) -> tuple[float, float]:
         return self.tolerance, self.own.tolerance
 
-    def refresh(self, unseen_losses: Tensor, forget_losses: Tensor) -> None:
+    def refresh(self, unseen_losses: Tensor, forget_losses: Tensor | None = None) -> None:
         self.own.refresh(unseen_losses, forget_losses)
 
     def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

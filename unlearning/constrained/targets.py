@@ -71,7 +71,7 @@ class Target:
         """Of `forget/distance`, and of `forget/own_distance`, which is the same unless a discriminator decides."""
         return self.tolerance, self.tolerance
 
-    def refresh(self, unseen_losses: Tensor, forget_losses: Tensor) -> None:
+    def refresh(self, unseen_losses: Tensor, forget_losses: Tensor | None = None) -> None:
         """Take the losses of all unseen images, `[U]`, and of all forget images, `[P]`, under the current weights."""
 
     def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,10 +198,14 @@ class UnseenTarget(Target):
         self.weights, self.floor, self.tolerance = unseen_weights, floor, tolerance
         self.latest: Tensor | None = None
 
-    def refresh(self, unseen_losses: Tensor, forget_losses: Tensor) -> None:
-        """Take the losses of all unseen images, `[U]`, and of all forget images, `[P]`, under the current weights."""
-        self.weights = self.weights.to(unseen_losses.device)
-        self.reference, self.window, self.place = log_odds(unseen_losses), log_odds(forget_losses), 0
+    def refresh(self, unseen_losses: Tensor, forget_losses: Tensor | None = None) -> None:
+        """Take the losses of all unseen images, `[U]`, and of all forget images, `[P]`, under the current weights.
+
+        Without the latter, the log-odds that batches gave stay.
+        """
+        self.weights, self.reference = self.weights.to(unseen_losses.device), log_odds(unseen_losses)
+        if forget_losses is not None:
+            self.window, self.place = log_odds(forget_losses), 0
         self.pending = bool(F.huber_loss(self.window, self.goals(self.window)) > self.floor)
 
     def goals(self, odds: Tensor) -> Tensor:

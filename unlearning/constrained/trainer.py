@@ -16,6 +16,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from data.loaders import TensorLoader
@@ -43,6 +44,8 @@ FAR = 0.5
 # Stage 2, where the rate is restarted: as the original was trained, but for the rate.
 FINETUNING = {"weight_decay": 5e-4, "schedule": "cosine", "max_grad_norm": 2.0, "multiplier": 0.1}
 FINETUNING_DUAL_RATE = 0.01
+# Steps of stage 2 between two measurements of where unseen images are.
+REFRESH_INTERVAL = 100
 
 
 class ConstrainedTrainer(Trainer):
@@ -62,6 +65,7 @@ class ConstrainedTrainer(Trainer):
         self.multiplier: float | None = None
         # Whether any pass has been kept.
         self.moved = False
+        self.since_refresh = 0
 
     # A run: two stages, each of them the loop over its epochs.
 
@@ -113,6 +117,8 @@ class ConstrainedTrainer(Trainer):
         if not resumed:
             self.line.begin()
             self.solver.snapshot()
+            if self.stage == 1:
+                self._refresh_in_mode()
         self.guard.keep()
 
     # A step: forward, dual update, primal update.
@@ -127,6 +133,9 @@ class ConstrainedTrainer(Trainer):
         )
         problem.commit(state)
         self.schedule.step()
+        self.since_refresh += 1
+        if self.stage == 1 and self.since_refresh == REFRESH_INTERVAL:
+            self._refresh_in_mode()
         return {**state.misc, "gradient/norm": norm}
 
     # What is measured after a pass, and decided from it.
@@ -135,7 +144,8 @@ class ConstrainedTrainer(Trainer):
         """Measure the model, go on from the best point of the line, write it down; True where a criterion ends it."""
         evaluation = self._search() if self.stage == 0 else self.listener.measure()
         self.listener.take(evaluation)
-        self._refresh_target(evaluation.losses)
+        if self.stage == 0:
+            self._refresh_target(evaluation.losses)
         stop = self.stage == 0 and self._criterion_is_met()
         self.listener.close_epoch(self.name, epoch, self.config.num_epochs, evaluation, self.state(epoch, stopped=stop))
         return stop
@@ -170,6 +180,20 @@ class ConstrainedTrainer(Trainer):
         self.scale *= factor
         rescale_schedule(self.schedule, factor)
 
+    def _refresh_in_mode(self) -> None:
+        """Measure where unseen images are, in batches like those of forget images and the same batch-norm mode.
+
+        By running statistics, images are named more surely than by those of a batch.
+        """
+        view, self.since_refresh = self.context.evaluator.views["unseen"], 0
+        if not isinstance(view, TensorLoader):
+            self.target.refresh(self.streams.losses(view))
+            return
+        # Images of one class may stand side by side.
+        order = torch.randperm(view.num_images, generator=torch.Generator().manual_seed(self.context.seed))
+        shuffled = view.in_order(view.indices[order], self.batches.follower.loader.batch_size)
+        self.target.refresh(self.streams.losses(shuffled)[order.argsort().to(view.device)])
+
     def _refresh_target(self, losses: dict[str, Tensor]) -> None:
         self.target.refresh(losses["unseen"], losses["forget"])
 
@@ -195,7 +219,7 @@ class ConstrainedTrainer(Trainer):
         """Save everything in the middle of an epoch."""
         self.listener.save(self.state(epoch, place))
 
-    STATE = ("stage", "events", "multiplier", "moved", "scale")
+    STATE = ("stage", "events", "multiplier", "moved", "scale", "since_refresh")
 
     def state(self, epoch: int, place: dict | None = None, stopped: bool = False) -> dict:
         """What a resumed run needs after `epoch`, and at a place in the next one."""
