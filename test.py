@@ -21,13 +21,7 @@ import train_contrastive
 from data.arguments import DataArgs
 from evaluation.attacks.lira import against_shadows, run_shadows, shadow_folder
 from evaluation.attacks.shadow_runs import by_script, deciding, read_method
-from evaluation.checkpoints import (
-    CheckpointArgs,
-    check_checkpoints,
-    check_forget_set,
-    load_checkpoints,
-    probe_further,
-)
+from evaluation.checkpoints import CheckpointArgs, check_checkpoints, load_checkpoints, probe_further
 from evaluation.gaps import summarise_gaps
 from evaluation.judge import Judgement, judge_all
 from evaluation.report.tables import FIGURES, plain, table
@@ -78,7 +72,6 @@ def main(args: Args) -> dict:
     method = read_method(train_constrained_unlearning, args.shadow_config, args) if args.shadow_models else None
     experiment = Experiment(args, args.weight_path[0])
     splits, sets, precision = experiment.splits, experiment.sets, experiment.precision
-    check_forget_set(args, sets)
     models = load_checkpoints(args, experiment)
     judgements = judge_all(models, sets, precision)
     probe_further(args, models, judgements, sets, precision)

@@ -4,6 +4,7 @@
     python train_constrained_unlearning.py --data_dir data/cifar100 --forget class:apple --weight_path model.pt
     python train_constrained_unlearning.py --data_dir photos --forget file:withdrawn.txt --retrain
     python train_constrained_unlearning.py --previous_run runs/NAME --forget file:second.txt
+    python train_constrained_unlearning.py --dial runs/NAME --retain_budget 0.5
 
 From Python, with any module and loaders: `untrain_constrained`.
 """
@@ -24,6 +25,7 @@ from helper_functions.record import RunRecord
 from helper_functions.training.devices import choose_device, choose_precision
 from models.arguments import ModelArgs
 from unlearning.arguments import MethodArgs
+from unlearning.dial import DialArgs, line_of
 from unlearning.experiment import Experiment
 from unlearning.known_weights import described
 from unlearning.methods import METHODS, check_method, defaults_of
@@ -31,12 +33,12 @@ from unlearning.run import Unlearned, UnlearningRun
 from unlearning.sequence import SequenceArgs, taken_over
 from unlearning.setup import OriginalArgs, check_forgetting, forget, set_up
 
-# For an unknown model and data, ours begin with a short step; the safeguard lengthens it.
+# For an unknown model and data, ours begin with a short step; the line search lengthens it.
 CAREFUL = {"num_epochs": 10, "learning_rate": 0.001}
 
 
 @dataclasses.dataclass
-class Args(RunArgs, DataArgs, ModelArgs, MethodArgs, OriginalArgs, SequenceArgs, ReportArgs):
+class Args(RunArgs, DataArgs, ModelArgs, MethodArgs, OriginalArgs, SequenceArgs, DialArgs, ReportArgs):
     """Flags of train_constrained_unlearning.py."""
 
     method: Literal[*METHODS] = "constrained"
@@ -50,7 +52,7 @@ def get_parser() -> ScriptParser:
     return ScriptParser(
         Args, "train_constrained_unlearning.py", __doc__,
         presets=lambda asked: {
-            **defaults_of(asked.method), **described(asked.weight_path, asked), **taken_over(asked),
+            **defaults_of(asked.method), **described(asked.weight_path, asked), **taken_over(asked), **line_of(asked),
         },
     )  # fmt: skip
 

@@ -16,10 +16,6 @@ WEIGHT_DECAY = 1e-4
 
 def _join(same: Pairs, different: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """First and second outputs of all pairs, targets (1 for same), and weights that sum to a half for each kind."""
-    for first, second in (same, different):
-        if first.ndim != 2 or first.shape != second.shape or len(first) == 0:
-            shapes = f"{list(first.shape)} and {list(second.shape)}"
-            raise ValueError(f"outputs have shapes {shapes}; pass pairs [B, D] with B at least 1")
     first, second = torch.cat([same[0], different[0]]), torch.cat([same[1], different[1]])
     ones, zeros = torch.ones_like(same[0][:, 0]), torch.zeros_like(different[0][:, 0])
     weights = torch.cat([ones / (2 * len(ones)), (zeros + 1) / (2 * len(zeros))])
@@ -58,9 +54,6 @@ class Critic:
 
         Returns:
             `classifier/loss` in nats and `classifier/accuracy` in percent of all pairs, both 0-d, before the step.
-
-        Raises:
-            ValueError: a kind without pairs, or shapes that do not match.
         """
         first, second, targets, weights = _join(same, different)
         steps = not (self.frozen or self.optimizer is None)

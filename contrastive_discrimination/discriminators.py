@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from contrastive_discrimination.logistic import solve_logistic
-from helper_functions.errors import UserError
 
 # exp(-100) vanishes in every sum here; without the bound, 0 · (-inf) would be NaN.
 LOWEST_LOG_PROBABILITY = -100.0
@@ -120,14 +119,11 @@ class ScalarProduct(nn.Module):
 class JensenShannon(nn.Module):
     """bias − scale · Jensen–Shannon divergence of the outputs' softmax, with a learned positive scale.
 
-    Raises:
-        UserError: a single output.
+    Of single outputs, whose softmax is constant, the divergence is 0.
     """
 
     def __init__(self, num_outputs: int) -> None:
         super().__init__()
-        if num_outputs < 2:
-            raise UserError("discriminator jensen_shannon needs at least two outputs; choose another discriminator")
         # The logit is 0 at half of the largest divergence, and ± 5 log 2 at both ends.
         self.log_scale = nn.Parameter(torch.tensor(math.log(10)))
         self.bias = nn.Parameter(torch.tensor(5 * math.log(2)))
@@ -182,14 +178,3 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "jensen_shannon": JensenShannon,
     "logistic": StatisticsRegression,
 }
-
-
-def build_discriminator(name: str, num_outputs: int) -> nn.Module:
-    """The discriminator called `name`, for outputs of `num_outputs` columns.
-
-    Raises:
-        UserError: no such discriminator, or one that cannot compare single outputs.
-    """
-    if name not in DISCRIMINATORS:
-        raise UserError(f"discriminator {name!r}: no such discriminator; use one of {', '.join(DISCRIMINATORS)}")
-    return DISCRIMINATORS[name](num_outputs)

@@ -16,8 +16,8 @@ from helper_functions.training.devices import seeded
 
 # Numbers in one chunk of resamples: 32 MiB in float64.
 CHUNK = 2**22
-# Passes of a critic over its training pairs, and its least number of steps.
-PASSES, FEWEST_STEPS = 6, 40
+# Passes of a critic over its training pairs, its least number of steps, and pairs in one.
+PASSES, FEWEST_STEPS, BATCH_SIZE = 6, 40, 256
 FOLDS = 5
 
 
@@ -34,13 +34,7 @@ def auc(scores_same: Tensor, scores_different: Tensor) -> Tensor:
     """Probability that a *same* pair scores higher than a *different* one, ties counting half; a 0-d tensor.
 
     The Mann–Whitney statistic (Hanley and McNeil 1982) of `[P]` and `[Q]`; NaN where any score is not finite.
-
-    Raises:
-        ValueError: a kind without scores, or scores that are not 1-d.
     """
-    if scores_same.ndim != 1 or scores_different.ndim != 1 or min(len(scores_same), len(scores_different)) == 0:
-        shapes = f"{list(scores_same.shape)} and {list(scores_different.shape)}"
-        raise ValueError(f"scores have shapes {shapes}; pass [P] and [Q], at least one of each")
     ranked = scores_different.sort().values
     below, up_to = (torch.searchsorted(ranked, scores_same.contiguous(), right=right) for right in (False, True))
     area = (below + up_to).sum() / (2 * len(scores_same) * len(scores_different))
@@ -48,18 +42,18 @@ def auc(scores_same: Tensor, scores_different: Tensor) -> Tensor:
     return torch.where(finite, area, math.nan)
 
 
-def _deal_folds(ids: tuple[np.ndarray, np.ndarray], folds: int, rng: np.random.Generator) -> list[np.ndarray]:
+def _deal_folds(ids: tuple[np.ndarray, np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
     """Fold of each pair, one array a kind: each image is in one fold, and a kind's images are spread evenly."""
     same, different = (np.unique(kind) for kind in ids)
     for name, images in (("same", same), ("different", different)):
-        if len(images) < folds:
-            raise UserError(f"{len(images)} images in pairs of the kind {name}: {folds} folds need as many or more")
+        if len(images) < FOLDS:
+            raise UserError(f"{len(images)} images in pairs of the kind {name}: {FOLDS} folds need as many or more")
     both = np.intersect1d(same, different)
     # Each kind is dealt to the folds in turn: first the shared images, then its own.
     parts = [rng.permutation(part) for part in (both, np.setdiff1d(same, both), np.setdiff1d(different, both))]
     starts = (0, len(both), len(both))
     fold_of = {
-        image: (start + place) % folds
+        image: (start + place) % FOLDS
         for start, part in zip(starts, parts, strict=True)
         for place, image in enumerate(part.tolist())
     }
@@ -91,13 +85,12 @@ def resampled_auc(scores: Pairs, ids: tuple[np.ndarray, np.ndarray], count: int,
     return torch.cat(found)
 
 
-def _fit(critic: Critic, same: Pairs, different: Pairs, steps: int, batch_size: int) -> None:
+def _fit(critic: Critic, same: Pairs, different: Pairs, steps: int) -> None:
     """Train on random minibatches, half of each kind; a solved discriminator is solved once, on all pairs."""
     if critic.is_solved:
         critic.learn(same, different)
         return
-    half, device = max(1, batch_size // 2), same[0].device
-    drawn = [torch.randint(len(kind[0]), (steps, half)).to(device) for kind in (same, different)]
+    drawn = [torch.randint(len(kind[0]), (steps, BATCH_SIZE // 2)).to(same[0].device) for kind in (same, different)]
     for rows in zip(*drawn, strict=True):
         critic.learn(*[(first[i], second[i]) for (first, second), i in zip((same, different), rows, strict=True)])
 
@@ -117,29 +110,21 @@ def held_out_scores(
     *,
     groups: tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
-    folds: int = FOLDS,
-    steps: int | None = None,
-    batch_size: int = 256,
 ) -> list[Fold]:
     """Scores of held-out pairs by a freshly fitted critic, fold by fold; arguments as of `held_out_auc`."""
-    if folds < 2:
-        raise UserError(f"{folds} folds: pass at least 2, to fit on some pairs and judge others")
     counts = len(same[0]), len(different[0])
     if groups is None:
         groups = torch.arange(counts[0]), torch.arange(counts[0], sum(counts))
     ids = groups[0].cpu().numpy(), groups[1].cpu().numpy()
-    if tuple(map(len, ids)) != counts:
-        raise ValueError(f"{tuple(map(len, ids))} image ids for {counts} pairs: pass one for each pair")
-    if steps is None:
-        steps = max(FEWEST_STEPS, PASSES * sum(counts) // batch_size)
-    fold_of, found = _deal_folds(ids, folds, np.random.default_rng(seed)), []
-    for fold in range(folds):
+    steps = max(FEWEST_STEPS, PASSES * sum(counts) // BATCH_SIZE)
+    fold_of, found = _deal_folds(ids, np.random.default_rng(seed)), []
+    for fold in range(FOLDS):
         held_out = [kind == fold for kind in fold_of]
         masks = [torch.from_numpy(mask).to(same[0].device) for mask in held_out]
         learned = [(a[~mask], b[~mask]) for (a, b), mask in zip((same, different), masks, strict=True)]
-        with seeded(seed * folds + fold, same[0].device):
+        with seeded(seed * FOLDS + fold, same[0].device):
             critic = build()
-            _fit(critic, *learned, steps, batch_size)
+            _fit(critic, *learned, steps)
         with torch.no_grad():
             judged = [critic.judge(a[mask], b[mask]) for (a, b), mask in zip((same, different), masks, strict=True)]
         # The one transfer of a fold.
@@ -179,10 +164,9 @@ def held_out_auc(
         seed: of folds, critics, minibatches and resamples.
         bootstrap: resamples, at least 1.
         options: of `held_out_scores`. `groups`: integer ids `[P]` and `[Q]` of each pair's image, shared by both kinds;
-            no image is in both the training and the held-out pairs; by default, each pair has its own image. `folds`:
-            at least 2. `steps`: of training a fold; by default six passes, at least 40. `batch_size`: pairs a step.
+            no image is in both the training and the held-out pairs; by default, each pair has its own image.
 
     Raises:
-        UserError: fewer than 2 folds, or a kind with fewer images than folds.
+        UserError: a kind with fewer images than folds.
     """
     return auc_of(held_out_scores(build, same, different, seed=seed, **options), seed, bootstrap)

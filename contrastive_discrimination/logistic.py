@@ -54,13 +54,7 @@ def solve_logistic(features: Tensor, targets: Tensor, *, weights: Tensor | None 
 
     Returns:
         `[S + 1]`, the coefficients and then the intercept, in the dtype of `features`.
-
-    Raises:
-        ValueError: shapes that do not match, or a negative penalty.
     """
-    shapes = [list(each.shape) for each in (features, targets, targets if weights is None else weights)]
-    if features.ndim != 2 or len(features) == 0 or shapes[1:] != [shapes[0][:1]] * 2 or not l2 >= 0:
-        raise ValueError(f"l2 is {l2} and shapes are {shapes}; pass [N, S], [N] and [N], N at least 1, and l2 >= 0")
     dtype = torch.float32 if features.device.type == "mps" else torch.float64
     x, y = features.to(dtype), targets.to(dtype)
     w = torch.ones_like(y) if weights is None else weights.to(dtype)

@@ -12,9 +12,7 @@ Pairs = tuple[Tensor, Tensor]
 
 
 def derangement(count: int, generator: torch.Generator) -> Tensor:
-    """A random permutation without fixed points, int64 `[count]`, one cycle; UserError for a count below two."""
-    if count < 2:
-        raise UserError(f"{count} image to shuffle: pairs of different images need at least 2 in a batch")
+    """A random permutation without fixed points, int64 `[count]`, one cycle; `count` is at least two."""
     order = torch.randperm(count, generator=generator, device=generator.device)
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
 

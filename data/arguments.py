@@ -9,8 +9,8 @@ from data.augmentation import Augmentation
 from data.datasets import DATASETS, DOWNLOADED, Dataset, load_dataset
 from data.forget import CONFUSIONS
 from helper_functions.config import HalfOpenUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveInt
-from helper_functions.training.distribution import first_on_machine
 from helper_functions.errors import UserError
+from helper_functions.training.distribution import first_on_machine
 
 AUGMENTATIONS = {"none": (0, False), "flip": (0, True), "crop": (4, False), "crop_flip": (4, True)}  # padding, flip
 # A mirrored digit is another symbol or none; 8 x 8 digits have no margin to crop.

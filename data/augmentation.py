@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from data.pixels import Normaliser, gather_pixels
-from helper_functions.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -25,19 +24,9 @@ class Augmentation:
     flip: bool = True
     cutout: int = 0
 
-    def __post_init__(self):
-        for name, value in (("padding", self.padding), ("cutout", self.cutout)):
-            if value < 0:
-                raise UserError(f"augmentation {name} {value} is negative; give 0 for none")
-
     def draw(self, batch_size: int, image_size: tuple[int, int], generator: torch.Generator) -> Tensor:
-        """A plan for images of this height and width, int64 [B, 5] on the generator's device.
-
-        Raises UserError where the padding is not smaller than the image, which reflection needs.
-        """
+        """A plan for images of this height and width, int64 [B, 5] on the generator's device."""
         height, width = image_size
-        if self.padding >= min(height, width):
-            raise UserError(f"augmentation padding {self.padding} must be below the image size {height} x {width}")
 
         def integers(high: int) -> Tensor:
             return torch.randint(high, (batch_size,), generator=generator, device=generator.device)

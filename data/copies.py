@@ -21,7 +21,7 @@ MEANING = {
 def find_copies(dataset: Dataset, splits: Splits) -> dict[str, dict]:
     """For each part with copies of forget images: their `count`, and up to 20 `examples`.
 
-    An example is the first such forget image and its copy, each by its file name, or its index where there are no names.
+    An example is the first such forget image and its copy, each by its file name, or its index where it has no name.
     """
     if len(splits.forget) == 0:
         return {}

@@ -103,12 +103,7 @@ _READ_ERRORS = (OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
 
 
 def load_dataset(
-    name: str,
-    data_dir: str | Path,
-    *,
-    image_size: int | None = None,
-    skip_unreadable: bool = False,
-    download: bool = True,
+    name: str, data_dir: str | Path, *, image_size: int | None = None, skip_unreadable: bool = False
 ) -> Dataset:
     """Load one of `DATASETS` from data_dir; CIFAR and SVHN are downloaded with progress where they are absent.
 
@@ -120,35 +115,33 @@ def load_dataset(
         raise UserError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
     if image_size is not None and name != "imagefolder":
         raise UserError(f"image size {image_size} cannot be set for {name}; leave --image_size out")
-    return DATASETS[name](Path(data_dir), image_size=image_size, skip_unreadable=skip_unreadable, download=download)
+    return DATASETS[name](Path(data_dir), image_size=image_size, skip_unreadable=skip_unreadable)
 
 
-def _load_cifar(name: str, data_dir: Path, *, download: bool, **_: Any) -> Dataset:
-    train, test = _open(name, data_dir, (True, False), download)
+def _load_cifar(name: str, data_dir: Path, **_: Any) -> Dataset:
+    train, test = _open(name, data_dir, (True, False))
     superclasses = CIFAR100_SUPERCLASSES if name == "cifar100" else {}
     pixels, labels = (train.data, test.data), (train.targets, test.targets)
     return _from_archive(name, pixels, labels, tuple(train.classes), superclasses)
 
 
-def _load_svhn(data_dir: Path, *, download: bool, **_: Any) -> Dataset:
-    parts = _open("svhn", data_dir, ("train", "test"), download)
+def _load_svhn(data_dir: Path, **_: Any) -> Dataset:
+    parts = _open("svhn", data_dir, ("train", "test"))
     pixels = tuple(part.data.transpose(0, 2, 3, 1) for part in parts)
     return _from_archive("svhn", pixels, tuple(part.labels for part in parts), _DIGITS, {})
 
 
-def _open(name: str, data_dir: Path, parts: Sequence[bool | str], download: bool) -> list[Any]:
+def _open(name: str, data_dir: Path, parts: Sequence[bool | str]) -> list[Any]:
     """Both parts, read by torchvision, which compares MD5 sums before it opens a file."""
     import torchvision.datasets
 
     reader, archive = getattr(torchvision.datasets, name.upper()), _ARCHIVES[name]
     unpack = " and unpack it there" if archive.files[0].endswith(".tar.gz") else ""
     remedy = f"put {' and '.join(archive.files)} from {archive.address} into {data_dir}{unpack}"
-    absent = f"{name} is absent from {data_dir} or damaged"
     try:
         return [reader(data_dir, part, download=False) for part in parts]
-    except RuntimeError as error:  # torchvision raises it for files that are absent or damaged
-        if not download:
-            raise UserError(f"{absent}; {remedy}") from error
+    except RuntimeError:  # torchvision raises it for files that are absent or damaged
+        absent = f"{name} is absent from {data_dir} or damaged"
     except _READ_ERRORS as error:
         raise UserError(f"cannot read {name} in {data_dir}: {_one_line(error)}; {remedy}") from error
     try:

@@ -44,18 +44,18 @@ class ImageSets:
     def training(self, indices: Tensor, batch_size: int, *, augment: bool = True, stream: int = 0) -> TensorLoader:
         """Shuffled batches of some images with their given labels; each `stream` has its own order."""
         return self._loader(
-            self.given_labels, indices, min(batch_size, len(indices)),
+            indices, min(batch_size, len(indices)),
             augmentation=self.augmentation if augment else None, shuffle=True, seed=self.seed + 1_000_003 * stream,
         )  # fmt: skip
 
-    def evaluation(self, indices: Tensor, *, true_labels: bool = False) -> TensorLoader:
-        """Large batches of some images in their order, not augmented, with their given or true labels."""
+    def evaluation(self, indices: Tensor) -> TensorLoader:
+        """Large batches of some images in their order, not augmented, with their given labels."""
         batch_size = evaluation_batch(tuple(self.images.shape[2:]), self.device)
-        return self._loader(self.true_labels if true_labels else self.given_labels, indices, batch_size)
+        return self._loader(indices, batch_size)
 
-    def _loader(self, labels: Tensor, indices: Tensor, batch_size: int, **options) -> TensorLoader:
+    def _loader(self, indices: Tensor, batch_size: int, **options) -> TensorLoader:
         return TensorLoader(
-            self.images, labels, indices, batch_size, mean=self.dataset.mean, std=self.dataset.std,
+            self.images, self.given_labels, indices, batch_size, mean=self.dataset.mean, std=self.dataset.std,
             device=self.device, streamed=self.streamed, **options,
         )  # fmt: skip
 

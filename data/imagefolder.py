@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from helper_functions.training.distribution import say
 from helper_functions.errors import UserError
+from helper_functions.training.distribution import say
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 DEFAULT_IMAGE_SIZE = 64
@@ -106,15 +106,17 @@ def _decode_all(paths: list[Path], pixels: np.ndarray) -> list[str | None]:
 def _decode(path: Path, size: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
-    with Image.open(path, formats=("PNG", "JPEG")) as image:
-        with _one_large if image.width * image.height > LARGE else contextlib.nullcontext():
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):
-                # 16-bit grey, of which a plain conversion turns every value above 255 to white.
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            upright = upright.convert("RGB")
-            # Only the centre square is resized: a thin strip, resized whole, would become a giant image.
-            side = min(upright.size)
-            left, top = (upright.width - side) // 2, (upright.height - side) // 2
-            square = upright.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    with (
+        Image.open(path, formats=("PNG", "JPEG")) as image,
+        _one_large if image.width * image.height > LARGE else contextlib.nullcontext(),
+    ):
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):
+            # 16-bit grey, of which a plain conversion turns every value above 255 to white.
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        upright = upright.convert("RGB")
+        # Only the centre square is resized: a thin strip, resized whole, would become a giant image.
+        side = min(upright.size)
+        left, top = (upright.width - side) // 2, (upright.height - side) // 2
+        square = upright.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     return np.asarray(square)

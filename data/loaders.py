@@ -6,11 +6,8 @@ import torch
 from torch import Tensor
 
 from data.augmentation import Augmentation
-from data.pixels import Normaliser, channels_last_storage, check_channels, normalise
+from data.pixels import Normaliser, channels_last_storage
 from data.random_streams import torch_seed
-from helper_functions.errors import UserError
-
-__all__ = ["TensorLoader", "normalise"]
 
 Batch = tuple[Tensor, Tensor]
 # One pass or a part of it: indices, int64 [n] on the images' device, and the plan of the augmentation, int64 [n, 5].
@@ -27,8 +24,7 @@ class TensorLoader:
     memory; with `streamed` they stay in host memory and each batch is moved when it is needed.
     labels: int64 [N]; indices: int64 [n], which of the images are loaded.
     Order and augmentation of pass e are a pure function of (seed, e). Each `iter()` runs pass `epoch` and advances
-    `epoch` by one, so resuming means setting `epoch`. Raises UserError for a batch size below 1, an index outside the
-    images, or images, labels and means that do not fit each other.
+    `epoch` by one, so resuming means setting `epoch`.
     """
 
     def __init__(
@@ -46,8 +42,6 @@ class TensorLoader:
         device: torch.device | str = "cpu",
         streamed: bool = False,
     ):
-        _check_request(images, labels, indices, batch_size)
-        check_channels(images, mean)
         self.device = torch.device(device)
         self.streamed = streamed
         place = torch.device("cpu") if streamed else self.device
@@ -129,14 +123,3 @@ def _fetch(kept: Tensor, indices: Tensor, device: torch.device) -> Tensor:
     pinned = device.type == "cuda"
     rows = torch.empty((len(indices), *kept.shape[1:]), dtype=kept.dtype, pin_memory=pinned)
     return torch.index_select(kept, 0, indices, out=rows).to(device, non_blocking=pinned)
-
-
-def _check_request(images: Tensor, labels: Tensor, indices: Tensor, batch_size: int) -> None:
-    if batch_size < 1:
-        raise UserError(f"batch size {batch_size} is below 1; give a positive number")
-    if images.dtype != torch.uint8 or images.dim() != 4:
-        raise UserError(f"images are {images.dtype} {tuple(images.shape)}; give uint8 [N, C, H, W]")
-    if len(labels) != len(images):
-        raise UserError(f"{len(labels)} labels for {len(images)} images; give one label for each image")
-    if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(images):
-        raise UserError(f"an index is outside the {len(images)} images; give indices from 0 to {len(images) - 1}")

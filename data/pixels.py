@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from helper_functions.errors import UserError
-
 
 def channels_last_storage(images: Tensor) -> Tensor:
     """The [N, H, W, C] contiguous tensor behind [N, C, H, W] images; copied only where memory is in another order."""
@@ -29,8 +27,8 @@ def gather_pixels(storage: Tensor, indices: Tensor, rows: Tensor, columns: Tenso
 class Normaliser:
     """Maps uint8 pixels [B, H, W, C] to float32 [B, C, H, W] in channels_last: (pixel / 255 - mean) / std.
 
-    Scale and bias are repeated for a whole image, so that the multiply-add runs over one long inner dimension instead of
-    three channels at a time.
+    Scale and bias are repeated for a whole image, so that the multiply-add runs over one long inner dimension and not
+    over three channels at a time.
     """
 
     def __init__(
@@ -40,8 +38,6 @@ class Normaliser:
         image_size: tuple[int, int],
         device: torch.device | str = "cpu",
     ):
-        if len(mean) != len(std) or not all(value > 0 for value in std):
-            raise UserError(f"std {tuple(std)} must be positive, with as many values as mean {tuple(mean)}")
         pixels = image_size[0] * image_size[1]
         mean64, std64 = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
         self.scale = (1 / (255 * std64)).float().repeat(pixels).to(device)
@@ -51,18 +47,3 @@ class Normaliser:
         batch, height, width, channels = pixels.shape
         values = pixels.reshape(batch, -1).float().mul_(self.scale).add_(self.bias)
         return values.view(batch, height, width, channels).permute(0, 3, 1, 2)
-
-
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 images [B, C, H, W] to float32 [B, C, H, W] in channels_last: (pixel / 255 - mean) / std, per channel.
-
-    Raises UserError unless mean and std have one value for each channel, and std is positive.
-    """
-    check_channels(images, mean)
-    return Normaliser(mean, std, tuple(images.shape[2:]), images.device)(channels_last_storage(images))
-
-
-def check_channels(images: Tensor, mean: Sequence[float]) -> None:
-    """Raise UserError unless there is one mean for each channel of images [N, C, H, W]."""
-    if images.shape[1] != len(mean):
-        raise UserError(f"mean has {len(mean)} values but the images have {images.shape[1]} channels; give one each")

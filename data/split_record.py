@@ -14,12 +14,12 @@ from torch import Tensor
 
 from data.datasets import Dataset
 from data.image_list import and_more
-from helper_functions.safe_files.archives import check_archive
-from helper_functions.training.distribution import on_main
 from helper_functions.errors import UserError
 from helper_functions.files import whole_file
+from helper_functions.safe_files.archives import check_archive
 from helper_functions.safe_files.printable import printable
 from helper_functions.safe_files.regular_files import open_bytes
+from helper_functions.training.distribution import on_main
 
 PARTS = ("train", "validation", "unseen", "forget", "retain", "test")
 TENSORS = (*PARTS, "labels")
@@ -138,7 +138,7 @@ class Splits:
             reason = getattr(error, "strerror", None) or "it is damaged, or not a splits file"
             raise UserError(f"cannot read splits {path}: {reason}; give the splits.npz of a run") from error
         if stored != splits.sha256:
-            raise UserError(f"splits {path} are damaged: their SHA-256 does not match; copy the file again from its run")
+            raise UserError(f"splits {path} are damaged: their SHA-256 does not match; copy it again from its run")
         _check_source(splits, dataset, path)
         if splits.file_names not in (None, dataset.file_names):
             splits = _without_deleted(splits, dataset, path, forget_may_lack)
@@ -148,7 +148,7 @@ class Splits:
 
 
 def dataset_of(path: str | Path) -> str | None:
-    """The name of the data set that a splits.npz was made for, without reading the rest; None where it is unreadable."""
+    """The name of the data set that a splits.npz was made for, read without the rest; None where it is unreadable."""
     try:
         with open_bytes(path) as file, zipfile.ZipFile(file) as archive:
             entry = archive.getinfo("dataset.npy")
@@ -179,7 +179,8 @@ def _without_deleted(splits: Splits, dataset: Dataset, path: str | Path, forget_
     before, now = splits.file_names, dataset.file_names or ()
     places = {name: index for index, name in enumerate(now)}
     if new := sorted(places.keys() - set(before)):
-        raise UserError(f"splits {path} lack {and_more([printable(new[0])], len(new))}: move it out of the folder, {_RESTART}")
+        lacking = and_more([printable(new[0])], len(new))
+        raise UserError(f"splits {path} lack {lacking}: move it out of the folder, {_RESTART}")
     moved = torch.tensor([places.get(name, -1) for name in before])
     may_lack = torch.zeros(len(before), dtype=torch.bool)
     for name in ("forgotten", "forget") if forget_may_lack else ("forgotten",):

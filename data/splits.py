@@ -7,12 +7,10 @@ from torch import Tensor
 from data.datasets import Dataset
 from data.forget import ForgetRequest, corrupt_labels, describe, parse_forget, parse_fraction, select_forget
 from data.image_list import read_image_list
-from data.partition import Partition, class_weights, copy_groups, stratified_share
+from data.partition import Partition, copy_groups, stratified_share
 from data.random_streams import random_state
 from data.split_record import Splits
 from helper_functions.errors import UserError
-
-__all__ = ["Splits", "class_weights", "make_splits"]
 
 
 def make_splits(

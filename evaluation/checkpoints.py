@@ -65,9 +65,7 @@ def check_checkpoints(args: CheckpointArgs) -> None:
     if args.shadow_models and world_size() > 1:
         raise UserError(f"--shadow_models {args.shadow_models}: they are trained in one process; do not use torchrun")
     if args.shadow_models and args.shadow_config is None:
-        raise UserError(
-            f"--shadow_models {args.shadow_models}: give --shadow_config, the config.yaml of the method's run"
-        )
+        raise UserError(f"--shadow_models {args.shadow_models}: give --shadow_config, the method's config.yaml")
     if args.shadow_config is not None and not args.shadow_models:
         raise UserError(f"--shadow_config {args.shadow_config}: give their number by --shadow_models")
 
@@ -78,20 +76,17 @@ def check_shadow_models(count: int) -> None:
         raise UserError(f"--shadow_models {count}: give 0, or an even number of at least {FEWEST}")
 
 
-def check_forget_set(args: CheckpointArgs, sets: ImageSets) -> None:
-    """Check that there is a forget set where flags need one; UserError with the flag."""
-    flags = ("retrained_weight_path", "relearn", "linear_probe", "shadow_models")
-    asked = [name for name in flags if getattr(args, name)]
-    if asked and len(sets.splits.forget) == 0:
-        raise UserError(f"--{asked[0]}: these splits have no forget set; give one by --forget or --splits")
-
-
 def load_checkpoints(args: CheckpointArgs, experiment: Experiment) -> dict[str, nn.Module]:
     """The models to judge by name: original, files by their paths, a re-initialised one, retrained ones.
 
     Raises:
-        UserError: weights cannot be read or do not fit, or a retrained model has another forget set.
+        UserError: weights cannot be read or do not fit, a retrained model has another forget set, or flags need a
+            forget set and there is none.
     """
+    flags = ("retrained_weight_path", "relearn", "linear_probe", "shadow_models")
+    asked = [name for name in flags if getattr(args, name)]
+    if asked and len(experiment.splits.forget) == 0:
+        raise UserError(f"--{asked[0]}: these splits have no forget set; give one by --forget or --splits")
     models: dict[str, nn.Module] = {}
     if args.original_weight_path is not None:
         models[ORIGINAL] = experiment.model(args.original_weight_path)
@@ -116,4 +111,4 @@ def probe_further(
             goal = judgements[ORIGINAL].figures["forget_top1"]
             figures["relearn_steps"] = relearn_steps(model, sets, precision, goal)
         if args.linear_probe:
-            figures["linear_probe_top1"] = linear_probe_top1(model, sets, precision, seed=sets.splits.seed)
+            figures["linear_probe_top1"] = linear_probe_top1(model, sets, precision, sets.splits.seed)

@@ -172,10 +172,8 @@ def against_retrained(sets: ImageSets, logits: Outputs, references: list[Outputs
         for name, distance in distances.items()
     }
     splits = sets.splits
-    if "test" not in logits or "validation" not in logits:
-        return figures | empty
     targets = match_targets(sets.dataset.labels, splits.forget, splits.test, splits.seed)
-    if len(targets.forget) == 0:
+    if len(targets.forget) == 0 or "validation" not in logits:
         return figures | empty
 
     def label_logs(outputs: Outputs) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,6 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 PositiveFloat = restricted_number_type("PositiveReal", float, [(">", 0), ("<", float("inf"))])
 NonNegativeFloat = restricted_number_type("NonNegativeReal", float, [(">=", 0), ("<", float("inf"))])
-Percentage = restricted_number_type("Percentage", float, [(">=", 0), ("<=", 100)])
 # The range of NumPy's seeds.
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 HalfOpenUnitInterval = restricted_number_type("ShareBelowOne", float, [(">=", 0), ("<", 1)])

@@ -57,6 +57,15 @@ def check_folder_of(flag: str, path: str | None) -> None:
         raise UserError(f"--{flag} {path}: there is no such folder; make it first")
 
 
+def make_folder(flag: str, path: str | Path) -> Path:
+    """Make a folder, and those above it, where they are absent; a UserError names the flag where that fails."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--{flag} {path}: no folder can be made there ({error.strerror})") from None
+    return Path(path)
+
+
 def check_new_file(flag: str, path: str | None) -> None:
     """Refuse a file that exists, or whose folder does not, by a UserError that names the flag."""
     if path is not None and Path(path).exists():
@@ -72,19 +81,20 @@ def remove_unfinished(folder: Path) -> None:
 
 
 @on_main
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_json(path: Path, content: object) -> None:
     """Write JSON, indented; NaN and infinity are refused, since JSON has no such numbers."""
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    with whole_file(path) as temporary:
-        temporary.write_text(text)
+    write_bytes(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
 
 
-@on_main
 def save_config(config: dict, path: Path) -> None:
     """Write a flat configuration as YAML."""
-    text = yaml.safe_dump(config, sort_keys=False)
-    with whole_file(path) as temporary:
-        temporary.write_text(text)
+    write_bytes(path, yaml.safe_dump(config, sort_keys=False).encode())
 
 
 def load_config(path: Path) -> dict:

@@ -28,10 +28,6 @@ def calculate_accuracy(output: Tensor, target: Tensor, topk: tuple[int, ...] = (
 
     A k above the number of classes counts as all of them.
     """
-    if output.ndim != 2 or target.shape != output.shape[:1]:
-        raise ValueError(f"logits [N, K] and targets [N] wanted, got {list(output.shape)} and {list(target.shape)}")
-    if min(topk) < 1:
-        raise ValueError(f"topk wants numbers from 1 upwards, got {topk}")
     ranks = target_ranks(output, target)
     finite = ranks < output.shape[1]
     return [((ranks < k) & finite).float().mean() * 100 for k in topk]

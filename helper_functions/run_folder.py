@@ -1,7 +1,8 @@
-"""Runs from Python: a script called without output, and a run's scalars as arrays."""
+"""Runs from Python: a script called without output, and a run's figures as arrays."""
 
 import contextlib
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -33,15 +34,14 @@ def result_weights(folder: str | Path) -> Path:
 
 
 def read_scalars(folder: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """A run's TensorBoard scalars by name: steps int64 `[n]` and values float64 `[n]`, in the order of the steps."""
-    from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
-
-    if not list(Path(folder).glob("events.out.tfevents.*")):
-        raise UserError(f"{folder}: no TensorBoard events are there; name a run folder")
-    # The default is a sample of 10,000 of each name.
-    events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
-    found = {}
-    for name in events.Tags()["scalars"]:
-        rows = sorted(events.Scalars(name), key=lambda event: event.step)
-        found[name] = np.array([row.step for row in rows], np.int64), np.array([row.value for row in rows], np.float64)
+    """A run's figures by name: steps int64 `[n]` and values float64 `[n]`, as `metrics.jsonl` has them."""
+    path, rows, found = Path(folder) / "metrics.jsonl", {}, {}
+    if not path.is_file():
+        raise UserError(f"{folder}: no metrics.jsonl is there; name a run folder")
+    for line in map(json.loads, path.read_text().splitlines()):
+        for name in line.keys() - {"step"}:
+            rows.setdefault(name, []).append((line["step"], line[name]))
+    for name, points in rows.items():
+        steps, values = zip(*points, strict=True)
+        found[name] = np.array(steps, np.int64), np.array(values, np.float64)
     return found

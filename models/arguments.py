@@ -3,11 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from torch import nn
-
 from helper_functions.config import PositiveInt
-from models.classifiers import get_model
-from models.weights import infer_stem, load_state, load_weights
 
 
 @dataclasses.dataclass
@@ -20,21 +16,3 @@ class ModelArgs:
     """First layers of ResNets: cifar is 3 x 3, stride 1, no pooling; auto infers it from the weights, else imagenet."""
     width: PositiveInt = 16
     """Channels of the first stage of resnet8 and resnet20."""
-
-
-def model_from(
-    args: ModelArgs, num_classes: int, in_channels: int, image_size: int, weight_path: str | None = None
-) -> nn.Module:
-    """Build the classifier that the arguments ask for, with weights from a file where one is named.
-
-    Raises:
-        UserError: no such architecture, or weights that cannot be read or do not fit.
-    """
-    weights = {} if weight_path is None else load_weights(weight_path)
-    stem = args.stem if args.stem != "auto" else infer_stem(weights) or "imagenet"
-    model = get_model(
-        args.model, num_classes, in_channels=in_channels, stem=stem, width=args.width, image_size=image_size
-    )
-    if weights:
-        load_state(model, weights, weight_path, args.model)
-    return model

@@ -14,21 +14,14 @@ class BatchAverage(nn.Module):
     """Means over consecutive groups of a batch: [B, ...] to [G, ...] with G = ceil(B / group_size).
 
     The samples after the last whole group form a smaller one. Weighted by `counts`, the means average to the batch's
-    mean. Floating-point input keeps its dtype, any other is converted to torch's default dtype.
-    Raises UserError for a group size below 1, and in `forward` for an empty batch or values without a batch dimension.
+    mean.
     """
 
     def __init__(self, group_size: int) -> None:
         super().__init__()
-        if not isinstance(group_size, int) or group_size < 1:
-            raise UserError(f"group_size is {group_size!r}: pass a whole number of at least 1")
         self.group_size = group_size
 
     def forward(self, values: Tensor) -> Tensor:
-        if values.dim() == 0 or len(values) == 0:
-            raise UserError(f"values have shape {list(values.shape)}: pass [B, ...] with at least one sample")
-        if not (values.is_floating_point() or values.is_complex()):
-            values = values.to(torch.get_default_dtype())
         whole, rest = divmod(len(values), self.group_size)
         # No padding: no mask, and no infinity or NaN of one group reaches another.
         groups = [values[: whole * self.group_size].unflatten(0, (whole, self.group_size)).mean(1)] if whole else []
@@ -37,9 +30,7 @@ class BatchAverage(nn.Module):
         return torch.cat(groups)
 
     def counts(self, batch_size: int, device: torch.device | str | None = None) -> Tensor:
-        """Members of each group of a batch, int64 [G] on `device`; UserError for a batch size below 1."""
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}: pass at least 1")
+        """Members of each group of a batch, int64 [G] on `device`."""
         group_size = min(self.group_size, batch_size)
         return (batch_size - torch.arange(0, batch_size, group_size, device=device)).clamp(max=group_size)
 
@@ -60,7 +51,7 @@ class BatchAveragedClassifier(nn.Module):
         group_size: g, samples in a group.
         discriminator: [G, S] to logits [G].
 
-    Raises UserError for a group size below 1, an empty batch, and a statistic or discriminator of another shape.
+    Raises UserError for a discriminator of another shape.
     """
 
     def __init__(
@@ -72,8 +63,6 @@ class BatchAveragedClassifier(nn.Module):
 
     def forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
         values = self.statistic(self.backbone(inputs), labels)
-        if values.dim() not in (1, 2) or len(values) != len(inputs):
-            raise UserError(f"statistic gave {list(values.shape)} for {len(inputs)} samples: return [B] or [B, S]")
         if values.dim() == 1:
             values = values.unsqueeze(1)
         means = self.average(values)

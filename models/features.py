@@ -1,7 +1,7 @@
 """Features: the input of a classifier's last linear layer."""
 
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,20 +32,12 @@ class FeatureTap:
     The latest features stay after `close`.
 
     The tap is a forward pre-hook and adds nothing to `state_dict`. Raises UserError for a model without a linear head,
-    for `features` before the first pass, for a head whose input is not [B, F], and for a deep copy of a tapped model,
-    since the hook of the copy could not be closed.
+    and for a head whose input is not [B, F].
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._features: Tensor | None = None
+        self.features: Tensor | None = None
         self._hook = classifier_head(model).register_forward_pre_hook(self._record)
-
-    @property
-    def features(self) -> Tensor:
-        """[B, F] of the latest forward pass."""
-        if self._features is None:
-            raise UserError("no features are recorded: run the model forward first")
-        return self._features
 
     def close(self) -> None:
         """Remove the hook; a second call does nothing."""
@@ -55,10 +47,7 @@ class FeatureTap:
         (features,) = arguments
         if features.dim() != 2:
             raise UserError(f"the head is given {list(features.shape)}: tap a model whose head sees [B, F]")
-        self._features = whole(features)
-
-    def __deepcopy__(self, memo: dict) -> Self:
-        raise UserError("a tapped model cannot be copied: copy it first, or close the tap")
+        self.features = whole(features)
 
 
 def predict_features(model: nn.Module, loader: Iterable, precision: Precision) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,11 +59,8 @@ def predict_features(model: nn.Module, loader: Iterable, precision: Precision) -
         float32 features [N, F], float32 logits [N, K] and int64 labels [N], all on the computing device.
     """
     features: list[Tensor] = []
-
-    def record(head: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        features.append(whole(arguments[0]).float())
-
-    with classifier_head(model).register_forward_pre_hook(record):
+    head = classifier_head(model)
+    with head.register_forward_pre_hook(lambda _, arguments: features.append(whole(arguments[0]).float())):
         logits, labels = predict(model, loader, precision)
     # Concatenated outside of inference mode, so that autograd can use them.
     return torch.cat(features), logits, labels

@@ -7,13 +7,12 @@ from helper_functions.training.inference import evaluation_mode
 
 
 class PlaneClassifier(nn.Module):
-    """Multilayer perceptron with `depth` hidden layers of `width` rectified units: points [B, 2] to logits [B, K]."""
+    """Multilayer perceptron with two hidden layers of 64 rectified units: points [B, 2] to logits [B, K]."""
 
-    def __init__(self, num_classes: int, width: int = 64, depth: int = 2) -> None:
+    def __init__(self, num_classes: int) -> None:
         super().__init__()
-        inputs = [2] + (depth - 1) * [width]
-        self.hidden = nn.Sequential(*(layer for size in inputs for layer in (nn.Linear(size, width), nn.ReLU())))
-        self.fc = nn.Linear(width, num_classes)
+        self.hidden = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+        self.fc = nn.Linear(64, num_classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.fc(self.hidden(inputs))

@@ -9,15 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helper_functions.errors import UserError
-from models.weight_files import read_weight_file, shown
-
-
-def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read the weights of a torch or safetensors file onto the CPU, by the model's own names.
-
-    Raises UserError as `read_weight_file` does.
-    """
-    return read_weight_file(path)[0]
+from models.weight_files import shown
 
 
 def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path, name: str | None = None) -> None:

@@ -1,13 +1,35 @@
 """Optimizers by name, with the options that the scripts offer."""
 
+import dataclasses
+from typing import Literal
+
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from helper_functions.config import HalfOpenUnitInterval, PositiveFloat
 from helper_functions.errors import UserError
 from optimizer.sam import SAM
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+
+
+@dataclasses.dataclass
+class OptimizerArgs:
+    """The optimizer of the weights."""
+
+    optimizer: Literal[*OPTIMIZERS] = "sgd"
+    """Of the weights."""
+    momentum: HalfOpenUnitInterval = 0.9
+    """Nesterov momentum of SGD."""
+    decay_norm_and_bias: bool = True
+    """Whether norms and biases decay as well."""
+    use_sam: bool = False
+    """Sharpness-aware minimisation (Foret et al. 2021), in training and in unlearning."""
+    adaptive_sam: bool = False
+    """With --use_sam: ASAM (Kwon et al. 2021), whose neighbourhood scales with the weights."""
+    rho: PositiveFloat = 0.05
+    """Radius of SAM's neighbourhood."""
 
 
 def build_optimizer(model: nn.Module, recipe) -> Optimizer:

@@ -1,29 +1,26 @@
 """Sharpness-aware minimisation: descend by the gradient taken at the worst point nearby."""
 
-import math
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from helper_functions.errors import UserError
-from helper_functions.training.batch_norm import no_running_stats_update
+# Keeps the adaptive neighbourhood of a weight of 0 from vanishing (Kwon et al. 2021).
+ETA = 0.01
 
 
 class SAM(Optimizer):
     """Sharpness-aware minimisation around any optimizer class (Foret et al. 2021, equation 2 and algorithm 1).
 
     The gradient g at w moves the weights to w + e, e = rho g / ||g||, norm over all groups; the gradient there is what
-    `base_optimizer` steps with, from w. With `adaptive`, e = rho T^2 g / ||T g||, T = |w| + eta (Kwon et al. 2021,
-    equation 10). `rho`, `adaptive` and `eta` may differ by group; `kwargs` go to `base_optimizer`. All parameters
-    lie on one device. Groups and state are the base optimizer's own, so schedulers and `state_dict` work as ever.
+    `base_optimizer` steps with, from w. With `adaptive`, e = rho T^2 g / ||T g||, T = |w| + `ETA` (Kwon et al. 2021,
+    equation 10). `rho` and `adaptive` may differ by group; `kwargs` go to `base_optimizer`. All parameters lie on one
+    device. Groups and state are the base optimizer's own, so schedulers and `state_dict` work as ever.
 
-    A loop either calls `step(closure)`, or runs backward, `first_step`, backward, `second_step`. Batch-norm statistics
-    belong to the first pass: `step` sees to it when it is given `model`, a loop runs its second forward pass within
-    `no_running_stats_update(model)`. Raises UserError for a negative or infinite `rho` or `eta`.
+    A step is backward, `first_step`, backward, `second_step`. Batch-norm statistics belong to the first pass: the
+    second forward pass runs within `no_running_stats_update(model)`.
     """
 
     def __init__(
@@ -32,27 +29,18 @@ class SAM(Optimizer):
         base_optimizer: type[Optimizer],
         rho: float = 0.05,
         adaptive: bool = False,
-        eta: float = 0.01,
-        model: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(params, {"rho": rho, "adaptive": adaptive, "eta": eta})
-        for group in self.param_groups:
-            for key in ("rho", "eta"):
-                if not (math.isfinite(group[key]) and group[key] >= 0):
-                    raise UserError(f"{key} is {group[key]}: pass a number of at least 0")
+        super().__init__(params, {"rho": rho, "adaptive": adaptive})
         self.base_optimizer = base_optimizer(self.param_groups, **kwargs)
         self.defaults |= self.base_optimizer.defaults
         self._share_with_base()
-        self._model = model
         self._kept: dict[Tensor, Tensor] = {}  # one buffer a parameter, allocated once
         self._moved: list[Tensor] = []
 
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False) -> None:
         """Keep the weights and move them to the worst point nearby; parameters without a gradient stay."""
-        if self._moved:
-            raise RuntimeError("first_step was called twice: call second_step or restore in between")
         norm = self._grad_norm()
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
@@ -75,49 +63,13 @@ class SAM(Optimizer):
             self.zero_grad()
 
     @torch.no_grad()
-    def second_step(self, zero_grad: bool = False) -> None:
-        """Return to the weights that `first_step` kept and step there with the gradients of now."""
-        self.restore()
-        self.base_optimizer.step()
-        self._opt_called = True  # tells a scheduler that a step was made, though not by `step`
-        if zero_grad:
-            self.zero_grad()
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Bring the weights back, bit for bit and in place, to what they were before `first_step`."""
+    def second_step(self) -> None:
+        """Return to the weights that `first_step` kept, bit for bit, and step there with the gradients of now."""
         if self._moved:
             torch._foreach_copy_(self._moved, [self._kept[p] for p in self._moved])
         self._moved = []
-
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:
-        """One whole step; returns the loss at the weights themselves, of the first of two closure calls.
-
-        `closure` runs forward and backward and returns the loss; it need not clear the second pass's gradients.
-        An exception in the second call leaves the weights where they were. Raises UserError without a closure.
-        """
-        if closure is None:
-            raise UserError(
-                "SAM.step needs a closure that runs forward and backward: pass one, or call first_step and second_step"
-            )
-        frozen = nullcontext() if self._model is None else no_running_stats_update(self._model)
-        with torch.enable_grad():
-            loss = closure()
-        self.first_step(zero_grad=True)
-        try:
-            with torch.enable_grad(), frozen:
-                closure()
-        except BaseException:
-            self.restore()
-            raise
-        self.second_step()
-        return loss
-
-    def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state and the groups with `rho`, `adaptive`, `eta`; taken between whole steps."""
-        if self._moved:
-            raise RuntimeError("state_dict was called between first_step and second_step, with the weights moved")
-        return super().state_dict()
+        self.base_optimizer.step()
+        self._opt_called = True  # tells a scheduler that a step was made, though not by `step`
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what `state_dict` returned; the run then continues identically."""
@@ -142,27 +94,12 @@ class SAM(Optimizer):
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads, dtype=dtype)))
 
 
-class ASAM(SAM):
-    """Adaptive SAM, whose neighbourhood scales with the weights (Kwon et al. 2021, equation 10); arguments as SAM's."""
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer],
-        rho: float = 0.5,
-        eta: float = 0.01,
-        model: nn.Module | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(params, base_optimizer, rho=rho, adaptive=True, eta=eta, model=model, **kwargs)
-
-
 def _scaled_grads(params: list[Tensor], group: dict[str, Any], power: int) -> list[Tensor]:
     """T^power g for each parameter of a group; T = 1 unless the group is adaptive."""
     grads = [p.grad for p in params]
     if not group["adaptive"] or not params:
         return grads
-    scale = torch._foreach_add(torch._foreach_abs(params), group["eta"])
+    scale = torch._foreach_add(torch._foreach_abs(params), ETA)
     for _ in range(power):
         grads = torch._foreach_mul(grads, scale)
     return list(grads)

@@ -67,10 +67,8 @@ def get_schedule(name: str, optimizer: Optimizer, total_steps: int, warmup_steps
     """Schedule the learning rates of `optimizer`, to be stepped after each of its `total_steps` steps.
 
     The optimizer's learning rate is the highest that is reached. The first `warmup_steps` climb on a straight line to
-    where the schedule starts, which takes the rest. Raises UserError for impossible lengths.
+    where the schedule starts, which takes the rest. Raises UserError for a warm-up that leaves nothing of them.
     """
-    if total_steps < 1:
-        raise UserError(f"total_steps is {total_steps}: pass at least 1")
     if not 0 <= warmup_steps < total_steps:
         raise UserError(f"warmup_steps is {warmup_steps}: pass at least 0 and fewer than the {total_steps} steps")
     plan, shape = Plan(total_steps, warmup_steps), SCHEDULES[name]

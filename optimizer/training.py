@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helper_functions.config import HalfOpenUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
+from helper_functions.config import NonNegativeFloat, PositiveFloat, PositiveInt
 from helper_functions.files import load_tensors, save_tensors, write_json
 from helper_functions.record import RunRecord
 from helper_functions.training.devices import Precision, generator_states, restore_generators
@@ -17,14 +17,14 @@ from helper_functions.training.loop import Cost, LoopConfig, NamedLoader, Traine
 from helper_functions.training.passes import Fault
 from helper_functions.training.spread import spread
 from optimizer.nan_guard import NanGuard
-from optimizer.optimizers import OPTIMIZERS, build_optimizer
+from optimizer.optimizers import OptimizerArgs, build_optimizer
 from optimizer.problems import Batch, Objective
 from optimizer.schedules import SCHEDULES, get_schedule, rescale_schedule
 from optimizer.solver import Descent
 
 
 @dataclasses.dataclass
-class Recipe:
+class Recipe(OptimizerArgs):
     """How a classifier is trained."""
 
     num_epochs: PositiveInt = 30
@@ -33,24 +33,12 @@ class Recipe:
     """Images in one gradient step."""
     learning_rate: PositiveFloat = 0.1
     """Peak learning rate."""
-    optimizer: Literal[*OPTIMIZERS] = "sgd"
-    """Of the weights."""
-    momentum: HalfOpenUnitInterval = 0.9
-    """Nesterov momentum of SGD."""
     weight_decay: NonNegativeFloat = 5e-4
     """Of all weights, or of all but norms and biases: see --decay_norm_and_bias."""
-    decay_norm_and_bias: bool = True
-    """Whether norms and biases decay as well."""
     schedule: Literal[*SCHEDULES] = "one_cycle"
     """Of the learning rate, step by step."""
     warmup_epochs: NonNegativeFloat = 0.0
     """Epochs of linear warm-up before the schedule (one_cycle warms up by itself)."""
-    use_sam: bool = False
-    """Sharpness-aware minimisation (Foret et al. 2021)."""
-    adaptive_sam: bool = False
-    """With --use_sam: ASAM (Kwon et al. 2021), whose neighbourhood scales with the weights."""
-    rho: PositiveFloat = 0.05
-    """Radius of SAM's neighbourhood."""
 
 
 class EmpiricalRisk(Objective):
@@ -164,7 +152,7 @@ class Fit(Trainer):
         rate_flag: str = "--learning_rate",
     ) -> None:
         self.name, self.batches = name, NamedLoader("train", loader)
-        self.steps, self.model, self.record = steps, model, record
+        self.steps, self.step, self.model, self.record = steps, steps, model, record
         self.evaluate, self.columns = evaluate, columns
         self.guard = NanGuard(on_nan or "stop", {"model": model, "steps": steps}, steps.rescale, record, rate_flag)
         self.config = LoopConfig(num_epochs, precision.device, log_interval, shown, model=model)
@@ -183,9 +171,6 @@ class Fit(Trainer):
         """
         run_loop(self, self.config)
         return self.config.cost
-
-    def step(self, batch: dict) -> dict[str, Tensor]:
-        return self.steps(batch)
 
     def on_pass(self, epoch: int, number: int, resumed: bool) -> None:
         self.guard.keep()

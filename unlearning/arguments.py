@@ -5,15 +5,8 @@ import math
 from typing import Literal
 
 from contrastive_discrimination.games import ContrastiveArgs
-from helper_functions.config import (
-    ClosedUnitInterval,
-    HalfOpenUnitInterval,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-)
-from optimizer.optimizers import OPTIMIZERS
+from helper_functions.config import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from optimizer.optimizers import OptimizerArgs
 from optimizer.schedules import SCHEDULES
 from optimizer.solver import SOLVERS
 from unlearning.constrained.stopping import STOP_CRITERIA
@@ -29,11 +22,11 @@ FEWEST_FORGOTTEN, FEWEST_RETAINED = 8, 32
 # nothing to hold it against forget images that all pull the same way.
 RETAINED_A_CLASS = 3
 # Where a discriminator separates the groups of a batch.
-DISCRIMINATING = {"batch_size": BATCH_SIZE}
+DISCRIMINATING = {"batch_size": BATCH_SIZE, "finetune_num_epochs": 0}
 
 
 @dataclasses.dataclass
-class UnlearnArgs(ContrastiveArgs):
+class UnlearnArgs(ContrastiveArgs, OptimizerArgs):
     """Budget, target and optimisation of constrained unlearning."""
 
     num_epochs: PositiveInt = 20
@@ -60,7 +53,8 @@ class UnlearnArgs(ContrastiveArgs):
     solver: Literal[*SOLVERS] = "lagrangian"
     """Quadratic penalty, Lagrangian, or both."""
     learning_rate: PositiveFloat = 0.01
-    """Of the weights; a run that leaves its budget halves it, one that hardly moves doubles it."""
+    """Of the weights while forgetting; a pass that leaves the budget shortens it, one that hardly moves lengthens
+    it."""
     dual_learning_rate: PositiveFloat = 0.03
     """Of the multiplier, as a share of it, for each point of violation and 128 forget images; for each step where the
     batch is smaller because the forget set is."""
@@ -68,23 +62,11 @@ class UnlearnArgs(ContrastiveArgs):
     """First value of the multiplier: a warm start, which lets the forget loss pull only as the budget allows."""
     penalty_coefficient: PositiveFloat | None = None
     """First value of the penalty coefficient, 10,000 for penalty and 100 for augmented_lagrangian by default; doubled
-    after epochs that end outside of the budget."""
-    optimizer: Literal[*OPTIMIZERS] = "sgd"
-    """Of the weights."""
-    momentum: HalfOpenUnitInterval = 0.9
-    """Nesterov momentum of SGD."""
+    after passes that end outside of the budget."""
     weight_decay: NonNegativeFloat = 0.0
     """While unlearning."""
-    decay_norm_and_bias: bool = True
-    """Whether norms and biases decay as well."""
     schedule: Literal[*SCHEDULES] = "linear"
-    """Of the learning rate, step by step, over each of the two stages."""
-    use_sam: bool = False
-    """Sharpness-aware minimisation (Foret et al. 2021), in training and in unlearning."""
-    adaptive_sam: bool = False
-    """With --use_sam: ASAM (Kwon et al. 2021), whose neighbourhood scales with the weights."""
-    rho: PositiveFloat = 0.05
-    """Radius of SAM's neighbourhood."""
+    """Of the learning rate while forgetting, step by step."""
     max_grad_norm: PositiveFloat | None = 1.0
     """Longer gradients are scaled down to this norm; null leaves them."""
     bn: Literal["frozen", "train"] = "frozen"

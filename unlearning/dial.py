@@ -3,15 +3,23 @@
 Along it forget and retain accuracy change smoothly, so that one run answers every budget.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from helper_functions.errors import UserError
+from helper_functions.run_folder import INFEASIBLE, RESULT
 from unlearning.choice import is_better
 from unlearning.constrained.line_search import Weights, on_line
+from unlearning.sequence import finished
 
 # Measured at the end of every constrained run, in shares of the line.
 SHARES = (1.0, 0.25, 0.5, 0.75, 1.25)
+# Measured where the dial is turned.
+FINER_SHARES = (1.0, *(number / 16 for number in range(1, 21) if number != 16))
 # What a row is printed for, in points.
 BUDGETS = (0.25, 0.5, 1.0, 2.0)
 # Names in a report, and those of the run's figures.
@@ -20,6 +28,51 @@ NAMES = {
     "distance": "forget/distance", "fall_bound": "constraint/fall_bound", "held_out_bound": "held_out/fall_bound",
 }  # fmt: skip
 Figures = dict[str, float]
+# Flags that a turned dial has of its own.
+OWN = ("config_file", "log_dir", "name_prefix", "resume", "retain_budget", "dial", "retrain", "previous_run")
+
+
+@dataclasses.dataclass
+class DialArgs:
+    """Weights for another budget."""
+
+    dial: str | None = None
+    """Run folder of a constrained run: without a gradient, take the point of the line from its original to its result
+    that is best within --retain_budget. All other flags come from there."""
+
+
+def line_of(asked: Any) -> dict[str, object]:
+    """Flags that --dial takes over from the run whose line it is; empty without it.
+
+    Raises:
+        UserError: there is no such run, or its files are gone.
+    """
+    if asked.dial is None:
+        return {}
+    folder, flag = Path(asked.dial), f"--dial {asked.dial}"
+    config, report = finished(folder, flag)
+    if "dial" not in report:
+        raise UserError(f"{flag}: that run has no line (method {config['method']}); name one of a constrained method")
+    if config.get("previous_run"):
+        raise UserError(f"{flag}: that run spent what others had left of a budget; run it again with another one")
+    found = {name: value for name, value in config.items() if name not in OWN and value is not None}
+    found |= {"weight_path": config["weight_path"] or str(folder / "original.pt"), "splits": str(folder / "splits.npz")}
+    if config["retrain"]:
+        found["retrained_weight_path"] = [str(folder / "retrained.pt")]
+    end_of(folder)
+    return found
+
+
+def end_of(folder: str | Path) -> Path:
+    """The weights that a run ended with.
+
+    Raises:
+        UserError: they are gone.
+    """
+    for name in (RESULT, INFEASIBLE):
+        if (path := Path(folder) / name).is_file():
+            return path
+    raise UserError(f"--dial {folder}: its {RESULT} is gone; put it back, or run it again")
 
 
 class Dial:

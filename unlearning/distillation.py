@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from contrastive_discrimination.critic import Critic
-from contrastive_discrimination.discriminators import build_discriminator
+from contrastive_discrimination.discriminators import DISCRIMINATORS
 from contrastive_discrimination.held_out import FOLDS
 from contrastive_discrimination.teaching import CriticSteps, PassForTeacher, Scale, student_teacher_auc
 from data.views import evaluation_view
@@ -174,7 +174,7 @@ def check_distillation(args: DistillationArgs, experiment: Experiment, teacher: 
 
 
 def _discriminator(args: DistillationArgs, size: int) -> nn.Module:
-    return build_discriminator("mlp" if args.discriminator == "auto" else args.discriminator, size)
+    return DISCRIMINATORS["mlp" if args.discriminator == "auto" else args.discriminator](size)
 
 
 def _load_classifier(discriminator: nn.Module, path: str | None) -> None:

@@ -17,7 +17,9 @@ from helper_functions.training.devices import choose_device, choose_precision, s
 from helper_functions.training.distribution import from_main
 from helper_functions.training.inference import predict
 from helper_functions.training.spread import share_batch_norm
-from models.arguments import model_from
+from models.classifiers import get_model
+from models.weight_files import read_weight_file
+from models.weights import infer_stem, load_state
 from unlearning.arguments import FEWEST_RETAINED
 
 # Retain images in a step of constrained fine-tuning: fewer where a pass would have fewer steps than these.
@@ -92,11 +94,19 @@ class Experiment:
         )  # fmt: skip
 
     def model(self, weight_path: str | None = None) -> nn.Module:
-        """The classifier that the arguments ask for, on the device; its first weights come from the seed."""
+        """The classifier that the arguments ask for, on the device, with weights from a file or from the seed.
+
+        Raises:
+            UserError: no such architecture, or weights that cannot be read or do not fit.
+        """
         seed_everything(self.args.seed)
-        dataset = self.dataset
-        model = model_from(self.args, dataset.num_classes, dataset.in_channels, dataset.image_size, weight_path)
-        if self.args.sync_bn:
+        args, dataset = self.args, self.dataset
+        weights = {} if weight_path is None else read_weight_file(weight_path)[0]
+        stem = args.stem if args.stem != "auto" else infer_stem(weights) or "imagenet"
+        model = get_model(args.model, dataset.num_classes, dataset.in_channels, stem, args.width, dataset.image_size)
+        if weights:
+            load_state(model, weights, weight_path, args.model)
+        if args.sync_bn:
             share_batch_norm(model)
         return model.to(self.precision.device, memory_format=torch.channels_last)
 

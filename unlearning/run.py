@@ -13,7 +13,7 @@ from unlearning.arguments import MethodArgs
 from unlearning.choice import BestFeasible, LastEpoch, ScrubRewind
 from unlearning.constrained.line_search import Weights, snapshot
 from unlearning.context import MethodContext, RunListener
-from unlearning.dial import SHARES, Dial
+from unlearning.dial import FINER_SHARES, SHARES, Dial
 from unlearning.evaluator import Evaluation, Evaluator
 from unlearning.methods import METHODS
 from unlearning.streams import OWN_RETAIN_LOSS, RETAIN_LOSSES
@@ -28,15 +28,16 @@ COLUMNS = (
 class Unlearned:
     """What a run of unlearning gave.
 
-    `epochs` holds each epoch's figures; `chosen` is the number, from 1, of the one whose weights the model has, None
-    where no epoch of a constrained method kept the budget: then the weights are those of the epoch that came nearest to
-    keeping it. `events` are the safeguard's. `multiplier` is the last one while forgetting, without what is left of the
-    safeguard's raises; None for methods without one, and where the safeguard has relaxed it. `held_out_auc` is a fresh
-    discriminator's on held-out pairs, of the `original` and the `unlearned`; empty for methods without one. `dial` are
-    the points measured on the line from the original to the chosen epoch, on which the weights lie at `share`.
+    `epochs` holds each epoch's figures; `chosen` is the number, from 1, of the one that was chosen, None where no epoch
+    of a constrained method kept the budget: then it is the one that came nearest to keeping it. `dial` are the points
+    measured on the line from the original to it, on which the model's weights lie at `share`, with `figures`. `events`
+    are the passes that the line search shortened or lengthened. `multiplier` is the last one while forgetting; None for
+    methods without one. `held_out_auc` is a fresh discriminator's on held-out pairs, of the `original` and the
+    `unlearned`; empty for methods without one.
     """
 
     epochs: list[dict[str, float]]
+    figures: dict[str, float]
     chosen: int | None
     original: dict[str, float]
     target: str
@@ -113,34 +114,36 @@ class UnlearningRun(RunListener):
         place, weights = self.choice.settle(self.epochs)
         self.model.load_state_dict(weights)
         outcome = Unlearned(
-            self.epochs, place + 1, self.original | self.trainer.original, self.target.name, self.name,
-            self.trainer.events, self.cost, self.trainer.multiplier, {},
+            self.epochs, self.epochs[place], place + 1, self.original | self.trainer.original, self.target.name,
+            self.name, self.trainer.events, self.cost, self.trainer.multiplier, {},
         )  # fmt: skip
-        final = self.epochs[place]
         if self.method.constrained and self.trainer.moved:
-            final = self.settle_on_line(outcome, weights, SHARES, final)
-        return self._ended(outcome, final)
+            self._settle_on_line(outcome, weights, SHARES, {1.0: outcome.figures})
+        return self._ended(outcome)
 
-    def settle_on_line(
-        self, outcome: Unlearned, weights: Weights, shares: Sequence[float], end: dict[str, float] | None = None
-    ) -> dict[str, float]:
-        """Go to the best of some shares of the line from the original to `weights`; the figures there.
+    def turn(self, weights: Weights) -> Unlearned:
+        """Without a gradient step: the best point within the budget of the line from the original to `weights`."""
+        outcome = Unlearned([], {}, 1, self.original, self.target.name, self.name, [], self.cost, None, {})
+        self._settle_on_line(outcome, weights, FINER_SHARES, {})
+        outcome.epochs.append(outcome.figures)
+        return self._ended(outcome)
 
-        Args:
-            outcome: takes what was measured.
-            weights: of share 1.
-            shares: of the points to measure.
-            end: figures of share 1, where they are known.
+    def _settle_on_line(
+        self, outcome: Unlearned, weights: Weights, shares: Sequence[float], known: dict[float, dict[str, float]]
+    ) -> None:
+        """Go to the best of some shares of the line from the original to `weights`; `outcome` takes what was measured.
+
+        `known` are figures by share.
         """
-        known = {0.0: self.original} if end is None else {0.0: self.original, 1.0: end}
+        known = {0.0: self.original, **known}
         dial = Dial(self.model, self.original_weights, weights, lambda: self.measure().figures, known)
         outcome.share = dial.settle(shares, self.target.tolerances)
-        outcome.dial = dial.points()
-        return dial.known[outcome.share]
+        outcome.dial, outcome.figures = dial.points(), dial.known[outcome.share]
 
-    def _ended(self, outcome: Unlearned, final: dict[str, float]) -> Unlearned:
+    def _ended(self, outcome: Unlearned) -> Unlearned:
         self.model.eval()
         self.watch.lap()
+        final = outcome.figures
         if self.method.constrained and not final["constraint/feasible"]:
             outcome.chosen = None
         if (auc := "discriminator/auc") in final:

@@ -108,6 +108,21 @@ class Previous:
 
 def _read(folder: Path) -> Previous:
     flag = f"--previous_run {folder}"
+    config, report = finished(folder, flag)
+    if report["verdict"].get("feasible") is not True:
+        raise UserError(f"{flag}: that run ended infeasible; go on from one that kept its budget, or run it again")
+    for name in (RESULT, "splits.npz"):
+        if not (folder / name).is_file():
+            raise UserError(f"{flag}: its {name} is gone; put it back, or run it again")
+    return Previous(folder, config, report)
+
+
+def finished(folder: Path, flag: str) -> tuple[dict, dict]:
+    """Flags and report of a run that has unlearned.
+
+    Raises:
+        UserError: there is none; it begins with `flag`.
+    """
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{flag}: no run folder (it has no config.yaml)")
     config = load_config(folder / "config.yaml")
@@ -122,20 +137,14 @@ def _read(folder: Path) -> Previous:
     verdict = report.get("verdict") if isinstance(report, dict) else None
     if not isinstance(verdict, dict):
         raise UserError(f"{flag}: that run forgot nothing (its report has no verdict); name one that did")
-    if verdict.get("feasible") is not True:
-        raise UserError(f"{flag}: that run ended infeasible; go on from one that kept its budget, or run it again")
-    for name in (RESULT, "splits.npz"):
-        if not (folder / name).is_file():
-            raise UserError(f"{flag}: its {name} is gone; put it back, or run it again")
-    return Previous(folder, config, report)
+    return config, report
 
 
 def taken_over(asked: Any) -> dict[str, object]:
     """Flags that a request takes over from the run before; empty where it is the first.
 
-    The multiplier is among them where the solver is the same and both methods have one that was not relaxed for the
-    last images of a class, without the safeguard's raises. These, and the scale of its step, belong to one learning
-    rate and one forget set, are found again within a few epochs, and would add up from request to request.
+    The multiplier is among them where the solver is the same and both methods have one. The scale of the step belongs
+    to one learning rate and one forget set, and is found again within a few epochs.
     """
     if asked.previous_run is None:
         return {}

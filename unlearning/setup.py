@@ -22,6 +22,7 @@ from optimizer.schedules import SCHEDULES
 from optimizer.training import Recipe, fit_once
 from unlearning.arguments import MethodArgs, batch_sizes
 from unlearning.constrained.difficulty import Difficulty
+from unlearning.dial import end_of
 from unlearning.evaluator import RETAIN_SAMPLE
 from unlearning.experiment import Experiment
 from unlearning.methods import METHODS, check_images, check_method
@@ -174,6 +175,10 @@ def forget(run: PreparedRun, method: str) -> Unlearned:
         model, loaders, settings, target, method, experiment.precision, run.record, args.seed, args.log_interval,
         args.on_nan,
     )  # fmt: skip
+    if getattr(args, "dial", None) is not None:
+        outcome = unlearning.turn(experiment.model(str(end_of(args.dial))).state_dict())
+        run.costs["unlearned"] = outcome.cost
+        return outcome
     if target == "unseen" and (difficulty := unlearning.evaluator.difficulty) != Difficulty():
         print(f"ranks    of the forget losses: {difficulty}")
     outcome = unlearning.run(run.checkpoint)

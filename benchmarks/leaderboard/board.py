@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.leaderboard.cells import Cell, FurtherArgs, append_cell, data_flags, method_flags, read_cells, run_cell
 from benchmarks.leaderboard.pages import write_pages
 from benchmarks.leaderboard.trained_models import Training, resolve, train_originals
-from benchmarks.sweeps.sweep import EngineArgs, RunAll, command_line, engine_of
+from benchmarks.sweeps.sweep import EngineArgs, RunAll, command_line, engine_of, results_of
 from evaluation.checkpoints import check_shadow_models
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed
 from helper_functions.errors import UserError
@@ -116,9 +116,7 @@ def _cells(args: Args, flags: dict, run_all: RunAll) -> list[Cell]:
     train_originals(places, run_all)
     further = {field.name: getattr(args, field.name) for field in dataclasses.fields(FurtherArgs)}
     further, cells = {name: value for name, value in further.items() if value}, []
-    for place, found, error in run_all(train_models, places, title="retrained models"):
-        if error is not None:
-            raise error
+    for place, found in results_of(run_all(train_models, places, title="retrained models")):
         (resolved, *models), forget, seed = found, place["forget"], place["seed"]
         asked = {"forget": resolved, "seed": seed, "retain_budget": args.retain_budget}
         for method in args.methods:

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import train
-from benchmarks.sweeps.sweep import RunAll, command_line
+from benchmarks.sweeps.sweep import RunAll, command_line, results_of
 from data.random_streams import random_state
 from evaluation.report.record import file_digest
 from helper_functions.errors import UserError
@@ -100,12 +100,34 @@ class Training:
         return {"seed": seed, **({"forget": corrupted} if corrupted else {})}
 
 
+class Measurement:
+    """Measures models on the data of one original, against it and independently of the reports of the runs."""
+
+    def __init__(self, training: Training, original: Path, seed: int) -> None:
+        self.experiment = training.experiment(original, seed)
+        self.splits = self.experiment.splits
+        self.held_out = torch.cat([self.splits.validation, self.splits.unseen]).sort().values
+        self.original = self.experiment.model(str(original / "model.pt"))
+
+    def __call__(self, folder: Path, requests: list[Tensor]) -> dict:
+        """Figures of a run's model that has forgotten these requests: fall of retain accuracy in points, and parts."""
+        model, splits, forgotten = self.experiment.model(str(folder / "model.pt")), self.splits, torch.cat(requests)
+        retain = splits.train[~torch.isin(splits.train, forgotten)]
+        top1, before = (self._figures(which, retain)["top1"] for which in (model, self.original))
+        parts = {"held_out": self.held_out, "test": splits.test, "forgotten": forgotten}
+        figures = {name: self._figures(model, images) for name, images in parts.items()}
+        return {"fall": before - top1, **figures, "lots": [self._figures(model, images) for images in requests]}
+
+    def _figures(self, model: nn.Module, images: Tensor) -> dict[str, float]:
+        logits, labels = predict(model, self.experiment.sets.evaluation(images), self.experiment.precision)
+        right = (logits.argmax(1) == labels).double().mean().item()
+        return {"top1": 100 * right, "loss": F.cross_entropy(logits, labels).item()}
+
+
 def train_originals(places: Iterable[dict], run_all: RunAll) -> None:
     """Train the missing originals of places, as `_train_original` takes them; several forget sets may share one."""
     alone = {(original_of(place["forget"]), place["seed"]): place for place in places}
-    for _, _, error in run_all(_train_original, alone.values(), title="originals"):
-        if error is not None:
-            raise error
+    list(results_of(run_all(_train_original, alone.values(), title="originals")))
 
 
 def _train_original(place: dict) -> None:

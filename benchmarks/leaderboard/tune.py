@@ -23,7 +23,7 @@ from benchmarks.leaderboard.trained_models import Training, train_originals
 from benchmarks.sweeps.sweep import EngineArgs, append_row, command_line, engine_of, read_rows
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import NotFinite, UserError
-from helper_functions.files import key_of, whole_file
+from helper_functions.files import key_of, write_bytes
 from helper_functions.run_folder import run_quietly
 from unlearning.arguments import MethodArgs
 from unlearning.methods import METHODS, defaults_of
@@ -137,9 +137,8 @@ def main(args: Args) -> dict:
             winner = min(trials, key=lambda trial: trial["value"])
             best[f"{search['method']} {search['forget']}"] = winner
             write_best(args, search["method"], search["forget"], winner, len(trials))
-            print(
-                f"{search['method']:20s} {search['forget']:16s} {winner['value']:8.3f}  {winner['flags']}", flush=True
-            )
+            what = f"{search['method']:20s} {search['forget']:16s}"
+            print(f"{what} {winner['value']:8.3f}  {winner['flags']}", flush=True)
     return {"best": best}
 
 
@@ -202,8 +201,7 @@ def write_best(args: Args, method: str, forget: str, winner: dict, trials: int) 
     state = "within" if winner["feasible"] else "beyond, as all of them,"
     about = f"Best of {trials} trials on {forget}, seed {args.seed}: {winner['value']:.3g}, {state} a budget of"
     flags = yaml.safe_dump({**SPACES[method].fixed, **winner["flags"]}, sort_keys=False)
-    with whole_file(path) as temporary:
-        temporary.write_text(f"# {about} {args.retain_budget:g}.\n{flags}")
+    write_bytes(path, f"# {about} {args.retain_budget:g}.\n{flags}".encode())
 
 
 if __name__ == "__main__":

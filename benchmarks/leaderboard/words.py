@@ -3,7 +3,7 @@
 import dataclasses
 
 from benchmarks.leaderboard.summary import LEAST_PROGRESS, Board, Entry
-from evaluation.report.tables import FIGURES
+from evaluation.report.tables import FIGURES, digits_of
 
 READING = (
     "AvgGap is the mean absolute distance to the same seed's retrained models, which never saw the forget set, over "
@@ -37,8 +37,7 @@ class Column:
 
 
 def _figure(name: str, title: str, note: str = "") -> Column:
-    percent = "_top" in name or name.endswith(("_accuracy", "_tpr", "_efficacy"))
-    return Column(name, title, note, 2 if percent else 0 if name.endswith("_steps") else 3)
+    return Column(name, title, note, digits_of(name))
 
 
 # After the columns that decide between methods, before all other figures.

@@ -1,7 +1,7 @@
 """The jobs of `benchmarks.speed.throughput`, each our way and the plain way, on the same images and network."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -19,7 +19,7 @@ from data.loaders import TensorLoader
 from helper_functions.metrics import calculate_accuracy
 from helper_functions.training.devices import Precision, seed_everything
 from helper_functions.training.inference import predict
-from helper_functions.training.loop import LoopConfig, NamedLoader, Trainer, run_loop
+from helper_functions.training.loop import LoopConfig, NamedLoader, Stretch, run_loop
 from models import get_model
 from optimizer.training import EmpiricalRisk, GradientSteps, Recipe
 from unlearning.arguments import MethodArgs
@@ -37,7 +37,7 @@ EVALUATION_BATCHES, LOADER_BATCHES = 4, 40  # for each of --steps, since fast wo
 def images_from(data_dir: str) -> Dataset:
     """CIFAR-100, or random images of its shape where the folder does not hold it."""
     if (Path(data_dir) / "cifar-100-python").exists():
-        return load_dataset("cifar100", data_dir, download=False)
+        return load_dataset("cifar100", data_dir)
     pixels = torch.randint(256, (60_000, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels, names = torch.arange(60_000) % NUM_CLASSES, tuple(map(str, range(NUM_CLASSES)))
     # Uniform values: mean 1/2, variance 1/12.
@@ -115,19 +115,6 @@ class Bench:
         return Ours(run, self.steps, self.precision.device)
 
 
-class Stretch(Trainer):
-    """The next batches of an endless stream, each given to a step."""
-
-    def __init__(self, stream: Iterator[dict], steps: int, step: Callable[[dict], dict]) -> None:
-        self.stream, self.steps, self.step, self.batches = stream, steps, step, self
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[dict]:
-        return islice(self.stream, self.steps)
-
-
 def our_training(bench: Bench, use_sam: bool = False) -> Ours:
     """A step of train.py."""
     model, recipe = bench.model(), Recipe(use_sam=use_sam)
@@ -180,10 +167,8 @@ def evaluation(bench: Bench) -> Pair:
 
     # Whole batches, as nearly all of a real evaluation are.
     amount = max(wanted // whole.batch_size, 1) * whole.batch_size
-    step = plain.evaluation_step(plain.network(bench.model()))
-    return Ours(run, amount, bench.precision.device, whole.batch_size), bench.plain(
-        step, whole, factor=EVALUATION_BATCHES
-    )
+    ours = Ours(run, amount, bench.precision.device, whole.batch_size)
+    return ours, bench.plain(plain.evaluation_step(plain.network(bench.model())), whole, factor=EVALUATION_BATCHES)
 
 
 def loading(bench: Bench) -> Pair:

@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 from benchmarks.speed.bench import images_from
 from benchmarks.speed.forgetting_cost import BATCH_SIZE, HELD_OUT, Forgetting, Setting
 from helper_functions.config import PositiveInt, ScriptParser, Seed, run_script
-from helper_functions.errors import UserError
-from helper_functions.files import whole_file, write_json
+from helper_functions.files import make_folder, whole_file, write_json
 from helper_functions.training.devices import choose_device, choose_precision, describe_environment
 
 TITLES = {  # of the x axis of each factor
@@ -124,11 +123,7 @@ def draw(path: Path, factors: dict[str, dict]) -> None:
 
 def main(args: Args) -> dict:
     """Measure all settings; returns what growth.json holds."""
-    device, folder = choose_device(args.device), Path(args.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder}: no folder can be made there ({error.strerror})") from None
+    device, folder = choose_device(args.device), make_folder("output", args.output)
     dataset, precision = images_from(args.data_dir), choose_precision(device)
     forgetting = Forgetting(dataset, precision, args.seed)
     planned, rounds = factors(args.quick), args.rounds or (1 if args.quick else 3)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import train_constrained_unlearning as script
 from benchmarks.leaderboard.cells import short
-from benchmarks.sweeps.sweep import append_all, command_line, read_rows, run_all
+from benchmarks.sweeps.sweep import append_all, command_line, read_rows, results_of, run_all
 from helper_functions.config import PositiveFloat, PositiveInt, ScriptParser, run_script
 from helper_functions.files import key_of
 from helper_functions.run_folder import run_quietly
@@ -62,9 +62,7 @@ def main(args: Args) -> dict:
         # Originals first, so that no two cells train the same one.
         originals = sorted({(cell["forget"], cell["seed"]) for cell in missing})
         asked = [{"forget": forget, "seed": seed, "args": args} for forget, seed in originals]
-        for _, _, error in run_all(_original, asked, args.workers, "originals"):
-            if error is not None:
-                raise error
+        list(results_of(run_all(_original, asked, args.workers, "originals")))
         asked = [{"cell": cell, "args": args} for cell in missing]
         append_all(Path(args.output), rows, run_all(_run, asked, args.workers, "cells"))
     print(summary(list(rows.values())))
@@ -81,9 +79,9 @@ def _original(asked: dict) -> Path:
     args, forget, seed = asked["args"], asked["forget"], asked["seed"]
     name = f"original-{forget.replace(':', '_')}-{seed}"
     finished = list(Path(args.log_dir).glob(f"{name}-*/report.json"))
-    return (
-        finished[0].parent if finished else _main(args, name, forget=forget, seed=seed, untrain=False, retrain=True)[0]
-    )
+    if finished:
+        return finished[0].parent
+    return _main(args, name, forget=forget, seed=seed, untrain=False, retrain=True)[0]
 
 
 def _run(asked: dict) -> dict:

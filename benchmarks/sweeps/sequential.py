@@ -17,19 +17,19 @@ from pathlib import Path
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 import train_constrained_unlearning as script
 from benchmarks.leaderboard.cells import data_flags, short
-from benchmarks.leaderboard.trained_models import Training
+from benchmarks.leaderboard.summary import grouped
+from benchmarks.leaderboard.trained_models import Measurement, Training
 from benchmarks.sweeps.sweep import append_all, command_line, read_rows, run_all
 from data.random_streams import random_state
+from data.split_record import Splits
 from helper_functions.config import PositiveInt, ScriptParser, run_script
 from helper_functions.errors import UserError
 from helper_functions.files import key_of, whole_file
 from helper_functions.run_folder import run_quietly
-from helper_functions.training.inference import predict
 
 # Random training images, without which retraining itself falls by up to 1.1 points; or wrong labels, a share of them a
 # request. A wrong label is retained until it is reported, and forgetting the first ones corrects some of the others:
@@ -101,8 +101,8 @@ def run_chain(chain: dict) -> dict:
     flags = {name: asked[name] for name in ("forget_target", "retain_budget")} | data_flags(training.config_file)
     flags |= {name: chain[name] for name in ("num_epochs", "seed", "log_dir")}
     flags |= {"judge": "validation", "figures": False}
-    measure = _Measure(training, original, chain["seed"])
-    requests = measure.requests(chain["requests"], chain["images"])
+    measure = Measurement(training, original, chain["seed"])
+    requests = draw_requests(measure.splits, chain["seed"], chain["requests"], chain["images"])
 
     def run(name: str, images: Tensor, **further: object) -> tuple[Path, dict]:
         (folder / f"{name}.txt").write_text("\n".join(map(str, images.sort().values.tolist())) + "\n")
@@ -141,35 +141,12 @@ def _account(report: dict) -> dict:
     }  # fmt: skip
 
 
-class _Measure:
-    """Measures models on the data of one original, against it and independently of the reports of the runs."""
-
-    def __init__(self, training: Training, original: Path, seed: int) -> None:
-        self.experiment = training.experiment(original, seed)
-        self.splits, self.seed = self.experiment.splits, seed
-        self.held_out = torch.cat([self.splits.validation, self.splits.unseen]).sort().values
-        self.original = self.experiment.model(str(original / "model.pt"))
-
-    def requests(self, count: int, images: int) -> list[Tensor]:
-        """Image indices of each request: shares of the wrong labels, or as many images drawn from train."""
-        wrong, train_set = self.splits.forget, self.splits.train
-        pool = wrong if len(wrong) else train_set
-        order = pool[torch.from_numpy(random_state(self.seed, "requests").permutation(len(pool)))]
-        return list(order.tensor_split(count) if len(wrong) else order[: count * images].split(images))
-
-    def __call__(self, folder: Path, requests: list[Tensor]) -> dict:
-        """Figures of a run's model that has forgotten these requests: fall of retain accuracy in points, and parts."""
-        model, splits, forgotten = self.experiment.model(str(folder / "model.pt")), self.splits, torch.cat(requests)
-        retain = splits.train[~torch.isin(splits.train, forgotten)]
-        top1, before = (self._figures(which, retain)["top1"] for which in (model, self.original))
-        parts = {"held_out": self.held_out, "test": splits.test, "forgotten": forgotten}
-        figures = {name: self._figures(model, images) for name, images in parts.items()}
-        return {"fall": before - top1, **figures, "lots": [self._figures(model, images) for images in requests]}
-
-    def _figures(self, model: nn.Module, images: Tensor) -> dict[str, float]:
-        logits, labels = predict(model, self.experiment.sets.evaluation(images), self.experiment.precision)
-        right = (logits.argmax(1) == labels).double().mean().item()
-        return {"top1": 100 * right, "loss": F.cross_entropy(logits, labels).item()}
+def draw_requests(splits: Splits, seed: int, count: int, images: int) -> list[Tensor]:
+    """Image indices of each request: shares of the wrong labels, or as many images drawn from train."""
+    wrong, train_set = splits.forget, splits.train
+    pool = wrong if len(wrong) else train_set
+    order = pool[torch.from_numpy(random_state(seed, "requests").permutation(len(pool)))]
+    return list(order.tensor_split(count) if len(wrong) else order[: count * images].split(images))
 
 
 def summary(rows: list[dict]) -> str:
@@ -182,8 +159,7 @@ def summary(rows: list[dict]) -> str:
         "| steps | seconds |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for setting in dict.fromkeys(row["setting"] for row in rows):
-        chains = [row for row in rows if row["setting"] == setting]
+    for setting, chains in grouped(rows, "setting").items():
         steps = {"nothing": [row["original"] for row in chains]}
         for number in range(max(len(row["requests_run"]) for row in chains)):
             steps[f"request {number + 1}"] = _after(chains, number)
@@ -218,18 +194,20 @@ def _mean(found: list[dict], *path: str | int) -> float:
 
 def draw(path: Path, rows: list[dict]) -> None:
     """Draw, for each setting, the fall of retain accuracy by seed and the accuracy on every forget set; a PNG."""
-    settings = list(dict.fromkeys(row["setting"] for row in rows))
-    figure = Figure(figsize=(11, 3.6 * len(settings)), layout="constrained")
-    axes = figure.subplots(len(settings), 2, squeeze=False)
-    for (left, right), setting in zip(axes, settings, strict=True):
-        chains, (label, lowest) = [row for row in rows if row["setting"] == setting], SETTINGS[setting]["axis"]
+    groups = grouped(rows, "setting")
+    figure = Figure(figsize=(11, 3.6 * len(groups)), layout="constrained")
+    axes = figure.subplots(len(groups), 2, squeeze=False)
+    for (left, right), (setting, chains) in zip(axes, groups.items(), strict=True):
+        label, lowest = SETTINGS[setting]["axis"]
         _draw_falls(left, chains)
         _draw_sets(right, chains)
         left.set(title=SETTINGS[setting]["title"], ylabel="fall of retain accuracy, points")
         right.set(title="the images of each request, mean", ylabel=label, ylim=(lowest, 101))
     for axis in axes[-1]:
         axis.set_xlabel("requests so far")
-        axis.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+        # Chains share their names; the legend has each once.
+        shown = {name: line for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+        axis.legend([*shown.values()], [*shown], fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
@@ -237,17 +215,14 @@ def draw(path: Path, rows: list[dict]) -> None:
 def _draw_falls(axis, chains: list[dict]) -> None:
     """The fall from the first original, a line a seed; beside its end the single request and the retrained model."""
     budget, requests = chains[0]["retain_budget"], chains[0]["requests"]
+    line = {"markersize": 3, "alpha": 0.8, "linewidth": 1, "label": "one after another, by seed"}
     for chain in chains:
         falls = [0.0, *(each["fall"] for each in chain["requests_run"])]
-        axis.plot(range(len(falls)), falls, "o-", color=SEQUENCE, markersize=3, alpha=0.8, linewidth=1)
-        axis.plot(requests + 0.4, chain["at_once"]["fall"], "D", color=AT_ONCE, markersize=5)
-        axis.plot(requests + 0.7, chain["retrained"]["fall"], "^", color=RETRAINED, markersize=5)
-    axis.axhline(budget, color="black", linestyle="--", linewidth=1)
+        axis.plot(range(len(falls)), falls, "o-", color=SEQUENCE, **line)
+        axis.plot(requests + 0.4, chain["at_once"]["fall"], "D", color=AT_ONCE, markersize=5, label="all at once")
+        axis.plot(requests + 0.7, chain["retrained"]["fall"], "^", color=RETRAINED, markersize=5, label="retrained")
+    axis.axhline(budget, color="black", linestyle="--", linewidth=1, label="budget of the whole sequence")
     axis.set_ylim(bottom=-0.05 * budget)
-    axis.plot([], [], "o-", color=SEQUENCE, markersize=3, label="one after another, by seed")
-    axis.plot([], [], "D", color=AT_ONCE, label="all at once")
-    axis.plot([], [], "^", color=RETRAINED, label="retrained")
-    axis.plot([], [], "--", color="black", label="budget of the whole sequence")
     axis.set_xticks(range(requests + 1))
 
 

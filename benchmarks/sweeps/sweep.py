@@ -99,11 +99,17 @@ def append_row(path: Path, row: dict) -> None:
 
 def append_all(path: Path, rows: dict[str, dict], finished: Iterable[tuple]) -> None:
     """Append what `run_all` yields to the file and to `rows`; the first error is raised."""
-    for _, row, error in finished:
-        if error is not None:
-            raise error
+    for _, row in results_of(finished):
         rows[row["key"]] = row
         append_row(path, row)
+
+
+def results_of(finished: Iterable[tuple]) -> Iterator[tuple[dict, object]]:
+    """Cells and results out of what `run_all` yields; the first error is raised."""
+    for cell, result, error in finished:
+        if error is not None:
+            raise error
+        yield cell, result
 
 
 def run_all(work: Callable[[dict], dict], cells: Iterable[dict], workers: int, title: str) -> Iterable[tuple]:

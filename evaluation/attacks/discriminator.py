@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from contrastive_discrimination.critic import Critic
-from contrastive_discrimination.discriminators import build_discriminator
+from contrastive_discrimination.discriminators import DISCRIMINATORS
 from contrastive_discrimination.held_out import FOLDS, Auc, held_out_auc
 from contrastive_discrimination.pairs import Pairs, set_apart
 from evaluation.attacks.intervals import RESAMPLES
@@ -39,7 +39,7 @@ def discriminator_auc(
         return None
     num_classes = forget_logits.shape[1]
     return held_out_auc(
-        lambda: Critic(build_discriminator("mlp", num_classes).to(forget_logits.device), LEARNING_RATE),
+        lambda: Critic(DISCRIMINATORS["mlp"](num_classes).to(forget_logits.device), LEARNING_RATE),
         same=_alone(test_logits, test_labels),
         different=_alone(forget_logits, forget_labels),
         seed=seed,

@@ -17,7 +17,7 @@ from data.split_record import Splits
 from evaluation.attacks.intervals import auc_figures, auc_with_interval, tpr_at_fpr
 from evaluation.attacks.matching import match_targets
 from helper_functions.errors import UserError
-from helper_functions.files import key_of, load_tensors, save_config, save_tensors
+from helper_functions.files import key_of, load_tensors, make_folder, save_config, save_tensors
 from helper_functions.training.devices import Precision
 from helper_functions.training.inference import predict
 
@@ -118,11 +118,8 @@ def shadow_splits(sets: ImageSets, targets: ShadowTargets, number: int) -> Split
 def shadow_folder(parent: str | Path, configuration: dict, splits: Splits) -> Path:
     """The folder of a configuration's shadow models, created if needed; its name hashes all that determines them."""
     key = {**configuration, "splits_sha256": splits.sha256, "splits_seed": splits.seed}
-    folder = Path(parent) / key_of(key)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--shadow_dir {parent}: cannot create a folder there ({error.strerror})") from None
+    folder = make_folder("shadow_dir", parent) / key_of(key)
+    folder.mkdir(exist_ok=True)
     save_config(key, folder / "shadows.yaml")
     return folder
 

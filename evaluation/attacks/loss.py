@@ -4,10 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contrastive_discrimination.held_out import Fold, auc_of
+from contrastive_discrimination.held_out import FOLDS, Fold, auc_of
 from evaluation.attacks.intervals import RESAMPLES, auc_figures, tpr_at_fpr
 
-FOLDS = 5
 # Images a side that the support vector machine learns from; its cost grows with their square.
 ATTACKER_IMAGES = 2000
 

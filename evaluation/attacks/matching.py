@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.partition import match_by_class
+from data.random_streams import random_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +33,18 @@ def class_matched(labels: Tensor, first: Tensor, second: Tensor, seed: int) -> t
     """Equally many images of each class `[N]` from two index sets, int64 `[P]` and `[Q]`, without repetition.
 
     Returns:
-        Two index tensors of one length; classes that one side lacks are left out.
+        Two index tensors of one length, pairs of one class; classes that one side lacks are left out.
     """
     first = first[torch.isin(labels[first], labels[second])]
-    if len(first) == 0:
-        return first, first
-    pairs = match_by_class(labels, first, second, seed)
-    pairs = pairs[torch.from_numpy(np.random.RandomState(seed % 2**32).permutation(len(pairs)))]
-    _, keep = np.unique(pairs[:, 1].numpy(), return_index=True)
-    pairs = pairs[torch.from_numpy(np.sort(keep))]
-    return pairs[:, 0], pairs[:, 1]
+    first_classes, second_classes = labels[first].numpy(), labels[second].numpy()
+    partners = np.empty(len(first), dtype=np.int64)
+    for label in np.unique(first_classes):
+        rng = random_state(seed, "pairing", label)
+        places = rng.permutation(np.flatnonzero(first_classes == label))
+        pool = rng.permutation(second.numpy()[second_classes == label])
+        partners[places] = np.resize(pool, len(places))
+    order = np.random.RandomState(seed % 2**32).permutation(len(first))
+    # Where the first set has more images of a class, partners repeat: the first pair of each is kept.
+    _, keep = np.unique(partners[order], return_index=True)
+    kept = torch.from_numpy(order[np.sort(keep)])
+    return first[kept], torch.from_numpy(partners)[kept]

@@ -17,9 +17,7 @@ LEARNED_IMAGES = 5000
 ITERATIONS, TOLERANCE = 100, 1e-5
 
 
-def linear_probe_top1(
-    model: nn.Module, sets: ImageSets, precision: Precision, *, seed: int = 0, learned_images: int = LEARNED_IMAGES
-) -> float | None:
+def linear_probe_top1(model: nn.Module, sets: ImageSets, precision: Precision, seed: int) -> float | None:
     """Top-1 on the forget set, in percent by given labels, of a linear classifier refitted on frozen features.
 
     Logistic regression on the standardised inputs of the model's last linear layer, fitted to a sample of the retain
@@ -29,7 +27,7 @@ def linear_probe_top1(
     Returns:
         The accuracy, or None where features are not finite or there is only one class to learn from.
     """
-    learned, judged = probe_images(sets, seed, learned_images)
+    learned, judged = probe_images(sets, seed, LEARNED_IMAGES)
     if len(judged) == 0 or len(sets.splits.labels[learned].unique()) < 2:
         return None
     passes = [predict_features(model, sets.evaluation(part), precision) for part in (learned, judged)]

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from torch import nn
 
@@ -11,75 +11,54 @@ from data.views import evaluation_view
 from helper_functions.metrics import summarise
 from helper_functions.training.devices import Precision
 from helper_functions.training.inference import predict
-from helper_functions.training.loop import LoopConfig, Trainer, run_loop
+from helper_functions.training.loop import LoopConfig, Stretch, run_loop
 from optimizer.training import EmpiricalRisk, GradientSteps, Recipe
 
+LEARNING_RATE, BATCH_SIZE, MAX_EPOCHS = 1e-3, 128, 10
+# Tolerated accuracy points below the original's.
+MARGIN = 1.0
 CHECKS_PER_EPOCH = 8
 # Accuracy is checked on at most this many forget images, as during unlearning.
 CHECKED_IMAGES = 5000
 STREAM = 9
 
 
-def relearn_steps(
-    model: nn.Module,
-    sets: ImageSets,
-    precision: Precision,
-    original_top1: float,
-    *,
-    margin: float = 1.0,
-    learning_rate: float = 1e-3,
-    batch_size: int = 128,
-    max_epochs: int = 10,
-) -> int:
+def relearn_steps(model: nn.Module, sets: ImageSets, precision: Precision, original_top1: float) -> int:
     """Gradient steps on forget images, with given labels, until their accuracy is that of the original.
 
     A copy is fine-tuned by SGD with momentum 0.9, batch norm in training mode, no augmentation. Accuracy is checked
-    before the first step and about eight times an epoch; the steps up to the successful check are counted. Compare with
-    the retrained model's figure: a model that needs fewer steps has retained something. Source: Golatkar et al. 2021,
-    section 5 (relearn time).
+    before the first step and about eight times an epoch; the steps up to the successful check are counted, those of
+    `MAX_EPOCHS` where they do not suffice. Compare with the retrained model's figure: a model that needs fewer steps
+    has retained something. Source: Golatkar et al. 2021, section 5 (relearn time).
 
     Args:
         model: not changed.
         original_top1: top-1 of the original on the forget set, in percent, by given labels.
-        margin: tolerated accuracy points below it.
-        max_epochs: maximum passes over the forget set, whose steps are returned where they do not suffice.
     """
     model = copy.deepcopy(model)
-    loader = sets.training(sets.splits.forget, batch_size, augment=False, stream=STREAM)
+    loader = sets.training(sets.splits.forget, BATCH_SIZE, augment=False, stream=STREAM)
     checked = evaluation_view(loader, CHECKED_IMAGES, sets.seed)
 
     def is_known() -> bool:
-        return summarise(*predict(model, checked, precision))["top1"] >= original_top1 - margin
+        return summarise(*predict(model, checked, precision))["top1"] >= original_top1 - MARGIN
 
     if is_known():
         return 0
-    recipe = Recipe(learning_rate=learning_rate, weight_decay=0.0, schedule="constant", num_epochs=max_epochs)
-    stretch = _Stretch(loader, max(1, len(loader) // CHECKS_PER_EPOCH))
-    config = LoopConfig(-(-max_epochs * len(loader) // len(stretch)), precision.device, shown=("train/loss",))
+    recipe = Recipe(learning_rate=LEARNING_RATE, weight_decay=0.0, schedule="constant", num_epochs=MAX_EPOCHS)
     steps = GradientSteps(EmpiricalRisk(model, precision), model, recipe, len(loader))
-    run_loop(_Relearning(stretch, steps, is_known), config)
+    batches = ({"train": batch} for batch in itertools.chain.from_iterable(itertools.repeat(loader)))
+    relearning = _Relearning(batches, max(1, len(loader) // CHECKS_PER_EPOCH), steps, is_known)
+    config = LoopConfig(-(-MAX_EPOCHS * len(loader) // len(relearning)), precision.device, shown=("train/loss",))
+    run_loop(relearning, config)
     return config.cost.gradient_steps
 
 
-class _Relearning(Trainer):
+class _Relearning(Stretch):
     name = "relearning"
 
-    def __init__(self, batches: "_Stretch", step: GradientSteps, is_known: Callable[[], bool]) -> None:
-        self.batches, self.step, self.is_known = batches, step, is_known
+    def __init__(self, stream: Iterator[dict], length: int, step: GradientSteps, is_known: Callable[[], bool]) -> None:
+        super().__init__(stream, length, step)
+        self.is_known = is_known
 
     def on_epoch(self, means: dict[str, float], epoch: int) -> bool:
         return self.is_known()
-
-
-class _Stretch:
-    """The next `length` batches of an endlessly repeated loader, as the loop's stream `train`."""
-
-    def __init__(self, loader: Iterable, length: int) -> None:
-        self.length = length
-        self._batches = ({"train": batch} for _ in itertools.count() for batch in loader)
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[dict]:
-        return itertools.islice(self._batches, self.length)

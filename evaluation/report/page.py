@@ -21,6 +21,7 @@ from evaluation.report.figures import (
     loss_drawings,
     trace_drawings,
 )
+from evaluation.report.tables import digits_of
 from evaluation.verdict import UNSEEN_TOLERANCE, ZERO_TOLERANCE
 from unlearning.dial import BUDGETS, bought
 
@@ -123,8 +124,7 @@ def _forgetting(report: dict, shown: dict[str, Figures]) -> list[list[str]]:
 
 def _cells(figure: str, shown: dict[str, Figures]) -> list[str]:
     """A figure of each model, with its interval, and the gap between unlearned and retrained."""
-    digits = 2 if figure.endswith(("_top1", "_tpr", "_efficacy")) else 3
-    cells = []
+    digits, cells = digits_of(figure), []
     for figures in shown.values():
         low, high = (figures.get(f"{figure}_{end}") for end in ("low", "high"))
         interval = "" if None in (low, high) else Markup("<small>{:.3f}–{:.3f}</small>").format(low, high)

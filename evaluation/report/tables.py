@@ -54,7 +54,7 @@ def table(models: dict[str, Figures], figures: tuple[str, ...] = HEADLINES) -> s
     for figure in figures:
         if all(values.get(figure) is None for values in shown.values()):
             continue
-        form, limits = _form(figure), band.get(figure)
+        form, limits = f".{digits_of(figure)}f", band.get(figure)
         cells = [_cell(values.get(figure), form) for values in shown.values()]
         if band:
             cells.append("" if limits is None else f"{limits.low:{form}}–{limits.high:{form}}")
@@ -103,11 +103,11 @@ def plain(value: object) -> object:
     return value
 
 
-def _form(figure: str) -> str:
-    """Number format of a figure: steps whole, percentages with two digits, all others with three."""
+def digits_of(figure: str) -> int:
+    """Digits of a figure behind the point: steps have none, percentages two, all others three."""
     if figure.endswith("_steps"):
-        return ".0f"
-    return ".2f" if "_top" in figure or figure.endswith(("_accuracy", "_tpr", "_efficacy")) else ".3f"
+        return 0
+    return 2 if "_top" in figure or figure.endswith(("_accuracy", "_tpr", "_efficacy")) else 3
 
 
 def _cell(value: float | None, form: str) -> str:

@@ -17,7 +17,7 @@ from evaluation.report.page import PAGE
 from evaluation.report.record import complete_report
 from evaluation.report.tables import cost_table, plain, table
 from evaluation.verdict import Verdict, give_verdict, next_try
-from helper_functions.files import save_tensors, whole_file, write_json
+from helper_functions.files import save_tensors, write_bytes, write_json
 from helper_functions.run_folder import INFEASIBLE, RESULT
 from helper_functions.training.distribution import from_main, on_main
 from helper_functions.training.inference import evaluation_mode
@@ -63,7 +63,7 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
     weights = save_result(run, "original" if outcome is None else "unlearned", verdict)
     # Only rank 0 has written the files, and it may be the only one that can read them.
     report, page = from_main(lambda: complete_report(run, outcome, script, report))
-    _write_page(page, run.record.path(PAGE))
+    write_bytes(run.record.path(PAGE), page)
     return _finish(run, run.models, judgements, report, summary + weights)
 
 
@@ -114,12 +114,6 @@ def verdict_of(judgements: dict[str, Judgement], args: Any, target: str, experim
     return give_verdict(unlearned.figures, args.retain_budget, target, experiment.dataset.num_classes, retain, held_out)
 
 
-@on_main
-def _write_page(page: bytes, path: Path) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_bytes(page)
-
-
 def _finish(
     run: PreparedRun, models: dict[str, nn.Module], judgements: dict[str, Judgement], report: dict, summary: str
 ) -> dict:
@@ -153,6 +147,8 @@ def _summary(verdict: Verdict, outcome: Unlearned, num_epochs: int) -> str:
 def _chosen(outcome: Unlearned) -> str:
     if outcome.chosen is None:
         return "no epoch kept the budget"
+    if not outcome.cost.gradient_steps and outcome.dial:
+        return f"{outcome.share:g} of the way from the original to that run's result"
     share = "" if outcome.share == 1 else f", {outcome.share:g} of the way from the original"
     shorter = sum(event["share"] < 1 for event in outcome.events)
     said = f"; passes shortened: {shorter}, lengthened: {len(outcome.events) - shorter}" if outcome.dial else ""

@@ -7,8 +7,9 @@ progress bar on a terminal, and measures the cost.
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +92,19 @@ class Trainer:
 
     def on_stop(self, place: dict, epoch: int) -> None:
         """A signal ends the run in the middle of an epoch, from 0: save what a `LoopConfig` needs to go on there."""
+
+
+class Stretch(Trainer):
+    """Steps without hooks; an epoch is the next `length` batches of an endless stream."""
+
+    def __init__(self, stream: Iterator[dict], length: int, step: Callable[[dict], dict[str, Tensor]]) -> None:
+        self.stream, self.length, self.step, self.batches = stream, length, step, self
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[dict]:
+        return islice(self.stream, self.length)
 
 
 @dataclass

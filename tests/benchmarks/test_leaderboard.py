@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 import torch
-from helpers.faults import interrupt
+from helpers.processes import signal_at
 
 import train_constrained_unlearning as script
 from benchmarks.leaderboard import board as leaderboard
@@ -150,7 +150,7 @@ class TestLeaderboard:
         assert expected[0] == 0
         capsys.readouterr()
         with monkeypatch.context() as patch:
-            interrupt(patch, at=3)
+            signal_at(3, "SIGTERM", patch.setattr)
             assert board("cut") == (143, [])
         assert capsys.readouterr().err == "benchmarks.leaderboard: stopped; the same command goes on where it was\n"
         (begun,) = (folder / "runs" / "cells").glob("gradient_ascent-*/checkpoint.pt")

@@ -86,11 +86,6 @@ def test_avg_gap_is_averaged_in_each_seed_before_signs_can_cancel(entries):
     assert entries["original"].mean("avg_gap") == pytest.approx((30 + 1 + 2 + 25) / 4)
 
 
-def test_tug_of_war_takes_gaps_as_shares(entries):
-    assert entries["near"].mean("tug_of_war") == pytest.approx((0.96 * 0.99 * 0.97 + 0.98) / 2)
-    assert entries["over"].mean("tug_of_war") == pytest.approx(1)
-
-
 def test_figures_are_counted_that_lie_within_the_retrained_models_of_the_same_seed(entries):
     # Seed 0: retain 97 in [97, 99], no other; seed 1: retain 98 in [98, 98] and test, but forget 72 not in [69, 71].
     assert entries["near"].mean("inside_band") == (1 + 2) / 2
@@ -100,14 +95,6 @@ def test_noise_floor_is_each_retrained_models_gap_to_the_others(board, entries):
     # Seed 0: (4 + 2 + 2 + 2) / 4 = 2.5, either way round; seed 1: 2 / 4 = 0.5.
     assert board.floor == pytest.approx(1.5) and entries["retrained"].mean("avg_gap") == pytest.approx(1.5)
     assert board.retrained == 4
-
-
-def test_noise_floor_of_three_is_to_the_mean_of_the_other_two():
-    three = [model(60.0, 98.0, 78.0, 0.5), model(63.0, 98.0, 78.0, 0.5), model(69.0, 98.0, 78.0, 0.5)]
-    board = summarise([{**ROWS[0], "retrained": three}])[0]
-    # Gaps 6, 1.5 and 7.5, of which AvgGap is a quarter; the method's own are 10, 1, 3 and 4.
-    assert board.floor == pytest.approx(15 / 3 / 4) and not board.level(board.methods[0])
-    assert board.level(summarise([{**ROWS[0], "retrained": three, "figures": three[1]}])[0].methods[0])
 
 
 def test_one_retrained_model_gives_gaps_but_no_floor():

@@ -1,6 +1,4 @@
-"""The digits of scikit-learn with wrong labels among them, and a record that writes nothing for TensorBoard."""
-
-from unittest.mock import MagicMock
+"""The digits of scikit-learn with wrong labels among them."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -8,11 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from helper_functions.record import RunRecord
-from helper_functions.training.devices import Precision
-
 TRAIN, UNSEEN, VALIDATION, TEST = slice(0, 1000), slice(1000, 1200), slice(1200, 1400), slice(1400, None)
-CPU = Precision(torch.device("cpu"), torch.float32)
 
 
 class Digits:
@@ -54,9 +48,3 @@ class Digits:
 
 
 WRONG, RIGHT = slice(0, 100), slice(100, 1000)
-
-
-class QuietRecord(RunRecord):
-    """A run folder without TensorBoard."""
-
-    writer = MagicMock()

@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -117,23 +116,23 @@ def _become(script: str, flags: list[str], files: tuple[str, str], before: Calla
     runpy.run_path(script, run_name="__main__")
 
 
-def signal_at(number: int, name: str = "SIGKILL") -> None:
-    """Send this process a signal during its gradient step of this number, before the weights move."""
-    at_step(number, functools.partial(signal.raise_signal, signal.Signals[name]))
+def signal_at(number: int, name: str = "SIGKILL", patch: Callable = setattr) -> None:
+    """Send this process a signal before its gradient step of this number."""
+    at_step(number, functools.partial(signal.raise_signal, signal.Signals[name]), patch)
 
 
-def at_step(number: int, action: Callable[[], object]) -> None:
-    """Call a function during this process's gradient step of this number, before the weights move."""
-    from optimizer.solver import Descent
+def at_step(number: int, action: Callable[[], object], patch: Callable = setattr) -> None:
+    """Call a function before this process's gradient step of this number; `patch` as in `around_steps`."""
+    from helpers.steps import around_steps
 
-    numbers, step = itertools.count(1), Descent.step
+    numbers = itertools.count(1)
 
-    def counted(descent: Descent, *losses: object) -> object:
+    def counted(trainer: object, step: Callable[[dict], dict], batch: dict) -> dict:
         if next(numbers) == number:
             action()
-        return step(descent, *losses)
+        return step(batch)
 
-    Descent.step = counted
+    around_steps(counted, patch)
 
 
 class Holder:
@@ -170,11 +169,6 @@ def _hold(folder: Path, pipe) -> None:
 def limit_file_size(size: int) -> None:
     """No file of this process grows beyond so many bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
-def stop_the_clock() -> None:
-    """All of this process happens in one second."""
-    time.strftime = lambda *_: "20260101-120000"
 
 
 def print_into(path: str | None) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.faults import SHORT, break_steps, interrupt
 from helpers.method_cases import STEPPING, begin, changed, everything, network, state_of, streams
 from helpers.processes import SMALL, Done, contents, fork, only, signal_at
 from helpers.run_folders import (
@@ -22,6 +21,7 @@ from helpers.run_folders import (
     scalars_of,
     weights_of,
 )
+from helpers.steps import SHORT, break_steps
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -61,7 +61,7 @@ def run_until_stopped(method: str, folder: Path, at: int | None = None, **settin
     checkpoint = unlearning.record.load_checkpoint()
     with pytest.MonkeyPatch.context() as patch, listening():
         if at is not None:
-            interrupt(patch, at)
+            signal_at(at, "SIGTERM", patch.setattr)
         try:
             return unlearning, unlearning.run(checkpoint), None
         except Stopped as stopped:

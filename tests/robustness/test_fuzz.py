@@ -36,7 +36,8 @@ from helper_functions.errors import UserError
 from helper_functions.files import load_tensors
 from helper_functions.record import CHECKPOINT_FORMAT, RunRecord
 from helper_functions.safe_files.printable import one_line, printable
-from models.weights import load_state, load_weights
+from models.weight_files import read_weight_file
+from models.weights import load_state
 
 # What is odd in YAML, in numbers, in paths, in JSON, or on a terminal.
 ODD = (
@@ -138,7 +139,7 @@ def read_report(path: Path) -> object:
 def read_weights(path: Path) -> None:
     """Into a model, whose weights stay finite."""
     model = nn.BatchNorm1d(3)
-    load_state(model, load_weights(path), path)
+    load_state(model, read_weight_file(path)[0], path)
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 

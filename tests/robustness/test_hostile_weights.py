@@ -21,7 +21,8 @@ from helpers.processes import SMALL, assert_refused, contents, fork, only
 from torch import nn
 
 from helper_functions.errors import UserError
-from models import get_model, load_weights
+from models import get_model
+from models.weight_files import read_weight_file
 from models.weights import load_state
 
 UNLEARN, CONTRASTIVE = "train_constrained_unlearning.py", "train_contrastive.py"
@@ -31,7 +32,7 @@ TRILLION = 10**12
 def refused(path: Path, *parts: str, model: nn.Module | None = None) -> None:
     """Reading the weights, into a model where one is given, ends in one printable line with the file's name."""
     with pytest.raises(UserError) as info:
-        load_state(model or nn.Linear(2, 2), load_weights(path), path)
+        load_state(model or nn.Linear(2, 2), read_weight_file(path)[0], path)
     message = str(info.value)
     assert message.isprintable() and path.name in message and len(message) < 1000
     for part in parts:
@@ -143,7 +144,7 @@ class TestPickles:
         weight, model = nn.Parameter(torch.eye(2)), nn.Linear(2, 2)
         weight.numel = weight.untyped_storage = weight.detach = weight.is_floating_point = weight.to = 5
         torch.save({"weight": weight, "bias": torch.zeros(2)}, tmp_path / "w.pt")
-        load_state(model, load_weights(tmp_path / "w.pt"), "w.pt")
+        load_state(model, read_weight_file(tmp_path / "w.pt")[0], "w.pt")
         assert torch.equal(model.weight, torch.eye(2))
 
 
@@ -338,7 +339,7 @@ class TestTensors:
         for dtype in (torch.int32, torch.float32):
             state = {**model.state_dict(), "num_batches_tracked": torch.tensor(7, dtype=dtype)}
             torch.save(state, tmp_path / "w.pt")
-            load_state(model, load_weights(tmp_path / "w.pt"), "w.pt")
+            load_state(model, read_weight_file(tmp_path / "w.pt")[0], "w.pt")
             assert model.num_batches_tracked == 7
 
     def test_a_model_is_left_as_it_was(self, tmp_path):
@@ -385,7 +386,7 @@ def test_good_weights_are_still_read(tmp_path):
     for new in (True, False):
         torch.save({"state_dict": state, **others}, tmp_path / "w.pt", _use_new_zipfile_serialization=new)
         linear = nn.Linear(2, 2)
-        load_state(linear, load_weights(tmp_path / "w.pt"), "w.pt")
+        load_state(linear, read_weight_file(tmp_path / "w.pt")[0], "w.pt")
         assert linear.weight.flatten().tolist() == [0, 1, 2, 3] and linear.bias.tolist() == [4, 5]
 
 

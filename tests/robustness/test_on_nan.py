@@ -9,22 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.faults import SHORT, TRAINERS, break_steps
-from helpers.method_cases import QuietRecord, begin, changed, network, state_of, streams
+from helpers.method_cases import CPU, QuietRecord, begin, changed, network, state_of, streams
 from helpers.processes import SMALL, contents, fork, only
 from helpers.run_folders import CONTRASTIVE, UNLEARN, figures_of, weights_of
+from helpers.steps import SHORT, around_steps, break_steps
 
 from data.loaders import TensorLoader
 from data.streams import CyclingLoader, PairedLoader
 from helper_functions.errors import NotFinite
 from helper_functions.record import RunRecord
-from helper_functions.training.devices import Precision
 from helper_functions.training.passes import all_finite
 from optimizer.nan_guard import MOST_REWINDS
 from optimizer.training import Recipe, fit_classifier
-
-CPU = Precision(torch.device("cpu"), torch.float32)
-
 
 NON_FINITE = "became NaN or infinite"
 
@@ -210,14 +206,13 @@ class TestImages:
             assert [images.tolist() for one in told for images in (one["forget"], one["retain"])] == seen
 
     def test_in_a_run(self, seen, spoil, tmp_path, monkeypatch):
-        constrained, steps = TRAINERS[-1], []
-        step = constrained.step
+        steps = []
 
-        def noting(trainer, batch):
+        def noting(trainer, step, batch):
             steps.append(seen[-2:])
-            return step(trainer, batch)
+            return step(batch)
 
-        monkeypatch.setattr(constrained, "step", noting)
+        around_steps(noting, monkeypatch.setattr)
         spoil("constraint", 3)
         unlearning = begin("constrained", tmp_path, **SHORT)
         unlearning.on_nan = "stop"

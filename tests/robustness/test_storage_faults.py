@@ -55,12 +55,6 @@ class TestFullDisk:
         assert not (folder / "report.json").exists() and (folder / "checkpoint.pt").exists()
         assert_goes_on(folder, whole)
 
-    def test_before_the_first_checkpoint_nothing_can_be_resumed(self, original, tmp_path):
-        flags = (*FLAGS, "--weight_path", original.folder / "model.pt", "--log_dir", tmp_path)
-        done = fork(UNLEARN, *flags, before=partial(at_step, 1, FULL))
-        assert_refused(done, UNLEARN, "File too large")
-        assert "--resume" not in done.err and not (only(tmp_path) / "checkpoint.pt").exists()
-
 
 class TestReadOnlyFolder:
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")

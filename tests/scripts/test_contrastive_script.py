@@ -264,16 +264,6 @@ class TestResume:
         assert done.status == 0 and done.err == ""
         self.assert_same(only(tmp_path), distillation.folder, ("model.pt", "classifier.pt", "original.pt"))
 
-    @pytest.mark.parametrize("mode", MODES[1:])
-    def test_untraining_does_too(self, untrained, tmp_path, mode):
-        whole = untrained(mode, "random")
-        flags = ("--config_file", whole.folder / "config.yaml", "--log_dir", tmp_path)
-        killed = fork(SCRIPT, *flags, before=partial(signal_at, 3 + 2))  # in the second epoch
-        assert killed.status == -signal.SIGKILL, killed
-        done = fork(SCRIPT, "--resume", only(tmp_path))
-        assert done.status == whole.done.status and done.err == ""
-        self.assert_same(only(tmp_path), whole.folder, (None,))
-
     def test_a_frozen_student_is_found_again(self, distillation, teach, tmp_path):
         given = ("--weight_path_student", distillation.folder / "model.pt", "--freeze_student")
         whole = teach(*given, "--num_epochs", 2).folder

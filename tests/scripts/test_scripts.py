@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers.processes import SMALL, assert_refused, contents, fork, only, print_into, run, signal_at, stop_the_clock
+from helpers.processes import SMALL, assert_refused, contents, fork, only, print_into, run, signal_at
 from helpers.run_folders import (
     CONTRASTIVE,
     FIGURES,
@@ -258,15 +258,6 @@ class TestResume:
         configs = [yaml.safe_load((path / "config.yaml").read_text()) for path in (folder, quickstart.folder)]
         assert configs[0] == configs[1] | {"log_dir": str(tmp_path)}
 
-    def test_train_goes_on_after_an_interruption(self, original, tmp_path):
-        flags = ("--config_file", original.folder / "config.yaml", "--log_dir", tmp_path)
-        done = fork("train.py", *flags, before=partial(signal_at, 15, "SIGINT"))
-        again = f"python train.py --resume {only(tmp_path)}"
-        assert done.status == 130 and done.err == f"train.py: stopped at step 15; go on with: {again}\n"
-        assert fork("train.py", "--resume", only(tmp_path)).status == 0
-        assert_same_weights(weights_of(only(tmp_path)), weights_of(original.folder))
-        assert figures_of(only(tmp_path)) == figures_of(original.folder)
-
     def test_a_list_that_was_edited_meanwhile_changes_nothing(self, tmp_path):
         listed = tmp_path / "list.txt"
         trained_on = make_splits(load_dataset("digits", tmp_path), None).train[:40].tolist()
@@ -282,15 +273,6 @@ class TestResume:
 
 
 class TestBesideOthers:
-    def test_two_runs_of_one_name_in_one_second_both_survive(self, tmp_path):
-        flags = ("--model", "resnet8", "--width", 1, "--num_epochs", 1, "--name_prefix", "same", "--log_dir", tmp_path)
-        first = fork("train.py", *flags, before=stop_the_clock)
-        before = contents(tmp_path)
-        second = fork("train.py", *flags, "--seed", 1, before=stop_the_clock)
-        assert first.status == second.status == 0
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["same-20260101-120000", "same-20260101-120001"]
-        assert contents(tmp_path).items() >= before.items()
-
     def test_a_reader_who_leaves_ends_the_run_without_a_word(self, tmp_path):
         done = fork("train.py", *SMALL, "--log_dir", tmp_path, before=partial(print_into, None))
         assert done.status == 128 + signal.SIGPIPE and done.err == ""

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.digits import CPU, RIGHT, TRAIN, UNSEEN, VALIDATION, WRONG, Digits, QuietRecord
+from helpers.digits import RIGHT, TRAIN, UNSEEN, VALIDATION, WRONG, Digits
+from helpers.method_cases import CPU, QuietRecord
 from helpers.steps import around_steps, model_of
 from sklearn.metrics import roc_auc_score
 from torch import nn
@@ -358,7 +359,7 @@ class TestRun:
                 nn.init.constant_(model_of(trainer)[1].weight, math.nan)
             return figures
 
-        around_steps(breaking, monkeypatch)
+        around_steps(breaking, monkeypatch.setattr)
         torch.manual_seed(0)
         model, options = copy.deepcopy(mislabelled), {"discriminator": "jensen_shannon"} if method == "untrain" else {}
         outcome = untrain_constrained(

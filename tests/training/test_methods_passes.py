@@ -28,7 +28,7 @@ from unlearning.context import MethodContext
 from unlearning.methods import lotus, random_labels, unsir
 from unlearning.methods.boundary_shrink import nearest_wrong_labels
 from unlearning.methods.delete import without_own
-from unlearning.methods.lotus import temperature_of, tempered
+from unlearning.methods.lotus import tempered
 from unlearning.methods.random_labels import other_labels
 from unlearning.methods.ugradsl_plus import smoothed_cross_entropy
 from unlearning.methods.unsir import NOISE_PENALTY, learn_noise
@@ -374,10 +374,6 @@ class TestTempered:
             found = tempered(self.LOGITS, temperature, torch.Generator().manual_seed(0))
             assert found.isfinite().all() and found.sum(1).tolist() == pytest.approx([1, 1])
 
-    def test_temperature_is_one_where_forget_images_are_no_surer_than_unseen_ones(self):
-        assert temperature_of(70.0, 70.0, 2.0) == 1
-        assert temperature_of(100.0, 50.0, 2.0) == pytest.approx(math.e)
-        assert temperature_of(50.0, 100.0, 1.0) == pytest.approx(math.exp(-0.5))
 
 
 class TestNoise:

@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 import torch
-from helpers.digits import CPU, RIGHT, TEST, TRAIN, UNSEEN, VALIDATION, WRONG, Digits, QuietRecord
+from helpers.digits import RIGHT, TEST, TRAIN, UNSEEN, VALIDATION, WRONG, Digits
+from helpers.method_cases import CPU, QuietRecord
 from helpers.steps import around_steps
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -229,7 +230,7 @@ class TestResume:
                         raise Killed
                     return step(batch)
 
-                around_steps(dying, patch)
+                around_steps(dying, patch.setattr)
             outcome = untrain_constrained(
                 model, loader(slice(60, 300), True), loader(slice(0, 60), True), loader(UNSEEN, False),
                 loader(VALIDATION, False), device="cpu", precision="fp32", record=QuietRecord(folder),

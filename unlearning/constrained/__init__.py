@@ -1,1 +1,1 @@
-"""Constrained unlearning: the problem, the trainer, the targets, the safeguard."""
+"""Constrained unlearning: the problem, the trainer, the targets, the line search."""

@@ -1,6 +1,6 @@
 """Forget outputs that pass for the teacher's on unseen images: the targets of untrain and untrain_contrastive.
 
-The teacher is the original. The constraint, the loop, the safeguard and the verdict are those of every other target.
+The teacher is the original. The constraint, the loop, the line search and the verdict are those of every other target.
 """
 
 from collections.abc import Callable

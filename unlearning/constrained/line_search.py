@@ -87,7 +87,7 @@ def on_line(model: nn.Module, start: Weights, end: Weights, share: float) -> Wei
     """
     if share in (0, 1):
         return dict(end if share else start)
-    weights, found = {name for name, _ in model.named_parameters()}, {}
+    weights, found = {name for name, _ in model.named_parameters(remove_duplicate=False)}, {}
     for name, value in start.items():
         part = share if name in weights else min(share, 1.0)
         found[name] = torch.lerp(value, end[name], part) if value.is_floating_point() else end[name]

@@ -59,14 +59,12 @@ class Target:
     """What all targets can do; a target that neither moves nor learns has no more than an objective and a distance.
 
     `name` decides the verdict's rule; `floor` is the objective's value where everything is forgotten. Distances that
-    differ by less than the `tolerance` are equal where epochs are compared. A target that needs every image
-    (`to_the_last`) has the budget's multiplier relaxed for the few that are left.
+    differ by less than the `tolerance` are equal where epochs are compared.
     """
 
     name: str
     floor = 0.0
     tolerance = 0.02
-    to_the_last = False
 
     @property
     def tolerances(self) -> tuple[float, float]:
@@ -150,7 +148,6 @@ class ZeroTarget(Target):
     name = "zero"
     # A half of what the verdict lets pass: images of a class that is still named are no noise.
     tolerance = 0.005
-    to_the_last = True
 
     def __init__(self, classes: Tensor, bound: float = 0.01) -> None:
         self.classes = classes

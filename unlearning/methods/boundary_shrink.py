@@ -1,5 +1,7 @@
 """Boundary shrinking: move each forget image over the nearest border of its class; no retain image is read."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -30,14 +32,12 @@ def nearest_wrong_labels(logits_of, inputs: Tensor, labels: Tensor, step: float)
 
 def spec(context: MethodContext) -> BaselineSpec:
     """CE on D_f to the nearest wrong class of the original. Source: Chen et al. 2023, equations 2 and 3."""
-    original = context.original().model
+    original, step = context.original().model, context.args.fgsm_step
 
     def answers(batch: dict) -> dict:
         inputs, labels = batch["forget"]
         with torch.enable_grad():
-            wrong = nearest_wrong_labels(
-                lambda images: context.logits(images, original), inputs, labels, context.args.fgsm_step
-            )
+            wrong = nearest_wrong_labels(partial(context.logits, model=original), inputs, labels, step)
         return {"forget": (inputs, wrong)}
 
     part = LossPass("shrink", context.stream("forget"), cross_entropy(context, "forget"), answers)

@@ -27,22 +27,17 @@ def tempered(logits: Tensor, temperature: float, generator: torch.Generator) -> 
     return (noisy / temperature).softmax(1)
 
 
-def temperature_of(forget_top1: float, unseen_top1: float, tempering: float) -> float:
-    """exp(α·(forget accuracy now − the original's unseen accuracy)), accuracies in percent."""
-    return math.exp(tempering * (forget_top1 - unseen_top1) / 100)
-
-
 def spec(context: MethodContext) -> BaselineSpec:
     """CE to softened answers of the original on D_f and to its sampled ones on D_r; the temperature is set anew before
     each epoch. Source: Spartalis et al. 2025 (LoTUS), section 3.
     """
     original, evaluator = context.original(), context.evaluator
-    unseen = evaluator.unseen_top1
 
     def begin() -> dict[str, float]:
         logits, labels = predict(context.model, evaluator.views["forget"], context.precision)
         forget = 100 * (logits.argmax(1) == labels).float().mean().item()
-        return {"temperature": temperature_of(forget, unseen, context.args.tempering)}
+        # exp(α·(forget accuracy now − the original's unseen accuracy)), accuracies as shares.
+        return {"temperature": math.exp(context.args.tempering * (forget - evaluator.unseen_top1) / 100)}
 
     def answers(batch: dict) -> dict:
         forget, retain = batch["forget"][0], batch["retain"][0]

@@ -1,7 +1,7 @@
 """Ours, contrastive: pass for unseen before a discriminator that learns along, subject to the retain budget."""
 
 from contrastive_discrimination.critic import Critic
-from contrastive_discrimination.discriminators import build_discriminator
+from contrastive_discrimination.discriminators import DISCRIMINATORS
 from contrastive_discrimination.games import AdversarialGame
 from helper_functions.training.devices import seeded
 from unlearning.arguments import forget_batch_size
@@ -17,7 +17,7 @@ def target(context: MethodContext) -> DiscriminatorTarget:
     size = parts.forget.shape[1]
 
     def critic() -> Critic:
-        return Critic(build_discriminator(name, size).to(parts.forget.device), args.discriminator_learning_rate)
+        return Critic(DISCRIMINATORS[name](size).to(parts.forget.device), args.discriminator_learning_rate)
 
     with seeded(context.seed, parts.forget.device):
         game = AdversarialGame(critic(), parts.reference("unseen"), args.discriminator_steps, parts.generator)

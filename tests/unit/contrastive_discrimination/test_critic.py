@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from contrastive_discrimination import held_out
 from contrastive_discrimination.critic import Critic
-from contrastive_discrimination.discriminators import DISCRIMINATORS, build_discriminator
+from contrastive_discrimination.discriminators import DISCRIMINATORS
 from contrastive_discrimination.held_out import auc, held_out_auc, resampled_auc
 from helper_functions.errors import UserError
 
@@ -30,7 +30,7 @@ def pairs(count, size=6, seed=0, alike=False) -> tuple[torch.Tensor, torch.Tenso
 
 
 def builder(name, size=6, **kwargs):
-    return lambda: Critic(build_discriminator(name, size), **kwargs)
+    return lambda: Critic(DISCRIMINATORS[name](size), **kwargs)
 
 
 def bits(critic) -> list[bytes]:
@@ -86,7 +86,7 @@ class TestLearn:
     def test_exact_discriminator_is_refitted_on_the_batch(self):
         critic, same, different = learnt("logistic"), pairs(100, seed=8, alike=True), pairs(40, seed=9)
         critic.learn(same, different)
-        fresh = build_discriminator("logistic", 6)
+        fresh = DISCRIMINATORS["logistic"](6)
         first, second = (torch.cat(halves) for halves in zip(same, different, strict=True))
         fresh.fit(first, second, (torch.arange(140) < 100).float())
         assert torch.equal(critic.judge(*same), fresh(*same))
@@ -124,15 +124,6 @@ class TestLearn:
         assert bits(critic) == before and not critic.discriminator.training
         assert first == second and torch.equal(torch.get_rng_state(), generator)
 
-    def test_kinds_without_pairs_and_shapes_that_do_not_fit_are_refused(self):
-        critic, good = builder("mlp")(), pairs(4)
-        for shapes in (((0, 6), (0, 6)), ((4, 6), (3, 6)), ((6,), (6,))):
-            bad = tuple(map(torch.zeros, shapes))
-            with pytest.raises(ValueError, match="pass"):
-                critic.learn(good, bad)
-            with pytest.raises(ValueError, match="pass"):
-                critic.learn(bad, good)
-
 
 class TestJudge:
     @pytest.mark.parametrize("name", DISCRIMINATORS)
@@ -152,7 +143,7 @@ class TestJudge:
     def test_gradient_is_that_of_finite_differences(self, name, size):
         if (name, size) == ("jensen_shannon", 1):
             return
-        critic = Critic(build_discriminator(name, size).double(), learning_rate=0.1)
+        critic = Critic(DISCRIMINATORS[name](size).double(), learning_rate=0.1)
         same, different = pairs(50, size, alike=True), pairs(50, size, seed=1)
         for _ in range(3):
             critic.learn(tuple(half.double() for half in same), tuple(half.double() for half in different))
@@ -214,11 +205,6 @@ class TestAuc:
         bad = torch.tensor([0.0, value])
         assert auc(bad, torch.zeros(3)).isnan() and auc(torch.zeros(3), bad).isnan()
 
-    @pytest.mark.parametrize("bad", [torch.zeros(0), torch.zeros(3, 1), torch.zeros(())])
-    def test_bad_shapes_are_refused(self, bad):
-        with pytest.raises(ValueError, match="pass"):
-            auc(bad, torch.zeros(3))
-
 
 class TestBootstrap:
     def test_equals_the_auc_of_repeated_scores(self, monkeypatch):
@@ -253,13 +239,13 @@ class TestHeldOutAuc:
     @pytest.mark.parametrize("name", DISCRIMINATORS)
     def test_separable_pairs_are_told_apart(self, name):
         build = builder(name, learning_rate=1e-2)
-        found = held_out_auc(build, pairs(400, alike=True), pairs(400, seed=1), folds=2, steps=60, bootstrap=100)
+        found = held_out_auc(build, pairs(400, alike=True), pairs(400, seed=1), bootstrap=100)
         assert found.value >= 0.99 and 0.97 < found.low <= found.value <= found.high <= 1
 
     @pytest.mark.parametrize("name", DISCRIMINATORS)
     def test_pairs_of_one_law_are_not(self, name):
         build = builder(name)
-        found = held_out_auc(build, pairs(1500), pairs(1500, seed=1), folds=3, steps=30, bootstrap=100)
+        found = held_out_auc(build, pairs(1500), pairs(1500, seed=1), bootstrap=100)
         assert found.value == pytest.approx(0.5, abs=0.05) and found.low < 0.51 and found.high > 0.49
 
     @pytest.mark.parametrize("name", [name for name in TRAINED if name != "jensen_shannon"])
@@ -267,7 +253,7 @@ class TestHeldOutAuc:
         """The second output of a different pair is the first one's negative."""
         value = 1 + randn(400, 1).abs()
         build = builder(name, size=1, learning_rate=1e-2)
-        found = held_out_auc(build, (value, value), (value, -value), folds=2, steps=40, bootstrap=20)
+        found = held_out_auc(build, (value, value), (value, -value), bootstrap=20)
         assert found.value >= 0.99
 
     def test_interval_covers_the_known_auc_of_losses(self):
@@ -277,8 +263,8 @@ class TestHeldOutAuc:
         for seed in range(20):
             losses = randn(500, 1, seed=2 * seed) - shift, randn(400, 1, seed=2 * seed + 1)
             same, different = ((torch.zeros_like(kind), kind) for kind in losses)
-            found = held_out_auc(builder("logistic", size=1), same, different, seed=seed, folds=3, bootstrap=200)
-            assert found.value == pytest.approx(truth, abs=0.06) and 0.03 < found.high - found.low < 0.12
+            found = held_out_auc(builder("logistic", size=1), same, different, seed=seed, bootstrap=200)
+            assert found.value == pytest.approx(truth, abs=0.06) and 0.03 < found.high - found.low < 0.14
             covered += found.low <= truth <= found.high
         assert covered >= 17
 
@@ -297,7 +283,7 @@ class TestHeldOutAuc:
                 judged.append(first)
                 return super().judge(first, second)
 
-        held_out_auc(lambda: Spy(build_discriminator("logistic", 1)), same, different, groups=ids, bootstrap=5)
+        held_out_auc(lambda: Spy(DISCRIMINATORS["logistic"](1)), same, different, groups=ids, bootstrap=5)
         assert sum(map(len, judged)) == 100
         counts = [[len(kind.unique()) for kind in judged[start::2]] for start in (0, 1)]
         assert [sum(kind) for kind in counts] == [13, 17]
@@ -309,7 +295,7 @@ class TestHeldOutAuc:
         kinds = [[half.repeat_interleave(repeats, 0) for half in pairs(images, 20, seed=seed)] for seed in (1, 2)]
         kinds = [tuple(half + 0.05 * randn(*half.shape, seed=seed) for half in kind) for seed, kind in enumerate(kinds)]
         ids = torch.arange(2 * images).repeat_interleave(repeats).chunk(2)
-        build, options = builder("mlp", size=20, learning_rate=1e-2), {"folds": 3, "steps": 60, "bootstrap": 200}
+        build, options = builder("mlp", size=20, learning_rate=1e-2), {"bootstrap": 200}
         grouped = held_out_auc(build, *kinds, groups=ids, **options)
         alone = held_out_auc(build, *kinds, **options)
         assert grouped.value == pytest.approx(0.5, abs=0.05) and grouped.low < 0.5 < grouped.high
@@ -334,7 +320,7 @@ class TestHeldOutAuc:
             torch.manual_seed(before)
             np.random.seed(before)
             states = torch.get_rng_state(), np.random.get_state()[1].copy()
-            found.append(held_out_auc(builder(name), same, different, seed=seed, steps=5, bootstrap=20))
+            found.append(held_out_auc(builder(name), same, different, seed=seed, bootstrap=20))
             assert torch.equal(torch.get_rng_state(), states[0])
             assert (np.random.get_state()[1] == states[1]).all()
         assert found[0] == found[1] != found[2]
@@ -344,7 +330,7 @@ class TestHeldOutAuc:
     def test_scores_that_are_not_finite_have_none(self, name, value):
         same, different = pairs(30), pairs(30, seed=1)
         same[0][3, 2] = value
-        found = held_out_auc(builder(name), same, different, steps=2, bootstrap=5)
+        found = held_out_auc(builder(name), same, different, bootstrap=5)
         assert all(math.isnan(figure) for figure in (found.value, found.low, found.high))
 
     def test_too_few_images_are_refused(self):
@@ -352,7 +338,3 @@ class TestHeldOutAuc:
             held_out_auc(builder("mlp"), pairs(4), pairs(20))
         with pytest.raises(UserError, match="2 images in pairs of the kind different"):
             held_out_auc(builder("mlp"), pairs(20), pairs(20), groups=(torch.arange(20), torch.arange(20) % 2))
-        with pytest.raises(UserError, match="at least 2"):
-            held_out_auc(builder("mlp"), pairs(20), pairs(20), folds=1)
-        with pytest.raises(ValueError, match="pass"):
-            held_out_auc(builder("mlp"), pairs(20), pairs(20), groups=(torch.arange(20), torch.arange(19)))

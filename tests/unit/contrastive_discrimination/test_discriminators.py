@@ -19,11 +19,9 @@ from contrastive_discrimination.discriminators import (
     JensenShannon,
     ScalarProduct,
     StatisticsRegression,
-    build_discriminator,
     jensen_shannon_divergence,
     pair_statistics,
 )
-from helper_functions.errors import UserError
 
 outputs = st.lists(st.floats(-30, 30), min_size=5, max_size=5)
 SIZES = [(name, size) for name in DISCRIMINATORS for size in (1, 2, 10) if (name, size) != ("jensen_shannon", 1)]
@@ -36,7 +34,7 @@ def randn(*shape, seed=0, dtype=torch.float32) -> torch.Tensor:
 def fitted(name, size, dtype=torch.float32) -> torch.nn.Module:
     """A discriminator in eval mode whose parameters and statistics are those of no initialisation."""
     torch.manual_seed(0)
-    discriminator = build_discriminator(name, size).to(dtype)
+    discriminator = DISCRIMINATORS[name](size).to(dtype)
     first = 2 * randn(200, size, seed=1, dtype=dtype)
     second = torch.cat([first[:100] + 0.5 * randn(100, size, seed=2, dtype=dtype), randn(100, size, dtype=dtype)])
     if name == "logistic":
@@ -112,7 +110,7 @@ class TestEveryDiscriminator:
         for count in (1, 7):
             logits = discriminator(randn(count, size, seed=3), randn(count, size, seed=4))
             assert logits.shape == (count,) and logits.dtype == torch.float32 and logits.isfinite().all()
-        fresh = build_discriminator(name, size)
+        fresh = DISCRIMINATORS[name](size)
         assert fresh(randn(2, size), randn(2, size, seed=1)).shape == (2,)
 
     @pytest.mark.parametrize("name", DISCRIMINATORS)
@@ -207,20 +205,3 @@ class TestStatisticsRegression:
         assert module.coefficients[:-1][first_columns].abs().max() < 1e-6
         module.fit(first, first, (torch.arange(50) < 25).float())
         assert module(first, first).abs().max() < 1e-6
-
-
-class TestRegistry:
-    def test_names(self):
-        assert " ".join(DISCRIMINATORS) == "mlp difference comparator scalar_product jensen_shannon logistic"
-        assert all(type(build_discriminator(name, 3)) is kind for name, kind in DISCRIMINATORS.items())
-
-    @pytest.mark.parametrize(
-        ("name", "size", "part"),
-        [
-            ("svm", 3, "'svm'.*mlp, difference, .*logistic"),
-            ("jensen_shannon", 1, "at least two outputs; choose another"),
-        ],
-    )
-    def test_what_cannot_be_built_is_refused(self, name, size, part):
-        with pytest.raises(UserError, match=part):
-            build_discriminator(name, size)

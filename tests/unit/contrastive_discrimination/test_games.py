@@ -11,7 +11,7 @@ from sklearn.model_selection import cross_val_predict
 from torch.nn import functional as F
 
 from contrastive_discrimination.critic import Critic
-from contrastive_discrimination.discriminators import DISCRIMINATORS, build_discriminator
+from contrastive_discrimination.discriminators import DISCRIMINATORS
 from contrastive_discrimination.games import CHANCE_LOSS, MEMORY, RIDGE, AdversarialGame, BatchAveragedGame
 from contrastive_discrimination.reference import Reference, View, output_statistics
 
@@ -44,7 +44,7 @@ def reference(count=400, dtype=torch.float32, match="given") -> Reference:
 
 def adversarial(name="mlp", steps=2, unseen=None) -> AdversarialGame:
     torch.manual_seed(0)
-    critic = Critic(build_discriminator(name, K), learning_rate=3e-3)
+    critic = Critic(DISCRIMINATORS[name](K), learning_rate=3e-3)
     return AdversarialGame(critic, unseen or reference(), steps, seeded(2))
 
 

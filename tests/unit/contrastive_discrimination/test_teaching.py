@@ -5,23 +5,22 @@ import types
 
 import pytest
 import torch
+from helpers.method_cases import CPU
 from torch import nn
 from torch.nn import functional as F
 
 from contrastive_discrimination.critic import Critic
-from contrastive_discrimination.discriminators import build_discriminator
+from contrastive_discrimination.discriminators import DISCRIMINATORS
 from contrastive_discrimination.teaching import CriticSteps, PassForTeacher, Scale, student_teacher_auc
 from data.datasets import Dataset
 from data.image_sets import ImageSets
 from data.splits import make_splits
-from helper_functions.training.devices import Precision
 from models.features import classifier_head
 from optimizer.sam import SAM
 from optimizer.schedules import get_schedule
 from optimizer.training import GradientSteps, Recipe
 from unlearning.distillation import Distillation, DistillationArgs
 
-CPU = Precision(torch.device("cpu"), torch.float32)
 INPUTS = torch.randn(48, 6, generator=torch.Generator().manual_seed(0))
 BATCH = {"train": (INPUTS, torch.zeros(48, dtype=torch.int64))}
 
@@ -41,7 +40,7 @@ def bits(model) -> list[bytes]:
 
 def critic_of(size, seed=0, name="mlp") -> Critic:
     torch.manual_seed(seed)
-    return Critic(build_discriminator(name, size), learning_rate=3e-3)
+    return Critic(DISCRIMINATORS[name](size), learning_rate=3e-3)
 
 
 def problem_of(see_features=False, steps=2, noise=0.3, name="mlp") -> PassForTeacher:
@@ -243,7 +242,7 @@ class TestToldApart:
         student, state = self.TEACHER[:200] + 0.3, torch.get_rng_state()
 
         def fresh():
-            return Critic(build_discriminator("difference", 4), learning_rate=3e-3)
+            return Critic(DISCRIMINATORS["difference"](4), learning_rate=3e-3)
 
         found = [student_teacher_auc(student, self.TEACHER[:200], 0.3, fresh, seed) for seed in (1, 1, 2)]
         assert found[0] == found[1] != found[2] and torch.equal(torch.get_rng_state(), state)

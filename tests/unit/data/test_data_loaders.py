@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.augmentation import Augmentation
-from data.loaders import TensorLoader, normalise
+from data.loaders import TensorLoader
+from data.pixels import Normaliser, channels_last_storage
 from data.streams import CyclingLoader
-from helper_functions.errors import UserError
 
 MEAN, STD = (0.5,), (0.25,)
 # Image i is filled with the value i, and its label is 2 i, so that a batch tells which images it holds.
@@ -22,6 +22,10 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"
 def loader(indices=range(100), batch_size=10, **options) -> TensorLoader:
     indices = torch.tensor(list(indices), dtype=torch.int64)
     return TensorLoader(IMAGES, LABELS, indices, batch_size, mean=MEAN, std=STD, **options)
+
+
+def normalised(indices: torch.Tensor) -> torch.Tensor:
+    return Normaliser(MEAN, STD, (6, 6))(channels_last_storage(IMAGES[indices]))
 
 
 def order(batches) -> list[int]:
@@ -45,14 +49,10 @@ def test_a_pass_shows_each_image_once_in_batches_of_one_size(indices, batch_size
         assert order(shown) == indices
 
 
-def test_a_remainder_of_a_few_images_is_no_batch_of_its_own():
-    assert [len(labels) for _, labels in loader(range(26), 12)] == [8, 9, 9]
-
-
 def test_inputs_are_normalised_images_of_the_labels():
     for augmentation in (None, Augmentation(padding=2)):
         for inputs, labels in loader(batch_size=7, shuffle=True, augmentation=augmentation):
-            assert torch.equal(inputs, normalise(IMAGES[labels // 2], MEAN, STD))
+            assert torch.equal(inputs, normalised(labels // 2))
             assert inputs.dtype == torch.float32 and labels.dtype == torch.int64
             assert inputs.is_contiguous(memory_format=torch.channels_last)
 
@@ -96,7 +96,7 @@ def test_a_loader_in_order_shows_chosen_images_as_they_are():
     source = loader(shuffle=True, augmentation=Augmentation(padding=2, cutout=3))
     chosen = torch.tensor([9, 4, 70])
     ((inputs, labels),) = source.in_order(chosen, 10)
-    assert torch.equal(inputs, normalise(IMAGES[chosen], MEAN, STD)) and torch.equal(labels, LABELS[chosen])
+    assert torch.equal(inputs, normalised(chosen)) and torch.equal(labels, LABELS[chosen])
 
 
 def test_golden_order():
@@ -124,23 +124,6 @@ def test_streamed_images_make_the_same_batches(device, augmentation):
         for one, other in zip(*(stream.take() for stream in streams), strict=True):
             assert torch.equal(one, other)
     assert streamed.in_order(torch.arange(4), 2).streamed
-
-
-@pytest.mark.parametrize("options, words", [
-    ({"batch_size": 0}, "batch size 0"), ({"indices": [100]}, "outside the 100 images"),
-    ({"indices": [-1]}, "outside the 100 images"),
-])  # fmt: skip
-def test_impossible_requests_are_refused(options, words):
-    with pytest.raises(UserError, match=words):
-        loader(**options)
-
-
-@pytest.mark.parametrize("images, labels, mean", [
-    (IMAGES.float(), LABELS, MEAN), (IMAGES[0], LABELS, MEAN), (IMAGES, LABELS[1:], MEAN), (IMAGES, LABELS, (0.5, 0.5)),
-])  # fmt: skip
-def test_images_that_do_not_fit_are_refused(images, labels, mean):
-    with pytest.raises(UserError):
-        TensorLoader(images, labels, torch.arange(3), 1, mean=mean, std=mean)
 
 
 @CUDA

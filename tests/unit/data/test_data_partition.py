@@ -1,80 +1,11 @@
-"""Class-matched pairs, class weights, shares and copies against counting."""
-
-from collections import Counter
+"""Shares and copies against counting."""
 
 import numpy as np
-import pytest
-import torch
 from helpers.toy_splits import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.partition import class_weights, copy_groups, match_by_class, stratified_share
-from helper_functions.errors import UserError
-
-classes = st.integers(0, 3)
-
-
-@st.composite
-def two_sets(draw):
-    """Labels of 60 images, and two disjoint index sets, the second with all classes of the first."""
-    labels = torch.tensor(draw(st.lists(classes, min_size=60, max_size=60)))
-    cut, order = draw(st.integers(1, 59)), draw(st.permutations(range(60)))
-    second = torch.tensor(sorted(order[cut:]))
-    known = set(labels[second].tolist())
-    first = torch.tensor([i for i in sorted(order[:cut]) if int(labels[i]) in known], dtype=torch.int64)
-    return labels, first, second
-
-
-@settings(deadline=None, max_examples=80)
-@given(sets=two_sets(), seed=st.integers(0, 5))
-def test_pairs_match_classes_and_use_partners_evenly(sets, seed):
-    labels, first, second = sets
-    pairs = match_by_class(labels, first, second, seed)
-    assert pairs.dtype == torch.int64 and torch.equal(pairs[:, 0], first)
-    assert torch.equal(labels[pairs[:, 0]], labels[pairs[:, 1]])
-    used = Counter(pairs[:, 1].tolist())
-    assert set(used) <= set(second.tolist())
-    for label in labels[first].unique():
-        counts = [used[i] for i in second[labels[second] == label].tolist()]
-        assert max(counts) - min(counts) <= 1
-    assert torch.equal(pairs, match_by_class(labels, first, second, seed))
-
-
-def test_pairs_depend_on_the_seed_and_not_on_other_classes():
-    labels = torch.arange(200) % 4
-    first, second = torch.arange(100), torch.arange(100, 200)
-    pairs = match_by_class(labels, first, second, 0)
-    assert not torch.equal(pairs, match_by_class(labels, first, second, 1))
-    ones = first[labels[first] == 1]
-    assert torch.equal(pairs[ones], match_by_class(labels, ones, second, 0))
-
-
-def test_a_class_without_partner_is_named():
-    with pytest.raises(UserError, match="class 2 has 2 images to pair and no partner"):
-        match_by_class(torch.tensor([0, 2, 2, 0]), torch.tensor([0, 1, 2]), torch.tensor([3]), 0)
-
-
-@settings(deadline=None, max_examples=80)
-@given(sets=two_sets())
-def test_weights_give_the_reference_the_targets_histogram(sets):
-    labels, target, reference = sets
-    if len(target) == 0:
-        return
-    weights = class_weights(labels, reference, target, 4)
-    assert weights.shape == reference.shape and (weights >= 0).all()
-    histogram = torch.zeros(4).index_add_(0, labels[reference], weights)
-    expected = torch.bincount(labels[target], minlength=4) / len(target)
-    torch.testing.assert_close(histogram, expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
-
-
-def test_weights_refuse_what_cannot_be_matched():
-    labels = torch.tensor([0, 1, 1])
-    with pytest.raises(UserError, match="class 0 of the target has no reference"):
-        class_weights(labels, torch.tensor([1, 2]), torch.tensor([0]), 2)
-    with pytest.raises(UserError, match="empty"):
-        class_weights(labels, torch.tensor([1, 2]), torch.tensor([], dtype=torch.int64), 2)
+from data.partition import copy_groups, stratified_share
 
 
 @settings(deadline=None, max_examples=30)

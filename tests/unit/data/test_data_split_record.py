@@ -68,12 +68,6 @@ def test_altered_content_is_refused(saved, tmp_path, change):
     assert "damaged" in complaint(tmp_path / "altered.npz")
 
 
-def test_indices_outside_the_data_are_refused(saved, tmp_path):
-    splits = dataclasses.replace(saved[0], test=torch.tensor([5, 120]))
-    splits.save(tmp_path / "outside.npz")
-    assert "index outside" in complaint(tmp_path / "outside.npz")
-
-
 def test_other_data_is_refused(saved):
     path = saved[1]
     assert "belong to toy, not to other" in complaint(path, toy("other"))

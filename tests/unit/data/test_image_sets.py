@@ -7,7 +7,6 @@ from data.augmentation import Augmentation
 from data.datasets import Dataset
 from data.image_sets import ImageSets, fits
 from data.splits import make_splits
-from helper_functions.errors import UserError
 
 SIZE = 240
 AUGMENTATION = Augmentation(padding=2, flip=True)
@@ -66,21 +65,16 @@ class TestTraining:
         loader = sets.training(sets.splits.forget[:5], 128)
         assert len(loader) == 1 and loader.batch_size == 5
 
-    def test_nothing_is_no_part(self):
-        with pytest.raises(UserError):
-            image_sets().training(torch.zeros(0, dtype=torch.int64), 8)
-
 
 class TestEvaluation:
-    def test_in_order_not_augmented_with_the_labels_asked_for(self):
+    def test_in_order_not_augmented_with_the_given_labels(self):
         sets = image_sets(augmentation=AUGMENTATION)
         for part in ("forget", "test", "unseen"):
             indices = getattr(sets.splits, part)
-            for true_labels in (False, True):
-                loader = sets.evaluation(indices, true_labels=true_labels)
-                labels = torch.cat([labels for _, labels in loader])
-                assert passed(loader) == passed(loader) == indices.tolist()
-                assert torch.equal(labels, (sets.dataset.labels if true_labels else sets.splits.labels)[indices])
+            loader = sets.evaluation(indices)
+            labels = torch.cat([labels for _, labels in loader])
+            assert passed(loader) == passed(loader) == indices.tolist()
+            assert torch.equal(labels, sets.splits.labels[indices])
 
     def test_all_loaders_share_one_copy_of_the_images(self):
         sets = image_sets()

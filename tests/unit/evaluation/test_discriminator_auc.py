@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.method_cases import CPU
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,10 +19,8 @@ from evaluation.attacks.loss import FOLDS
 from evaluation.attacks.matching import class_matched
 from evaluation.judge import judge
 from evaluation.report.tables import table
-from helper_functions.training.devices import Precision
 from helper_functions.training.inference import predict
 
-CPU = Precision(torch.device("cpu"), torch.float32)
 NAMES = ("discriminator_auc", "discriminator_auc_low", "discriminator_auc_high")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
+from helpers.method_cases import CPU
 from helpers.numbered_images import images_read
 from torch import nn
 from torch.nn import functional as F
@@ -13,13 +14,12 @@ from torch.nn import functional as F
 from data.datasets import Dataset
 from data.image_sets import ImageSets
 from data.splits import make_splits
+from evaluation.attacks import relearn
 from evaluation.attacks.probe import linear_probe_top1, probe_images
 from evaluation.attacks.relearn import relearn_steps
 from helper_functions.metrics import summarise
-from helper_functions.training.devices import Precision
 from helper_functions.training.inference import predict
 
-CPU = Precision(torch.device("cpu"), torch.float32)
 CLASSES = 4
 
 
@@ -57,16 +57,18 @@ class TestRelearn:
         sets = image_sets()
         assert top1(network(2.0), sets) == 100
         assert relearn_steps(network(2.0), sets, CPU, 100.0) == 0
-        # Within the margin is near enough, and just beyond it is not.
+        # Within the margin of one point is near enough, and just beyond it is not.
         model = network(-0.05)
         accuracy = top1(model, sets)
-        assert relearn_steps(model, sets, CPU, accuracy + 5, margin=5.0) == 0
-        assert relearn_steps(model, sets, CPU, accuracy + 5, margin=4.9) > 0
+        assert relearn_steps(model, sets, CPU, accuracy + 1) == 0
+        assert relearn_steps(model, sets, CPU, accuracy + 1.1) > 0
 
-    def test_counts_the_steps_of_a_plain_loop(self):
+    def test_counts_the_steps_of_a_plain_loop(self, monkeypatch):
         """An independent loop of SGD on the same batches is there after as many steps, and not a check earlier."""
+        monkeypatch.setattr(relearn, "LEARNING_RATE", 0.01)
+        monkeypatch.setattr(relearn, "BATCH_SIZE", 16)
         sets = image_sets()
-        count = relearn_steps(network(-0.1), sets, CPU, 100.0, learning_rate=0.01, batch_size=16)
+        count = relearn_steps(network(-0.1), sets, CPU, 100.0)
         model = network(-0.1).train()
         loader = sets.training(sets.splits.forget, 16, augment=False, stream=9)
         assert len(loader) == 4, "checked after every step"
@@ -82,22 +84,22 @@ class TestRelearn:
                     break
         assert count == steps
 
-    def test_gives_up_after_its_epochs(self):
-        sets = image_sets()
-        steps = relearn_steps(network(-3.0), sets, CPU, 100.0, learning_rate=1e-6, batch_size=20, max_epochs=2)
-        assert steps == 2 * 3
+    def test_gives_up_after_its_epochs(self, monkeypatch):
+        monkeypatch.setattr(relearn, "BATCH_SIZE", 20)
+        monkeypatch.setattr(relearn, "LEARNING_RATE", 1e-6)
+        assert relearn_steps(network(-3.0), image_sets(), CPU, 100.0) == relearn.MAX_EPOCHS * 3
 
     def test_given_labels_are_relearned(self):
         sets = image_sets("mislabelled:0.1")
         model = network(2.0)
         assert top1(model, sets) == 0, "the true classes are known, the given ones are not"
-        assert relearn_steps(model, sets, CPU, 100.0, max_epochs=1) > 0
+        assert relearn_steps(model, sets, CPU, 100.0) > 0
 
     def test_reads_the_forget_set_alone_and_leaves_the_model(self, touched):
         sets, model = image_sets(), network(-0.1)
         before = copy.deepcopy(model.state_dict())
         state = torch.get_rng_state()
-        relearn_steps(model, sets, CPU, 100.0, learning_rate=0.01)
+        relearn_steps(model, sets, CPU, 100.0)
         assert touched == set(sets.splits.forget.tolist())
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
         assert all(parameter.grad is None for parameter in model.parameters()) and model.training
@@ -122,8 +124,8 @@ class TestLinearProbe:
     @pytest.mark.parametrize("forget", ["random:60", "class:b", "class:b,c"])
     def test_finds_what_features_hold_and_nothing_where_they_hold_nothing(self, forget):
         sets = image_sets(forget)
-        assert linear_probe_top1(Features(True), sets, CPU) > 95
-        assert linear_probe_top1(Features(False), sets, CPU) < 50
+        assert linear_probe_top1(Features(True), sets, CPU, 0) > 95
+        assert linear_probe_top1(Features(False), sets, CPU, 0) < 50
 
     def test_is_ridge_penalised_logistic_regression_on_standardised_features(self):
         """Minimised by SciPy; two of the four features have a class in them, so that many answers are wrong."""
@@ -147,14 +149,14 @@ class TestLinearProbe:
         weights = torch.tensor(flat).reshape(5, CLASSES)
         expected = ((others @ weights[:4] + weights[4]).argmax(1) == wanted).double().mean().item()
         assert 0.4 < expected < 0.9
-        assert linear_probe_top1(model, sets, CPU) == pytest.approx(100 * expected, abs=100 / len(judged))
+        assert linear_probe_top1(model, sets, CPU, 0) == pytest.approx(100 * expected, abs=100 / len(judged))
 
     def test_wrong_labels_are_not_found_in_features_of_right_ones(self):
-        assert linear_probe_top1(Features(True), image_sets("mislabelled:0.1"), CPU) < 5
+        assert linear_probe_top1(Features(True), image_sets("mislabelled:0.1"), CPU, 0) < 5
 
     def test_the_seed_and_the_model_decide_and_the_model_stays(self, touched):
         sets, model = image_sets(), Features(True).train()
-        first, again = (linear_probe_top1(model, sets, CPU, learned_images=40) for _ in range(2))
+        first, again = (linear_probe_top1(model, sets, CPU, 0) for _ in range(2))
         assert first == again and model.training
         assert set(sets.splits.forget.tolist()) <= touched
         assert touched <= set(sets.splits.forget.tolist()) | set(sets.splits.retain.tolist())
@@ -178,4 +180,4 @@ class TestLinearProbe:
     def test_features_that_are_no_numbers_have_none(self):
         model = Features(True)
         model.register_forward_pre_hook(lambda _, images: (images[0] * torch.nan,))
-        assert linear_probe_top1(model, image_sets(), CPU) is None
+        assert linear_probe_top1(model, image_sets(), CPU, 0) is None

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 
 import pytest
 import torch
+from helpers.method_cases import CPU
 from helpers.numbered_images import Table, images_read, numbered_sets
 from helpers.processes import SMALL
 from torch.nn import functional as F
@@ -23,9 +24,7 @@ from evaluation.attacks.matching import match_targets
 from evaluation.gaps import signed_gaps
 from evaluation.judge import judge_all
 from evaluation.metrics import activation_distance, js_divergence
-from helper_functions.training.devices import Precision
 
-CPU = Precision(torch.device("cpu"), torch.float32)
 CLASSES, SIZE = 5, 1000
 PARTS = ("retain", "forget", "unseen", "validation", "test")
 # The table: what each figure reads.

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from helpers.method_cases import CPU
 from helpers.numbered_images import Table, numbered_sets
 from torch import nn
 from torch.nn import functional as F
@@ -23,10 +24,8 @@ from evaluation.attacks.lira import (
     shadow_targets,
 )
 from helper_functions.errors import UserError
-from helper_functions.training.devices import Precision
 from helper_functions.training.inference import predict
 
-CPU = Precision(torch.device("cpu"), torch.float32)
 CLASSES = 4
 FORGET = ("random:0.1", "class:b", "mislabelled:0.1", "random:0.6")
 

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from helpers.method_cases import CPU
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -25,12 +26,9 @@ from evaluation.report.figures import draw_images, draw_losses
 from evaluation.report.tables import cost_table, plain
 from evaluation.verdict import Verdict, give_verdict, is_forgotten, next_try
 from helper_functions.errors import UserError
-from helper_functions.training.devices import Precision
 from helper_functions.training.loop import Cost
 from unlearning.evaluator import paired_fall
 from unlearning.setup import refuse_chance
-
-CPU = Precision(torch.device("cpu"), torch.float32)
 
 
 def losses(size, seed) -> torch.Tensor:
@@ -55,6 +53,7 @@ class TestClassMatched:
         for chosen, side in ((first, sides["first"]), (second, sides["second"])):
             assert +Counter(labels[chosen].tolist()) == +expected
             assert len(set(chosen.tolist())) == len(chosen) and set(chosen.tolist()) <= set(side.tolist())
+        assert torch.equal(labels[first], labels[second])
         again = class_matched(labels, sides["first"], sides["second"], seed)
         assert torch.equal(first, again[0]) and torch.equal(second, again[1])
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from contrastive_discrimination.critic import Critic
-from contrastive_discrimination.discriminators import build_discriminator
+from contrastive_discrimination.discriminators import DISCRIMINATORS
 from contrastive_discrimination.held_out import held_out_auc
 from evaluation.notebook_figures import GRID, draw_averaging, draw_histograms, held_out_roc
 
@@ -17,7 +17,7 @@ def _pairs(shift: float, seed: int):
 
 
 def _build() -> Critic:
-    return Critic(build_discriminator("logistic", 4))
+    return Critic(DISCRIMINATORS["logistic"](4))
 
 
 def test_the_area_under_the_mean_curve_is_the_mean_auc():

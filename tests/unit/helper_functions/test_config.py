@@ -19,7 +19,6 @@ from helper_functions.config import (
     NonNegativeFloat,
     NonNegativeInt,
     OpenUnitInterval,
-    Percentage,
     PositiveFloat,
     PositiveInt,
     ScriptParser,
@@ -45,8 +44,6 @@ class Args:
     """Momentum."""
     test: OpenUnitInterval = 0.2
     """Share."""
-    percentage: Percentage = 50.0
-    """Points."""
     use_sam: bool = False
     """SAM."""
     untrain: bool = True
@@ -153,8 +150,7 @@ class TestCommandLine:
             ["--learning_rate", ".nan"], ["--learning_rate", "-.inf"], ["--learning_rate", "NaN"],
             ["--weight_decay", -1e-9], ["--weight_decay", "Infinity"], ["--weight_decay", "nan"],
             ["--momentum", 1], ["--momentum", "nan"], ["--test", 0], ["--test", 1], ["--test", "nan"],
-            ["--percentage", 101], ["--percentage", "nan"], ["--seed", -1],
-            ["--use_sam", "maybe"], ["--use_sam", 2], ["--solver", "newton"], ["--solver", "lagr"],
+            ["--seed", -1], ["--use_sam", "maybe"], ["--use_sam", 2], ["--solver", "newton"], ["--solver", "lagr"],
             ["--max_grad_norm", "nan"], ["--max_grad_norm", "inf"], ["--mean", 0.5, "nan"], ["--mean", 2],
             ["--unknown", 1], ["positional"], ["--config_file"],
         ],
@@ -244,7 +240,6 @@ class TestConfigFile:
             weight_decay=st.floats(0, 1e300),
             seed=st.integers(0, 2**40),
             momentum=st.floats(0, 1, exclude_max=True),
-            percentage=st.floats(0, 100),
             use_sam=st.booleans(),
             untrain=st.booleans(),
             solver=st.sampled_from(["penalty", "lagrangian"]),

@@ -67,28 +67,16 @@ class TestBatchAverage:
         means[:2].sum().backward()
         assert values.grad.flatten().tolist() == [0.5, 0.5, 0.5, 0.5, 0]
 
-    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool])
-    def test_keeps_a_floating_dtype_and_converts_others(self, dtype):
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+    def test_keeps_the_dtype(self, dtype):
         found = BatchAverage(2)(torch.tensor([1, 0, 1], dtype=dtype))
-        assert found.tolist() == [0.5, 1] and found.dtype == (dtype if dtype.is_floating_point else torch.float32)
+        assert found.tolist() == [0.5, 1] and found.dtype == dtype
 
     def test_reads_no_value(self):
         """On the meta device there is none: whatever would wait for the device fails."""
         values = torch.empty(10, 3, device="meta")
         assert BatchAverage(4)(values).shape == (3, 3)
         assert BatchAverage(4).counts(10, device="meta").shape == (3,)
-
-    @pytest.mark.parametrize("group_size", [0, -1, 2.5])
-    def test_bad_group_size(self, group_size):
-        with pytest.raises(UserError, match=f"group_size is {group_size}"):
-            BatchAverage(group_size)
-
-    @pytest.mark.parametrize("values", [torch.empty(0), torch.empty(0, 3), torch.tensor(1.0)])
-    def test_no_batch(self, values):
-        with pytest.raises(UserError, match="at least one sample"):
-            BatchAverage(2)(values)
-        with pytest.raises(UserError, match="batch_size is 0"):
-            BatchAverage(2).counts(0)
 
 
 class TestStatistics:
@@ -167,20 +155,7 @@ class TestBatchAveragedClassifier:
         expected = 3 * sample_losses(model.backbone(inputs), labels).view(2, 2).mean(1)
         torch.testing.assert_close(model(inputs, labels), expected)
 
-    @pytest.mark.parametrize(
-        ("statistic", "discriminator", "part"),
-        [
-            (F.cross_entropy, Discriminator(1), r"statistic gave \[\] for 6 samples"),
-            (lambda outputs, _: outputs[:2], Discriminator(5), r"statistic gave \[2, 5\] for 6 samples"),
-            (lambda outputs, _: outputs[..., None], Discriminator(1), r"statistic gave \[6, 5, 1\]"),
-            (sample_losses, nn.Linear(1, 1), r"discriminator gave \[3, 1\] for 3 groups"),
-        ],
-    )
-    def test_wrong_shapes_are_named(self, statistic, discriminator, part):
-        model = BatchAveragedClassifier(perceptron(), statistic, 2, discriminator)
-        with pytest.raises(UserError, match=part):
+    def test_a_discriminator_that_keeps_a_dimension_is_named(self):
+        model = BatchAveragedClassifier(perceptron(), sample_losses, 2, nn.Linear(1, 1))
+        with pytest.raises(UserError, match=r"discriminator gave \[3, 1\] for 3 groups"):
             model(torch.randn(6, 3), torch.zeros(6, dtype=torch.int64))
-
-    def test_bad_group_size(self):
-        with pytest.raises(UserError, match="group_size is 0"):
-            BatchAveragedClassifier(perceptron(), sample_losses, 0, Discriminator(1))

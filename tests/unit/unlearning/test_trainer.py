@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.digits import CPU
+from helpers.method_cases import CPU
 from torch import nn
 from torch.nn import functional as F
 
