@@ -168,7 +168,7 @@ def from_python() -> Tensors:
     names = ("retain", "forget", "unseen", "validation")
     unlearned = untrain_constrained(
         model, *(loaders[name] for name in names), num_epochs=1, log_dir=Path(sys.argv[2]).with_suffix(".runs"),
-        device="cpu", precision="fp32", log_interval=1,
+        device="cpu", precision="fp32", log_interval=1, finetune_num_epochs=0,
     )  # fmt: skip
     return {**model.state_dict(), **{key: torch.tensor(value) for key, value in unlearned.epochs[-1].items()}}
 

@@ -29,6 +29,7 @@ QUICK = (*SMALL, "--figures", "False")
 # 40 images in batches of 16 are 3 steps an epoch; the stop criterion must not end a run before the step that it is
 # killed at.
 UNTRAIN = ("--num_epochs", 2, "--batch_size", 16, "--stop_criterion", "none", "--discriminator_steps", 1)
+UNTRAIN += ("--finetune_num_epochs", 0)
 TOO_FEW_OUTPUTS = ("--discriminator", "jensen_shannon", "--discriminate", "losses")
 CLASSIFIER = {"classifier/loss", "classifier/accuracy"}
 
@@ -308,7 +309,7 @@ class TestEdges:
     @pytest.mark.parametrize("mode", MODES)
     def test_batches_of_one(self, tmp_path, mode):
         """An image has no other one in its batch to be shuffled with."""
-        forget = () if mode == "train" else ("--forget", "random:6")
+        forget = () if mode == "train" else ("--forget", "random:6", "--finetune_num_epochs", 0)
         done = fork(
             SCRIPT, *QUICK, "--mode", mode, *forget, "--validation", 0.97, "--train_num_epochs", 1, "--num_epochs", 1,
             "--batch_size", 1, "--log_dir", tmp_path,

@@ -95,7 +95,7 @@ class TestRuns:
         report, folder = unlearn(
             "--weight_path", tmp_path / "foreign.pt", "--forget", f"file:{tmp_path}/forget.txt",
             "--validation", f"file:{tmp_path}/held_out.txt", "--num_epochs", 2, "--learning_rate", 3,
-            status=(3,), before=partial(measure_on_line, 1.0, leave_budget=True),
+            "--finetune_num_epochs", 0, status=(3,), before=partial(measure_on_line, 1.0, leave_budget=True),
             says=("infeasible: retain", "no epoch kept the budget"),
         )  # fmt: skip
         assert report["final_test"] == "half of the never-seen" and report["forget"]["images"] == 20

@@ -29,7 +29,8 @@ from unlearning.sequence import SAME, Previous, Sequence
 
 UNLEARN = "train_constrained_unlearning.py"
 # A short run that may cost what it likes.
-SHORT = ("--num_epochs", 2, "--judge", "validation", "--figures", "False", "--retain_budget", 60)
+SHORT = ("--num_epochs", 2, "--finetune_num_epochs", 0, "--judge", "validation", "--figures", "False")
+SHORT += ("--retain_budget", 60)
 # As in splits files of before there were sequences.
 ARCHIVE = {*TENSORS, "forget_request", "dataset", "final_test", "sha256", "seed"}
 
@@ -217,7 +218,7 @@ class TestTwoRequests:
         assert "sequence request 2; 40 images forgotten before, " in second.done.out
         told = report_of(second.folder)["sequence"]
         assert told["previous_run"] == str(first.folder) and told["number"] == 2 and told["forgotten_images"] == 40
-        assert told["multiplier"] == report_of(first.folder)["forget"]["multiplier"] > 0
+        assert told["multiplier"] == report_of(first.folder)["forget"]["multiplier"] >= 0
         # From the first original to the model that this request started from, on what it retains.
         points = [
             100 * right(experiment, path, splits.retain).double().mean().item()
