@@ -36,7 +36,9 @@ def paired_fall(before: Tensor, after: Tensor, population: float = math.inf) -> 
     return 100 * change.mean().item(), 100 * ONE_SIDED_95 * error
 
 
-def keeps_budget(budget: float, retain: tuple[float, float], held_out: tuple[float, float]) -> bool:
+def keeps_budget(
+    budget: float, retain: tuple[float, float], held_out: tuple[float, float] = (-math.inf, 0.0)
+) -> bool:
     """Whether falls with their margins, as of `paired_fall`, keep the budget, in points.
 
     On retain images the upper bound has to; on held-out images, a sample of all images that there are, the lower one.

@@ -17,6 +17,7 @@ from data.streams import CyclingLoader, PairedLoader
 from helper_functions.errors import NotFinite
 from helper_functions.training.devices import Precision
 from optimizer.nan_guard import MOST_REWINDS
+from optimizer.schedules import rescale_schedule
 from optimizer.solver import SOLVERS
 from unlearning.arguments import MethodArgs, UnlearnArgs
 from unlearning.constrained.line_search import SHORTEST, on_line, snapshot
@@ -66,7 +67,7 @@ class Scripted:
         self.measured, self.taken, self.ends, self.duals, self.rates, self.rows = [], [], [], [], [], []
         evaluator = SimpleNamespace(
             losses=lambda model, name: torch.zeros(1), num_classes=3, retain_loss_gap=RETAIN_LOSSES["labels"],
-            original_losses={"unseen": torch.zeros(1), "forget": torch.zeros(1)},
+            original_losses={"unseen": torch.zeros(1), "forget": torch.zeros(1)}, views={"unseen": FORGET},
         )  # fmt: skip
         context = MethodContext("chance", self.model, {"forget": FORGET, "retain": RETAIN}, evaluator, args, CPU, 0)
         self.trainer = ConstrainedTrainer(context, lambda context: ChanceTarget(3, 1.5))
@@ -121,7 +122,8 @@ class TestShortened:
         assert run.rates == [pytest.approx(share * RATE)] and run.momentum == 0
         own = [DUALS["multiplier"]] * (solver != "penalty") + [DUALS["penalty_coefficient"]] * (solver != "lagrangian")
         assert run.duals == [[pytest.approx(RAISE * value) for value in own]]
-        assert run.trainer.multiplier == (None if solver == "penalty" else run.duals[0][0])
+        # What a next request takes over is the price without the raise.
+        assert run.trainer.multiplier == (None if solver == "penalty" else DUALS["multiplier"])
         # The smoothed fall belongs to weights that are left behind.
         assert run.trainer.problem.smoothed.tolist() == [0, 0]
 
@@ -220,7 +222,7 @@ class TestNaN:
 
             def begun(epoch, number, resumed):
                 if epoch == 1:
-                    trainer._rescale(0.5 ** len(steps))
+                    rescale_schedule(trainer.schedule, 0.5 ** len(steps))
                 on_pass(epoch, number, resumed)
 
             trainer.on_pass = begun

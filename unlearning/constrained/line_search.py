@@ -88,7 +88,9 @@ def on_line(model: nn.Module, start: Weights, end: Weights, share: float) -> Wei
     if share in (0, 1):
         return dict(end if share else start)
     weights, found = {name for name, _ in model.named_parameters(remove_duplicate=False)}, {}
-    for name, value in start.items():
+    for name, present in model.state_dict().items():
+        # After a checkpoint, either may lie on the CPU.
+        first, last = (values[name].to(present.device) for values in (start, end))
         part = share if name in weights else min(share, 1.0)
-        found[name] = torch.lerp(value, end[name], part) if value.is_floating_point() else end[name]
+        found[name] = torch.lerp(first, last, part) if first.is_floating_point() else last
     return found

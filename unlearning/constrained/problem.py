@@ -48,7 +48,7 @@ class UnlearningProblem(Problem):
         self.streams, self.target = streams, target
         device = streams.precision.device
         self.constraint = inequality(args.solver, args.multiplier, args.penalty_coefficient, device)
-        self.kept_target = target.state_dict()
+        self.kept_target: dict = {}
 
     def forward(self, forget: Batch, retain: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The target's objective, 0-d, the logits of the retain images `[B, K]`, and figures to log."""

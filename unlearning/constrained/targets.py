@@ -14,6 +14,7 @@ from helper_functions.metrics import class_mask
 
 # Nats. Losses in float32 come in steps of about 6e-8: down to here log-odds are exact to a hundredth.
 LOWEST_LOSS = 1e-5
+LOWEST_ODDS = math.log(math.expm1(LOWEST_LOSS))
 # Pairs of samples that the distance by chance is the mean of.
 CHANCE_DRAWS = 32
 
@@ -221,15 +222,19 @@ class UnseenTarget(Target):
         """
         own = class_mask(labels, logits.shape[1])
         odds = log_probability_of_others(logits, own) + F.cross_entropy(logits, labels, reduction="none")
+        now = odds.detach()
         if self.latest is None:  # of SAM's two passes the first
-            self.latest = odds.detach()
-        goals = self.goals(odds.detach())
+            self.latest = now.clamp(min=LOWEST_ODDS)
+        goals = self.goals(now)
+        # Down there, images are not told apart.
+        goals = torch.where(goals <= LOWEST_ODDS, torch.minimum(goals, now), goals)
         return F.huber_loss(odds, goals) * self.pending, (odds >= goals).float().mean()
 
     def commit(self) -> dict[str, Tensor]:
         """The batch's log-odds take the place of the oldest ones."""
-        places = (self.place + torch.arange(len(self.latest), device=self.window.device)) % len(self.window)
-        self.window = self.window.index_copy(0, places, self.latest.to(self.window.dtype))
+        latest = self.latest[-len(self.window) :].to(self.window.dtype)
+        places = (self.place + torch.arange(len(latest), device=self.window.device)) % len(self.window)
+        self.window = self.window.index_copy(0, places, latest)
         self.place, self.latest = (self.place + len(places)) % len(self.window), None
         return {}
 
@@ -245,7 +250,9 @@ class UnseenTarget(Target):
         return {name: getattr(self, name) for name in ("reference", "window", "place", "pending")}
 
     def load_state_dict(self, state: dict) -> None:
-        vars(self).update(state)
+        device = self.weights.device
+        moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}
+        vars(self).update(moved)
 
 
 def _at_levels(reference: Tensor, weights: Tensor, levels: Tensor, count: int) -> Tensor:

@@ -13,6 +13,7 @@ nothing.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -34,7 +35,7 @@ from unlearning.constrained.problem import ForgetSubjectToRetain, RetainSubjectT
 from unlearning.constrained.stopping import STOP_CRITERIA
 from unlearning.constrained.targets import Target
 from unlearning.context import MethodContext, RunListener
-from unlearning.evaluator import Evaluation
+from unlearning.evaluator import Evaluation, keeps_budget
 from unlearning.streams import OriginalAnswers, TwoStreams
 
 # How much more the constraint costs after a pass that broke the budget.
@@ -99,10 +100,10 @@ class ConstrainedTrainer(Trainer):
         self.solver = Solver(self.problem, optimizer, context.model, rate, args.max_grad_norm, least)
         self.schedule = get_schedule(args.schedule, optimizer, num_epochs * len(self.batches))
         self.line = LineSearch(context.model, self.listener.measure, self._keeps_retain_budget)
-        self.scale = 1.0
         stepping = {"solver": self.solver, "schedule": self.schedule}
+        rescale = functools.partial(rescale_schedule, self.schedule)
         self.guard = NanGuard(
-            self.listener.on_nan, {"model": context.model, **stepping}, self._rescale, self.listener.record
+            self.listener.on_nan, {"model": context.model, **stepping}, rescale, self.listener.record
         )
         self.parts = {**stepping, "line": self.line, "guard": self.guard}
         shown = (*(f"{self.problem.constrains}/{name}" for name in ("violation", "multiplier")), "forget/reached")
@@ -156,10 +157,12 @@ class ConstrainedTrainer(Trainer):
         share, evaluation = self.line.search(
             lambda found: found.figures["constraint/fall"] < aim / 2 and _distance(found) > far, _distance
         )
+        prices = self.solver.kept if share < 1 else self.solver.multipliers()
+        self.multiplier = next((price.item() for price in prices), None)
         if share < 1:
             self.solver.restart(RAISE)
         if share != 1:
-            self._rescale(share or SHORTEST / 2)
+            rescale_schedule(self.schedule, share or SHORTEST / 2)
             self.events.append({"step": self.context.cost.gradient_steps, "share": share})
             self.listener.record.scalars({"constraint/share": share}, self.context.cost.gradient_steps)
         if share == 0:
@@ -169,16 +172,16 @@ class ConstrainedTrainer(Trainer):
             # The original kept its own budget; that is no result.
             evaluation.figures["constraint/feasible"] = 0.0
         self.problem.refit_margin(evaluation.figures["constraint/fall"], evaluation.figures["retain/loss_gap"])
-        self.multiplier = next((value.item() for value in self.solver.multipliers()), None)
         return evaluation
 
-    def _keeps_retain_budget(self, found: Evaluation) -> bool:
-        figures = found.figures
-        return figures["constraint/fall_bound"] <= self.args.retain_budget and math.isfinite(figures["retain/loss"])
+    @property
+    def scale(self) -> float:
+        """The step size of stage 1, in multiples of the one asked for."""
+        return self.schedule.base_lrs[0] / self.args.learning_rate
 
-    def _rescale(self, factor: float) -> None:
-        self.scale *= factor
-        rescale_schedule(self.schedule, factor)
+    def _keeps_retain_budget(self, found: Evaluation) -> bool:
+        fall = (found.figures["constraint/fall_bound"], 0.0)
+        return keeps_budget(self.args.retain_budget, fall) and math.isfinite(found.figures["retain/loss"])
 
     def _refresh_in_mode(self) -> None:
         """Measure where unseen images are, in batches like those of forget images and the same batch-norm mode.
@@ -219,7 +222,7 @@ class ConstrainedTrainer(Trainer):
         """Save everything in the middle of an epoch."""
         self.listener.save(self.state(epoch, place))
 
-    STATE = ("stage", "events", "multiplier", "moved", "scale", "since_refresh")
+    STATE = ("stage", "events", "multiplier", "moved", "since_refresh")
 
     def state(self, epoch: int, place: dict | None = None, stopped: bool = False) -> dict:
         """What a resumed run needs after `epoch`, and at a place in the next one."""
