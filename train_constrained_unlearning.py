@@ -34,7 +34,7 @@ from unlearning.sequence import SequenceArgs, taken_over
 from unlearning.setup import OriginalArgs, check_forgetting, forget, set_up
 
 # For an unknown model and data, ours begin with a short step; the line search lengthens it.
-CAREFUL = {"num_epochs": 10, "learning_rate": 0.001}
+CAREFUL = {"learning_rate": 0.001}
 
 
 @dataclasses.dataclass
@@ -90,7 +90,7 @@ def untrain_constrained(
         forgetloader: what must go, likewise.
         unseenloader: what the model never saw, of the forget set's classes.
         validloader: what the model never saw, for choosing the epoch.
-        num_epochs: passes over the forget set, 10 by default; published methods have their own.
+        num_epochs: passes over the forget set, 20 by default, none for `unseen`; published methods have their own.
         learning_rate: of the weights, 0.001 by default; other methods have their own.
         log_dir: where the run folder is made.
         device: as `--device`.

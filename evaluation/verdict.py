@@ -39,13 +39,13 @@ class Verdict:
         return f"{state}: retain accuracy {change:+.1f} points of the {allowed}, {held_out}; {forgotten}"
 
 
-def next_try(verdict: Verdict, epochs: int) -> str | None:
-    """Flags that may improve on a run of so many epochs; None where the verdict is good."""
+def next_try(verdict: Verdict, flag: str, epochs: int) -> str | None:
+    """Flags that may improve on a run of so many epochs, which `flag` asks for; None where the verdict is good."""
     if not verdict.feasible:
         return "a larger --retain_budget or a lower --learning_rate may get there; retraining does"
     if verdict.forgotten:
         return None
-    longer = f"--num_epochs {2 * epochs} or " if epochs else ""
+    longer = f"{flag} {2 * epochs} or " if epochs else ""
     return f"{longer}a larger --retain_budget may get there; retraining does"
 
 

@@ -22,17 +22,20 @@ FEWEST_FORGOTTEN, FEWEST_RETAINED = 8, 32
 # nothing to hold it against forget images that all pull the same way.
 RETAINED_A_CLASS = 3
 # Where a discriminator separates the groups of a batch.
-DISCRIMINATING = {"batch_size": BATCH_SIZE, "finetune_num_epochs": 0}
+DISCRIMINATING = {"batch_size": BATCH_SIZE, "num_epochs": 20, "finetune_num_epochs": 0}
+# Passes over the forget set, where none are asked for.
+FORGET_EPOCHS = {"unseen": 0, "zero": 20, "chance": 20}
 
 
 @dataclasses.dataclass
 class UnlearnArgs(ContrastiveArgs, OptimizerArgs):
     """Budget, target and optimisation of constrained unlearning."""
 
-    num_epochs: PositiveInt = 20
-    """Passes over the forget set while forgetting; over the training set where a student learns."""
-    finetune_num_epochs: NonNegativeInt = 2
-    """Passes over the retain set of constrained fine-tuning afterwards: each costs, and gives back, accuracy."""
+    num_epochs: NonNegativeInt | None = None
+    """Passes over the forget set while forgetting; over the training set where a student learns. 20 by default; none
+    for target unseen, where constrained fine-tuning alone forgets."""
+    finetune_num_epochs: NonNegativeInt = 3
+    """Passes over the retain set of constrained fine-tuning: more of them cost more, and leave more accuracy."""
     finetune_learning_rate: PositiveFloat = 0.04
     """Of the weights while fine-tuning: the highest, from which it decays to nothing."""
     batch_size: PositiveInt | None = None

@@ -24,6 +24,8 @@ from unlearning.evaluator import RETAIN_SAMPLE
 from unlearning.experiment import Experiment
 from unlearning.setup import PreparedRun
 
+# Passes over the training set, where none are asked for.
+STUDENT_EPOCHS = 20
 COLUMNS = (
     "train/loss", "classifier/loss", "classifier/accuracy", "discriminator/auc", "retain/top1", "validation/top1",
 )  # fmt: skip
@@ -132,7 +134,7 @@ class Distillation:
         # Whether the teacher was trained just now or read again must not show in what is drawn from here on.
         seed_everything(args.seed)
         run.costs["student"] = Fit(
-            steps, self.student, loader, args.num_epochs, self.precision, run.record, name="student",
+            steps, self.student, loader, args.num_epochs or STUDENT_EPOCHS, self.precision, run.record, name="student",
             checkpoint=run.checkpoint, evaluate=lambda model: {**self.figures(), "discriminator/auc": self.auc()},
             log_interval=args.log_interval, shown=("train/loss", "classifier/accuracy"), columns=COLUMNS,
             on_nan=args.on_nan,

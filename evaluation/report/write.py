@@ -59,7 +59,7 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
             report["dial"] = outcome.dial
         if outcome.held_out_auc:
             report["held_out_discriminator_auc"] = outcome.held_out_auc
-        summary = _summary(verdict, outcome, run.args.num_epochs)
+        summary = _summary(verdict, outcome, run.args)
     weights = save_result(run, "original" if outcome is None else "unlearned", verdict)
     # Only rank 0 has written the files, and it may be the only one that can read them.
     report, page = from_main(lambda: complete_report(run, outcome, script, report))
@@ -131,7 +131,7 @@ def _finish(
     return report
 
 
-def _summary(verdict: Verdict, outcome: Unlearned, num_epochs: int) -> str:
+def _summary(verdict: Verdict, outcome: Unlearned, args: Any) -> str:
     """Lines on the verdict, the chosen epoch, the discriminator, and what to try next."""
     lines = [f"verdict  {verdict}", f"chosen   {_chosen(outcome)}"]
     if outcome.dial:
@@ -139,7 +139,9 @@ def _summary(verdict: Verdict, outcome: Unlearned, num_epochs: int) -> str:
         lines.append("dial     " + ", ".join(f"{budget:g} points: forget {top1:.1f} %" for budget, top1 in rows))
     if outcome.held_out_auc:
         lines.append(PAIRS.format(outcome.held_out_auc["original"], outcome.held_out_auc["unlearned"]))
-    if advice := next_try(verdict, num_epochs if outcome.epochs else 0):
+    tunes = outcome.dial and args.finetune_num_epochs
+    flag = "finetune_num_epochs" if tunes else "num_epochs"
+    if advice := next_try(verdict, f"--{flag}", getattr(args, flag) or 0 if outcome.epochs else 0):
         lines.append(f"next     {advice}")
     return "".join(f"{line}\n" for line in lines)
 

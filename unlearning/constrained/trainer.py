@@ -29,7 +29,7 @@ from optimizer.nan_guard import NanGuard
 from optimizer.optimizers import build_optimizer
 from optimizer.schedules import get_schedule, rescale_schedule
 from optimizer.solver import Solver, lagrangian
-from unlearning.arguments import BATCH_SIZE, UnlearnArgs
+from unlearning.arguments import BATCH_SIZE, FORGET_EPOCHS, UnlearnArgs
 from unlearning.constrained.line_search import SHORTEST, LineSearch
 from unlearning.constrained.problem import ForgetSubjectToRetain, RetainSubjectToForget
 from unlearning.constrained.stopping import STOP_CRITERIA
@@ -76,7 +76,9 @@ class ConstrainedTrainer(Trainer):
         self.original |= listener.original
         if state is None:
             self._refresh_target(self.context.evaluator.original_losses)
-        for number, num_epochs in enumerate((self.args.num_epochs, self.args.finetune_num_epochs)):
+        asked = self.args.num_epochs
+        passes = FORGET_EPOCHS[self.context.target] if asked is None else asked
+        for number, num_epochs in enumerate((passes, self.args.finetune_num_epochs)):
             if num_epochs == 0 or (state is not None and state["stage"] > number):
                 continue
             self.set_up_stage(number, num_epochs)
@@ -147,6 +149,8 @@ class ConstrainedTrainer(Trainer):
         self.listener.take(evaluation)
         if self.stage == 0:
             self._refresh_target(evaluation.losses)
+        else:
+            self.moved = True
         stop = self.stage == 0 and self._criterion_is_met()
         self.listener.close_epoch(self.name, epoch, self.config.num_epochs, evaluation, self.state(epoch, stopped=stop))
         return stop
