@@ -27,6 +27,8 @@ SMOOTHING_IMAGES = 1000
 AIMED_SHARE = 0.8
 # Objective that fine-tuning may leave on the forget data.
 FINETUNE_TOLERANCE = 0.01
+# Violation by which the multiplier of fine-tuning rises at most, in a step.
+LARGEST_VIOLATION = 0.1
 
 RetainLossGap = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -179,9 +181,11 @@ class RetainSubjectToForget(UnlearningProblem):
         """Objective and constraint on one batch of each stream."""
         objective, retain_logits, figures = self.forward(forget, retain)
         retain_loss = F.cross_entropy(retain_logits, retain[1])
-        violation = objective - self.target.floor - FINETUNE_TOLERANCE
+        violation = objective - self.target.floor - FINETUNE_TOLERANCE  # g
+        # Bounded above: the multiplier must not wind up while forget images are still on their way.
+        bounded = violation.detach().clamp(max=LARGEST_VIOLATION)  # h
         figures |= {"retain/batch_loss": retain_loss.detach(), "forget/violation": violation.detach()}
-        return self.state_of(retain_loss, violation, None, figures)
+        return self.state_of(retain_loss, violation, bounded, figures)
 
 
 def _top1(logits: Tensor, labels: Tensor) -> Tensor:
