@@ -122,7 +122,7 @@ class TestVerdict:
          (True, False, 0, {"--retain_budget"}), (False, True, 10, {"--retain_budget", "--learning_rate"})],
     )  # fmt: skip
     def test_what_was_not_reached_comes_with_flags_to_try(self, feasible, forgotten, epochs, flags):
-        advice = next_try(Verdict(feasible, forgotten, 1.0, 0.5), epochs) or ""
+        advice = next_try(Verdict(feasible, forgotten, 1.0, 0.5), "--num_epochs", epochs) or ""
         assert set(re.findall(r"--\w+(?: \d+)?", advice)) == flags
 
     def test_says_it_in_words(self):
