@@ -161,8 +161,8 @@ class ConstrainedTrainer(Trainer):
         share, evaluation = self.line.search(
             lambda found: found.figures["constraint/fall"] < aim / 2 and _distance(found) > far, _distance
         )
-        prices = self.solver.kept if share < 1 else self.solver.multipliers()
-        self.multiplier = next((price.item() for price in prices), None)
+        multipliers = self.solver.kept if share < 1 else self.solver.multipliers()
+        self.multiplier = next((value.item() for value in multipliers), None)
         if share < 1:
             self.solver.restart(RAISE)
         if share != 1:
