@@ -32,4 +32,4 @@ def test_accuracy_rises_while_the_forget_data_stay(digits, originals, target, ra
     assert forgot["constraint/fall"] > 2
     assert tuned["constraint/fall"] < forgot["constraint/fall"] - 2
     assert tuned["held_out/fall"] < forgot["held_out/fall"] - 2
-    assert tuned["forget/distance"] < forgot["forget/distance"] + 0.1
+    assert tuned["forget/distance"] < forgot["forget/distance"] + 0.2

@@ -54,10 +54,10 @@ class TestForgetting:
         assert fall <= 1 and outcome.epochs[outcome.chosen - 1]["constraint/feasible"] == 1
         assert ends_at["retain_fall"] == pytest.approx(fall, abs=1e-3)
         assert ends_at["forget_top1"] == pytest.approx(after, abs=1e-3)
-        assert outcome.target == "chance" and len(outcome.epochs) == 5 + 2
+        assert outcome.target == "chance" and len(outcome.epochs) == 5 + 3
         # Four batches of 32 and less of forget images, then 29 of retain images; as many of the others beside them.
-        assert outcome.cost.gradient_steps == 5 * 4 + 2 * 29
-        assert 5 * 100 + 2 * 900 < outcome.cost.images <= 5 * (100 + 4 * 32) + 2 * (900 + 29 * 32)
+        assert outcome.cost.gradient_steps == 5 * 4 + 3 * 29
+        assert 5 * 100 + 3 * 900 < outcome.cost.images <= 5 * (100 + 4 * 32) + 3 * (900 + 29 * 32)
         (folder,) = tmp_path.iterdir()
         assert folder.name.startswith("mine-") and (folder / "metrics.jsonl").exists()
 
@@ -291,8 +291,9 @@ class TestRequests:
     @pytest.mark.parametrize(
         "request_",
         [
-            {"forget_target": "unseeen"}, {"solver": "newton"}, {"num_epochs": 0}, {"retain_budget": -1.0},
-            {"learning_rate": float("nan")}, {"stop_criterion": "never"},
+            {"forget_target": "unseeen"}, {"solver": "newton"}, {"retain_budget": -1.0},
+            {"learning_rate": float("nan")}, {"stop_criterion": "never"}, {"num_epochs": 0, "finetune_num_epochs": 0},
+            {"num_epochs": 0, "method": "finetune"},
         ],
     )  # fmt: skip
     def test_one_that_cannot_be_met_is_refused(self, request_, digits, tmp_path):

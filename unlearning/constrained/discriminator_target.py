@@ -83,9 +83,6 @@ class DiscriminatorTarget(Target):
     def tolerances(self) -> tuple[float, float]:
         return self.tolerance, self.own.tolerance
 
-    def refresh(self, unseen_losses: Tensor, forget_losses: Tensor | None = None) -> None:
-        self.own.refresh(unseen_losses, forget_losses)
-
     def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The student's loss against the discriminator, in nats, and the share that passes for unseen."""
         # Forget images stand at the beginning of the latest pass.

@@ -99,8 +99,11 @@ def check_method(method: str, args: MethodArgs) -> None:
     Raises:
         UserError: naming the flag.
     """
-    if METHODS[method].constrained and args.num_epochs == args.finetune_num_epochs == 0:
-        raise UserError("--num_epochs 0 --finetune_num_epochs 0: nothing is left to do; give one of them passes")
+    if METHODS[method].constrained:
+        if args.num_epochs == args.finetune_num_epochs == 0:
+            raise UserError("--num_epochs 0 --finetune_num_epochs 0: nothing is left to do; give one of them passes")
+    elif "num_epochs" in METHODS[method].follows and not args.num_epochs:
+        raise UserError(f"--num_epochs {args.num_epochs}: method {method} needs at least one pass")
     if method == "constrained" and args.stop_criterion == "discriminator":
         raise UserError("--stop_criterion discriminator: method constrained has none; use another criterion")
     if method == "untrain_contrastive" and args.discriminator not in ("auto", "logistic"):
