@@ -22,7 +22,7 @@ from optimizer.solver import SOLVERS
 from unlearning.arguments import MethodArgs, UnlearnArgs
 from unlearning.constrained.line_search import SHORTEST, on_line, snapshot
 from unlearning.constrained.targets import ChanceTarget
-from unlearning.constrained.trainer import FAR, RAISE, ConstrainedTrainer, dual_rate
+from unlearning.constrained.trainer import FAR, PULLED_BACK, RAISE, ConstrainedTrainer, dual_rate
 from unlearning.context import MethodContext
 from unlearning.evaluator import Evaluation, keeps_budget
 from unlearning.streams import RETAIN_LOSSES
@@ -182,9 +182,16 @@ class TestAfterwards:
         run = Scripted(1, found(fall=2.0, gap=9.0), found(fall=0.9, gap=0.3))
         assert run.trainer.problem.margin.item() == pytest.approx(0.3 * AIM / 0.9 / 2)
 
+    @pytest.mark.parametrize("broken", range(6))
+    def test_fine_tuning_that_ends_outside_of_the_budget_goes_back_towards_the_original(self, broken):
+        run = Scripted(1, KEPT, *[BROKEN] * broken, KEPT, finetune=1)
+        share = (1.0, *PULLED_BACK)[min(broken, 4)]
+        assert same(snapshot(run.model), on_line(run.model, run.start, run.measured[1], share))
+        assert run.taken == [KEPT, KEPT if broken < 5 else BROKEN] and run.shares == [share] * (share < 1)
+
     def test_fine_tuning_learns_from_the_retain_set_and_searches_nothing(self):
-        run = Scripted(1, KEPT, BROKEN, finetune=2, finetune_learning_rate=0.05)
-        assert len(run.measured) == 1 + 2 and run.shares == [] and run.taken[1:] == [BROKEN] * 2
+        run = Scripted(1, KEPT, BROKEN, KEPT, finetune=2, finetune_learning_rate=0.05)
+        assert len(run.measured) == 1 + 2 and run.shares == [] and run.taken[1:] == [BROKEN, KEPT]
         trainer = run.trainer
         assert trainer.multiplier == run.duals[0][0] and trainer.context.cost.gradient_steps == 2 + 2 * len(RETAIN)
         rows = [figures for step, figures in run.rows if step > 2 and "learning_rate" in figures]

@@ -30,7 +30,7 @@ from optimizer.optimizers import build_optimizer
 from optimizer.schedules import get_schedule, rescale_schedule
 from optimizer.solver import Solver, lagrangian
 from unlearning.arguments import BATCH_SIZE, FORGET_EPOCHS, UnlearnArgs
-from unlearning.constrained.line_search import SHORTEST, LineSearch
+from unlearning.constrained.line_search import SHORTEST, LineSearch, on_line, snapshot
 from unlearning.constrained.problem import ForgetSubjectToRetain, RetainSubjectToForget
 from unlearning.constrained.stopping import STOP_CRITERIA
 from unlearning.constrained.targets import Target
@@ -40,6 +40,8 @@ from unlearning.streams import OriginalAnswers, TwoStreams
 
 # How much more the constraint costs after a pass that broke the budget.
 RAISE = 2.0
+# Shares of the line from the original that are tried where fine-tuning ends outside of the budget.
+PULLED_BACK = (15 / 16, 7 / 8, 3 / 4, 1 / 2)
 # Share of the original's distance from the target that counts as a long way.
 FAR = 0.5
 # Stage 2, where the rate is restarted: as the original was trained, but for the rate.
@@ -145,7 +147,12 @@ class ConstrainedTrainer(Trainer):
 
     def on_epoch(self, means: dict[str, float], epoch: int) -> bool:
         """Measure the model, go on from the best point of the line, write it down; True where a criterion ends it."""
-        evaluation = self._search() if self.stage == 0 else self.listener.measure()
+        if self.stage == 0:
+            evaluation = self._search()
+        else:
+            evaluation = self.listener.measure()
+            if epoch == self.config.num_epochs:
+                evaluation = self._pull_back(evaluation)
         self.listener.take(evaluation)
         if self.stage == 0:
             self._refresh_target(evaluation.losses)
@@ -176,6 +183,20 @@ class ConstrainedTrainer(Trainer):
             # The original kept its own budget; that is no result.
             evaluation.figures["constraint/feasible"] = 0.0
         self.problem.refit_margin(evaluation.figures["constraint/fall"], evaluation.figures["retain/loss_gap"])
+        return evaluation
+
+    def _pull_back(self, evaluation: Evaluation) -> Evaluation:
+        """From the end of fine-tuning towards the original, until the budget is kept."""
+        model, start, share = self.context.model, self.original_answers.model.state_dict(), 1.0
+        end = snapshot(model)
+        for shorter in PULLED_BACK:
+            if evaluation.figures["constraint/feasible"]:
+                break
+            share = shorter
+            model.load_state_dict(on_line(model, start, end, share))
+            evaluation = self.listener.measure()
+        if share < 1:
+            self.events.append({"step": self.context.cost.gradient_steps, "share": share})
         return evaluation
 
     @property
