@@ -44,10 +44,9 @@ class Space:
     def distributions(self, most_retain_epochs: int) -> dict[str, BaseDistribution]:
         """Optuna's distributions, with at most so many passes over the retain set."""
         found = {name: _distribution(values) for name, values in self.searched.items()}
-        if self.searched.get("num_epochs") is RETAIN_EPOCHS:
-            low, high = (min(bound, most_retain_epochs) for bound in RETAIN_EPOCHS)
-            found["num_epochs"] = IntDistribution(low, high)
-        return found
+        low, high = (min(bound, most_retain_epochs) for bound in RETAIN_EPOCHS)
+        capped = [name for name, values in self.searched.items() if values is RETAIN_EPOCHS]
+        return found | {name: IntDistribution(low, high) for name in capped}
 
 
 def _distribution(values: Span | tuple[object, ...]) -> BaseDistribution:

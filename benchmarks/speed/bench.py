@@ -132,9 +132,11 @@ def our_unlearning(bench: Bench, method: str) -> Ours:
     loaders = views | {name: bench.loader(name, augment=False) for name in ("forget", "retain")}
     context = MethodContext("unseen", model, loaders, evaluator, args, precision, 0)
     trainer = METHODS[method].trainer(context)
-    trainer.target.refresh(evaluator.losses(model, "unseen"))
-    trainer.listener = SimpleNamespace(record=SimpleNamespace(scalars=lambda figures, step: None), on_nan="rewind")
-    trainer.set_up_stage(0, SCHEDULE_STEPS // len(trainer.batches))
+    trainer.target.refresh(evaluator.original_losses["unseen"], evaluator.original_losses["forget"])
+    trainer.listener = SimpleNamespace(
+        record=SimpleNamespace(scalars=lambda figures, step: None), on_nan="rewind", measure=None, log_interval=50
+    )
+    trainer.set_up_stage(0, SCHEDULE_STEPS // len(trainer.stage_batches[0]))
     context.streams.prepare(model)
     return bench.our_steps(trainer.step, trainer.batches)
 

@@ -84,8 +84,9 @@ class Forgetting:
 
         began = clock(device)
         run = UnlearningRun(
-            model, loaders, MethodArgs(num_epochs=1), "unseen", "constrained", self.precision, Unrecorded(), self.seed
-        )
+            model, loaders, MethodArgs(num_epochs=1, finetune_num_epochs=0), "unseen", "constrained", self.precision,
+            Unrecorded(), self.seed,
+        )  # fmt: skip
         evaluated = clock(device)
         run.evaluator.__class__ = TimedEvaluator
         run.run()

@@ -223,7 +223,8 @@ class TestTuning:
         for method in ("finetune", "scrub", "neggrad_plus", "eu_k", "ct"):
             distributions = SPACES[method].distributions(3)
             assert distributions["num_epochs"].high == 3 >= start(SPACES[method], distributions)["num_epochs"]
-        for method in ("constrained", "gradient_ascent", "bad_teacher", "lotus", "ssd"):
+        assert SPACES["constrained"].distributions(3)["finetune_num_epochs"].high == 3
+        for method in ("untrain", "gradient_ascent", "bad_teacher", "lotus", "ssd"):
             assert SPACES[method].distributions(3) == SPACES[method].distributions(10)
 
     def test_drawn_values_have_two_digits_and_chosen_ones_stay(self):

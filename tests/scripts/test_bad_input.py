@@ -332,4 +332,4 @@ class TestFileSizeLimit:
 def let_events_alone_meet_the_limit() -> None:
     """In this process no file but TensorBoard's would become as long as the limit."""
     RunRecord.save_checkpoint = lambda *_: None
-    limit_file_size(55_000)
+    limit_file_size(75_000)

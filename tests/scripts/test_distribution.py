@@ -189,7 +189,8 @@ class TestResume:
         """From a checkpoint of unlearning, with both of the models that were trained before it."""
         flags = (
             *QUICK, "--sync_bn", "--forget", "random:40", "--train_num_epochs", 1, "--train_batch_size", 400,
-            "--train_learning_rate", 0.02, "--retrain", "--num_epochs", 2, "--batch_size", 20, "--judge", "validation",
+            "--train_learning_rate", 0.02, "--retrain", "--num_epochs", 2, "--finetune_num_epochs", 0,
+            "--batch_size", 20, "--judge", "validation",
         )  # fmt: skip
         expected = fork(UNLEARN, *flags, "--log_dir", tmp_path / "whole")
         # Four steps of each model's training, two steps of the first epoch.

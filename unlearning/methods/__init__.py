@@ -32,12 +32,15 @@ from unlearning.methods import (
     untrain,
     untrain_contrastive,
 )
-from unlearning.methods.method import Log, Method, Span, constrained
+from unlearning.methods.method import RETAIN_EPOCHS, Log, Method, constrained
 
 METHODS: dict[str, Method] = {
     "constrained": constrained(
         own_target,
-        search={"learning_rate": Log(3e-3, 1e-1), "num_epochs": Span(4, 20), "batch_size": (None, 32, 64, 128)},
+        search={
+            "learning_rate": Log(3e-3, 1e-1), "batch_size": (None, 32, 64, 128),
+            "finetune_learning_rate": Log(1e-2, 1e-1), "finetune_num_epochs": RETAIN_EPOCHS,
+        },  # fmt: skip
     ),
     "untrain": untrain.METHOD,
     "untrain_contrastive": untrain_contrastive.METHOD,

@@ -28,6 +28,6 @@ def target(context: MethodContext) -> DiscriminatorTarget:
 
 METHOD = constrained(
     target,
-    search={"learning_rate": Log(3e-3, 1e-1), "num_epochs": Span(4, 12), "batch_size": (32, 64, 128)},
+    search={"learning_rate": Log(3e-3, 1e-1), "num_epochs": Span(4, 20), "batch_size": (32, 64, 128)},
     discriminates=True,
 )
