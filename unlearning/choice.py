@@ -2,14 +2,14 @@
 
 import math
 
-from torch import Tensor, nn
+from torch import nn
 
 from helper_functions.files import load_tensors, save_tensors
 from helper_functions.record import RunRecord
 from helper_functions.training.distribution import from_main, on_main
+from unlearning.constrained.line_search import Weights, snapshot
 
 Epochs = list[dict[str, float]]
-Weights = dict[str, Tensor]
 
 
 def is_better(candidate: dict[str, float], incumbent: dict[str, float], tolerances: tuple[float, float]) -> bool:
@@ -40,7 +40,7 @@ class LastEpoch:
     def consider(self, epochs: Epochs, model: nn.Module) -> None:
         """Take the last of the epochs, whose weights the model has."""
         self.chosen = len(epochs) - 1
-        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.weights = snapshot(model)
 
     def settle(self, epochs: Epochs) -> tuple[int, Weights]:
         """The chosen epoch, from 0, and its weights."""

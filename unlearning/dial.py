@@ -101,10 +101,10 @@ class Dial:
 
     def settle(self, shares: Sequence[float], tolerances: tuple[float, float]) -> float:
         """Go to the best of some shares, the first unless another is better, by the rule that chooses epochs."""
-        best = shares[0]
-        for share in shares:
-            if not is_better(self.known.get(best) or self.go_to(best), self.go_to(share), tolerances):
-                best = share
+        best, found = shares[0], self.go_to(shares[0])
+        for share in shares[1:]:
+            if not is_better(found, other := self.go_to(share), tolerances):
+                best, found = share, other
         self.go_to(best)
         return best
 

@@ -213,7 +213,9 @@ class UnseenTarget(Target):
         """Where images of these log-odds, `[B]`, belong, by their ranks among the latest ones of all forget images."""
         ordered = self.window.sort().values
         below, up_to = (torch.searchsorted(ordered, odds, right=right) for right in (False, True))
-        return _at_levels(self.reference, self.weights, (below + up_to) / (2 * len(ordered)), len(ordered))
+        count = len(ordered)
+        levels = ((below + up_to) / (2 * count)).clamp(0.5 / count, 1 - 0.5 / count)
+        return weighted_quantiles(self.reference, self.weights, levels)
 
     def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean Huber loss of the distances of the log-odds from their goals, and the share not short of them, both 0-d.
@@ -253,10 +255,6 @@ class UnseenTarget(Target):
         device = self.weights.device
         moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}
         vars(self).update(moved)
-
-
-def _at_levels(reference: Tensor, weights: Tensor, levels: Tensor, count: int) -> Tensor:
-    return weighted_quantiles(reference, weights, levels.clamp(0.5 / count, 1 - 0.5 / count))
 
 
 def _displacements(odds: Tensor, reference: Tensor, weights: Tensor) -> Tensor:
