@@ -4,16 +4,14 @@ Along it forget and retain accuracy change smoothly, so that one run answers eve
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from helper_functions.errors import UserError
 from helper_functions.run_folder import INFEASIBLE, RESULT
 from unlearning.choice import is_better
-from unlearning.constrained.line_search import Weights, on_line
+from unlearning.constrained.line_search import Line
 from unlearning.sequence import finished
 
 # Measured at the end of every constrained run, in shares of the line.
@@ -75,29 +73,8 @@ def end_of(folder: str | Path) -> Path:
     raise UserError(f"--dial {folder}: its {RESULT} is gone; put it back, or run it again")
 
 
-class Dial:
-    """The line between two weights of one model.
-
-    Args:
-        model: is put at points of the line.
-        start: the original's weights, share 0.
-        end: the unlearned ones, share 1.
-        measure: figures of the model as it is.
-        known: figures by share that need not be measured.
-    """
-
-    def __init__(
-        self, model: nn.Module, start: Weights, end: Weights, measure: Callable[[], Figures],
-        known: dict[float, Figures],
-    ) -> None:  # fmt: skip
-        self.model, self.start, self.end, self.measure, self.known = model, start, end, measure, dict(known)
-
-    def go_to(self, share: float) -> Figures:
-        """Put the model at a share of the line; its figures there."""
-        self.model.load_state_dict(on_line(self.model, self.start, self.end, share))
-        if share not in self.known:
-            self.known[share] = self.measure()
-        return self.known[share]
+class Dial(Line):
+    """The line from the original's weights to the unlearned ones; measurements are figures."""
 
     def settle(self, shares: Sequence[float], tolerances: tuple[float, float]) -> float:
         """Go to the best of some shares, the first unless another is better, by the rule that chooses epochs."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.loaders import TensorLoader
 from helper_functions.training.batch_norm import no_running_stats_update
 from helper_functions.training.devices import Precision
 from helper_functions.training.spread import spread
@@ -30,14 +31,22 @@ class TwoStreams:
         """Put the model into the mode that was asked for; frozen, dropout is off, as in the original."""
         model.train(self.batch_norm == "train")
 
-    def losses(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        """Losses of images, `[n]`, passed as forget images are, without gradient."""
-        device, found = self.precision.device, []
+    def losses(self, view: Iterable[tuple[Tensor, Tensor]], like: Iterable, seed: int) -> Tensor:
+        """Losses of a view's images, `[n]`, without gradient, passed as those of the loader `like` are.
+
+        A view that is no `TensorLoader` keeps its batches.
+        """
+        device, order, found = self.precision.device, None, []
+        if isinstance(view, TensorLoader):
+            # Images of one class may stand side by side.
+            order = torch.randperm(view.num_images, generator=torch.Generator().manual_seed(seed))
+            view = view.in_order(view.indices[order], like.batch_size)
         with torch.no_grad(), no_running_stats_update(self.model), self.precision.autocast():
-            for inputs, labels in batches:
+            for inputs, labels in view:
                 logits = self.forward_pass(inputs.to(device)).float()
                 found.append(F.cross_entropy(logits, labels.to(device), reduction="none"))
-        return torch.cat(found)
+        losses = torch.cat(found)
+        return losses if order is None else losses[order.argsort().to(device)]
 
     def __call__(self, forget: Tensor, retain: Tensor) -> tuple[Tensor, Tensor]:
         """Float32 logits of the forget inputs and of the retain inputs."""

@@ -5,7 +5,8 @@ broken there, at 1/2, 1/4 and 1/8, until it is kept; where little of it is spent
 long as that comes nearer. The run goes on from the last such point, with steps α times as long.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,62 +14,54 @@ from torch import Tensor, nn
 Weights = dict[str, Tensor]
 # Shortest and longest stretch of a pass's displacement.
 SHORTEST, LONGEST = 1 / 8, 4.0
+SHORTENED = (1.0, 1 / 2, 1 / 4, SHORTEST, 0.0)
 
 
-class LineSearch:
-    """The straight line from the weights at the beginning of a pass to those at its end.
+class Line:
+    """The straight line between two weights of one model, measured by forward passes.
 
     Args:
-        model: whose weights move.
-        accepts: whether a measurement, of a model at a point of the line, keeps the budget.
+        model: is put at points of the line.
+        start: weights of share 0.
+        end: weights of share 1.
         measure: gives a measurement of the model as it is.
+        known: measurements by share that need not be taken.
     """
 
-    def __init__(self, model: nn.Module, measure: Callable, accepts: Callable) -> None:
-        self.model, self.measure, self.accepts = model, measure, accepts
-        self.start: Weights = {}
+    def __init__(
+        self, model: nn.Module, start: Weights, end: Weights, measure: Callable, known: dict[float, Any] | None = None
+    ) -> None:
+        self.model, self.start, self.end, self.measure, self.known = model, start, end, measure, dict(known or {})
 
-    def begin(self) -> None:
-        """Take the present weights as the line's beginning."""
-        self.start = snapshot(self.model)
+    def go_to(self, share: float) -> Any:
+        """Put the model at a share of the line; gives its measurement there."""
+        self.model.load_state_dict(on_line(self.model, self.start, self.end, share))
+        if share not in self.known:
+            self.known[share] = self.measure()
+        return self.known[share]
 
-    def state_dict(self) -> dict:
-        """The line's beginning."""
-        return {"start": self.start}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Inverse of `state_dict`."""
-        self.start = state["start"]
-
-    def search(self, lengthens: Callable, distance: Callable):
-        """Move the model to the point to go on from; gives its share of the displacement and its measurement.
-
-        Share 0, without a measurement, means that the budget is broken even at the shortest stretch: the pass is
-        undone.
-
-        Args:
-            lengthens: whether, by a measurement, a longer stretch may pay.
-            distance: to the target, by a measurement.
-        """
-        end, share, found = snapshot(self.model), 1.0, self.measure()
-        while not self.accepts(found):
-            share = share / 2 if share > SHORTEST else 0.0
-            self.go_to(end, share)
-            if share == 0:
-                return share, None
-            found = self.measure()
-        while 1 <= share < LONGEST and lengthens(found):
-            self.go_to(end, 2 * share)
-            farther = self.measure()
-            if not self.accepts(farther) or distance(farther) >= distance(found):
-                self.go_to(end, share)
+    def first(self, shares: Sequence[float], accepts: Callable) -> tuple[float, Any]:
+        """Go to the first share whose measurement is accepted, else to the last; gives it and its measurement."""
+        for share in shares:
+            if accepts(found := self.go_to(share)):
                 break
-            share, found = 2 * share, farther
         return share, found
 
-    def go_to(self, end: Weights, share: float) -> None:
-        """Put the model at a share of the line to `end`."""
-        self.model.load_state_dict(on_line(self.model, self.start, end, share))
+    def search(self, accepts: Callable, lengthens: Callable, distance: Callable) -> tuple[float, Any]:
+        """Go to the point to go on from; gives its share and its measurement.
+
+        Args:
+            accepts: whether, by a measurement, the budget is kept.
+            lengthens: whether a longer stretch may pay.
+            distance: to the target.
+        """
+        share, found = self.first(SHORTENED, accepts)
+        while 1 <= share < LONGEST and lengthens(found):
+            farther = self.go_to(2 * share)
+            if not accepts(farther) or distance(farther) >= distance(found):
+                break
+            share, found = 2 * share, farther
+        return share, self.go_to(share)
 
 
 def snapshot(model: nn.Module) -> Weights:

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.loaders import TensorLoader
+from data.streams import PairedLoader
 from optimizer.problems import Batch, Problem
 from optimizer.solver import dual_figures, inequality
-from unlearning.arguments import UnlearnArgs
+from unlearning.arguments import BATCH_SIZE, UnlearnArgs
 from unlearning.constrained.targets import Target
 from unlearning.streams import OriginalAnswers, TwoStreams
 
@@ -186,6 +188,18 @@ class RetainSubjectToForget(UnlearningProblem):
         bounded = violation.detach().clamp(max=LARGEST_VIOLATION)  # h
         figures |= {"retain/batch_loss": retain_loss.detach(), "forget/violation": violation.detach()}
         return self.state_of(retain_loss, violation, bounded, figures)
+
+
+def dual_rate(args: UnlearnArgs, loader: PairedLoader) -> float:
+    """The multiplier's step: in proportion to the batch, so that its size does not change the trade.
+
+    Where a smaller batch follows from a small forget set, the pass has fewer images and as many steps: then the step
+    stays.
+    """
+    own = getattr(loader.leader, "batch_size", None) or BATCH_SIZE
+    foreign = not isinstance(loader.leader, TensorLoader)
+    share = own / BATCH_SIZE
+    return args.dual_learning_rate * (share if args.batch_size or foreign else max(1.0, share))
 
 
 def _top1(logits: Tensor, labels: Tensor) -> Tensor:

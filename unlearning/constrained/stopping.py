@@ -29,3 +29,10 @@ STOP_CRITERIA: dict[str, Callable[[Epochs, dict[str, float]], bool]] = {
     # A fresh discriminator was at chance on held-out pairs in two epochs running, and the budget is kept.
     "discriminator": _indistinguishable_twice,
 }
+
+
+def is_met(asked: str, epochs: Epochs, original: dict[str, float]) -> bool:
+    """Whether the criterion that was asked for ends forgetting; `auto` is a discriminator's where there is one."""
+    if asked == "auto":
+        asked = "discriminator" if "discriminator/auc" in original else "none"
+    return STOP_CRITERIA[asked](epochs, original)

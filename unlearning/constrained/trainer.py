@@ -17,11 +17,8 @@ import functools
 import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from data.loaders import TensorLoader
-from data.streams import PairedLoader
 from helper_functions.training.loop import LoopConfig, Trainer, run_loop
 from helper_functions.training.passes import Fault
 from models.weights import reinitialised
@@ -29,10 +26,10 @@ from optimizer.nan_guard import NanGuard
 from optimizer.optimizers import build_optimizer
 from optimizer.schedules import get_schedule, rescale_schedule
 from optimizer.solver import Solver, lagrangian
-from unlearning.arguments import BATCH_SIZE, FORGET_EPOCHS, UnlearnArgs
-from unlearning.constrained.line_search import SHORTEST, LineSearch, on_line, snapshot
-from unlearning.constrained.problem import ForgetSubjectToRetain, RetainSubjectToForget
-from unlearning.constrained.stopping import STOP_CRITERIA
+from unlearning.arguments import FORGET_EPOCHS
+from unlearning.constrained.line_search import SHORTEST, Line, Weights, snapshot
+from unlearning.constrained.problem import ForgetSubjectToRetain, RetainSubjectToForget, dual_rate
+from unlearning.constrained.stopping import is_met
 from unlearning.constrained.targets import Target
 from unlearning.context import MethodContext, RunListener
 from unlearning.evaluator import Evaluation, keeps_budget
@@ -69,6 +66,8 @@ class ConstrainedTrainer(Trainer):
         # Whether any pass has been kept.
         self.moved = False
         self.since_refresh = 0
+        # Weights at the beginning of the pass.
+        self.start: Weights = {}
 
     # A run: two stages, each of them the loop over its epochs.
 
@@ -103,13 +102,12 @@ class ConstrainedTrainer(Trainer):
         rate, least = (FINETUNING_DUAL_RATE, args.multiplier) if number else (dual_rate(args, self.batches), 1.0)
         self.solver = Solver(self.problem, optimizer, context.model, rate, args.max_grad_norm, least)
         self.schedule = get_schedule(args.schedule, optimizer, num_epochs * len(self.batches))
-        self.line = LineSearch(context.model, self.listener.measure, self._keeps_retain_budget)
         stepping = {"solver": self.solver, "schedule": self.schedule}
         rescale = functools.partial(rescale_schedule, self.schedule)
         self.guard = NanGuard(
             self.listener.on_nan, {"model": context.model, **stepping}, rescale, self.listener.record
         )
-        self.parts = {**stepping, "line": self.line, "guard": self.guard}
+        self.parts = {**stepping, "guard": self.guard}
         shown = (*(f"{self.problem.constrains}/{name}" for name in ("violation", "multiplier")), "forget/reached")
         self.config = LoopConfig(
             num_epochs, context.precision.device, self.listener.log_interval, shown, model=context.model,
@@ -120,7 +118,7 @@ class ConstrainedTrainer(Trainer):
         """Put the model into the mode that it learns in, which measuring it has left."""
         self.streams.prepare(self.context.model)
         if not resumed:
-            self.line.begin()
+            self.start = snapshot(self.context.model)
             self.solver.snapshot()
             if self.stage == 1:
                 self._refresh_in_mode()
@@ -158,15 +156,17 @@ class ConstrainedTrainer(Trainer):
             self._refresh_target(evaluation.losses)
         else:
             self.moved = True
-        stop = self.stage == 0 and self._criterion_is_met()
+        stop = self.stage == 0 and is_met(self.args.stop_criterion, self.listener.epochs, self.original)
         self.listener.close_epoch(self.name, epoch, self.config.num_epochs, evaluation, self.state(epoch, stopped=stop))
         return stop
 
     def _search(self) -> Evaluation:
         """Move to where the line search ends; step size, price and margin follow from what it found."""
         aim, far = self.problem.aim, FAR * self.original["forget/distance"]
-        share, evaluation = self.line.search(
-            lambda found: found.figures["constraint/fall"] < aim / 2 and _distance(found) > far, _distance
+        share, evaluation = self._line(self.start).search(
+            self._keeps_retain_budget,
+            lambda found: found.figures["constraint/fall"] < aim / 2 and _distance(found) > far,
+            _distance,
         )
         multipliers = self.solver.kept if share < 1 else self.solver.multipliers()
         self.multiplier = next((value.item() for value in multipliers), None)
@@ -176,8 +176,6 @@ class ConstrainedTrainer(Trainer):
             rescale_schedule(self.schedule, share or SHORTEST / 2)
             self.events.append({"step": self.context.cost.gradient_steps, "share": share})
             self.listener.record.scalars({"constraint/share": share}, self.context.cost.gradient_steps)
-        if share == 0:
-            evaluation = self.listener.measure()
         self.moved |= share > 0
         if not self.moved:
             # The original kept its own budget; that is no result.
@@ -187,17 +185,15 @@ class ConstrainedTrainer(Trainer):
 
     def _pull_back(self, evaluation: Evaluation) -> Evaluation:
         """From the end of fine-tuning towards the original, until the budget is kept."""
-        model, start, share = self.context.model, self.original_answers.model.state_dict(), 1.0
-        end = snapshot(model)
-        for shorter in PULLED_BACK:
-            if evaluation.figures["constraint/feasible"]:
-                break
-            share = shorter
-            model.load_state_dict(on_line(model, start, end, share))
-            evaluation = self.listener.measure()
+        line = self._line(self.original_answers.model.state_dict(), {1.0: evaluation})
+        share, evaluation = line.first((1.0, *PULLED_BACK), lambda found: found.figures["constraint/feasible"])
         if share < 1:
             self.events.append({"step": self.context.cost.gradient_steps, "share": share})
         return evaluation
+
+    def _line(self, start: Weights, known: dict[float, Evaluation] | None = None) -> Line:
+        model = self.context.model
+        return Line(model, start, snapshot(model), self.listener.measure, known)
 
     @property
     def scale(self) -> float:
@@ -209,27 +205,12 @@ class ConstrainedTrainer(Trainer):
         return keeps_budget(self.args.retain_budget, fall) and math.isfinite(found.figures["retain/loss"])
 
     def _refresh_in_mode(self) -> None:
-        """Measure where unseen images are, in batches like those of forget images and the same batch-norm mode.
-
-        By running statistics, images are named more surely than by those of a batch.
-        """
+        """Measure unseen images as forget images pass: a batch names them less surely than running statistics do."""
         view, self.since_refresh = self.context.evaluator.views["unseen"], 0
-        if not isinstance(view, TensorLoader):
-            self.target.refresh(self.streams.losses(view))
-            return
-        # Images of one class may stand side by side.
-        order = torch.randperm(view.num_images, generator=torch.Generator().manual_seed(self.context.seed))
-        shuffled = view.in_order(view.indices[order], self.batches.follower.loader.batch_size)
-        self.target.refresh(self.streams.losses(shuffled)[order.argsort().to(view.device)])
+        self.target.refresh(self.streams.losses(view, self.batches.follower.loader, self.context.seed))
 
     def _refresh_target(self, losses: dict[str, Tensor]) -> None:
         self.target.refresh(losses["unseen"], losses["forget"])
-
-    def _criterion_is_met(self) -> bool:
-        asked = self.args.stop_criterion
-        if asked == "auto":
-            asked = "discriminator" if "discriminator/auc" in self.original else "none"
-        return STOP_CRITERIA[asked](self.listener.epochs, self.original)
 
     # NaN, logging, and runs that stop and go on.
 
@@ -247,7 +228,7 @@ class ConstrainedTrainer(Trainer):
         """Save everything in the middle of an epoch."""
         self.listener.save(self.state(epoch, place))
 
-    STATE = ("stage", "events", "multiplier", "moved", "since_refresh")
+    STATE = ("stage", "events", "multiplier", "moved", "since_refresh", "start")
 
     def state(self, epoch: int, place: dict | None = None, stopped: bool = False) -> dict:
         """What a resumed run needs after `epoch`, and at a place in the next one."""
@@ -268,15 +249,3 @@ class ConstrainedTrainer(Trainer):
 
 def _distance(found: Evaluation) -> float:
     return found.figures["forget/distance"]
-
-
-def dual_rate(args: UnlearnArgs, loader: PairedLoader) -> float:
-    """The multiplier's step: in proportion to the batch, so that its size does not change the trade.
-
-    Where a smaller batch follows from a small forget set, the pass has fewer images and as many steps: then the step
-    stays.
-    """
-    own = getattr(loader.leader, "batch_size", None) or BATCH_SIZE
-    foreign = not isinstance(loader.leader, TensorLoader)
-    share = own / BATCH_SIZE
-    return args.dual_learning_rate * (share if args.batch_size or foreign else max(1.0, share))
