@@ -32,7 +32,7 @@ SCRIPT = Path(__file__).parents[2] / "train_constrained_unlearning.py"
 NORMALISATION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # of the model, trained elsewhere
 # Flags that stand in no record, and flags of the requests, on which folder and models do not depend.
 PLACES = ("data_dir", "log_dir", "output")
-ASKED = ("log_dir", "output", "num_epochs", "retain_budget", "seeds")
+ASKED = ("log_dir", "output", "retain_budget", "seeds")
 FIGURES = ("retain_top1", "forget_top1", "unseen_top1", "test_top1")
 
 
@@ -58,8 +58,6 @@ class Args:
     """Epochs in which the model and the retrained model are trained."""
     train_batch_size: PositiveInt = 64
     """Pictures in one gradient step of these trainings."""
-    num_epochs: PositiveInt = 30
-    """Passes over the withdrawn pictures."""
     retain_budget: NonNegativeFloat = 1.0
     """Accuracy points on the retain set that forgetting may cost."""
     seeds: PositiveInt = 3
@@ -94,7 +92,7 @@ def main(args: Args) -> dict:
     weights = load_tensors(original / "model.pt", "train it again")
     save_tensors({"state_dict": {f"module.{name}": value for name, value in weights.items()}}, folder / "theirs.pth")
     asked = {**place, **withdrawn, "validation": f"file:{folder}/held_out.txt", "weight_path": folder / "theirs.pth"}
-    asked |= {"retain_budget": args.retain_budget, "num_epochs": args.num_epochs, "log_dir": folder / "runs"}
+    asked |= {"retain_budget": args.retain_budget, "log_dir": folder / "runs"}
     requests = [answer({**asked, "seed": seed}) for seed in range(args.seeds)]
     cost, device = retrained["cost"]["retrained"]["seconds"], choose_device()
     print(f"training again without them, {args.train_num_epochs} passes: {cost:.0f} s")

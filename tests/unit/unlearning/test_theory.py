@@ -191,8 +191,9 @@ class Small(Problem):
         )
         return cooper.CMPState(loss=objective, observed_constraints={self.constraint: state})
 
-    def solve(self, steps, learning_rate, dual_learning_rate):
-        solver = Solver(self, torch.optim.SGD([self.point.x], lr=learning_rate), self.point, dual_learning_rate)
+    def solve(self, steps, learning_rate, dual_learning_rate, least=1.0):
+        optimizer = torch.optim.SGD([self.point.x], lr=learning_rate)
+        solver = Solver(self, optimizer, self.point, dual_learning_rate, least_multiplier=least)
         path = []
         for _ in range(steps):
             take_step(solver)
@@ -484,14 +485,14 @@ def test_the_dual_step_rests_where_slackness_is_complementary(multiplier, size, 
 
 
 @few(max_examples=10)
-@given(share=st.floats(0.05, 0.5), order=st.floats(1, 4))
-def test_the_dual_step_finds_the_order_of_magnitude(share, order):
-    far = 10**order
+@given(share=st.floats(0.05, 0.5), order=st.floats(1, 4), unit=st.sampled_from([1.0, 0.1]))
+def test_the_dual_step_finds_the_order_of_magnitude(share, order, unit):
+    orders, far = math.log(10**order), 10**order * unit
     up, down = frozen(share / 0.1, 0.0), frozen(-share / 0.1, far)
-    up.solve(math.ceil(1 / share) + math.ceil(math.log(far) / math.log(1 + share)), 0.0, 0.1)
+    up.solve(math.ceil(1 / share) + math.ceil(orders / math.log(1 + share)), 0.0, 0.1, unit)
     assert up.multiplier >= far * (1 - 1e-9)
-    steps = math.ceil(math.log(far) / -math.log(1 - share)) + math.ceil(1 / share)
-    down.solve(steps, 0.0, 0.1)
+    steps = math.ceil(orders / -math.log(1 - share)) + math.ceil(1 / share)
+    down.solve(steps, 0.0, 0.1, unit)
     assert down.multiplier == 0
 
 
