@@ -61,8 +61,6 @@ class Args:
     """Requests in a row."""
     images: PositiveInt = 14
     """Images of each request; wrong labels are divided evenly instead."""
-    num_epochs: PositiveInt = 20
-    """Passes over the forget set in each request."""
     seeds: PositiveInt = 6
     """Originals, each with its own splits and requests."""
     log_dir: str = "runs/sequential"
@@ -82,7 +80,7 @@ def main(args: Args) -> dict:
     """Run the missing chains, print the table, draw the figure; returns the chains."""
     finished = read_rows(Path(args.output))
     if not args.summary:
-        shared = {name: getattr(args, name) for name in ("requests", "images", "num_epochs", "config_file_of_runs")}
+        shared = {name: getattr(args, name) for name in ("requests", "images", "config_file_of_runs")}
         chains = [{"setting": name, "seed": seed, **shared} for name in SETTINGS for seed in range(args.seeds)]
         missing = [{**chain, "log_dir": args.log_dir} for chain in chains if key_of(chain) not in finished]
         append_all(Path(args.output), finished, run_all(run_chain, missing, args.workers, "chains"))
@@ -99,7 +97,7 @@ def run_chain(chain: dict) -> dict:
     training = Training(chain["config_file_of_runs"], chain["log_dir"])
     original = training.original(asked["forget"], chain["seed"])
     flags = {name: asked[name] for name in ("forget_target", "retain_budget")} | data_flags(training.config_file)
-    flags |= {name: chain[name] for name in ("num_epochs", "seed", "log_dir")}
+    flags |= {name: chain[name] for name in ("seed", "log_dir")}
     flags |= {"judge": "validation", "figures": False}
     measure = Measurement(training, original, chain["seed"])
     requests = draw_requests(measure.splits, chain["seed"], chain["requests"], chain["images"])

@@ -15,7 +15,7 @@ def begun(folder: Path, requests: int, training: int) -> dict:
     """A chain of requests for four digits each, on originals of so many epochs."""
     (folder / "train.yaml").write_text(f"dataset: digits\nmodel: resnet8\nwidth: 4\nnum_epochs: {training}\n")
     return {
-        "setting": "random", "seed": 0, "requests": requests, "images": 4, "num_epochs": 1,
+        "setting": "random", "seed": 0, "requests": requests, "images": 4,
         "config_file_of_runs": str(folder / "train.yaml"), "log_dir": str(folder),
     }  # fmt: skip
 
