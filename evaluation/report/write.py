@@ -17,6 +17,7 @@ from evaluation.report.page import PAGE
 from evaluation.report.record import complete_report
 from evaluation.report.tables import cost_table, plain, table
 from evaluation.verdict import Verdict, give_verdict, next_try
+from helper_functions.config import FIRST_FLAGS
 from helper_functions.files import save_tensors, write_bytes, write_json
 from helper_functions.run_folder import INFEASIBLE, RESULT
 from helper_functions.training.distribution import from_main, on_main
@@ -201,8 +202,13 @@ def show_run(run: PreparedRun, models: dict[str, nn.Module], judgements: dict[st
     """Write hyper-parameters and final figures; with --figures also the graph, the dial, forgotten images, losses."""
     record, args = run.record, run.args
     main = next(name for name in ("unlearned", "student", "original") if name in models)
-    values = dataclasses.asdict(args).items()
-    flags = {name: value for name, value in values if isinstance(value, bool | int | float | str)}
+    flags = {}
+    for field in dataclasses.fields(args):
+        value = getattr(args, field.name)
+        # The flags that matter first, and those that were set.
+        matters = field.name in FIRST_FLAGS or value != field.default
+        if matters and isinstance(value, bool | int | float | str):
+            flags[field.name] = value
     final = {f"final/{name}": value for name, value in judgements[main].figures.items() if value is not None}
     record.writer.add_hparams(flags, final, run_name=".")
     if not args.figures:

@@ -25,6 +25,7 @@ from helpers.run_folders import (
     weights_of,
 )
 from PIL import Image
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import test
 import train
@@ -148,6 +149,9 @@ class TestUnlearn:
         assert {"forget/losses", "unseen/losses"} <= set(tags["histograms"])
         assert len(events.Histograms("forget/losses")) == 3  # epochs of both stages
         assert tags["graph"] and "forget/images" in tags["images"]
+        started = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+        shown = set(HParamsPluginData.FromString(started).session_start_info.hparams)
+        assert {"dataset", "forget", "method", "retain_budget"} <= shown and "chance_margin" not in shown
 
     def test_tensorboard_shows_what_the_record_holds(self, quickstart):
         assert scalars_of(quickstart.folder) == recorded_scalars(quickstart.folder)

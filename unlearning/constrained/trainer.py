@@ -175,7 +175,7 @@ class ConstrainedTrainer(Trainer):
         if share != 1:
             rescale_schedule(self.schedule, share or SHORTEST / 2)
             self.events.append({"step": self.context.cost.gradient_steps, "share": share})
-            self.listener.record.scalars({"constraint/share": share}, self.context.cost.gradient_steps)
+        self.listener.record.scalars({"constraint/share": share}, self.context.cost.gradient_steps)
         self.moved |= share > 0
         if not self.moved:
             # The original kept its own budget; that is no result.
