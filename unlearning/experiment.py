@@ -155,7 +155,7 @@ class Experiment:
             "retain": sets.training(splits.retain, retain_batch_size, augment=augment, stream=1),
             "forget": sets.training(splits.forget, batch_size, augment=augment, stream=2),
             "finetune_retain": sets.training(splits.retain, finetune, augment=True, stream=3),
-            "finetune_forget": sets.training(splits.forget, finetune // 2, augment=False, stream=4),
+            "finetune_forget": sets.training(splits.forget, finetune // 4, augment=False, stream=4),
             "unseen": sets.evaluation(splits.unseen),
             "validation": sets.evaluation(splits.validation),
         }
