@@ -21,6 +21,8 @@ FEWEST_FORGOTTEN, FEWEST_RETAINED = 8, 32
 # Retain images of each class in a step, on average, beside a small forget set: a class that a step does not show has
 # nothing to hold it against forget images that all pull the same way.
 RETAINED_A_CLASS = 3
+# Retain images in a step of constrained fine-tuning: fewer where a pass would have fewer steps than these.
+LARGEST_FINETUNE_BATCH, FINETUNE_STEPS_A_PASS = 128, 20
 # Where a discriminator separates the groups of a batch.
 DISCRIMINATING = {"batch_size": BATCH_SIZE, "num_epochs": 20, "finetune_num_epochs": 0}
 # Passes over the forget set, where none are asked for.
@@ -39,10 +41,11 @@ class UnlearnArgs(ContrastiveArgs, OptimizerArgs):
     finetune_learning_rate: PositiveFloat = 0.04
     """Of the weights while fine-tuning: the highest, from which it decays to nothing."""
     batch_size: PositiveInt | None = None
-    """Forget images in one gradient step; an eighth of the forget set by default, from 8 to 256."""
+    """Forget images in one gradient step; by default an eighth of the forget set, from 8 to 256, and half as many as
+    retain images in fine-tuning."""
     retain_batch_size: PositiveInt | None = None
     """Retain images beside each forget batch; as many by default, and beside small ones at least 32, or 3 for each
-    class, up to 256."""
+    class, up to 256; in fine-tuning a 20th of the retain set, from 32 to 128."""
     retain_budget: NonNegativeFloat = 1.0
     """Accuracy points on the retain set that forgetting may cost."""
     forget_target: Literal["auto", "unseen", "zero", "chance"] = "auto"
@@ -146,3 +149,10 @@ def batch_sizes(args: UnlearnArgs, forget_images: int, num_classes: int) -> tupl
         return forget, args.retain_batch_size or forget
     fewest = max(FEWEST_RETAINED, min(LARGEST_BATCH, RETAINED_A_CLASS * num_classes))
     return forget, args.retain_batch_size or max(fewest, forget)
+
+
+def finetune_batch_sizes(args: UnlearnArgs, retain_images: int) -> tuple[int, int]:
+    """Forget images and retain images in one step of constrained fine-tuning, as asked for or as they fit."""
+    fitting = min(LARGEST_FINETUNE_BATCH, max(FEWEST_RETAINED, retain_images // FINETUNE_STEPS_A_PASS))
+    retain = args.retain_batch_size or fitting
+    return args.batch_size or max(FEWEST_FORGOTTEN, retain // 2), retain

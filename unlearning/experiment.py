@@ -20,10 +20,8 @@ from helper_functions.training.spread import share_batch_norm
 from models.classifiers import get_model
 from models.weight_files import read_weight_file
 from models.weights import infer_stem, load_state
-from unlearning.arguments import FEWEST_RETAINED
+from unlearning.arguments import UnlearnArgs, batch_sizes, finetune_batch_sizes
 
-# Retain images in a step of constrained fine-tuning: fewer where a pass would have fewer steps than these.
-LARGEST_FINETUNE_BATCH, FINETUNE_STEPS_A_PASS = 128, 20
 TARGETS = {
     "random": "unseen", "file": "unseen", "class": "zero", "superclass": "zero", "mislabelled": "chance",
 }  # fmt: skip
@@ -142,7 +140,7 @@ class Experiment:
         """The forget target called `name`, or the one that fits the forget set for `auto`."""
         return TARGETS[parse_forget(self.splits.forget_request).kind] if name == "auto" else name
 
-    def loaders(self, batch_size: int, retain_batch_size: int, *, augment: bool = False) -> dict:
+    def loaders(self, args: UnlearnArgs, *, augment: bool = False) -> dict:
         """Loaders for unlearning by name; forget and retain shuffled, augmented where it is asked for.
 
         Constrained methods ask for none: the budget is on images as they are. Measured on augmented ones, the fall is
@@ -150,12 +148,13 @@ class Experiment:
         those of training.
         """
         splits, sets = self.splits, self.sets
-        finetune = min(LARGEST_FINETUNE_BATCH, max(FEWEST_RETAINED, len(splits.retain) // FINETUNE_STEPS_A_PASS))
+        forget, retain = batch_sizes(args, len(splits.forget), self.dataset.num_classes)
+        finetune_forget, finetune_retain = finetune_batch_sizes(args, len(splits.retain))
         return {
-            "retain": sets.training(splits.retain, retain_batch_size, augment=augment, stream=1),
-            "forget": sets.training(splits.forget, batch_size, augment=augment, stream=2),
-            "finetune_retain": sets.training(splits.retain, finetune, augment=True, stream=3),
-            "finetune_forget": sets.training(splits.forget, finetune // 4, augment=False, stream=4),
+            "retain": sets.training(splits.retain, retain, augment=augment, stream=1),
+            "forget": sets.training(splits.forget, forget, augment=augment, stream=2),
+            "finetune_retain": sets.training(splits.retain, finetune_retain, augment=True, stream=3),
+            "finetune_forget": sets.training(splits.forget, finetune_forget, augment=False, stream=4),
             "unseen": sets.evaluation(splits.unseen),
             "validation": sets.evaluation(splits.validation),
         }

@@ -20,7 +20,7 @@ from helper_functions.training.loop import Cost
 from models.weight_files import WeightFile, read_weight_file
 from optimizer.schedules import SCHEDULES
 from optimizer.training import Recipe, fit_once
-from unlearning.arguments import MethodArgs, batch_sizes
+from unlearning.arguments import MethodArgs
 from unlearning.constrained.difficulty import Difficulty
 from unlearning.dial import end_of
 from unlearning.evaluator import RETAIN_SAMPLE
@@ -168,8 +168,7 @@ def forget(run: PreparedRun, method: str) -> Unlearned:
     args, experiment = run.args, run.experiment
     model = run.models["unlearned"] = copy.deepcopy(run.models["original"])
     settings, target = settings_from(args), experiment.target(args.forget_target)
-    sizes = batch_sizes(settings, len(experiment.splits.forget), experiment.dataset.num_classes)
-    loaders = experiment.loaders(*sizes, augment=METHODS[method].augmented)
+    loaders = experiment.loaders(settings, augment=METHODS[method].augmented)
     seed_everything(args.seed)  # whether the original was trained just now or read again must not show
     unlearning = UnlearningRun(
         model, loaders, settings, target, method, experiment.precision, run.record, args.seed, args.log_interval,

@@ -104,21 +104,23 @@ class TestDefaults:
         assert get_parser().parse(["--method", "scrub", "--temperature", "1", "--bn", "frozen"]).bn == "frozen"
 
     @pytest.mark.parametrize(
-        ("flags", "sizes"),
+        ("flags", "sizes", "finetune"),
         [
-            (["--method", "scrub"], (32, 128)),
-            (["--method", "scrub", "--retain_batch_size", "50"], (32, 50)),
-            (["--batch_size", "20"], (20, 20)),
-            ([], (17, 32)),  # of the 129 images that are a tenth
-            (["--retain_batch_size", "50"], (17, 50)),
-            (["--forget", "random:5"], (5, 32)),
+            (["--method", "scrub"], (32, 128), None),
+            (["--method", "scrub", "--retain_batch_size", "50"], (32, 50), None),
+            (["--batch_size", "20"], (20, 20), (20, 58)),
+            ([], (17, 32), (29, 58)),  # of the 129 images that are a tenth, and the 1,164 that are the rest
+            (["--retain_batch_size", "50"], (17, 50), (25, 50)),
+            (["--forget", "random:5"], (5, 32), (5, 64)),
         ],
     )
-    def test_batch_sizes_reach_the_loaders(self, flags, sizes, tmp_path):
+    def test_batch_sizes_reach_the_loaders(self, flags, sizes, finetune, tmp_path):
         args = get_parser().parse(["--dataset", "digits", "--data_dir", str(tmp_path), *flags])
         experiment = Experiment(args, None, "random:0.1")
-        loaders = experiment.loaders(*batch_sizes(args, len(experiment.splits.forget), experiment.dataset.num_classes))
+        loaders = experiment.loaders(args)
         assert (loaders["forget"].batch_size, loaders["retain"].batch_size) == sizes
+        if finetune is not None:
+            assert (loaders["finetune_forget"].batch_size, loaders["finetune_retain"].batch_size) == finetune
 
     @given(st.integers(57, 10**6), st.integers(2, 1000))
     def test_a_pass_over_a_set_of_any_size_has_several_steps(self, images, num_classes):
