@@ -5,7 +5,6 @@ The figures do not use pyplot, so that a notebook shows each once under any back
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -100,16 +99,13 @@ def draw_averaging(sizes: list[int], deviations: dict[str, list[float]], aucs: l
     return figure
 
 
-@dataclass(frozen=True, eq=False)
-class Roc:
-    """Mean over folds of the ROC curve of held-out pairs: true positives `[201]` at the rates in `GRID`, and AUC."""
+def held_out_roc(
+    build: Callable[[], Critic], same: Pairs, different: Pairs, *, seed: int = 0, **options
+) -> tuple[np.ndarray, Auc]:
+    """The mean over folds of the ROC curve, true positives `[201]` at the rates in `GRID`, and `held_out_auc`.
 
-    true_positives: np.ndarray
-    auc: Auc
-
-
-def held_out_roc(build: Callable[[], Critic], same: Pairs, different: Pairs, *, seed: int = 0, **options) -> Roc:
-    """`held_out_auc` with its curve, *same* as the positive kind; the arguments are the same."""
+    *Same* is the positive kind; the arguments are those of `held_out_auc`.
+    """
     from sklearn.metrics import roc_curve
 
     folds = held_out_scores(build, same, different, seed=seed, **options)
@@ -119,17 +115,17 @@ def held_out_roc(build: Callable[[], Critic], same: Pairs, different: Pairs, *, 
         curves.append(np.interp(GRID, rates[0], rates[1]))
     curve = np.mean(curves, axis=0)
     curve[0] = 0.0
-    return Roc(curve, auc_of(folds, seed))
+    return curve, auc_of(folds, seed)
 
 
-def draw_rocs(panels: dict[str, dict[str, Roc]]) -> Figure:
-    """ROC curves by title and name of the discriminator; the legend gives each AUC and its 95 % interval."""
+def draw_rocs(panels: dict[str, dict[str, tuple[np.ndarray, Auc]]]) -> Figure:
+    """Results of `held_out_roc` by title and discriminator; the legend gives each AUC and its 95 % interval."""
     figure, axes = _panels(1, len(panels), 4.0, 5.4, sharey=True)
     for axis, (title, curves) in zip(axes.flat, panels.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="#b0b0b0", linewidth=1, linestyle="--")
-        for colour, (name, roc) in zip(LINES, curves.items(), strict=False):
-            label = f"{name}  {roc.auc.value:.2f}  [{roc.auc.low:.2f}, {roc.auc.high:.2f}]"
-            axis.plot(GRID, roc.true_positives, color=colour, linewidth=1.5, label=label)
+        for colour, (name, (curve, auc)) in zip(LINES, curves.items(), strict=False):
+            label = f"{name}  {auc.value:.2f}  [{auc.low:.2f}, {auc.high:.2f}]"
+            axis.plot(GRID, curve, color=colour, linewidth=1.5, label=label)
         axis.set(title=title, xlabel="share of different pairs called same", aspect="equal")
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
         axis.legend(title="AUC and its 95 % interval", title_fontsize=8, **place, **LEGEND)
