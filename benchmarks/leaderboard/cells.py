@@ -122,13 +122,9 @@ def _add_further(row: dict, run: Path, cell: Cell) -> None:
         figures |= {name: value for name, value in further.items() if name not in figures}
 
 
-def short(value: object) -> object:
+def short(row: dict) -> dict:
     """The same with real numbers to six significant digits, for records in the repository."""
-    if isinstance(value, dict):
-        return {key: short(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [short(item) for item in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    return json.loads(json.dumps(row), parse_float=lambda digits: float(f"{float(digits):.6g}"))
 
 
 def read_cells(path: Path) -> dict[str, dict]:
