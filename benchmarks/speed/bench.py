@@ -103,17 +103,18 @@ class Bench:
         return Ours(run, self.steps, self.precision.device)
 
 
-def our_training(bench: Bench, use_sam: bool = False) -> Ours:
-    """A step of train.py."""
+def training(bench: Bench, use_sam: bool = False) -> Pair:
+    """A step of train.py: SGD, or SAM."""
     model, recipe = bench.model(), Recipe(use_sam=use_sam)
     steps = GradientSteps(EmpiricalRisk(model, bench.precision), model, recipe, SCHEDULE_STEPS // recipe.num_epochs)
-    return bench.our_steps(steps, NamedLoader("train", bench.loader("train")))
+    ours = bench.our_steps(steps, NamedLoader("train", bench.loader("train")))
+    step = plain.training_step(plain.network(bench.model()), rho=0.05 if use_sam else 0.0)
+    return ours, bench.plain(step, bench.loader("train"))
 
 
-def our_unlearning(bench: Bench, method: str) -> Ours:
+def unlearning(bench: Bench, method: str) -> Pair:
     """A step of train_constrained_unlearning.py, with its defaults, on a random forget set."""
-    model = bench.model()
-    names = ("retain", "forget", "unseen", "validation")
+    model, names = bench.model(), ("retain", "forget", "unseen", "validation")
     # All of these images are measured before the first step, which is not timed.
     loaders = {name: bench.loader(name, augment=False, batches=-(-MEASURED // bench.batch_size)) for name in names}
     run = UnlearningRun(model, loaders, MethodArgs(), "unseen", method, bench.precision, Unrecorded())
@@ -122,22 +123,13 @@ def our_unlearning(bench: Bench, method: str) -> Ours:
     trainer.target.refresh(losses["unseen"], losses["forget"])
     trainer.set_up_stage(0, SCHEDULE_STEPS // len(trainer.stage_batches[0]))
     run.context.streams.prepare(model)
-    return bench.our_steps(trainer.step, trainer.batches)
 
-
-def training(bench: Bench, use_sam: bool = False) -> Pair:
-    """A step of SGD, or of SAM."""
-    step = plain.training_step(plain.network(bench.model()), rho=0.05 if use_sam else 0.0)
-    return our_training(bench, use_sam), bench.plain(step, bench.loader("train"))
-
-
-def unlearning(bench: Bench, method: str) -> Pair:
-    """A step of a method."""
     model, parts, objective = plain.network(bench.model()), ["forget", "retain"], plain.ascent
     if method == "untrain_contrastive":
         parts, objective = [*parts, "unseen"], plain.against_regression(model)
-    loaders = (bench.loader(name, augment=False) for name in parts)
-    return our_unlearning(bench, method), bench.plain(plain.constrained_step(model, objective), *loaders)
+    streams = (bench.loader(name, augment=False) for name in parts)
+    step = plain.constrained_step(model, objective)
+    return bench.our_steps(trainer.step, trainer.batches), bench.plain(step, *streams)
 
 
 def evaluation(bench: Bench) -> Pair:

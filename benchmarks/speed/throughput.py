@@ -29,7 +29,7 @@ from helper_functions.config import PositiveInt, ScriptParser, run_script
 from helper_functions.errors import UserError
 from helper_functions.files import check_new_file, write_json
 from helper_functions.training.devices import choose_device, choose_precision, describe_environment
-from helper_functions.training.peak_memory import memory_kind, peak_memory, release_memory, reset_peak_memory
+from helper_functions.training.peak_memory import peak_memory, release_memory, reset_peak_memory
 
 GIB = 2**30
 
@@ -98,7 +98,7 @@ def measure(name: str, job: Callable[[Bench], Pair], bench: Bench, pairs: int) -
 def measure_all(bench: Bench, dataset: str, pairs: int) -> dict:
     """All jobs with one batch size, as a table."""
     asked = f"batches of {bench.batch_size}, median [range] of {pairs} pairs of {bench.steps} steps"
-    print(f"images/s of {dataset}, {asked}; GiB at the peak, {memory_kind(bench.precision.device)}")
+    print(f"images/s of {dataset}, {asked}; GiB at the peak, on the device or of the process without its workers")
     print(f"{'':<12}{'ours':>25}{'plain':>25}{'ratio':>25}{'MFU':>10}{'GiB ours':>10}{'GiB plain':>10}")
     return {"batch_size": bench.batch_size, "pairs": [measure(*job, bench, pairs) for job in JOBS.items()]}
 
@@ -121,10 +121,8 @@ def main(args: Args) -> dict:
     first, *further = (measure_all(bench.resized(size), dataset.name, args.pairs) for size in args.batch_sizes)
     result = {**first, "further": further}
     environment = {**describe_environment(device), "pillow": PIL.__version__, "our_dtype": str(precision.dtype)}
-    hardware = {key: environment.pop(key) for key in ("device", "cpu", "cpu_threads", "our_dtype", "platform")}
-    result |= {"hardware": hardware, "versions": environment, "settings": dataclasses.asdict(args)}
-    for name in ("hardware", "versions"):
-        print(f"{name:<12}{', '.join(f'{key} {value}' for key, value in result[name].items())}")
+    print(", ".join(f"{key} {value}" for key, value in environment.items()))
+    result |= {"environment": environment, "settings": dataclasses.asdict(args)}
     if args.output is not None:
         write_json(args.output, result)
     return result

@@ -32,7 +32,7 @@ def test_pairs_of_every_job_are_measured_printed_and_written(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(output.read_text())
-    assert set(result) == {"batch_size", "pairs", "further", "hardware", "versions", "settings"}
+    assert set(result) == {"batch_size", "pairs", "further", "environment", "settings"}
     (further,) = result["further"]
     assert (result["batch_size"], further["batch_size"]) == (4, 8)
     rows = [line.split() for line in done.stdout.splitlines() if line]
@@ -43,7 +43,8 @@ def test_pairs_of_every_job_are_measured_printed_and_written(tmp_path):
             assert any(row[:2] == [pair["name"], f"{pair['ours']:,.0f}"] for row in rows), pair["name"]
     flops = {pair["name"]: pair["flops_per_image"] for pair in result["pairs"]}
     assert flops["sam"] == 2 * flops["train"] > 4 * flops["evaluation"] > 0 == flops["loader"]
-    assert result["hardware"]["cpu_threads"] == 1 and {"torch", "torchvision", "pillow"} <= set(result["versions"])
+    assert result["environment"]["cpu_threads"] == 1
+    assert {"torch", "torchvision", "pillow"} <= set(result["environment"])
     assert result["settings"]["batch_sizes"] == [4, 8] and "random images" in done.stdout
 
 
