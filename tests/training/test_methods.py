@@ -245,9 +245,9 @@ class TestResume:
             ("constrained", 4, {"solver": "augmented_lagrangian", "target": "chance"}),
             ("constrained", 5, {"solver": "penalty", "use_sam": True}),
             ("constrained", 11, {"optimizer": "adamw"}),
-            # Passes that break the budget, and figures that become NaN.
-            ("constrained", 3, {"solver": "augmented_lagrangian", "learning_rate": 1.0, "max_grad_norm": None}),
-            ("constrained", 6, {"learning_rate": 1.0, "max_grad_norm": None, "stop_criterion": "confusion"}),
+            # A pass is lengthened at the fourth step.
+            ("constrained", 5, {"solver": "augmented_lagrangian", "learning_rate": 0.3, "max_grad_norm": None}),
+            ("constrained", 6, {"stop_criterion": "confusion"}),
             ("untrain", 3, {"discriminate": "features", "discriminator": "comparator"}),
             ("untrain", 8, {"discriminator": "difference", "target": "chance"}),
             ("untrain_contrastive", 4, {"discriminate": "losses", "use_sam": True}),
