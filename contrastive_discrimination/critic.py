@@ -95,3 +95,30 @@ class Critic:
         if self.optimizer is not None:
             # The optimizer keeps the tensors that it is given and updates them in place.
             self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+
+
+class TrainsCritic:
+    """Has a critic that takes steps of its own after each of the student's, from the outputs that the latter saw.
+
+    Subclasses set these and give `teach_critic`; SAM calls their loss twice a step, and the critic learns from the
+    first outputs.
+    """
+
+    critic: Critic
+    critic_steps: int
+    generator: torch.Generator
+    _seen: Pairs | None = None
+
+    def commit(self) -> dict[str, Tensor]:
+        """Train the critic; its loss in nats and its accuracy in percent, before its steps."""
+        seen, self._seen = self._seen, None
+        return [self.teach_critic(*seen) for _ in range(self.critic_steps)][0]
+
+    def state_dict(self) -> dict:
+        """The critic's state and the generator's."""
+        return {"critic": self.critic.state_dict(), "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Inverse of `state_dict`."""
+        self.critic.load_state_dict(state["critic"])
+        self.generator.set_state(state["generator"].cpu())

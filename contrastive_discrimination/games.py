@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from contrastive_discrimination.critic import Critic
+from contrastive_discrimination.critic import Critic, TrainsCritic
 from contrastive_discrimination.discriminators import DISCRIMINATORS
 from contrastive_discrimination.logistic import solve_logistic
 from contrastive_discrimination.pairs import Pairs
@@ -51,7 +51,7 @@ class ContrastiveArgs:
     """Images in a group, over which untrain_contrastive averages the inputs of its logistic regression."""
 
 
-class AdversarialGame:
+class AdversarialGame(TrainsCritic):
     """A critic tells pairs (student on forget, teacher on unseen) from pairs (teacher on unseen, teacher on unseen).
 
     The student's loss is −log P(same) (Goodfellow et al. 2014, section 3, the non-saturating one), and the critic takes
@@ -65,14 +65,13 @@ class AdversarialGame:
     """
 
     def __init__(self, critic: Critic, reference: Reference, steps: int, generator: torch.Generator) -> None:
-        self.critic, self.reference, self.steps, self.generator = critic, reference, steps, generator
-        self._seen: Pairs | None = None
+        self.critic, self.reference, self.critic_steps, self.generator = critic, reference, steps, generator
 
     def warm_up(self, outputs: Tensor, labels: Tensor, batch_size: int) -> None:
         """Train the critic on the teacher's outputs on forget images, `[P, D]`, labels `[P]`, before the game."""
         for _ in range(WARM_UP_STEPS):
             rows = torch.randint(len(labels), (batch_size,), generator=self.generator, device=labels.device)
-            self._learn(outputs[rows], labels[rows])
+            self.teach_critic(outputs[rows], labels[rows])
 
     def loss(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The student's loss in nats and the share of images that are classified as unseen, both 0-d.
@@ -81,29 +80,15 @@ class AdversarialGame:
         """
         _, beside = self.reference.draw(labels, self.generator)
         logits = self.critic.judge(outputs, self.reference.outputs(beside, self.generator))
-        # SAM calls this twice a step; the critic learns from the first outputs.
         self._seen = self._seen or (outputs.detach(), labels)
         return F.softplus(-logits).mean(), (logits.detach() > 0).float().mean()
 
-    def commit(self) -> dict[str, Tensor]:
-        """Train the critic; its loss in nats and its accuracy in percent, before its steps."""
-        seen, self._seen = self._seen, None
-        return [self._learn(*seen) for _ in range(self.steps)][0]
-
-    def _learn(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def teach_critic(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """One step of the critic on the student's outputs on forget images, `[B, D]`, and their given labels, `[B]`."""
         first, second = self.reference.draw(labels, self.generator)
         _, beside = self.reference.draw(labels, self.generator)
         first, second, beside = (self.reference.outputs(i, self.generator) for i in (first, second, beside))
         return self.critic.learn((first, second), (outputs, beside))
-
-    def state_dict(self) -> dict:
-        """The critic's state and the generator's."""
-        return {"critic": self.critic.state_dict(), "generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Inverse of `state_dict`."""
-        self.critic.load_state_dict(state["critic"])
-        self.generator.set_state(state["generator"].cpu())
 
 
 class BatchAveragedGame:

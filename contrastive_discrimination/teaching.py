@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contrastive_discrimination.critic import Critic
+from contrastive_discrimination.critic import Critic, TrainsCritic
 from contrastive_discrimination.held_out import Auc, held_out_auc
-from contrastive_discrimination.pairs import Pairs, shuffled
+from contrastive_discrimination.pairs import shuffled
 from helper_functions.training.devices import Precision
 from helper_functions.training.spread import spread
 from models.features import FeatureTap
@@ -39,7 +39,7 @@ class Scale:
         return (outputs - self.mean) / self.std
 
 
-class PassForTeacher(Objective):
+class PassForTeacher(TrainsCritic, Objective):
     """The student's loss −log P(same) of its outputs beside the teacher's on the same images.
 
     Args:
@@ -64,7 +64,6 @@ class PassForTeacher(Objective):
         mode = None if see_features else precision.compile_mode
         self.passes = {model: spread(model, mode) for model in (student, teacher)}
         self.taps = {model: FeatureTap(model) for model in (student, teacher)} if see_features else {}
-        self._seen: Pairs | None = None
 
     def __call__(self, train: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch, without its labels; its figure is `train/loss`, in nats."""
@@ -73,14 +72,8 @@ class PassForTeacher(Objective):
             teacher = self._outputs(self.teacher, train[0])
         logits = self.critic.judge(self._noisy(student), self._noisy(teacher))
         loss = F.softplus(-logits).mean()
-        # SAM calls this twice a step; the critic learns from the first outputs.
         self._seen = self._seen or (student.detach(), teacher)
         return loss, {"train/loss": loss.detach()}
-
-    def commit(self) -> dict[str, Tensor]:
-        """Train the critic; its loss in nats and its accuracy in percent, before its steps."""
-        seen, self._seen = self._seen, None
-        return [self.teach_critic(*seen) for _ in range(self.critic_steps)][0]
 
     def rescale(self, factor: float) -> None:
         """Multiply the critic's learning rate."""
@@ -106,15 +99,6 @@ class PassForTeacher(Objective):
         """Remove the hooks from both models."""
         for tap in self.taps.values():
             tap.close()
-
-    def state_dict(self) -> dict:
-        """The critic's state and the generator's."""
-        return {"critic": self.critic.state_dict(), "generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Inverse of `state_dict`."""
-        self.critic.load_state_dict(state["critic"])
-        self.generator.set_state(state["generator"].cpu())
 
 
 class CriticSteps:

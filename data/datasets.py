@@ -119,16 +119,15 @@ def load_dataset(
 
 
 def _load_cifar(name: str, data_dir: Path, **_: Any) -> Dataset:
-    train, test = _open(name, data_dir, (True, False))
-    superclasses = CIFAR100_SUPERCLASSES if name == "cifar100" else {}
-    pixels, labels = (train.data, test.data), (train.targets, test.targets)
-    return _from_archive(name, pixels, labels, tuple(train.classes), superclasses)
+    parts = _open(name, data_dir, (True, False))
+    pixels, labels = [part.data for part in parts], [part.targets for part in parts]
+    return _from_archive(name, pixels, labels, tuple(parts[0].classes))
 
 
 def _load_svhn(data_dir: Path, **_: Any) -> Dataset:
     parts = _open("svhn", data_dir, ("train", "test"))
-    pixels = tuple(part.data.transpose(0, 2, 3, 1) for part in parts)
-    return _from_archive("svhn", pixels, tuple(part.labels for part in parts), _DIGITS, {})
+    pixels = [part.data.transpose(0, 2, 3, 1) for part in parts]
+    return _from_archive("svhn", pixels, [part.labels for part in parts], _DIGITS)
 
 
 def _open(name: str, data_dir: Path, parts: Sequence[bool | str]) -> list[Any]:
@@ -154,16 +153,11 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _from_archive(
-    name: str,
-    pixels: tuple[np.ndarray, np.ndarray],
-    labels: tuple[Sequence[int], Sequence[int]],
-    classes: tuple[str, ...],
-    superclasses: dict[str, tuple[str, ...]],
-) -> Dataset:
+def _from_archive(name: str, pixels: list[np.ndarray], labels: list[Sequence], classes: tuple[str, ...]) -> Dataset:
     """pixels: uint8 [n, H, W, C] of the training and the test part; labels: of the same two."""
     images, all_labels = _as_images(np.concatenate(pixels)), torch.from_numpy(np.concatenate(labels).astype(np.int64))
     mean, std = _ARCHIVES[name].mean, _ARCHIVES[name].std
+    superclasses = CIFAR100_SUPERCLASSES if name == "cifar100" else {}
     return Dataset(name, images, all_labels, classes, len(pixels[0]), mean, std, superclasses)
 
 

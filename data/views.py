@@ -48,12 +48,10 @@ def evaluation_view(loader: Iterable, limit: int | None = None, seed: int = 0) -
             dataset, loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn,
             generator=torch.Generator(),  # each pass draws a seed for its workers
         )  # fmt: skip
-    if limit is None:
-        return list(loader)
     batches, kept = [], 0
     for inputs, labels in loader:
         batches.append((inputs, labels))
         kept += len(labels)
-        if kept >= limit:
+        if limit is not None and kept >= limit:
             break
     return batches

@@ -23,8 +23,20 @@ ORIGINAL, FLOOR = "original", "re-initialised"
 
 
 @dataclasses.dataclass
-class CheckpointArgs:
-    """Checkpoints to judge, and attacks beyond one forward pass."""
+class FurtherArgs:
+    """Figures that cost more than a forward pass."""
+
+    relearn: bool = False
+    """Count the gradient steps until accuracy on the forget set is that of the original again."""
+    linear_probe: bool = False
+    """Refit a linear classifier on frozen features and judge it on the forget set."""
+    shadow_models: NonNegativeInt = 0
+    """Number of shadow models of U-LiRA, each trained and unlearned: even, at least 4; 0 turns U-LiRA off."""
+
+
+@dataclasses.dataclass
+class CheckpointArgs(FurtherArgs):
+    """Checkpoints to judge."""
 
     weight_path: list[str] = dataclasses.field(default_factory=list)
     """One or several files of weights. If the first belongs to a run, its data and model are used unless flags name
@@ -33,12 +45,6 @@ class CheckpointArgs:
     """Weights of the original, which are judged as well; --relearn needs them."""
     retrained_weight_path: list[str] = dataclasses.field(default_factory=list)
     """Weights of one or several retrained models: gaps are to their mean, and the band spans them."""
-    relearn: bool = False
-    """Count the gradient steps until accuracy on the forget set is that of the original again."""
-    linear_probe: bool = False
-    """Refit a linear classifier on frozen features and judge it on the forget set."""
-    shadow_models: NonNegativeInt = 0
-    """Number of shadow models of U-LiRA, each trained and unlearned: even, at least 4; 0 turns U-LiRA off."""
     shadow_config: str | None = None
     """config.yaml of an unlearning run: shadow models use its --train_ flags and its method."""
     shadow_dir: str = "runs/shadows"

@@ -12,7 +12,7 @@ from data.views import fixed_sample
 from evaluation.attacks.discriminator import discriminator_auc
 from evaluation.attacks.intervals import auc_figures, auc_with_interval, tpr_at_fpr
 from evaluation.attacks.loss import ATTACKER_IMAGES, attack_efficacy, loss_attack
-from evaluation.attacks.matching import class_matched, match_targets
+from evaluation.attacks.matching import class_matched
 from evaluation.attacks.rmia import rmia_scores
 from evaluation.gaps import Figures, is_retrained
 from evaluation.metrics import activation_distance, js_divergence, utility
@@ -136,22 +136,29 @@ def against_test(sets: ImageSets, losses: Outputs, logits: Outputs, retain: Tens
     `losses` are those on given labels; `retain` are the retain images among them, int64 in ascending order.
     """
     splits, labels = sets.splits, sets.dataset.labels
-    targets = match_targets(labels, splits.forget, splits.test, splits.seed)
-    forget, test = targets.forget_rows, targets.test_rows
+    forget, test = _matched_rows(sets)
     figures = loss_attack(losses["forget"][forget], losses["test"][test], splits.seed)
     figures["mia_efficacy"] = None
     if "retain" in losses:
         # The matched images are in random order, so that the first ones are a sample.
         known = class_matched(labels, retain, splits.test, splits.seed)
         members, others = (
-            losses[part][torch.searchsorted(where, indices[:ATTACKER_IMAGES].contiguous())]
+            losses[part][torch.searchsorted(where, indices[:ATTACKER_IMAGES])]
             for part, where, indices in zip(("retain", "test"), (retain, splits.test), known, strict=True)
         )
         figures["mia_efficacy"] = attack_efficacy(members, others, losses["forget"])
     found = discriminator_auc(
-        logits["forget"][forget], labels[targets.forget], logits["test"][test], labels[targets.test], splits.seed
-    )
+        logits["forget"][forget], labels[splits.forget[forget]], logits["test"][test], labels[splits.test[test]],
+        splits.seed,
+    )  # fmt: skip
     return figures | auc_figures("discriminator_auc", found)
+
+
+def _matched_rows(sets: ImageSets) -> tuple[Tensor, Tensor]:
+    """Positions in their parts of forget images and of as many test images of each true class, in random order."""
+    splits = sets.splits
+    forget, test = class_matched(sets.dataset.labels, splits.forget, splits.test, splits.seed)
+    return torch.searchsorted(splits.forget, forget), torch.searchsorted(splits.test, test)
 
 
 def against_retrained(sets: ImageSets, logits: Outputs, references: list[Outputs]) -> Figures:
@@ -171,9 +178,8 @@ def against_retrained(sets: ImageSets, logits: Outputs, references: list[Outputs
         name: sum(distance(logits["forget"], other["forget"]) for other in references) / len(references)
         for name, distance in distances.items()
     }
-    splits = sets.splits
-    targets = match_targets(sets.dataset.labels, splits.forget, splits.test, splits.seed)
-    if len(targets.forget) == 0 or "validation" not in logits:
+    splits, (forget, test) = sets.splits, _matched_rows(sets)
+    if len(forget) == 0 or "validation" not in logits:
         return figures | empty
 
     def label_logs(outputs: Outputs) -> tuple[Tensor, Tensor]:
@@ -182,9 +188,9 @@ def against_retrained(sets: ImageSets, logits: Outputs, references: list[Outputs
             part: -F.cross_entropy(outputs[part].double(), splits.labels[getattr(splits, part)], reduction="none")
             for part in KEPT
         }
-        return torch.cat([logs["forget"][targets.forget_rows], logs["test"][targets.test_rows]]), logs["validation"]
+        return torch.cat([logs["forget"][forget], logs["test"][test]]), logs["validation"]
 
     other = [torch.stack(part) for part in zip(*map(label_logs, references), strict=True)]
-    members, others = rmia_scores(*label_logs(logits), *other).split(len(targets.forget))
+    members, others = rmia_scores(*label_logs(logits), *other).split(len(forget))
     found = auc_with_interval(members, others, splits.seed)
     return figures | auc_figures("rmia_auc", found) | {"rmia_tpr": tpr_at_fpr(members, others)}

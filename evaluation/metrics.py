@@ -3,9 +3,9 @@
 import math
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from contrastive_discrimination.discriminators import jensen_shannon_divergence
 from helper_functions.metrics import summarise
 
 # Losses below this are in the first bin of a histogram.
@@ -20,14 +20,9 @@ def utility(logits: Tensor, labels: Tensor, part: str) -> dict[str, float]:
 def js_divergence(first: Tensor, second: Tensor) -> float:
     """Mean Jensen-Shannon divergence between two models' predicted distributions, in nats: from 0 to log 2.
 
-    From logits `[N, K]` of the same images. Source: Lin 1991, equation 4.1 with equal weights; as a measure of
-    forgetting, Chundawat et al. 2023, section 5.
+    From logits `[N, K]` of the same images. Source: Chundawat et al. 2023, section 5.
     """
-    logs = [logits.double().log_softmax(1) for logits in (first, second)]
-    mixture = torch.logaddexp(*logs) - math.log(2)
-    divergences = [(log.exp() * (log - mixture)).sum(1) for log in logs]
-    # Rounding may leave the divergence of equal distributions just below 0.
-    return (sum(divergences) / 2).mean().clamp(min=0).item()
+    return jensen_shannon_divergence(first.double(), second.double()).mean().item()
 
 
 def activation_distance(first: Tensor, second: Tensor) -> float:

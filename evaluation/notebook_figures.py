@@ -5,18 +5,16 @@ The figures do not use pyplot, so that a notebook shows each once under any back
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.held_out import Auc, auc_of, held_out_scores
 from contrastive_discrimination.pairs import Pairs
-from data.synthetic import Points
-from models.plane import decision_grid
 
 DPI = 80
 COLOURS = {
@@ -101,16 +99,13 @@ def draw_averaging(sizes: list[int], deviations: dict[str, list[float]], aucs: l
     return figure
 
 
-@dataclass(frozen=True, eq=False)
-class Roc:
-    """Mean over folds of the ROC curve of held-out pairs: true positives `[201]` at the rates in `GRID`, and AUC."""
+def held_out_roc(
+    build: Callable[[], Critic], same: Pairs, different: Pairs, *, seed: int = 0, **options
+) -> tuple[np.ndarray, Auc]:
+    """The mean over folds of the ROC curve, true positives `[201]` at the rates in `GRID`, and `held_out_auc`.
 
-    true_positives: np.ndarray
-    auc: Auc
-
-
-def held_out_roc(build: Callable[[], Critic], same: Pairs, different: Pairs, *, seed: int = 0, **options) -> Roc:
-    """`held_out_auc` with its curve, *same* as the positive kind; the arguments are the same."""
+    *Same* is the positive kind; the arguments are those of `held_out_auc`.
+    """
     from sklearn.metrics import roc_curve
 
     folds = held_out_scores(build, same, different, seed=seed, **options)
@@ -120,17 +115,17 @@ def held_out_roc(build: Callable[[], Critic], same: Pairs, different: Pairs, *, 
         curves.append(np.interp(GRID, rates[0], rates[1]))
     curve = np.mean(curves, axis=0)
     curve[0] = 0.0
-    return Roc(curve, auc_of(folds, seed))
+    return curve, auc_of(folds, seed)
 
 
-def draw_rocs(panels: dict[str, dict[str, Roc]]) -> Figure:
-    """ROC curves by title and name of the discriminator; the legend gives each AUC and its 95 % interval."""
+def draw_rocs(panels: dict[str, dict[str, tuple[np.ndarray, Auc]]]) -> Figure:
+    """Results of `held_out_roc` by title and discriminator; the legend gives each AUC and its 95 % interval."""
     figure, axes = _panels(1, len(panels), 4.0, 5.4, sharey=True)
     for axis, (title, curves) in zip(axes.flat, panels.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="#b0b0b0", linewidth=1, linestyle="--")
-        for colour, (name, roc) in zip(LINES, curves.items(), strict=False):
-            label = f"{name}  {roc.auc.value:.2f}  [{roc.auc.low:.2f}, {roc.auc.high:.2f}]"
-            axis.plot(GRID, roc.true_positives, color=colour, linewidth=1.5, label=label)
+        for colour, (name, (curve, auc)) in zip(LINES, curves.items(), strict=False):
+            label = f"{name}  {auc.value:.2f}  [{auc.low:.2f}, {auc.high:.2f}]"
+            axis.plot(GRID, curve, color=colour, linewidth=1.5, label=label)
         axis.set(title=title, xlabel="share of different pairs called same", aspect="equal")
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
         axis.legend(title="AUC and its 95 % interval", title_fontsize=8, **place, **LEGEND)
@@ -138,25 +133,27 @@ def draw_rocs(panels: dict[str, dict[str, Roc]]) -> Figure:
     return figure
 
 
-def draw_planes(models: dict[str, nn.Module], retain: Points, forget: Points) -> Figure:
+def draw_planes(models: dict[str, nn.Module], retain: TensorDataset, forget: TensorDataset) -> Figure:
     """Decision regions of classifiers of the plane by title, paler where the model is less certain.
 
-    Points have the colour of their class; those to forget have a ring around them.
+    Points `[N, 2]` have the colour of their class; those to forget have a ring around them.
     """
     from matplotlib.colors import to_rgb
 
     figure, axes = _panels(1, len(models), 3.2, 3.4, sharex=True, sharey=True)
-    inputs = torch.cat([retain.inputs, forget.inputs])
-    low, high = (tuple(corner.tolist()) for corner in (inputs.amin(0) - 0.3, inputs.amax(0) + 0.3))
+    inputs = torch.cat([retain.tensors[0], forget.tensors[0]])
+    low, high = (inputs.amin(0) - 0.3).tolist(), (inputs.amax(0) + 0.3).tolist()
+    xs, ys = (torch.linspace(*ends, 160) for ends in zip(low, high, strict=True))
+    grid = torch.cartesian_prod(ys, xs).flip(1)
     colours = np.array([to_rgb(colour) for colour in CLASSES])
     for axis, (title, model) in zip(axes.flat, models.items(), strict=True):
-        grid = decision_grid(model, low, high, 160).softmax(2)
-        probability, named = (part.cpu().numpy() for part in grid.max(2))
+        with torch.no_grad():
+            probability, named = (part.unflatten(0, (160, 160)).numpy() for part in model(grid).softmax(1).max(1))
         picture = 1 - 0.5 * probability[..., None] * (1 - colours[named])
         axis.imshow(picture, origin="lower", extent=(low[0], high[0], low[1], high[1]), aspect="equal")
-        axis.scatter(*retain.inputs.T, s=8, c=colours[retain.labels], linewidths=0, label="retain")
+        axis.scatter(*retain.tensors[0].T, s=8, c=colours[retain.tensors[1]], linewidths=0, label="retain")
         ring = {"edgecolors": COLOURS["forget"], "linewidths": 0.9, "label": "forget"}
-        axis.scatter(*forget.inputs.T, s=16, c=colours[forget.labels], **ring)
+        axis.scatter(*forget.tensors[0].T, s=16, c=colours[forget.tensors[1]], **ring)
         axis.set(title=title, xlabel="$x_1$")
     axes[0, 0].set_ylabel("$x_2$")
     axes[0, 0].legend(fontsize=8, loc="lower left")

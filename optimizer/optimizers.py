@@ -44,13 +44,10 @@ def build_optimizer(model: nn.Module, recipe) -> Optimizer:
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise UserError("the optimizer was given no parameter that requires a gradient: unfreeze some")
-    groups = [{"params": trained, "weight_decay": recipe.weight_decay}]
-    if not recipe.decay_norm_and_bias:
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
+    decaying = [p for p in trained if p.ndim > 1 or recipe.decay_norm_and_bias]
+    fixed = [p for p in trained if p.ndim <= 1 and not recipe.decay_norm_and_bias]
+    groups = [{"params": decaying, "weight_decay": recipe.weight_decay}, {"params": fixed, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
     # One kernel for the whole update.
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trained)
     if recipe.optimizer == "sgd":

@@ -39,8 +39,8 @@ class SAM(Optimizer):
         self._moved: list[Tensor] = []
 
     @torch.no_grad()
-    def first_step(self, zero_grad: bool = False) -> None:
-        """Keep the weights and move them to the worst point nearby; parameters without a gradient stay."""
+    def first_step(self) -> None:
+        """Keep the weights, move them to the worst point nearby, drop the gradients; parameters without one stay."""
         norm = self._grad_norm()
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
@@ -52,15 +52,10 @@ class SAM(Optimizer):
             torch._foreach_copy_([self._kept[p] for p in params], params)
             self._moved += params
             ascent = _scaled_grads(params, group, power=2)
-            factor = group["rho"] / (norm + 1e-12)
-            if zero_grad or group["adaptive"]:
-                # Nobody looks at them again, and fresh memory for all weights costs more than the product.
-                torch._foreach_mul_(ascent, factor)
-            else:
-                ascent = torch._foreach_mul(ascent, factor)
+            # In place, even in the gradients: fresh memory for all weights costs more than the product.
+            torch._foreach_mul_(ascent, group["rho"] / (norm + 1e-12))
             torch._foreach_add_(params, ascent)
-        if zero_grad:
-            self.zero_grad()
+        self.zero_grad()
 
     @torch.no_grad()
     def second_step(self) -> None:

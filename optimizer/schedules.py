@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -10,51 +9,45 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from helper_functions.errors import UserError
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Lengths in optimizer steps, warm-up included in the total."""
-
-    total_steps: int
-    warmup_steps: int
-
-    def progress(self, step: int) -> float:
-        """Fraction of the steps after the warm-up that lie behind, in [0, 1]."""
-        return min(1.0, (step - self.warmup_steps) / (self.total_steps - self.warmup_steps))
+def _progress(step: int, warmup: int, total: int) -> float:
+    """Fraction of the steps after the warm-up that lie behind, in [0, 1]."""
+    return min(1.0, (step - warmup) / (total - warmup))
 
 
-def cosine(step: int, plan: Plan) -> float:
+def cosine(step: int, warmup: int, total: int) -> float:
     """Half a cosine from 1 to 0 (Loshchilov and Hutter 2017, equation 5)."""
-    return (1 + math.cos(math.pi * plan.progress(step))) / 2
+    return (1 + math.cos(math.pi * _progress(step, warmup, total))) / 2
 
 
-def linear(step: int, plan: Plan) -> float:
+def linear(step: int, warmup: int, total: int) -> float:
     """A straight line from 1 to 0."""
-    return 1 - plan.progress(step)
+    return 1 - _progress(step, warmup, total)
 
 
-def constant(step: int, plan: Plan) -> float:
+def constant(step: int, warmup: int, total: int) -> float:
     """1 throughout."""
     return 1.0
 
 
-def multistep(step: int, plan: Plan) -> float:
+def multistep(step: int, warmup: int, total: int) -> float:
     """A tenth after half of the steps, a hundredth after three quarters."""
-    return 0.1 ** sum(step >= round(milestone * plan.total_steps) for milestone in (0.5, 0.75))
+    return 0.1 ** sum(step >= round(milestone * total) for milestone in (0.5, 0.75))
 
 
-def one_cycle(step: int, plan: Plan) -> float:
+def one_cycle(step: int, warmup: int, total: int) -> float:
     """Up from 1/25 over the first 30 %, down to 1/250,000, both along cosines (Smith and Topin 2018; torch's form)."""
     start, end = 1 / 25, 1 / 250_000
-    last = plan.total_steps - plan.warmup_steps - 1
+    last = total - warmup - 1
     peak = 0.3 * (last + 1) - 1
-    step = min(step - plan.warmup_steps, last)
+    step = min(step - warmup, last)
     if step <= peak:
         return _between(start, 1.0, step / peak if peak > 0 else 1.0)
     # A cycle of a single step has no way down.
     return _between(1.0, end, (step - max(peak, 0.0)) / (last - max(peak, 0.0)) if last > 0 else 0.0)
 
 
-SCHEDULES: dict[str, Callable[[int, Plan], float]] = {
+# The rate after so many steps, as a share of the highest, from steps of warm-up and in all, these included.
+SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
     "cosine": cosine,
     "one_cycle": one_cycle,
     "multistep": multistep,
@@ -71,12 +64,12 @@ def get_schedule(name: str, optimizer: Optimizer, total_steps: int, warmup_steps
     """
     if not 0 <= warmup_steps < total_steps:
         raise UserError(f"warmup_steps is {warmup_steps}: pass at least 0 and fewer than the {total_steps} steps")
-    plan, shape = Plan(total_steps, warmup_steps), SCHEDULES[name]
+    shape = SCHEDULES[name]
 
     def factor(step: int) -> float:
-        if step < plan.warmup_steps:
-            return shape(plan.warmup_steps, plan) * (step + 1) / (plan.warmup_steps + 1)
-        return shape(step, plan)
+        if step < warmup_steps:
+            return shape(warmup_steps, warmup_steps, total_steps) * (step + 1) / (warmup_steps + 1)
+        return shape(step, warmup_steps, total_steps)
 
     return LambdaLR(optimizer, factor)
 

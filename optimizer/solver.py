@@ -78,7 +78,7 @@ class Descent:
         norm = _grad_norm(self.model)
         self._clip(norm)
         if isinstance(self.optimizer, SAM):
-            self.optimizer.first_step(zero_grad=True)
+            self.optimizer.first_step()
             with no_running_stats_update(self.model):
                 loss_again().backward()
             self._clip()

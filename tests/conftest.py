@@ -1,4 +1,7 @@
-"""What the tests of the scripts share: a small original that train.py made, and a whole run of the main script."""
+"""Fixtures that several test modules share: runs of the scripts, digits with wrong labels, limits on time."""
+
+import signal
+from collections.abc import Iterator
 
 import pytest
 from helpers.processes import SMALL, Ran, fork, only, run
@@ -24,3 +27,39 @@ def quickstart(tmp_path_factory) -> Ran:
     )  # fmt: skip
     assert done.status in (0, 3), done.err
     return Ran(done, only(log_dir))
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """`helpers.digits.Digits`."""
+    from helpers.digits import Digits
+
+    return Digits()
+
+
+@pytest.fixture(scope="session")
+def mislabelled(digits):
+    """A classifier that knows the digits' wrong labels by heart; to be copied."""
+    return digits.fit(digits.given)
+
+
+@pytest.fixture
+def hasty(monkeypatch) -> None:
+    """Discriminators that learn in a few steps, where it does not matter how much."""
+    monkeypatch.setattr("contrastive_discrimination.games.WARM_UP_STEPS", 3)
+    monkeypatch.setattr("contrastive_discrimination.held_out.FEWEST_STEPS", 2)
+    monkeypatch.setattr("contrastive_discrimination.held_out.PASSES", 1)
+
+
+@pytest.fixture
+def soon() -> Iterator[None]:
+    """A test that takes too long, even for a busy machine, fails."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError("it hangs")
+
+    earlier = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, earlier)

@@ -11,11 +11,11 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from benchmarks.leaderboard.cells import Cell, FurtherArgs, append_cell, data_flags, method_flags, read_cells, run_cell
+from benchmarks.leaderboard.cells import Cell, append_cell, data_flags, method_flags, read_cells, run_cell
 from benchmarks.leaderboard.pages import write_pages
 from benchmarks.leaderboard.trained_models import Training, resolve, train_originals
 from benchmarks.sweeps.sweep import EngineArgs, RunAll, command_line, engine_of, results_of
-from evaluation.checkpoints import check_shadow_models
+from evaluation.checkpoints import FurtherArgs, check_shadow_models
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed
 from helper_functions.errors import UserError
 from helper_functions.files import load_config

@@ -15,7 +15,6 @@ from benchmarks.sweeps.sweep import append_row, command_line, read_rows
 from data.arguments import DataArgs
 from evaluation.gaps import retrained_of
 from helper_functions.code_version import code_words
-from helper_functions.config import NonNegativeInt
 from helper_functions.errors import UserError
 from helper_functions.files import key_of, load_config
 from helper_functions.run_folder import INFEASIBLE, RESULT, result_weights, run_quietly
@@ -31,18 +30,6 @@ SHARED, REFERENCES = ("original", "retrained"), "references.jsonl"
 PLACES = {
     "config_file", "data_dir", "log_dir", "name_prefix", "resume", "retrained_weight_path", "splits", "weight_path",
 }  # fmt: skip
-
-
-@dataclasses.dataclass
-class FurtherArgs:
-    """Figures that cost more than one pass over the images; each is a flag of test.py."""
-
-    relearn: bool = False
-    """Count the gradient steps until the model fits the forget set as well as the original does."""
-    linear_probe: bool = False
-    """Refit a linear classifier on frozen features and evaluate it on the forget set."""
-    shadow_models: NonNegativeInt = 0
-    """Shadow models of U-LiRA for each cell, each trained and unlearned: an even number, at least 4."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,13 +122,9 @@ def _add_further(row: dict, run: Path, cell: Cell) -> None:
         figures |= {name: value for name, value in further.items() if name not in figures}
 
 
-def short(value: object) -> object:
+def short(row: dict) -> dict:
     """The same with real numbers to six significant digits, for records in the repository."""
-    if isinstance(value, dict):
-        return {key: short(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [short(item) for item in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    return json.loads(json.dumps(row), parse_float=lambda digits: float(f"{float(digits):.6g}"))
 
 
 def read_cells(path: Path) -> dict[str, dict]:

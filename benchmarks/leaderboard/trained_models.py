@@ -58,7 +58,8 @@ class Training:
 
     def original(self, forget: str, seed: int) -> Path:
         """The run folder of an original."""
-        return self.run("original", self._original(forget, seed))
+        corrupted = original_of(forget)
+        return self.run("original", {"seed": seed, **({"forget": corrupted} if corrupted else {})})
 
     def retrained(self, forget: str, seed: int, further: int = 0) -> Path:
         """The run folder of a retrained model on the original's splits, trained from seed + `further`."""
@@ -73,7 +74,8 @@ class Training:
 
     def run(self, name: str, flags: dict) -> Path:
         """The folder of a finished run of train.py with these flags; starts or resumes it first if necessary."""
-        argv, key = self._asked(flags)
+        argv = command_line({"config_file": self.config_file, **flags, "figures": False, "log_dir": self.log_dir})
+        key = model_key(dataclasses.asdict(train.get_parser().parse(argv)))
         found = [path.parent for path in sorted(Path(self.log_dir).glob(f"*{key}*/config.yaml"))]
         finished = [folder for folder in found if (folder / "report.json").exists()]
         if finished:
@@ -81,23 +83,10 @@ class Training:
         argv += ["--resume", str(found[0])] if found else []
         return run_quietly(train, argv, f"{name}-{key}")[0]
 
-    def key(self, forget: str, seed: int) -> str:
-        """The hash by which an original is found."""
-        return self._asked(self._original(forget, seed))[1]
-
     def experiment(self, original: Path, seed: int) -> Experiment:
         """Data, splits and models of an original."""
         argv = command_line({"config_file": self.config_file, "splits": original / "splits.npz", "seed": seed})
         return Experiment(train.get_parser().parse(argv))
-
-    def _asked(self, flags: dict) -> tuple[list[str], str]:
-        flags = {"config_file": self.config_file, **flags, "figures": False, "log_dir": self.log_dir}
-        argv = command_line(flags)
-        return argv, model_key(dataclasses.asdict(train.get_parser().parse(argv)))
-
-    def _original(self, forget: str, seed: int) -> dict:
-        corrupted = original_of(forget)
-        return {"seed": seed, **({"forget": corrupted} if corrupted else {})}
 
 
 class Measurement:

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.speed import plain
+from benchmarks.speed.forgetting_cost import Unrecorded
 from benchmarks.speed.utilisation import flops_of, rate_of
 from data.datasets import Dataset, load_dataset
 from data.image_sets import ImageSets
@@ -23,14 +23,11 @@ from helper_functions.training.loop import LoopConfig, NamedLoader, Stretch, run
 from models import get_model
 from optimizer.training import EmpiricalRisk, GradientSteps, Recipe
 from unlearning.arguments import MethodArgs
-from unlearning.context import MethodContext
-from unlearning.evaluator import Evaluator
-from unlearning.methods import METHODS
-from unlearning.streams import original_divergence
+from unlearning.run import UnlearningRun
 
 NUM_CLASSES = 100
 SCHEDULE_STEPS = 100_000  # so many that no schedule ends
-MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+MEASURED = 1000  # images of each part that unlearning has at least
 EVALUATION_BATCHES, LOADER_BATCHES = 4, 40  # for each of --steps, since fast work needs more to be timed well
 
 
@@ -67,12 +64,10 @@ Pair = tuple[Ours, plain.Plain]
 
 @dataclasses.dataclass
 class Bench:
-    """Images, network and settings of one round of jobs; precision and memory format are those of our way."""
+    """Images and settings of one round of jobs; the precision is that of our way."""
 
     sets: ImageSets
     precision: Precision
-    stem: str
-    memory_format: str
     batch_size: int  # of each stream
     steps: int  # gradient steps in a stretch
 
@@ -84,19 +79,13 @@ class Bench:
     def model(self) -> nn.Module:
         """Our network; the same first weights each time."""
         seed_everything(0)
-        model = get_model("resnet18", NUM_CLASSES, stem=self.stem)
-        return model.to(self.precision.device, memory_format=MEMORY_FORMATS[self.memory_format])
+        return get_model("resnet18", NUM_CLASSES).to(self.precision.device, memory_format=torch.channels_last)
 
-    def loader(self, part: str, augment: bool = True) -> TensorLoader:
-        """Our loader for training on a part of the splits, without the images of a last, smaller batch."""
+    def loader(self, part: str, augment: bool = True, batches: int | None = None) -> TensorLoader:
+        """Our loader for training on a part of the splits, or on so many batches of it, each of them whole."""
         indices = getattr(self.sets.splits, part)
-        whole = len(indices) // self.batch_size * self.batch_size
-        return self.sets.training(indices[:whole], self.batch_size, augment=augment)
-
-    def formatted(self, batch: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-        """Inputs in `memory_format`, and labels; loaders give channels_last."""
-        inputs, labels = batch
-        return inputs.contiguous(memory_format=MEMORY_FORMATS[self.memory_format]), labels
+        count = min(len(indices) // self.batch_size, batches or len(indices))
+        return self.sets.training(indices[: count * self.batch_size], self.batch_size, augment=augment)
 
     def plain(self, step: plain.Step, *loaders: TensorLoader, factor: int = 1) -> plain.Plain:
         """A step the plain way, on the images of our loaders."""
@@ -104,8 +93,7 @@ class Bench:
 
     def our_steps(self, step: Callable[[dict], dict], batches: Iterable[dict]) -> Ours:
         """Steps of a trainer in the loop that all scripts use."""
-        endless = chain.from_iterable(repeat(batches))
-        stream = ({name: self.formatted(part) for name, part in batch.items()} for batch in endless)
+        stream = chain.from_iterable(repeat(batches))
 
         def run(steps: int) -> int:
             config = LoopConfig(1, self.precision.device)
@@ -115,45 +103,33 @@ class Bench:
         return Ours(run, self.steps, self.precision.device)
 
 
-def our_training(bench: Bench, use_sam: bool = False) -> Ours:
-    """A step of train.py."""
+def training(bench: Bench, use_sam: bool = False) -> Pair:
+    """A step of train.py: SGD, or SAM."""
     model, recipe = bench.model(), Recipe(use_sam=use_sam)
     steps = GradientSteps(EmpiricalRisk(model, bench.precision), model, recipe, SCHEDULE_STEPS // recipe.num_epochs)
-    return bench.our_steps(steps, NamedLoader("train", bench.loader("train")))
-
-
-def our_unlearning(bench: Bench, method: str) -> Ours:
-    """A step of train_constrained_unlearning.py, with its defaults, on a random forget set."""
-    model, args, precision = bench.model(), MethodArgs(), bench.precision
-    # A part of each split is enough for the measurements before the first step; later ones are not timed.
-    parts = {name: getattr(bench.sets.splits, name)[:1000] for name in ("retain", "forget", "unseen", "validation")}
-    views = {name: bench.sets.evaluation(indices) for name, indices in parts.items()}
-    evaluator = Evaluator(model, views, precision, 0, original_divergence)
-    loaders = views | {name: bench.loader(name, augment=False) for name in ("forget", "retain")}
-    context = MethodContext("unseen", model, loaders, evaluator, args, precision, 0)
-    trainer = METHODS[method].trainer(context)
-    trainer.target.refresh(evaluator.original_losses["unseen"], evaluator.original_losses["forget"])
-    trainer.listener = SimpleNamespace(
-        record=SimpleNamespace(scalars=lambda figures, step: None), on_nan="rewind", measure=None, log_interval=50
-    )
-    trainer.set_up_stage(0, SCHEDULE_STEPS // len(trainer.stage_batches[0]))
-    context.streams.prepare(model)
-    return bench.our_steps(trainer.step, trainer.batches)
-
-
-def training(bench: Bench, use_sam: bool = False) -> Pair:
-    """A step of SGD, or of SAM."""
+    ours = bench.our_steps(steps, NamedLoader("train", bench.loader("train")))
     step = plain.training_step(plain.network(bench.model()), rho=0.05 if use_sam else 0.0)
-    return our_training(bench, use_sam), bench.plain(step, bench.loader("train"))
+    return ours, bench.plain(step, bench.loader("train"))
 
 
 def unlearning(bench: Bench, method: str) -> Pair:
-    """A step of a method."""
+    """A step of train_constrained_unlearning.py, with its defaults, on a random forget set."""
+    model, names = bench.model(), ("retain", "forget", "unseen", "validation")
+    # All of these images are measured before the first step, which is not timed.
+    loaders = {name: bench.loader(name, augment=False, batches=-(-MEASURED // bench.batch_size)) for name in names}
+    run = UnlearningRun(model, loaders, MethodArgs(), "unseen", method, bench.precision, Unrecorded())
+    trainer, losses = run.trainer, run.evaluator.original_losses
+    trainer.listener = run
+    trainer.target.refresh(losses["unseen"], losses["forget"])
+    trainer.set_up_stage(0, SCHEDULE_STEPS // len(trainer.stage_batches[0]))
+    run.context.streams.prepare(model)
+
     model, parts, objective = plain.network(bench.model()), ["forget", "retain"], plain.ascent
     if method == "untrain_contrastive":
         parts, objective = [*parts, "unseen"], plain.against_regression(model)
-    loaders = (bench.loader(name, augment=False) for name in parts)
-    return our_unlearning(bench, method), bench.plain(plain.constrained_step(model, objective), *loaders)
+    streams = (bench.loader(name, augment=False) for name in parts)
+    step = plain.constrained_step(model, objective)
+    return bench.our_steps(trainer.step, trainer.batches), bench.plain(step, *streams)
 
 
 def evaluation(bench: Bench) -> Pair:
@@ -162,8 +138,7 @@ def evaluation(bench: Bench) -> Pair:
     wanted, whole = min(EVALUATION_BATCHES * bench.steps * bench.batch_size, len(test)), bench.sets.evaluation(test)
 
     def run(images: int) -> int:
-        batches = map(bench.formatted, bench.sets.evaluation(test[:images]))
-        logits, labels = predict(model, batches, bench.precision)
+        logits, labels = predict(model, bench.sets.evaluation(test[:images]), bench.precision)
         torch.stack([*calculate_accuracy(logits, labels), F.cross_entropy(logits, labels)]).tolist()
         return images
 
@@ -176,7 +151,7 @@ def evaluation(bench: Bench) -> Pair:
 def loading(bench: Bench) -> Pair:
     """The training loader alone, with crop and flip."""
     loader = bench.loader("train")
-    batches = map(bench.formatted, chain.from_iterable(repeat(loader)))
+    batches = chain.from_iterable(repeat(loader))
 
     def run(count: int) -> int:
         return sum(len(labels) for _, labels in islice(batches, count))

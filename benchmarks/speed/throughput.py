@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed.throughput --data_dir data/cifar100 --output throughput.json
     python -m benchmarks.speed.throughput --batch_sizes 128 512 1024
-    python -m benchmarks.speed.throughput --quick
+    python -m benchmarks.speed.throughput --pairs 2 --steps 1
 
 torchvision's ResNet-18, 32 x 32 images, 100 classes. Ours and the plain way (see `benchmarks.speed.plain`) take turns,
 so that a slower machine slows both; a ratio is that of two neighbours. MFU, model FLOP utilisation, is the share of a
@@ -20,7 +20,7 @@ from typing import Literal
 import PIL
 import torch
 
-from benchmarks.speed.bench import JOBS, MEMORY_FORMATS, Bench, Pair, images_from, our_training, our_unlearning
+from benchmarks.speed.bench import JOBS, Bench, Pair, images_from
 from benchmarks.speed.utilisation import matrix_product
 from data.augmentation import Augmentation
 from data.image_sets import ImageSets
@@ -29,8 +29,7 @@ from helper_functions.config import PositiveInt, ScriptParser, run_script
 from helper_functions.errors import UserError
 from helper_functions.files import check_new_file, write_json
 from helper_functions.training.devices import choose_device, choose_precision, describe_environment
-from helper_functions.training.peak_memory import memory_kind, peak_memory, release_memory, reset_peak_memory
-from models.classifiers import STEMS
+from helper_functions.training.peak_memory import peak_memory, release_memory, reset_peak_memory
 
 GIB = 2**30
 
@@ -43,19 +42,13 @@ class Args:
     """Folder of CIFAR-100; where it is absent, the images are random ones of the same shape."""
     batch_sizes: list[PositiveInt] = dataclasses.field(default_factory=lambda: [128])
     """Images in a batch; the constrained step takes as many forget images and as many retain images."""
-    stem: Literal[*STEMS] = "imagenet"
-    """First layers of the ResNet-18: torchvision's own, or a 3 x 3 convolution for small images."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of ours; auto is bf16 where the hardware has it. The plain way is fp32."""
-    memory_format: Literal[*MEMORY_FORMATS] = "channels_last"
-    """Memory format of ours. The plain way is contiguous."""
-    pairs: PositiveInt | None = None
-    """Measurements of ours and of the plain way, in turns: 5, or 2 with --quick."""
-    steps: PositiveInt | None = None
-    """Gradient steps in a measurement: 10, or 1 with --quick, with the first batch size, and of the same images with
-    the others; evaluation takes 4, the loader 40 batches for each."""
-    quick: bool = False
-    """Under a minute on two cores."""
+    pairs: PositiveInt = 5
+    """Measurements of ours and of the plain way, in turns."""
+    steps: PositiveInt = 10
+    """Gradient steps in a measurement with the first batch size, of the same images with the others; evaluation takes
+    4, the loader 40 batches for each."""
     device: str = "auto"
     """auto takes CUDA, then MPS, then the CPU; or cpu, cuda, cuda:N, mps."""
     output: str | None = None
@@ -79,32 +72,25 @@ def in_turns(measures: Sequence[Callable[[], float]], rounds: int, device: torch
     return list(zip(values, peaks, strict=True))
 
 
-def print_row(name: str, columns: dict[str, list[float]], further: Sequence[str] = ()) -> tuple[dict, dict]:
-    """Print the first three columns as medians with ranges, then what else there is; medians and ranges of all."""
-    medians = {key: statistics.median(values) for key, values in columns.items()}
-    ranges = {key: [min(values), max(values)] for key, values in columns.items()}
-    row = f"{name:<12}"
-    for key in list(medians)[:3]:
-        form = ".2f" if key == "ratio" else ",.0f"
-        low, high = ranges[key]
-        row += f"{f'{medians[key]:{form}} [{low:{form}}-{high:{form}}]':>25}"
-    print(row + "".join(f"{cell:>10}" for cell in further), flush=True)
-    return medians, ranges
-
-
 def measure(name: str, job: Callable[[Bench], Pair], bench: Bench, pairs: int) -> dict:
     """Time one job both ways in turns; prints its row, gives medians, ranges, utilisation and memory."""
     ours, other = job(bench)
     turns = in_turns([ours, other, partial(matrix_product, bench.precision)], pairs, bench.precision.device)
     (our_rates, our_memory), (rates, memory), (products, _) = turns
     flops = ours.flops_per_image()
-    utilisation = [flops * a / product for a, product in zip(our_rates, products, strict=True)]
-    used = f"{100 * statistics.median(utilisation):.1f} %" if flops else "-"
     columns = {
         "ours": our_rates, "plain": rates, "ratio": list(map(truediv, our_rates, rates)),
-        "utilisation": utilisation, "peak_flops": products,
+        "utilisation": [flops * rate / product for rate, product in zip(our_rates, products, strict=True)],
+        "peak_flops": products,
     }  # fmt: skip
-    medians, ranges = print_row(name, columns, [used, f"{our_memory / GIB:.2f}", f"{memory / GIB:.2f}"])
+    medians = {key: statistics.median(values) for key, values in columns.items()}
+    ranges = {key: [min(values), max(values)] for key, values in columns.items()}
+    row = f"{name:<12}"
+    for key, form in {"ours": ",.0f", "plain": ",.0f", "ratio": ".2f"}.items():
+        low, high = ranges[key]
+        row += f"{f'{medians[key]:{form}} [{low:{form}}-{high:{form}}]':>25}"
+    used = f"{100 * medians['utilisation']:.1f} %" if flops else "-"
+    print(f"{row}{used:>10}{our_memory / GIB:>10.2f}{memory / GIB:>10.2f}", flush=True)
     costs = {"flops_per_image": flops, "ours_memory_bytes": our_memory, "plain_memory_bytes": memory}
     return {"name": name, **medians, **costs, "ranges": ranges}
 
@@ -112,18 +98,9 @@ def measure(name: str, job: Callable[[Bench], Pair], bench: Bench, pairs: int) -
 def measure_all(bench: Bench, dataset: str, pairs: int) -> dict:
     """All jobs with one batch size, as a table."""
     asked = f"batches of {bench.batch_size}, median [range] of {pairs} pairs of {bench.steps} steps"
-    print(f"images/s of {dataset}, {asked}; GiB at the peak, {memory_kind(bench.precision.device)}")
+    print(f"images/s of {dataset}, {asked}; GiB at the peak, on the device or of the process without its workers")
     print(f"{'':<12}{'ours':>25}{'plain':>25}{'ratio':>25}{'MFU':>10}{'GiB ours':>10}{'GiB plain':>10}")
     return {"batch_size": bench.batch_size, "pairs": [measure(*job, bench, pairs) for job in JOBS.items()]}
-
-
-def compare(bench: Bench, pairs: int, **steps: Callable[[Bench], Callable[[], float]]) -> dict[str, float]:
-    """Two steps of ours beside one another; prints a row, gives the medians."""
-    turns = in_turns([step(bench) for step in steps.values()], pairs, bench.precision.device)
-    columns = dict(zip(steps, (rates for rates, _ in turns), strict=True))
-    columns["ratio"] = list(map(truediv, *columns.values()))
-    print(f"{'':<12}" + "".join(f"{title:>25}" for title in columns))
-    return print_row("both ours", columns)[0]
 
 
 def main(args: Args) -> dict:
@@ -131,7 +108,6 @@ def main(args: Args) -> dict:
     check_new_file("output", args.output)
     device = choose_device(args.device)
     precision = choose_precision(device, args.precision)
-    pairs, steps = args.pairs or (2 if args.quick else 5), args.steps or (1 if args.quick else 10)
     if not args.batch_sizes:
         raise UserError("--batch_sizes is empty; give at least one, such as 128")
     dataset = images_from(args.data_dir)
@@ -140,19 +116,13 @@ def main(args: Args) -> dict:
     if max(args.batch_sizes) > most:
         raise UserError(f"--batch_sizes {max(args.batch_sizes)}: the {name} set has {most} images; give at most {most}")
     sets = ImageSets(dataset, splits, Augmentation(), device, seed=0)
-    bench = Bench(sets, precision, args.stem, args.memory_format, args.batch_sizes[0], steps)
+    bench = Bench(sets, precision, args.batch_sizes[0], args.steps)
 
-    result = measure_all(bench, dataset.name, pairs)
-    # SAM takes two gradients a step: a ratio of 2 would be its bare cost.
-    result["sam"] = compare(bench, pairs, train=our_training, sam=partial(our_training, use_sam=True))
-    contrastive, constrained = (partial(our_unlearning, method=name) for name in ("untrain_contrastive", "constrained"))
-    result["methods"] = compare(bench, pairs, contrastive=contrastive, constrained=constrained)
-    result["further"] = [measure_all(bench.resized(size), dataset.name, pairs) for size in args.batch_sizes[1:]]
+    first, *further = (measure_all(bench.resized(size), dataset.name, args.pairs) for size in args.batch_sizes)
+    result = {**first, "further": further}
     environment = {**describe_environment(device), "pillow": PIL.__version__, "our_dtype": str(precision.dtype)}
-    hardware = {key: environment.pop(key) for key in ("device", "cpu", "cpu_threads", "our_dtype", "platform")}
-    result |= {"hardware": hardware, "versions": environment, "settings": dataclasses.asdict(args)}
-    for name in ("hardware", "versions"):
-        print(f"{name:<12}{', '.join(f'{key} {value}' for key, value in result[name].items())}")
+    print(", ".join(f"{key} {value}" for key, value in environment.items()))
+    result |= {"environment": environment, "settings": dataclasses.asdict(args)}
     if args.output is not None:
         write_json(args.output, result)
     return result

@@ -148,20 +148,16 @@ def draw_requests(splits: Splits, seed: int, count: int, images: int) -> list[Te
 
 
 def summary(rows: list[dict]) -> str:
-    """Markdown: the original, each request, all at once, the retrained model; means over seeds, the largest fall.
-
-    Refused requests are listed below it. `n`: chains that reached the request.
-    """
-    lines = [
-        "| requests | n | after | fall of retain | largest | forgotten so far | its loss | held-out | its loss | test "
-        "| steps | seconds |",
-        "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    """Markdown: the last request, all at once and the retrained model, means over seeds (largest); refused requests."""
+    lines = ["requests | after | fall | forgotten so far | its loss | held-out | test | steps",
+             "---|---|---:|---:|---:|---:|---:|---:"]  # fmt: skip
     for setting, chains in grouped(rows, "setting").items():
-        steps = {"nothing": [row["original"] for row in chains]}
-        for number in range(max(len(row["requests_run"]) for row in chains)):
-            steps[f"request {number + 1}"] = _after(chains, number)
-        steps |= {"all at once": [row["at_once"] for row in chains], "retraining": [row["retrained"] for row in chains]}
+        last = max(len(chain["requests_run"]) for chain in chains)
+        reached = [chain["requests_run"] for chain in chains if len(chain["requests_run"]) == last]
+        ends = [{**each[-1], "gradient_steps": sum(one["gradient_steps"] for one in each)} for each in reached]
+        some = f" ({len(ends)} chains)" if len(ends) < len(chains) else ""
+        steps = {f"request {last}{some}": ends, "all at once": [chain["at_once"] for chain in chains]}
+        steps["retraining"] = [chain["retrained"] for chain in chains]
         lines += [_line(setting, name, found) for name, found in steps.items()]
     return "\n".join(lines + [
         f"{row['setting']}, seed {row['seed']}, request {len(row['requests_run']) + 1} was refused: {row['refused']}"
@@ -175,12 +171,11 @@ def _after(chains: list[dict], number: int) -> list[dict]:
 
 
 def _line(setting: str, name: str, found: list[dict]) -> str:
-    cells = [f"{_mean(found, 'fall'):+.2f}", f"{max(each['fall'] for each in found):+.2f}"]
-    parts = (("forgotten", ".1f"), ("forgotten", ".3f"), ("held_out", ".1f"), ("held_out", ".3f"), ("test", ".1f"))
-    cells += [f"{_mean(found, part, 'top1' if form == '.1f' else 'loss'):{form}}" for part, form in parts]
-    for key, form in (("gradient_steps", ".0f"), ("seconds", ".1f")):
-        cells.append(f"{_mean(found, key):{form}}" if key in found[0] else "–")
-    return f"| {setting} | {len(found)} | {name} | " + " | ".join(cells) + " |"
+    cells = [f"{_mean(found, 'fall'):.2f} ({max(each['fall'] for each in found):.2f})"]
+    parts = (("forgotten", "top1"), ("forgotten", "loss"), ("held_out", "top1"), ("test", "top1"))
+    cells += [f"{_mean(found, *part):{'.1f' if part[1] == 'top1' else '.3f'}}" for part in parts]
+    cells.append(f"{_mean(found, 'gradient_steps'):.0f}" if "gradient_steps" in found[0] else "–")
+    return " | ".join([setting, name, *cells])
 
 
 def _mean(found: list[dict], *path: str | int) -> float:

@@ -15,7 +15,7 @@ from data.image_sets import ImageSets
 from data.random_streams import random_state, torch_seed
 from data.split_record import Splits
 from evaluation.attacks.intervals import auc_figures, auc_with_interval, tpr_at_fpr
-from evaluation.attacks.matching import match_targets
+from evaluation.attacks.matching import class_matched
 from helper_functions.errors import UserError
 from helper_functions.files import key_of, load_tensors, make_folder, save_config, save_tensors
 from helper_functions.training.devices import Precision
@@ -66,10 +66,10 @@ def shadow_targets(sets: ImageSets) -> ShadowTargets:
         UserError: there is no class-matched test image, or some labels of the forget set are wrong and others right.
     """
     splits, dataset = sets.splits, sets.dataset
-    matched = match_targets(dataset.labels, splits.forget, splits.test, splits.seed)
-    if len(matched.forget) == 0:
+    forget, test = class_matched(dataset.labels, splits.forget, splits.test, splits.seed)
+    if len(forget) == 0:
         raise UserError("--shadow_models: no test image has a class of the forget set; U-LiRA needs both")
-    always = splits.forget[~torch.isin(splits.forget, matched.forget)]
+    always = splits.forget[~torch.isin(splits.forget, forget)]
     labels = dataset.labels.clone()
     true, given = dataset.labels[splits.forget], splits.labels[splits.forget]
     wrong = true != given
@@ -78,9 +78,9 @@ def shadow_targets(sets: ImageSets) -> ShadowTargets:
             raise UserError("--shadow_models: some labels of the forget set are wrong and others right; split the set")
         kind = "pairwise" if torch.equal(given, (true + 1) % dataset.num_classes) else "uniform"
         rng = random_state(splits.seed, "shadow confusion")
-        labels = corrupt_labels(labels, matched.test.numpy(), dataset.num_classes, kind, rng)
+        labels = corrupt_labels(labels, test.numpy(), dataset.num_classes, kind, rng)
     labels[splits.forget] = given
-    indices = torch.cat([matched.forget, matched.test])
+    indices = torch.cat([forget, test])
     return ShadowTargets(indices, labels[indices], always)
 
 

@@ -1,32 +1,10 @@
 """Targets of attacks: forget images and as many test images of each class."""
 
-import dataclasses
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.random_streams import random_state
-
-
-@dataclasses.dataclass(frozen=True)
-class Targets:
-    """Forget images and as many test images of each class, in a random order that the seed decides.
-
-    `forget` and `test` are indices into the data set, `forget_rows` and `test_rows` positions in the two parts.
-    """
-
-    forget: Tensor
-    test: Tensor
-    forget_rows: Tensor
-    test_rows: Tensor
-
-
-def match_targets(labels: Tensor, forget: Tensor, test: Tensor, seed: int) -> Targets:
-    """The targets among sorted indices `[F]` and `[Q]` of forget and test images, by their true classes `[N]`."""
-    members, others = class_matched(labels, forget, test, seed)
-    rows = [torch.searchsorted(part, drawn.contiguous()) for part, drawn in ((forget, members), (test, others))]
-    return Targets(members, others, *rows)
 
 
 def class_matched(labels: Tensor, first: Tensor, second: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
 
 from torch import nn
 
@@ -47,18 +46,8 @@ def relearn_steps(model: nn.Module, sets: ImageSets, precision: Precision, origi
     recipe = Recipe(learning_rate=LEARNING_RATE, weight_decay=0.0, schedule="constant", num_epochs=MAX_EPOCHS)
     steps = GradientSteps(EmpiricalRisk(model, precision), model, recipe, len(loader))
     batches = ({"train": batch} for batch in itertools.chain.from_iterable(itertools.repeat(loader)))
-    relearning = _Relearning(batches, max(1, len(loader) // CHECKS_PER_EPOCH), steps, is_known)
+    relearning = Stretch(batches, max(1, len(loader) // CHECKS_PER_EPOCH), steps, is_known)
+    relearning.name = "relearning"
     config = LoopConfig(-(-MAX_EPOCHS * len(loader) // len(relearning)), precision.device, shown=("train/loss",))
     run_loop(relearning, config)
     return config.cost.gradient_steps
-
-
-class _Relearning(Stretch):
-    name = "relearning"
-
-    def __init__(self, stream: Iterator[dict], length: int, step: GradientSteps, is_known: Callable[[], bool]) -> None:
-        super().__init__(stream, length, step)
-        self.is_known = is_known
-
-    def on_epoch(self, means: dict[str, float], epoch: int) -> bool:
-        return self.is_known()

@@ -95,16 +95,22 @@ class Trainer:
 
 
 class Stretch(Trainer):
-    """Steps without hooks; an epoch is the next `length` batches of an endless stream."""
+    """Steps until an epoch ends with `done()`; an epoch is the next `length` batches of an endless stream."""
 
-    def __init__(self, stream: Iterator[dict], length: int, step: Callable[[dict], dict[str, Tensor]]) -> None:
-        self.stream, self.length, self.step, self.batches = stream, length, step, self
+    def __init__(
+        self, stream: Iterator[dict], length: int, step: Callable[[dict], dict[str, Tensor]],
+        done: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        self.stream, self.length, self.step, self.done, self.batches = stream, length, step, done, self
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[dict]:
         return islice(self.stream, self.length)
+
+    def on_epoch(self, means: dict[str, float], epoch: int) -> bool:
+        return self.done()
 
 
 @dataclass

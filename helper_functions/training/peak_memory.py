@@ -40,8 +40,3 @@ def peak_memory(device: torch.device) -> int:
         if found := re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE):
             return int(found[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def memory_kind(device: torch.device) -> str:
-    """What `peak_memory` counts."""
-    return "allocated on the device" if device.type == "cuda" else "resident set of the process, workers apart"

@@ -42,13 +42,13 @@ def test_a_refused_request_ends_the_chain_and_all_at_once_is_still_measured(chai
     assert len(chain["at_once"]["lots"]) == 3
 
 
-def test_means_are_over_the_chains_that_reached_a_request(chain, tmp_path):
+def test_means_are_over_the_chains_that_reached_the_last_request(chain, tmp_path):
     (first,) = chain["requests_run"]
     whole = {key: value for key, value in chain.items() if key != "refused"}
     whole |= {"seed": 1, "requests_run": [first, {**first, "fall": 1.25, "lots": first["lots"] * 2}]}
     table = sequential.summary([chain, whole])
-    assert re.search(r"^\| random \| 2 \| request 1 \|", table, re.M)
-    assert re.search(r"^\| random \| 1 \| request 2 \| \+1\.25 \| \+1\.25 \|", table, re.M)
+    (line,) = re.findall(r"^random \| request 2 \(1 chains\) \| 1\.25 \(1\.25\) \|.*", table, re.M)
+    assert line.endswith(f"| {2 * first['gradient_steps']}")
     assert table.endswith(f"random, seed 0, request 2 was refused: {REFUSAL}")
     sequential.draw(tmp_path / "figure.png", [chain, whole])
     assert (tmp_path / "figure.png").stat().st_size > 10_000
@@ -63,3 +63,10 @@ def test_a_first_request_that_is_refused_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(sequential, "run_quietly", refuse)
     with pytest.raises(UserError, match="nothing is left"):
         sequential.run_chain(asked)
+
+
+def test_the_table_of_the_documents_is_the_records(tmp_path):
+    docs = Path(__file__).parents[2] / "docs"
+    args = {"output": str(docs / "sequential_digits.jsonl"), "figure": str(tmp_path / "figure.png"), "summary": True}
+    rows = sequential.main(sequential.Args(**args))["chains"]
+    assert sequential.summary(rows).partition("\nrandom, seed")[0] in (docs / "results.md").read_text()

@@ -267,3 +267,9 @@ def test_a_sweep_over_flags_skips_finished_cells(tmp_path, capsys):
     before = (tmp_path / "rows.jsonl").read_bytes()
     assert robustness.main(args)["cells"] == rows and (tmp_path / "rows.jsonl").read_bytes() == before
     assert capsys.readouterr().out.count("| class:3 | lagrangian | 64 | 0.01 | 1 |") == 2
+
+
+def test_the_table_of_the_documents_is_the_records():
+    docs = Path(__file__).parents[2] / "docs"
+    rows = read_rows(docs / "robustness_digits.jsonl").values()
+    assert robustness.summary(list(rows)) in (docs / "results.md").read_text()

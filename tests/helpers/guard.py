@@ -1,6 +1,7 @@
-"""A watched call of a parser: it ends in time, in bounded memory, and writes, starts and connects nothing."""
+"""A watched call of a parser: it ends in time, in bounded memory, and writes, starts and connects nothing; a pickle."""
 
 import contextlib
+import os
 import resource
 import signal
 import sys
@@ -64,3 +65,13 @@ def watched() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         signal.signal(signal.SIGPROF, earlier)
+
+
+class Payload:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.path,)

@@ -1,7 +1,8 @@
-"""Steps of a constrained problem outside of a trainer, for tests of the solver and of the problems."""
+"""Steps of a constrained problem outside of a trainer, for tests of the solver; a model of one weight."""
 
 import cooper
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from optimizer.solver import Solver, lagrangian
 
@@ -23,3 +24,11 @@ def take_step(solver: Solver, **batch: tuple) -> cooper.CMPState:
 def figures_of_step(solver: Solver, **batch: tuple) -> dict[str, Tensor]:
     """What a step logs."""
     return take_step(solver, **batch).misc
+
+
+class Scalar(nn.Module):
+    """Its only weight is the share of a line from 0 to 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.zeros(()))

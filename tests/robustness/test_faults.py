@@ -29,13 +29,7 @@ from helper_functions.signals import Stopped, listening
 from optimizer.solver import Descent
 from unlearning.methods import METHODS
 
-
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch) -> None:
-    """Discriminators that learn in a few steps: it does not matter here how much."""
-    monkeypatch.setattr("contrastive_discrimination.games.WARM_UP_STEPS", 3)
-    monkeypatch.setattr("contrastive_discrimination.held_out.FEWEST_STEPS", 2)
-    monkeypatch.setattr("contrastive_discrimination.held_out.PASSES", 1)
+pytestmark = pytest.mark.usefixtures("hasty")
 
 
 def dropping() -> nn.Module:

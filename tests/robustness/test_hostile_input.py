@@ -2,10 +2,9 @@
 
 import io
 import os
-import signal
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,23 +34,9 @@ SCRIPTS = {
     "train.py": train, "train_constrained_unlearning.py": train_constrained_unlearning,
     "train_contrastive.py": train_contrastive, "test.py": test,
 }  # fmt: skip
-SECONDS = 120  # for one test on a busy machine
+pytestmark = pytest.mark.usefixtures("soon")
 CONTROL = "a\x1b[2J\nb\x07\x9b\u202ec\u2028\udcffd"
 NINE = 9
-
-
-@pytest.fixture(autouse=True)
-def soon() -> Iterator[None]:
-    """A test that takes too long fails."""
-
-    def give_up(*_: object) -> None:
-        raise TimeoutError("it hangs")
-
-    earlier = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(SECONDS)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, earlier)
 
 
 @pytest.fixture

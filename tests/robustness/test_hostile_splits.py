@@ -2,14 +2,13 @@
 
 import hashlib
 import os
-import signal
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.guard import Payload
 from helpers.stored_splits import complaint, stored, toy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,31 +17,7 @@ from data.split_record import LARGEST, PARTS, TENSORS, Splits
 from data.splits import make_splits
 from helper_functions.errors import UserError
 
-SECONDS = 60  # for one test
-
-
-class Payload:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def __reduce__(self):
-        return (os.mkdir, (self.path,))
-
-
-@pytest.fixture(autouse=True)
-def soon() -> Iterator[None]:
-    """A test that takes too long fails."""
-
-    def give_up(*_: object) -> None:
-        raise TimeoutError("it hangs")
-
-    earlier = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(SECONDS)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, earlier)
+pytestmark = pytest.mark.usefixtures("soon")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from helpers.guard import Payload
 from helpers.processes import SMALL, assert_refused, contents, fork, only
 from torch import nn
 
@@ -74,16 +75,6 @@ def legacy(path: Path, pickle_: bytes) -> Path:
 # Ten megabytes out of 40 bytes, and a codec whose time grows with the square of the text.
 BYTEARRAY = b"cbuiltins\nbytearray\n" + whole(10**7) + b"\x85R"
 PUNYCODE = b"c_codecs\nencode\n" + text("a" * 1000) + text("punycode") + b"\x86R"
-
-
-class Payload:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.path),)
 
 
 class TestPickles:

@@ -3,7 +3,6 @@
 What each parser refuses is tested without a script: test_config (flags and YAML), test_data_forget, test_data_splits.
 """
 
-import os
 import pickle
 import shutil
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.guard import Payload
 from helpers.processes import SMALL, Done, assert_refused, become_nobody, contents, fork, limit_file_size, only, run
 
 import test
@@ -60,16 +60,6 @@ def refuse(place, monkeypatch, capsys):
         assert contents(place) == earlier
 
     return check
-
-
-class Payload:
-    """Unpickling it makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.path),)
 
 
 class TestCommandLine:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.processes import SMALL, only
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import test
@@ -21,7 +22,6 @@ from benchmarks.sweeps import deletion, robustness, sequential
 from benchmarks.theory import theory_figure
 from data import prepare
 from helper_functions.files import load_config
-from models.plane import PlaneClassifier
 from unlearning.methods import METHODS
 from unlearning.methods.method import method_row
 
@@ -104,7 +104,8 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     points = TensorDataset(torch.randn(32, 2, generator=generator), torch.arange(32) % 4)
     names = {f"{name}loader": DataLoader(points, batch_size=8) for name in ("retain", "forget", "unseen", "valid")}
     torch.manual_seed(0)
-    exec(blocks("README.md", "python"), {"model": PlaneClassifier(4), **names})
+    model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 4))
+    exec(blocks("README.md", "python"), {"model": model, **names})
     assert re.search(r"'forget/distance': [\d.]+", capsys.readouterr().out)
 
 

@@ -19,12 +19,14 @@ from helpers.method_cases import (
     state_of,
     streams,
 )
+from helpers.run_folders import figures_of
 from torch import nn
 
 from data.loaders import TensorLoader
 from helper_functions.record import RunRecord
 from optimizer.solver import Descent
 from unlearning.constrained.line_search import on_line
+from unlearning.constrained.stopping import STOP_CRITERIA
 from unlearning.evaluator import Evaluator
 from unlearning.methods import METHODS
 from unlearning.streams import RETAIN_LOSSES, OriginalAnswers
@@ -41,12 +43,7 @@ READS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch) -> None:
-    """Discriminators that learn in a few steps: it does not matter here how much."""
-    monkeypatch.setattr("contrastive_discrimination.games.WARM_UP_STEPS", 3)
-    monkeypatch.setattr("contrastive_discrimination.held_out.FEWEST_STEPS", 2)
-    monkeypatch.setattr("contrastive_discrimination.held_out.PASSES", 1)
+pytestmark = pytest.mark.usefixtures("hasty")
 
 
 def assert_same_run(found, expected) -> None:
@@ -201,7 +198,7 @@ class TestResume:
     def run(self, method, folder, checkpoint=None, kill_at=None, **settings):
         """`kill_at`: the gradient step, or the checkpoint after it was written, at which the run ends."""
         folder.mkdir(exist_ok=True)
-        unlearning = begin(method, folder, **SMALL, momentum=0.9, schedule="cosine", **settings)
+        unlearning = begin(method, folder, **{**SMALL, "momentum": 0.9, "schedule": "cosine", **settings})
         with pytest.MonkeyPatch.context() as patch:
             if kill_at is not None:
                 kind, number = kill_at
@@ -229,6 +226,8 @@ class TestResume:
         checkpoint = RunRecord(folder / "broken").load_checkpoint()
         assert checkpoint is not None
         assert_same_run(self.run(method, folder / "broken", checkpoint, **settings), expected)
+        assert figures_of(folder / "broken") == figures_of(folder / "whole")
+        return expected[1]
 
     @pytest.mark.parametrize("method", METHODS)
     def test_between_two_epochs(self, method, tmp_path):
@@ -238,6 +237,42 @@ class TestResume:
     def test_within_the_last_epoch(self, method, tmp_path):
         steps = self.run(method, tmp_path / "counted")[1].cost.gradient_steps
         self.check(method, tmp_path, ("step", steps))
+
+    # Two steps in each of three epochs of forgetting, three in each of two epochs of fine-tuning.
+    @pytest.mark.parametrize(
+        ("method", "step", "settings"),
+        [
+            ("constrained", 4, {"solver": "augmented_lagrangian", "target": "chance"}),
+            ("constrained", 5, {"solver": "penalty", "use_sam": True}),
+            ("constrained", 11, {"optimizer": "adamw"}),
+            # A pass is lengthened at the fourth step.
+            ("constrained", 5, {"solver": "augmented_lagrangian", "learning_rate": 0.3, "max_grad_norm": None}),
+            ("constrained", 6, {"stop_criterion": "confusion"}),
+            ("untrain", 3, {"discriminate": "features", "discriminator": "comparator"}),
+            ("untrain", 8, {"discriminator": "difference", "target": "chance"}),
+            ("untrain_contrastive", 4, {"discriminate": "losses", "use_sam": True}),
+            ("untrain_contrastive", 8, {"discriminate": "features"}),
+        ],
+    )
+    def test_whatever_the_flags_are(self, method, step, settings, tmp_path):
+        self.check(method, tmp_path, ("step", step), **{"finetune_num_epochs": 2, **settings})
+
+    @pytest.mark.parametrize("method", OURS)
+    def test_between_a_stage_that_stopped_early_and_fine_tuning(self, method, tmp_path, monkeypatch):
+        monkeypatch.setitem(STOP_CRITERIA, "refining", lambda epochs, original: True)
+        settings = {"finetune_num_epochs": 1, "stop_criterion": "refining"}
+        assert len(self.check(method, tmp_path, ("checkpoint", 1), **settings).epochs) == 2
+
+    def test_events_of_a_stopped_stage_are_kept(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(STOP_CRITERIA, "refining", lambda epochs, original: True)
+        settings = {"finetune_num_epochs": 1, "stop_criterion": "refining"}
+        with pytest.raises(Killed):
+            self.run("constrained", tmp_path, kill_at=("checkpoint", 1), **settings)
+        checkpoint = RunRecord(tmp_path).load_checkpoint()
+        trainer = checkpoint["trainer"]
+        assert trainer["stage"] == 0 and trainer["stopped"]
+        trainer["events"] = [{"step": 2, "share": 0.5}]
+        assert self.run("constrained", tmp_path, checkpoint, **settings)[1].events == trainer["events"]
 
     @pytest.mark.parametrize("method", ["random_labels", "ssd", "constrained"])
     def test_with_rewind(self, method, tmp_path):

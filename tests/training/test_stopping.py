@@ -2,18 +2,16 @@
 
 import math
 from types import SimpleNamespace
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
+from helpers.method_cases import CPU, QuietRecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from helper_functions.record import RunRecord
-from helper_functions.training.devices import Precision
 from unlearning.arguments import MethodArgs
 from unlearning.choice import is_better
 from unlearning.constrained.difficulty import Difficulty
@@ -22,8 +20,6 @@ from unlearning.constrained.targets import ChanceTarget, Target, ZeroTarget, log
 from unlearning.evaluator import Evaluator, matching_weights, paired_fall
 from unlearning.run import UnlearningRun
 from unlearning.streams import RETAIN_LOSSES
-
-CPU = Precision(torch.device("cpu"), torch.float32)
 
 
 def stops_at(name, curves, original=None) -> int | None:
@@ -182,12 +178,6 @@ class TestIsBetter:
         """One of a hundred images is, where the distance is a share of images below a bound or a sum of losses."""
         epochs = [epoch_of(distance=0.01, own=0.01, validation=91), epoch_of(distance=0.0, own=0.0, validation=90)]
         assert chosen_of(epochs) == 0 and chosen_of(epochs, ZeroTarget.tolerance) == 1
-
-
-class QuietRecord(RunRecord):
-    """A run folder without TensorBoard."""
-
-    writer = MagicMock()
 
 
 class TestRewind:

@@ -2,36 +2,22 @@
 
 import copy
 import dataclasses
-import json
 from collections import Counter
 
 import pytest
 import torch
-from helpers.digits import RIGHT, TEST, TRAIN, UNSEEN, VALIDATION, WRONG, Digits
+from helpers.digits import RIGHT, TEST, TRAIN, WRONG
 from helpers.method_cases import CPU, QuietRecord
-from helpers.steps import around_steps
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import train
 from data.loaders import TensorLoader
 from helper_functions.errors import UserError
-from helper_functions.record import RunRecord
 from helper_functions.training.batch_norm import batch_norm_layers
 from helper_functions.training.inference import predict
 from optimizer.solver import SOLVERS
 from train_constrained_unlearning import untrain_constrained
-from unlearning.constrained.stopping import STOP_CRITERIA
-
-
-@pytest.fixture(scope="module")
-def digits() -> Digits:
-    return Digits()
-
-
-@pytest.fixture(scope="module")
-def mislabelled(digits) -> nn.Module:
-    return digits.fit(digits.given)
 
 
 class TestForgetting:
@@ -195,96 +181,6 @@ class TestRetainOnly:
         assert spied["training"].isdisjoint(parts.forget.tolist()) == retain_only
         assert spied["training"].isdisjoint(parts.test.tolist() + parts.validation.tolist() + parts.unseen.tolist())
         assert spied["evaluation"] >= {*parts.forget.tolist()}, "the spy sees forget images where they are evaluated"
-
-
-class Killed(Exception):
-    pass
-
-
-class TestResume:
-    """A run that is killed in the middle of an epoch and goes on ends as one that never stopped, bit for bit."""
-
-    STEPS = 3
-
-    def run(self, folder, digits, checkpoint=None, kill_after=None, monkeypatch=None, **options):
-        torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.2), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)
-        )
-        model(digits.images[TRAIN])
-        torch.manual_seed(5)
-
-        def loader(part, shuffle):
-            images, labels = (digits.images[part] * 255).byte(), digits.given[part]
-            indices = torch.arange(len(labels))
-            return TensorLoader(images, labels, indices, 20, mean=(0.5,), std=(0.5,), shuffle=shuffle)
-
-        args = {"num_epochs": 3, "finetune_num_epochs": 2, "learning_rate": 1e-4, "bn": "train", "momentum": 0.9}
-        with monkeypatch.context() as patch:
-            if kill_after is not None:
-                taken = []
-
-                def dying(trainer, step, batch):
-                    taken.append(1)
-                    if len(taken) > kill_after:
-                        raise Killed
-                    return step(batch)
-
-                around_steps(dying, patch.setattr)
-            outcome = untrain_constrained(
-                model, loader(slice(60, 300), True), loader(slice(0, 60), True), loader(UNSEEN, False),
-                loader(VALIDATION, False), device="cpu", precision="fp32", record=QuietRecord(folder),
-                checkpoint=checkpoint, log_interval=2, **{**args, **options},
-            )  # fmt: skip
-        return model, outcome
-
-    def lines(self, folder) -> list[dict]:
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return [{key: value for key, value in row.items() if key != "images_per_second"} for row in rows]
-
-    @pytest.mark.parametrize(
-        ("kill_after", "options"),
-        [
-            (2, {"solver": "lagrangian"}),
-            (7, {"solver": "augmented_lagrangian"}),
-            (9, {"solver": "lagrangian", "forget_target": "unseen"}),
-            (11, {"solver": "penalty", "use_sam": True}),
-            (24, {"solver": "lagrangian", "optimizer": "adamw"}),
-            # Passes that break the budget, and figures that become NaN.
-            (5, {"solver": "augmented_lagrangian", "learning_rate": 1.0, "max_grad_norm": None}),
-            (10, {"solver": "lagrangian", "learning_rate": 1.0, "max_grad_norm": None, "stop_criterion": "confusion"}),
-        ],
-    )
-    def test_ends_bit_for_bit_the_same(self, kill_after, options, digits, tmp_path, monkeypatch):
-        options = options | {"monkeypatch": monkeypatch}
-        whole, broken = tmp_path / "whole", tmp_path / "broken"
-        whole.mkdir()
-        broken.mkdir()
-        expected, outcome = self.run(whole, digits, **options)
-        with pytest.raises(Killed):
-            self.run(broken, digits, kill_after=kill_after, **options)
-        checkpoint = RunRecord(broken).load_checkpoint()
-        assert (checkpoint is None) == (kill_after < self.STEPS)
-        found, again = self.run(broken, digits, checkpoint=checkpoint, **options)
-        for name, value in expected.state_dict().items():
-            assert torch.equal(value, found.state_dict()[name]), name
-        # As text, in which a NaN equals itself.
-        for name in ("epochs", "chosen", "events", "original"):
-            assert str(getattr(again, name)) == str(getattr(outcome, name)), name
-        assert again.cost.gradient_steps == outcome.cost.gradient_steps
-        assert self.lines(broken) == self.lines(whole)
-
-    def test_events_of_a_stopped_stage_are_kept(self, digits, tmp_path, monkeypatch):
-        monkeypatch.setitem(STOP_CRITERIA, "refining", lambda epochs, original: True)
-        options = {"stop_criterion": "refining", "monkeypatch": monkeypatch}
-        with pytest.raises(Killed):
-            self.run(tmp_path, digits, kill_after=4, **options)
-        checkpoint = RunRecord(tmp_path).load_checkpoint()
-        trainer = checkpoint["trainer"]
-        assert trainer["stage"] == 0 and trainer["stopped"]
-        trainer["events"] = [{"step": 2, "share": 0.5}]
-        _, outcome = self.run(tmp_path, digits, checkpoint=checkpoint, **options)
-        assert outcome.events == trainer["events"]
 
 
 class TestRequests:

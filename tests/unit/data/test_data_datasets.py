@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.guard import Payload
 
 from data.datasets import DATASETS, load_dataset
 from helper_functions.errors import UserError
@@ -129,16 +130,6 @@ def test_a_damaged_file_is_not_opened(tmp_path, no_network):
         # A pickle that would raise something else if anyone loaded it.
         (folder / name).write_bytes(b"cos\nabort\n(tR.")
     assert "damaged" in complaint("cifar100", tmp_path)
-
-
-class Payload:
-    """Unpickled, it leaves a folder behind."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return (os.mkdir, (self.path,))
 
 
 @pytest.fixture(params=["cifar10", "cifar100"])

@@ -20,7 +20,7 @@ from contrastive_discrimination.held_out import Auc
 from data.image_sets import ImageSets
 from evaluation import judge as judge_module
 from evaluation.attacks.lira import Shadows, against_shadows, shadow_targets
-from evaluation.attacks.matching import match_targets
+from evaluation.attacks.matching import class_matched
 from evaluation.gaps import signed_gaps
 from evaluation.judge import judge_all
 from evaluation.metrics import activation_distance, js_divergence
@@ -153,7 +153,7 @@ class TestImages:
         sets = image_sets("class:b")
         splits = sets.splits
         tables = {"unlearned": logits_of(sets, 1), "retrained": logits_of(sets, 2)}
-        matched = match_targets(sets.dataset.labels, splits.forget, splits.test, splits.seed).test
+        _, matched = class_matched(sets.dataset.labels, splits.forget, splits.test, splits.seed)
         rest = splits.test[~torch.isin(splits.test, matched)]
         assert len(matched) and len(rest) and set(sets.dataset.labels[matched].tolist()) == {1}
         other = tables["unlearned"].clone()
@@ -165,10 +165,8 @@ class TestImages:
 
     def test_unseen_and_validation_images_are_no_targets(self, sets):
         """Forgetting was steered to the unseen ones, and chosen by the validation ones."""
-        targets = match_targets(sets.dataset.labels, sets.splits.forget, sets.splits.test, 0)
-        assert torch.isin(targets.forget, sets.splits.forget).all() and torch.isin(targets.test, sets.splits.test).all()
-        assert torch.equal(sets.splits.forget[targets.forget_rows], targets.forget)
-        assert torch.equal(sets.splits.test[targets.test_rows], targets.test)
+        forget, test = class_matched(sets.dataset.labels, sets.splits.forget, sets.splits.test, 0)
+        assert torch.isin(forget, sets.splits.forget).all() and torch.isin(test, sets.splits.test).all()
 
 
 def is_any_of(figures: set[str], patterns) -> bool:
@@ -282,7 +280,7 @@ class TestRetrained:
         sets = image_sets(forget, size=5000)
         names = ("unlearned", "retrained", "retrained-2")
         found = judge_all({name: Table(logits_of(sets, seed)) for seed, name in enumerate(names)}, sets, CPU)
-        pairs = len(match_targets(sets.dataset.labels, sets.splits.forget, sets.splits.test, 0).forget)
+        pairs = len(class_matched(sets.dataset.labels, sets.splits.forget, sets.splits.test, 0)[0])
         for judgement in found.values():
             for name in ("mia_auc", "rmia_auc", "discriminator_auc"):
                 assert judgement.figures[name] == pytest.approx(0.5, abs=4.5 / math.sqrt(6 * pairs)), name

@@ -22,10 +22,10 @@ def _build() -> Critic:
 
 def test_the_area_under_the_mean_curve_is_the_mean_auc():
     same, different = _pairs(0.5, 0), _pairs(1.0, 1)
-    roc = held_out_roc(_build, same, different, seed=3)
-    assert roc.auc == held_out_auc(_build, same, different, seed=3)
-    assert np.trapezoid(roc.true_positives, GRID) == pytest.approx(roc.auc.value, abs=0.01)
-    assert roc.true_positives[0] == 0 and roc.true_positives[-1] == 1 and (np.diff(roc.true_positives) >= 0).all()
+    curve, auc = held_out_roc(_build, same, different, seed=3)
+    assert auc == held_out_auc(_build, same, different, seed=3)
+    assert np.trapezoid(curve, GRID) == pytest.approx(auc.value, abs=0.01)
+    assert curve[0] == 0 and curve[-1] == 1 and (np.diff(curve) >= 0).all()
 
 
 def test_every_value_is_in_a_bin():

@@ -4,10 +4,10 @@ import dataclasses
 import json
 import math
 import time
-from unittest.mock import MagicMock
 
 import pytest
 import torch
+from helpers.method_cases import QuietRecord
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from helper_functions.config import RunArgs
@@ -26,12 +26,6 @@ class Args(RunArgs):
     """A number."""
     names: list[str] | None = None
     """A list."""
-
-
-class Quiet(RunRecord):
-    """Without TensorBoard."""
-
-    writer = MagicMock()
 
 
 def lines(record) -> list[dict]:
@@ -82,7 +76,7 @@ class TestFolder:
 
 class TestFigures:
     def test_numbers_that_are_none_become_null(self, tmp_path):
-        record = Quiet(tmp_path)
+        record = QuietRecord(tmp_path)
         record.scalars({"a": 1.5, "b": math.nan, "c": math.inf, "d": -math.inf}, step=3)
         record.scalars({"a": 2.0}, step=4)
         assert lines(record) == [{"step": 3, "a": 1.5, "b": None, "c": None, "d": None}, {"step": 4, "a": 2.0}]
@@ -100,7 +94,7 @@ class TestFigures:
         assert events.Histograms("forget/losses")[0].histogram_value.num == 2
 
     def test_a_table_repeats_its_heading_when_columns_change(self, tmp_path, capsys):
-        record = Quiet(tmp_path)
+        record = QuietRecord(tmp_path)
         for epoch in (1, 2):
             record.print_row("forget", epoch, 2, {"retain/top1": 99.5, "train/loss": 0.01})
         record.print_row("finetune", 1, 2, {"retain/top1": 99.5})
@@ -117,22 +111,22 @@ class TestCheckpoint:
         assert RunRecord(tmp_path).load_checkpoint() is None
 
     def test_comes_back_and_takes_later_figures_back(self, tmp_path):
-        record = Quiet(tmp_path)
+        record = QuietRecord(tmp_path)
         for step in range(6):
             record.scalars({"figure": float(step)}, step)
             if step == 3:
                 record.save_checkpoint(self.content(step))
-        found = Quiet(tmp_path).load_checkpoint()
+        found = QuietRecord(tmp_path).load_checkpoint()
         assert found["step"] == 3 and found["epochs"] == [{"a": 0.5}] and found["chosen"] is None
         assert torch.equal(found["model"]["weight"], torch.tensor([3.0, 4.0, 5.0]))
         assert [line["step"] for line in lines(record)] == [0, 1, 2, 3]
-        again = Quiet(tmp_path)
+        again = QuietRecord(tmp_path)
         again.load_checkpoint()
         again.scalars({"figure": 40.0}, 4)
         assert [line["figure"] for line in lines(record)] == [0, 1, 2, 3, 40]
 
     def test_the_last_one_counts(self, tmp_path):
-        record = Quiet(tmp_path)
+        record = QuietRecord(tmp_path)
         for step in range(3):
             record.scalars({"figure": 0.0}, step)
             record.save_checkpoint(self.content(step))
@@ -140,9 +134,9 @@ class TestCheckpoint:
         assert len(lines(record)) == 3
 
     def test_figures_of_a_run_that_was_killed_before_its_first_are_taken_back(self, tmp_path):
-        record = Quiet(tmp_path)
+        record = QuietRecord(tmp_path)
         record.scalars({"figure": 0.0}, 1)
-        assert Quiet(tmp_path).load_checkpoint() is None
+        assert QuietRecord(tmp_path).load_checkpoint() is None
         assert not record.path("metrics.jsonl").exists() or lines(record) == []
 
     def test_tensorboard_goes_on_without_what_was_taken_back(self, tmp_path):
@@ -159,7 +153,7 @@ class TestCheckpoint:
         assert [(event.step, event.value) for event in events.Scalars("figure")] == [(1, 1.0), (2, 20.0)]
 
     def test_a_damaged_one_says_so(self, tmp_path):
-        record = Quiet(tmp_path)
+        record = QuietRecord(tmp_path)
         record.save_checkpoint(self.content(1))
         path = record.path("checkpoint.pt")
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -167,7 +161,7 @@ class TestCheckpoint:
             record.load_checkpoint()
 
     def test_one_of_another_version_is_refused(self, tmp_path):
-        record = Quiet(tmp_path)
+        record = QuietRecord(tmp_path)
         record.save_checkpoint(self.content(1))
         content = torch.load(record.path("checkpoint.pt"))
         content.pop("format")
@@ -177,13 +171,13 @@ class TestCheckpoint:
 
     def test_figures_that_a_crash_lost_are_not_made_up(self, tmp_path):
         """The checkpoint is synced to the disk and the figures are not: after a power failure they may be fewer."""
-        record = Quiet(tmp_path)
+        record = QuietRecord(tmp_path)
         for step in range(3):
             record.scalars({"figure": 0.0}, step)
         record.save_checkpoint(self.content(2))
         metrics = record.path("metrics.jsonl")
         metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:2]))
-        again = Quiet(tmp_path)
+        again = QuietRecord(tmp_path)
         again.load_checkpoint()
         again.scalars({"figure": 0.0}, 3)
         assert [line["step"] for line in lines(again)] == [0, 1, 3]

@@ -9,14 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
-from torch import nn
 from torch.autograd import gradcheck
-from torch.func import functional_call
-from torch.nn import functional as F
 
-from helper_functions.errors import UserError
-from models.batch_averaging import BatchAverage, BatchAveragedClassifier
-from models.resnet import SmallResNet
+from models.batch_averaging import BatchAverage
 
 SIZES = [(12, 4), (13, 4), (15, 4), (3, 4), (4, 4), (1, 4), (5, 1), (1, 1), (7, 10**15)]
 
@@ -93,69 +88,3 @@ class TestStatistics:
         # The variance of the area is at most area (1 - area) / min(n, m): Birnbaum and Klose 1957.
         tolerance = 4 * math.sqrt(expected * (1 - expected) / groups)
         assert roc_auc_score(np.repeat([0, 1], groups), scores) == pytest.approx(expected, abs=tolerance)
-
-
-def sample_losses(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(outputs, labels, reduction="none")
-
-
-def loss_and_top(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return torch.stack([sample_losses(outputs, labels), outputs.logsumexp(1)], dim=1)
-
-
-class Discriminator(nn.Module):
-    """[G, S] to [G]."""
-
-    def __init__(self, statistics: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(statistics, 1)
-
-    def forward(self, means: torch.Tensor) -> torch.Tensor:
-        return self.linear(means).squeeze(1)
-
-
-def perceptron() -> nn.Module:
-    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5))
-
-
-class TestBatchAveragedClassifier:
-    @pytest.mark.parametrize("batch_size", [8, 10, 3])
-    @pytest.mark.parametrize(("statistic", "statistics"), [(sample_losses, 1), (loss_and_top, 2)])
-    def test_is_its_parts_one_after_the_other(self, statistic, statistics, batch_size):
-        torch.manual_seed(0)
-        model = BatchAveragedClassifier(SmallResNet(1, 5, width=4), statistic, 4, Discriminator(statistics)).eval()
-        inputs, labels = torch.randn(batch_size, 3, 8, 8), torch.arange(batch_size) % 5
-        values = statistic(model.backbone(inputs), labels).reshape(batch_size, statistics)
-        expected = model.discriminator(averaged(values, 4))
-        found = model(inputs, labels)
-        assert found.shape == (math.ceil(batch_size / 4),)
-        torch.testing.assert_close(found, expected)
-
-    @pytest.mark.parametrize(("statistic", "statistics"), [(sample_losses, 1), (loss_and_top, 2)])
-    def test_gradient_into_the_backbone_is_finite_differences(self, statistic, statistics):
-        torch.manual_seed(0)
-        model = BatchAveragedClassifier(perceptron(), statistic, 3, Discriminator(statistics)).double()
-        model.discriminator.requires_grad_(False)
-        inputs, labels = normal(7, 3), torch.arange(7) % 5
-        names, parameters = zip(*model.backbone.named_parameters(prefix="backbone"), strict=True)
-
-        def logits(*values: torch.Tensor) -> torch.Tensor:
-            return functional_call(model, dict(zip(names, values, strict=True)), (inputs, labels))
-
-        assert gradcheck(logits, parameters)
-        logits(*parameters).sum().backward()
-        assert all(parameter.grad.any() for parameter in model.backbone.parameters())
-        assert all(parameter.grad is None for parameter in model.discriminator.parameters())
-
-    def test_its_modules_are_registered_and_plain_functions_serve(self):
-        model = BatchAveragedClassifier(perceptron(), sample_losses, 2, lambda means: 3 * means[:, 0])
-        assert [name for name, _ in model.named_children()] == ["backbone", "average"]
-        assert set(model.state_dict()) == {f"backbone.{name}" for name in model.backbone.state_dict()}
-        inputs, labels = torch.randn(4, 3), torch.zeros(4, dtype=torch.int64)
-        expected = 3 * sample_losses(model.backbone(inputs), labels).view(2, 2).mean(1)
-        torch.testing.assert_close(model(inputs, labels), expected)
-
-    def test_a_discriminator_that_keeps_a_dimension_is_named(self):
-        model = BatchAveragedClassifier(perceptron(), sample_losses, 2, nn.Linear(1, 1))
-        with pytest.raises(UserError, match=r"discriminator gave \[3, 1\] for 3 groups"):
-            model(torch.randn(6, 3), torch.zeros(6, dtype=torch.int64))

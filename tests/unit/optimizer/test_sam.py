@@ -45,7 +45,7 @@ def take_step(model, optimizer, inputs, labels) -> None:
     """A whole step; batch statistics move in its first pass alone."""
     optimizer.zero_grad()
     backward(model, inputs, labels)
-    optimizer.first_step(zero_grad=True)
+    optimizer.first_step()
     with no_running_stats_update(model):
         backward(model, inputs, labels)
     optimizer.second_step()
@@ -57,7 +57,7 @@ class TestFormula:
         weight = nn.Parameter(START.clone())
         optimizer = SAM([weight], torch.optim.SGD, rho=0.3, adaptive=adaptive, lr=0.1)
         quadratic(weight).backward()
-        optimizer.first_step(zero_grad=True)
+        optimizer.first_step()
         scale, gradient = START.abs() + 0.01 if adaptive else torch.ones(2), HESSIAN @ START
         worst = START + 0.3 * scale**2 * gradient / (scale * gradient).norm()
         torch.testing.assert_close(weight.detach(), worst)
@@ -120,7 +120,7 @@ class TestInPlace:
         before = values(model)
         for inputs, labels in batches(3):
             backward(model, inputs.to(dtype), labels)
-            optimizer.first_step(zero_grad=True)
+            optimizer.first_step()
             assert not all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
             backward(model, inputs.to(dtype), labels)
             optimizer.second_step()
@@ -219,7 +219,7 @@ class TestState:
         optimizer.second_step()
         scheduler.step()
         assert optimizer.base_optimizer.param_groups is optimizer.param_groups
-        (first + second).sum().backward()
-        optimizer.first_step()
-        optimizer.second_step()
+        for step in (optimizer.first_step, optimizer.second_step):
+            (first + second).sum().backward()
+            step()
         torch.testing.assert_close(torch.cat([first, second]).detach(), torch.full((2,), -0.1))

@@ -4,23 +4,15 @@ import numpy as np
 import pytest
 import torch
 from helpers.method_cases import begin, changed, network, state_of
+from helpers.solving import Scalar
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from unlearning.choice import is_better
 from unlearning.constrained.line_search import on_line
 from unlearning.dial import NAMES, SHARES, Dial, bought
 
 TOLERANCES = (0.25, 0.25)
-
-
-class Scalar(nn.Module):
-    """Its only weight is the share of a line from 0 to 1."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.x = nn.Parameter(torch.zeros(()))
 
 
 FIGURES = st.fixed_dictionaries(

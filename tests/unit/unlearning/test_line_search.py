@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers.solving import Scalar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -58,14 +59,6 @@ class TestOnLine:
         model[0].weight.data += 1
         model.load_state_dict(on_line(model, start, snapshot(model), 2.0))
         torch.testing.assert_close(model[0].weight.data, start["0.weight"] + 2)
-
-
-class Scalar(nn.Module):
-    """Its only weight is the share of a line from 0 to 1."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.x = nn.Parameter(torch.zeros(()))
 
 
 class TestSearch:

@@ -29,13 +29,7 @@ from unlearning.arguments import MethodArgs, PublishedArgs, UnlearnArgs, batch_s
 from unlearning.experiment import Experiment
 from unlearning.methods import METHODS, check_method, defaults_of
 
-
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch) -> None:
-    """Discriminators that learn in a few steps: it does not matter here how much."""
-    monkeypatch.setattr("contrastive_discrimination.games.WARM_UP_STEPS", 3)
-    monkeypatch.setattr("contrastive_discrimination.held_out.FEWEST_STEPS", 2)
-    monkeypatch.setattr("contrastive_discrimination.held_out.PASSES", 1)
+pytestmark = pytest.mark.usefixtures("hasty")
 
 
 def flags_of(method) -> list[tuple[str, object]]:
