@@ -5,6 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 from helpers.processes import SMALL, Ran, fork, only, run
+from hypothesis import settings
+
+# A busy machine takes longer over any example.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -223,7 +223,7 @@ def test_every_case_is_read_or_refused(name, tmp_path, capsys, monkeypatch):
     outcomes = []
 
     @settings(
-        max_examples=number, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+        max_examples=number, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
     )
     @given(cases)
     def feed(data: bytes) -> None:

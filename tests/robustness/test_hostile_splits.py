@@ -137,7 +137,7 @@ class TestContent:
         alter(path, final_test=np.array("official\x1b[2J"))
         assert "no known kind" in complaint(path)
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.data())
     def test_what_is_accepted_keeps_every_promise(self, tmp_path, data):
         """Arbitrary indices, with a matching digest."""

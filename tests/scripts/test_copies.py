@@ -43,7 +43,7 @@ def some_splits(dataset: Dataset, seed: int, request: str = "file:list") -> Spli
     return Splits(train, validation, unseen, forget, retain, test, dataset.labels, request, "toy", 0, "stratified")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 1000), kinds=st.integers(2, 200), names=st.booleans())
 def test_each_copy_is_found_with_the_image_that_it_is_a_copy_of(seed, kinds, names):
     dataset = few_pictures(seed, kinds, names)
@@ -82,7 +82,7 @@ def test_copies_of_wrong_labels_have_right_ones():
     assert "right labels" in lines[1] and "--with_copies" not in lines[1]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 100), request=st.sampled_from(["random:3", "class:a", "random:0.2"]))
 def test_with_copies_no_copy_is_retained(seed, request):
     dataset = few_pictures(seed, 25)

@@ -206,7 +206,7 @@ class TestRefused:
         del report["models"]["unlearned"]
         assert complaints(report)
 
-    @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+    @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
     @given(st.data())
     def test_any_value_in_place_of_one_of_another_type(self, data):
         """Whatever stands anywhere, a value of a type that neither it nor null has is refused."""

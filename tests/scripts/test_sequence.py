@@ -59,7 +59,7 @@ def check_sequence(chain: list[Splits]) -> None:
             assert torch.equal(splits.train, before.retain)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     requests=st.lists(st.sampled_from(["random:9", "random:0.1", "class:0", "class:3", "superclass:few"]), max_size=4),
     first=st.sampled_from(["random:0.1", "class:1", "mislabelled:0.2", "random:30"]),

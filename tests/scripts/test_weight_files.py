@@ -64,7 +64,7 @@ def save(model: nn.Module, how: dict, path: Path) -> dict[str, Tensor]:
     return given_
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(how=files())
 def test_out_in_the_form_that_came_in(tmp_path, how):
     suffix = ".safetensors" if how["format"] == "safetensors" else ".pth"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.method_cases import CPU, QuietRecord
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -149,7 +149,6 @@ class TestIsBetter:
         better = epoch_of(distance=0.0, own=0.21, validation=81)
         assert beats(better, near) and not beats(near, better)
 
-    @settings(deadline=None)
     @given(EPOCHS)
     def test_a_run_keeps_a_feasible_epoch_or_the_one_nearest_to_feasible(self, epochs):
         chosen = epochs[chosen_of(epochs)]
@@ -157,7 +156,6 @@ class TestIsBetter:
         if not chosen["constraint/feasible"]:
             assert chosen["constraint/fall_bound"] == min(epoch["constraint/fall_bound"] for epoch in epochs)
 
-    @settings(deadline=None)
     @given(EPOCHS)
     def test_more_than_the_tolerance_apart_the_nearest_wins(self, epochs):
         step = 1.5 * TOLERANCE
@@ -256,7 +254,6 @@ class TestRewind:
 
 
 class TestPairedFall:
-    @settings(deadline=None)
     @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=60), st.integers(0, 1000))
     def test_closed_form(self, answers, more):
         """Mean of paired differences and 1.645 standard errors, corrected for a finite population."""
@@ -297,7 +294,6 @@ class TestPairedFall:
 
 
 class TestMatchingWeights:
-    @settings(deadline=None)
     @given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.lists(st.integers(0, 4), min_size=1, max_size=30))
     def test_classes_weigh_as_wanted(self, labels, wanted):
         weights = matching_weights(torch.tensor(labels), torch.tensor(wanted), 5)

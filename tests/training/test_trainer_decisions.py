@@ -169,7 +169,7 @@ class TestLengthened:
         run = Scripted(1, FAR_OFF, found(fall=2.0, distance=0.1))
         assert run.shares == [] and same(run.ends[0], run.measured[0]) and run.taken == [FAR_OFF]
 
-    @settings(deadline=None, max_examples=20)
+    @settings(max_examples=20)
     @given(fall=st.floats(-1, BUDGET), distance=st.floats(0.01, 1.5))
     def test_only_with_less_than_half_of_what_may_be_spent_and_more_than_half_of_the_way_to_go(self, fall, distance):
         run = Scripted(1, found(fall, distance), found(fall, distance / 2), found(fall, distance / 4))

@@ -48,7 +48,7 @@ def fitted(name, size, dtype=torch.float32) -> torch.nn.Module:
 
 
 class TestJensenShannonDivergence:
-    @settings(deadline=None, max_examples=80)
+    @settings(max_examples=80)
     @given(outputs, outputs)
     def test_against_scipy(self, first, second):
         exact = jensenshannon(softmax(first), softmax(second)) ** 2
@@ -75,7 +75,7 @@ class TestJensenShannonDivergence:
 
 
 class TestPairStatistics:
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(outputs, outputs)
     def test_against_scipy(self, first, second):
         a, b = np.array(first), np.array(second)

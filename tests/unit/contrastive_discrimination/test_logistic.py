@@ -82,7 +82,7 @@ class TestAgainstScikitLearn:
         found = solve_logistic(torch.zeros(10, 0), (torch.arange(10) < 3).float())
         torch.testing.assert_close(found, torch.tensor([math.log(3 / 7)]))
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(
         n=st.integers(5, 80),
         s=st.integers(1, 8),

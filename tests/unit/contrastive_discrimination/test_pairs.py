@@ -29,7 +29,7 @@ def cycle_length(order: torch.Tensor) -> int:
 
 
 class TestDerangement:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(st.integers(2, 300), st.integers(0, 2**32 - 1))
     def test_is_one_cycle_through_all(self, count, seed):
         order = derangement(count, generator(seed))
@@ -73,7 +73,7 @@ class TestPairsOfOutputs:
 
 
 class TestClassMates:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(st.lists(st.integers(2, 6), min_size=1, max_size=6), st.integers(0, 2**32 - 1))
     def test_are_two_different_images_of_the_wanted_class(self, counts, seed):
         labels = torch.repeat_interleave(torch.tensor(counts))
@@ -119,7 +119,7 @@ class TestClassMates:
 
 
 class TestOtherClasses:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(st.integers(2, 12), st.data(), st.integers(0, 2**32 - 1))
     def test_are_as_many_as_asked_and_never_the_label(self, num_classes, data, seed):
         count = data.draw(st.integers(1, num_classes - 1))
@@ -167,7 +167,7 @@ def rows_and_classes(draw) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class TestSetApart:
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(rows_and_classes(), st.sampled_from([None, -1.0, -6.0, math.log(1e-6), -60.0]))
     def test_against_a_row_at_a_time(self, drawn, lowest):
         logits, classes = drawn
@@ -177,7 +177,7 @@ class TestSetApart:
         expected = torch.tensor(by_hand(logits.tolist(), classes.tolist(), floor), dtype=torch.float64)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(rows_and_classes(), st.randoms(use_true_random=False))
     def test_does_not_know_what_the_classes_are_called(self, drawn, random):
         logits, classes = drawn

@@ -81,7 +81,7 @@ def test_grammar_errors(spec, words):
     assert words in complaint(parse_forget, spec)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.text(max_size=30) | st.tuples(st.sampled_from(["random:", "class:", "mislabelled:"]), st.text()).map("".join))
 def test_any_text_parses_or_is_refused_in_one_line(spec):
     try:
@@ -90,7 +90,7 @@ def test_any_text_parses_or_is_refused_in_one_line(spec):
         assert str(error)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(count=st.integers(1, 35), seed=st.integers(0, 100))
 def test_random_sets_have_their_size_and_are_repeatable(count, seed):
     forget = select(f"random:{count}", seed=seed)
@@ -163,7 +163,7 @@ def test_bad_lists(tmp_path, text, words):
     assert words in message and "list.txt" in message
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     num_classes=st.integers(2, 12), count=st.integers(0, 40), kind=st.sampled_from(sorted(CONFUSIONS)), data=st.data()
 )

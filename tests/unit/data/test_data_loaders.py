@@ -32,7 +32,7 @@ def order(batches) -> list[int]:
     return [label // 2 for _, labels in batches for label in labels.tolist()]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     indices=st.lists(st.integers(0, 99), unique=True, max_size=40),
     batch_size=st.integers(1, 50),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from data.partition import copy_groups, stratified_share
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 50), fraction=st.floats(0.05, 0.5))
 def test_shares_without_copies_are_stratified_to_rounding(seed, fraction):
     labels = np.random.RandomState(seed).randint(0, 5, 300)

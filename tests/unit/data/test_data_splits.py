@@ -49,7 +49,7 @@ def forget_file(tmp_path_factory):
     return write
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     forget=requests,
     test=st.sampled_from([0, 60]),

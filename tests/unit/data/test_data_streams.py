@@ -40,7 +40,7 @@ def same(first, second) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(size=sizes, batch_size=batch_sizes, count=st.integers(1, 20))
 def test_a_stream_has_full_batches_and_is_even(size, batch_size, count):
     stream = CyclingLoader(tensor_loader(size, batch_size))
@@ -61,7 +61,7 @@ def test_a_stream_is_the_concatenation_of_passes():
     assert loader.epoch == 0
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(size=sizes, batch_size=batch_sizes, before=steps)
 def test_a_stream_goes_on_exactly(size, batch_size, before):
     options = {"augmentation": Augmentation(padding=2, cutout=2)}
@@ -74,7 +74,7 @@ def test_a_stream_goes_on_exactly(size, batch_size, before):
     assert all(same(stream.take(), resumed.take()) for _ in range(5))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(size=sizes, batch_size=batch_sizes, before=steps)
 def test_a_foreign_stream_takes_batches_as_they_come_and_goes_on(size, batch_size, before):
     stream = CyclingLoader(plain_loader(size, batch_size))
@@ -110,7 +110,7 @@ def test_a_loader_that_runs_dry_is_an_error():
         stream.take()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(forget=sizes, retain=sizes, batch_size=batch_sizes, retain_batch_size=batch_sizes)
 def test_an_epoch_visits_forget_once_and_retain_evenly(forget, retain, batch_size, retain_batch_size):
     pairs = paired(forget, retain, batch_size, retain_batch_size)
@@ -127,7 +127,7 @@ def test_an_epoch_visits_forget_once_and_retain_evenly(forget, retain, batch_siz
         assert max(retained.values()) - min(retained.values()) <= 1
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(forget=sizes, retain=sizes, epochs=st.integers(0, 2), within=st.integers(0, 6))
 def test_a_paired_state_resumes_to_the_same_batches(forget, retain, epochs, within):
     pairs = paired(forget, retain)

@@ -36,7 +36,7 @@ def losses(size, seed) -> torch.Tensor:
 
 
 class TestClassMatched:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(
         st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["first", "second", "neither"])), max_size=40),
         st.integers(0, 2**32 - 1),

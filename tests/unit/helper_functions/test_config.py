@@ -231,7 +231,7 @@ class TestConfigFile:
     def test_a_missing_file_is_one_line(self, tmp_path, refused):
         assert "nowhere.yaml" in refused("--config_file", tmp_path / "nowhere.yaml")
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(
         st.builds(
             Args,
@@ -261,7 +261,7 @@ PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) |
 
 
 class TestLoadConfig:
-    @settings(deadline=None, max_examples=150)
+    @settings(max_examples=150)
     @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), PLAIN | st.lists(PLAIN, max_size=3)))
     def test_round_trip(self, tmp_path_factory, content):
         path = tmp_path_factory.mktemp("round") / "config.yaml"

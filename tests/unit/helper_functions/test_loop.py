@@ -66,7 +66,7 @@ def nothing(batch) -> dict[str, Tensor]:
 
 
 class TestCounts:
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(st.lists(st.integers(1, 5), min_size=1, max_size=12), st.integers(1, 3), st.integers(1, 15))
     def test_steps_images_intervals_and_means(self, sizes, num_epochs, log_interval):
         found = Counting(sizes, num_epochs, log_interval=log_interval)

@@ -26,7 +26,7 @@ def scores(draw, elements):
 
 
 class TestCalculateAccuracy:
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.integers(1, 12), st.integers(3, 7), st.integers(0, 2**31 - 1), st.integers(1, 9))
     def test_is_scikit_learns_where_nothing_is_tied(self, size, classes, seed, k):
         generator = np.random.default_rng(seed)
@@ -39,7 +39,7 @@ class TestCalculateAccuracy:
         (found,) = calculate_accuracy(torch.from_numpy(logits), torch.from_numpy(targets), (k,))
         assert found.ndim == 0 and found.item() == pytest.approx(expected, abs=1e-4)
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(scores(st.sampled_from([-np.inf, -1.0, 0.0, 1.0, np.inf])), st.lists(st.integers(1, 9), min_size=1))
     def test_ties_go_to_the_lower_class(self, drawn, topk):
         """A stable sort by falling logit, row by row."""
@@ -50,7 +50,7 @@ class TestCalculateAccuracy:
             right = np.mean([target in row[:k] for row, target in zip(order, targets, strict=True)])
             assert value.item() == pytest.approx(100 * right, abs=1e-4)
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(scores(st.sampled_from([0.0, 1.0, 2.0])))
     def test_top1_is_argmax(self, drawn):
         logits, targets = map(torch.from_numpy, drawn)
@@ -65,7 +65,7 @@ class TestCalculateAccuracy:
         for value in calculate_accuracy(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]), (3, 5, 100)):
             assert value == 100
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(scores(st.floats(-5, 5, width=32)), st.data())
     def test_a_row_with_a_nan_is_wrong_whatever_k(self, drawn, data):
         logits, targets = drawn
@@ -79,7 +79,7 @@ class TestCalculateAccuracy:
 
 
 class TestCalculateBinaryAccuracy:
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(st.lists(st.tuples(st.floats(-3, 3, width=32), st.integers(0, 1)), min_size=1, max_size=20), st.booleans())
     def test_counts_signs(self, pairs, column):
         logits, targets = (torch.tensor(values) for values in zip(*pairs, strict=True))

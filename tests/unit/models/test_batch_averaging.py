@@ -40,7 +40,7 @@ class TestBatchAverage:
         assert counts.tolist() == [len(range(batch_size)[start : start + group_size]) for start in groups]
         assert counts.dtype == torch.int64
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 2**31 - 1))
     def test_weighted_by_counts_the_means_average_to_the_batchs(self, batch_size, group_size, seed):
         values, average = normal(batch_size, 2, seed=seed), BatchAverage(group_size)

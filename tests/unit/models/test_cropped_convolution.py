@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -36,7 +36,6 @@ def sizes(low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:
     return st.tuples(st.integers(low, high), st.integers(low, high))
 
 
-@settings(deadline=None)
 @given(
     image=sizes(1, 6), kernel=sizes(1, 7), stride=sizes(1, 3), padding=sizes(0, 4), dilation=sizes(1, 2),
     groups=st.sampled_from([1, 2]), memory_format=st.sampled_from([torch.contiguous_format, torch.channels_last]),

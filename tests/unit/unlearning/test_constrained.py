@@ -155,7 +155,7 @@ class TestForgetSubjectToRetain:
         assert problem.smoothed.tolist() == pytest.approx([50 * weight, weight], rel=1e-4)
         assert all(isinstance(value, torch.Tensor) and value.ndim == 0 for value in figures.values())
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(st.lists(st.tuples(st.integers(1, 900), st.floats(0, 1)), min_size=1, max_size=6))
     def test_smoothing_is_the_closed_form(self, batches):
         """Image 1 stays right and image 2 is lost; exponential weights by images seen, normalised to sum 1."""

@@ -25,7 +25,7 @@ FIGURES = st.fixed_dictionaries(
 
 
 class TestSettle:
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(figures=st.lists(FIGURES, min_size=len(SHARES) + 1, max_size=len(SHARES) + 1), knows=st.booleans())
     def test_goes_to_the_first_point_that_none_is_better_than(self, figures, knows):
         original, *figures = figures
@@ -74,7 +74,7 @@ class TestBought:
         points = points_of([0, 0.25, 0.5, 1.0], [0, 0.5, 1, 1.5], [-1, -1, 0.5, 3], [100, 75, 50, 40])
         assert bought(points, budget) == pytest.approx((share, top1))
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(
         rows=st.lists(st.tuples(st.floats(-1, 5), st.floats(-1, 5), st.floats(0, 100)), min_size=1, max_size=5),
         budget=st.floats(0.01, 6),

@@ -35,7 +35,6 @@ def drawn(first: float, second: float, count: int) -> torch.Tensor:
 
 
 class TestRanks:
-    @settings(deadline=None)
     @given(losses, st.data())
     def test_are_what_counting_gives(self, sample, data):
         size = {"min_size": len(sample), "max_size": len(sample)}
@@ -61,7 +60,7 @@ class TestShapes:
         first, second, _, _ = stats.beta.fit(ranks, floc=0, fscale=1, method="MM")
         assert (found.first, found.second) == pytest.approx((first, second), rel=1e-2)
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.integers(0, 2**16), st.sampled_from([torch.exp, torch.sqrt, lambda losses: 3 * losses + 1]))
     def test_depend_on_the_order_of_losses_alone(self, seed, rising):
         generator = torch.Generator().manual_seed(seed)

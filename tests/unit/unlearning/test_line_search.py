@@ -31,7 +31,7 @@ class TestOnLine:
         model.load_state_dict(on_line(model, self.START, self.END, share))
         assert all(torch.equal(value, end[name]) for name, value in model.state_dict().items())
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(share=st.floats(0.001, LONGEST))
     def test_weights_go_on_and_buffers_stay_between(self, share):
         """Beyond the end, a running variance could turn negative."""
@@ -62,7 +62,7 @@ class TestOnLine:
 
 
 class TestSearch:
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(
         kept=st.lists(st.booleans(), min_size=6, max_size=6),
         pays=st.lists(st.booleans(), min_size=6, max_size=6),

@@ -144,7 +144,7 @@ class TestObjectives:
 
 
 class TestLogOdds:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(st.floats(1e-5, 50.0))
     def test_is_the_logit_of_one_minus_p(self, loss):
         p = math.exp(-loss)
@@ -173,7 +173,7 @@ class TestZeroDistance:
 
 
 class TestLogProbabilityOfOthers:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(st.lists(st.lists(st.floats(-8, 8), min_size=4, max_size=4), min_size=1, max_size=5), st.integers(1, 14))
     def test_against_the_plain_formula_in_float64(self, rows, mask):
         logits = torch.tensor(rows, dtype=torch.float64)
@@ -183,7 +183,6 @@ class TestLogProbabilityOfOthers:
         single = log_probability_of_others(logits.float(), classes)
         torch.testing.assert_close(single.double(), naive, atol=5e-6, rtol=1e-5)
 
-    @settings(deadline=None)
     @given(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4))
     def test_extreme_logits(self, own, other):
         """With two classes it is the log-sigmoid of their difference."""
@@ -195,7 +194,7 @@ class TestLogProbabilityOfOthers:
 
 
 class TestWeightedQuantiles:
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(
         sample=st.lists(st.tuples(numbers, st.integers(0, 5)), min_size=1, max_size=10),
         levels=st.lists(st.tuples(st.integers(1, 40), st.integers(2, 41)), min_size=1, max_size=5),
@@ -211,7 +210,7 @@ class TestWeightedQuantiles:
             reaching = [v for v, _ in sample if Fraction(sum(weight for u, weight in sample if u <= v), total) >= level]
             assert value == min(reaching)
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(st.lists(numbers, min_size=1, max_size=30), st.integers(1, 30), st.floats(0.1, 50))
     def test_equal_weights_are_numpys_inverted_cdf(self, sample, count, weight):
         # Where a level falls on a step of the distribution, rounding decides in NumPy.
@@ -228,7 +227,7 @@ class TestWeightedQuantiles:
 
 
 class TestUnseenDistance:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(st.lists(st.tuples(st.floats(0.01, 20), st.floats(0.01, 20)), min_size=1, max_size=25))
     def test_is_wasserstein_1_of_the_log_odds_of_samples_of_one_size(self, pairs):
         ours, theirs = np.array(pairs).T
@@ -246,7 +245,7 @@ class TestUnseenDistance:
             target.distance(logits, labels, repeated, torch.ones(6).double())
         )
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(st.lists(st.tuples(st.floats(-30, 4), st.floats(-30, 4)), min_size=1, max_size=25))
     def test_below_the_lowest_loss_nothing_is_told_apart(self, pairs):
         lowest = math.log(math.expm1(1e-5))
@@ -269,7 +268,7 @@ def odds_of(losses) -> np.ndarray:
 
 
 class TestUnseenObjective:
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(
         forget=st.lists(st.integers(-6, 6), min_size=1, max_size=12),
         sample=st.lists(st.tuples(st.integers(-6, 6), st.integers(0, 4)), min_size=1, max_size=12),
@@ -314,7 +313,6 @@ class TestUnseenObjective:
             assert target.objective(logits, labels)[0].item() == pytest.approx(apart - 0.5)
             torch.testing.assert_close(slope(target, logits, labels), sign * torch.tensor([[1.0, -1.0]]).double())
 
-    @settings(deadline=None)
     @given(st.floats(1e-5, 6.0))
     def test_images_that_are_known_well_are_pushed_as_hard_as_others(self, loss):
         """Of two classes the log-odds are the difference of the logits, whose slope is 1 at any probability."""
@@ -387,7 +385,7 @@ class TestUnseenObjective:
 
 
 class TestWindow:
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(
         size=st.integers(1, 12), shares=st.lists(st.floats(0, 1), max_size=8), looks=st.integers(1, 2),
         cut=st.integers(0, 8),
@@ -419,7 +417,7 @@ class TestWindow:
 class TestChance:
     """What two samples of one distribution differ by: floor and tolerance of the target."""
 
-    @settings(deadline=None, max_examples=10)
+    @settings(max_examples=10)
     @given(st.integers(0, 1000), st.integers(5, 40))
     def test_is_wasserstein_1_of_two_samples(self, seed, count):
         draw = np.random.default_rng(seed)

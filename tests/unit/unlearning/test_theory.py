@@ -36,7 +36,7 @@ FRONTS = {
     "labels": (CASE.front(CASE.retain_on_labels), CASE.retain_on_labels(CASE.original).item() - 0.03),
     "original": (CASE.front(CASE.retain_on_original), 0.03),
 }
-few = functools.partial(settings, deadline=None, derandomize=True)
+few = functools.partial(settings, derandomize=True)
 both = pytest.mark.parametrize("name", FRONTS)
 
 
