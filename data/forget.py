@@ -10,8 +10,8 @@ from torch import Tensor
 
 from data.datasets import Dataset
 from data.image_list import and_more, name_image, read_image_list
+from data.partition import Partition
 from data.random_streams import random_state
-from data.split_record import Splits
 from helper_functions.errors import UserError
 from helper_functions.training.distribution import say
 
@@ -23,13 +23,13 @@ CONFUSIONS = ("uniform", "pairwise")
 
 @dataclass(frozen=True)
 class ForgetRequest:
-    """A parsed request; `str()` gives it in the grammar of `GRAMMAR`."""
+    """A parsed request; of the optional fields, those that the kind needs are set."""
 
     kind: str
-    value: float | int | tuple[str, ...] | str  # fraction or number of images, names of classes, or path of a list
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{','.join(self.value) if isinstance(self.value, tuple) else self.value}"
+    fraction: float | None = None
+    count: int | None = None
+    names: tuple[str, ...] = ()
+    path: str | None = None
 
 
 def parse_forget(spec: str) -> ForgetRequest:
@@ -46,17 +46,17 @@ def parse_forget(spec: str) -> ForgetRequest:
     if not colon or not value:
         raise UserError(f"forget request {spec!r} names nothing after '{kind}:'; write {GRAMMAR}")
     if kind == "file":
-        return ForgetRequest(kind, value)
+        return ForgetRequest(kind, path=value)
     if kind in ("class", "superclass"):
         names = tuple(name.strip() for name in value.split(","))
         if not all(names):
             raise UserError(f"forget request {spec!r} has an empty name; separate names by single commas")
-        return ForgetRequest(kind, names)
+        return ForgetRequest(kind, names=names)
     if kind == "random" and re.fullmatch(r"\+?[0-9]{1,18}", value):
         if int(value) == 0:
             raise UserError(f"forget request {spec!r} asks for no image; give a positive number")
-        return ForgetRequest(kind, int(value))
-    return ForgetRequest(kind, parse_fraction(value, f"forget request {spec!r}"))
+        return ForgetRequest(kind, count=int(value))
+    return ForgetRequest(kind, fraction=parse_fraction(value, f"forget request {spec!r}"))
 
 
 def parse_fraction(text: str, what: str) -> float:
@@ -70,20 +70,27 @@ def parse_fraction(text: str, what: str) -> float:
     return fraction
 
 
-def select_forget(request: ForgetRequest, dataset: Dataset, splits: Splits, seed: int) -> np.ndarray:
-    """The forget set: sorted int64 indices out of the training images of splits.
+def select_forget(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
+    """The forget set: sorted int64 indices out of the partition's training images.
 
     Classes are true classes. Listed images that earlier requests forgot are skipped and named on standard output; a
     random set uses another random stream than those of earlier requests. Raises UserError for a class, superclass or
     file that does not exist, an image outside the training set, and a forget set that is empty or all of it.
     """
-    forget = np.unique(SELECTORS[request.kind](request, dataset, splits, seed))
+    forget = np.unique(SELECTORS[request.kind](request, dataset, partition, seed))
     if len(forget) == 0:
-        before = ": earlier requests may have forgotten it" if splits.num_forgotten else ""
-        raise UserError(f"the forget set {request} is empty{before}; ask for more")
-    if len(forget) == len(splits.train):
-        raise UserError(f"the forget set {request} is the whole training set; ask for less, or train anew")
+        before = ": earlier requests may have forgotten it" if partition.num_forgotten else ""
+        raise UserError(f"the forget set {describe(request)} is empty{before}; ask for more")
+    if len(forget) == len(partition.train):
+        raise UserError(f"the forget set {describe(request)} is the whole training set; ask for less, or train anew")
     return forget
+
+
+def describe(request: ForgetRequest) -> str:
+    """The request in the grammar of `GRAMMAR`."""
+    values = (request.path, request.count, request.fraction)
+    value = ",".join(request.names) or next(value for value in values if value is not None)
+    return f"{request.kind}:{value}"
 
 
 def corrupt_labels(
@@ -101,53 +108,53 @@ def corrupt_labels(
     return corrupted
 
 
-def _random(request: ForgetRequest, dataset: Dataset, splits: Splits, seed: int) -> np.ndarray:
-    train, before = splits.train.numpy(), splits.num_forgotten
-    count = request.value if isinstance(request.value, int) else round(request.value * len(train))
+def _random(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
+    train, before = partition.train, partition.num_forgotten
+    count = round(request.fraction * len(train)) if request.count is None else request.count
     if count >= len(train):
-        raise UserError(f"{request} is {count} of {len(train)} training images; leave some to be retained")
+        raise UserError(f"{describe(request)} is {count} of {len(train)} training images; leave some to be retained")
     # The number of images forgotten before grows with each request, so it identifies the request's random stream.
     purpose = ("forget", before) if before else ("forget",)
     return random_state(seed, *purpose).permutation(train)[:count]
 
 
-def _classes(request: ForgetRequest, dataset: Dataset, splits: Splits, seed: int) -> np.ndarray:
+def _classes(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
     # An image folder's class may have a comma in its name.
-    whole = [name for name in (",".join(request.value), ", ".join(request.value)) if name in dataset.classes]
-    return _of_classes([_class_index(name, dataset) for name in whole or request.value], dataset, splits.train.numpy())
+    whole = [name for name in (",".join(request.names), ", ".join(request.names)) if name in dataset.classes]
+    return _of_classes([_class_index(name, dataset) for name in whole or request.names], dataset, partition.train)
 
 
-def _superclasses(request: ForgetRequest, dataset: Dataset, splits: Splits, seed: int) -> np.ndarray:
+def _superclasses(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
     if not dataset.superclasses:
         raise UserError(f"{dataset.name} has no superclasses; use class:NAME, or --dataset cifar100")
     wanted = []
-    for name in request.value:
+    for name in request.names:
         if name not in dataset.superclasses:
             raise UserError(f"{dataset.name} has no superclass {name!r}; {_choices(name, tuple(dataset.superclasses))}")
         wanted += [dataset.classes.index(member) for member in dataset.superclasses[name]]
-    return _of_classes(wanted, dataset, splits.train.numpy())
+    return _of_classes(wanted, dataset, partition.train)
 
 
-def _listed(request: ForgetRequest, dataset: Dataset, splits: Splits, seed: int) -> np.ndarray:
-    listed = read_image_list(request.value, dataset)
-    never = np.setdiff1d(listed, torch.cat([splits.train, splits.forgotten]).numpy())
+def _listed(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
+    listed = read_image_list(request.path, dataset)
+    never = np.setdiff1d(listed, np.concatenate([partition.train, partition.forgotten]))
     if len(never):
-        test = np.isin(never[:NAMED], splits.test.numpy())
+        test = np.isin(never[:NAMED], partition.test)
         parts = [
             f"{name_image(image, dataset)} ({'test' if final else 'validation'})"
             for image, final in zip(never[:NAMED], test, strict=True)
         ]
         raise UserError(
-            f"{request.value} lists images that were held out, never trained on, and so cannot be forgotten: "
+            f"{request.path} lists images that were held out, never trained on, and so cannot be forgotten: "
             f"{and_more(parts, len(never))}; take them off the list"
         )
-    before = np.intersect1d(listed, splits.forgotten.numpy())
+    before = np.intersect1d(listed, partition.forgotten)
     if len(before) == 0:
         return listed
     names = and_more([str(name_image(image, dataset)) for image in before[:NAMED]], len(before))
     if len(before) == len(listed):
-        raise UserError(f"{request.value} lists only images that earlier requests forgot: {names}; list other images")
-    say(f"skipped {len(before):,} images of {request.value} that earlier requests forgot: {names}")
+        raise UserError(f"{request.path} lists only images that earlier requests forgot: {names}; list other images")
+    say(f"skipped {len(before):,} images of {request.path} that earlier requests forgot: {names}")
     return np.setdiff1d(listed, before)
 
 

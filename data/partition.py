@@ -1,11 +1,33 @@
 """Division by class: stratified shares that keep copies of an image together."""
 
 import hashlib
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
 from data.pixels import channels_last_storage
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The parts of a data set that do not depend on the forget set; sorted int64 arrays.
+
+    final_test: as in `Splits`. forgotten: images that earlier requests of a sequence forgot. deleted: how many of those
+    were deleted since.
+    """
+
+    train: np.ndarray
+    held_out: np.ndarray
+    test: np.ndarray
+    final_test: str
+    forgotten: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    deleted: int = 0
+
+    @property
+    def num_forgotten(self) -> int:
+        """As in `Splits`."""
+        return len(self.forgotten) + self.deleted
 
 
 def copy_groups(images: Tensor) -> np.ndarray:

@@ -70,17 +70,6 @@ class Splits:
     file_names: tuple[str, ...] | None = None
     deleted: int = 0
 
-    @classmethod
-    def without_request(
-        cls, dataset: Dataset, train: np.ndarray, held_out: np.ndarray, test: np.ndarray, final_test: str, seed: int
-    ) -> "Splits":
-        """Nothing is forgotten and no image unseen; the parts are sorted arrays."""
-        train, held_out, test = (torch.from_numpy(part.astype(np.int64)) for part in (train, held_out, test))
-        return cls(
-            train, held_out, _nothing(), _nothing(), train, test, dataset.labels, "", dataset.name, seed, final_test,
-            file_names=dataset.file_names,
-        )  # fmt: skip
-
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The index tensors and the labels by name; `forgotten` where it is not empty."""

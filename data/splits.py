@@ -1,15 +1,13 @@
 """Division of a data set into train, validation, unseen, forget, retain and test."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.datasets import Dataset
-from data.forget import ForgetRequest, corrupt_labels, parse_forget, parse_fraction, select_forget
+from data.forget import ForgetRequest, corrupt_labels, describe, parse_forget, parse_fraction, select_forget
 from data.image_list import read_image_list
-from data.partition import copy_groups, stratified_share
+from data.partition import Partition, copy_groups, stratified_share
 from data.random_streams import random_state
 from data.split_record import Splits
 from helper_functions.errors import UserError
@@ -47,14 +45,12 @@ def make_splits(
         return _from_previous(previous, dataset, request, forget, seed, with_copies)
     if foreign and mislabelled:
         raise UserError(f"{forget} corrupts labels before training; weights trained elsewhere need file: or class:")
-    base = _without_request(dataset, str(validation), test, seed, foreign)
-    if request is None:
-        return base
-    forget_set = _select(request, dataset, base, seed, with_copies)
+    partition = _partition(dataset, str(validation), test, seed, foreign)
+    forget_set = _select(request, dataset, partition, seed, with_copies)
     labels = dataset.labels
     if mislabelled:
         labels = corrupt_labels(labels, forget_set, dataset.num_classes, confusion, random_state(seed, "confusion"))
-    return _assemble(dataset, base, forget_set, labels, forget, seed)
+    return _assemble(dataset, partition, forget_set, labels, forget or "", seed)
 
 
 def _from_previous(
@@ -69,14 +65,18 @@ def _from_previous(
     if request.kind == "mislabelled":
         before = previous.forget_request or "no forget set"
         raise UserError(f"{forget} corrupts labels before training, but these weights were trained with {before}")
-    base = replace(previous, validation=torch.cat([previous.validation, previous.unseen]).sort().values)
-    forget_set = _select(request, dataset, base, seed, with_copies)
+    held_out = np.sort(torch.cat([previous.validation, previous.unseen]).numpy())
+    partition = Partition(
+        previous.train.numpy(), held_out, previous.test.numpy(), previous.final_test, previous.forgotten.numpy(),
+        previous.deleted,
+    )  # fmt: skip
+    forget_set = _select(request, dataset, partition, seed, with_copies)
     if same and np.array_equal(forget_set, previous.forget.numpy()):
         return previous
-    return _assemble(dataset, base, forget_set, previous.labels, forget, seed)
+    return _assemble(dataset, partition, forget_set, previous.labels, forget, seed)
 
 
-def _without_request(dataset: Dataset, validation: str, test: float, seed: int, foreign: bool) -> Splits:
+def _partition(dataset: Dataset, validation: str, test: float, seed: int, foreign: bool) -> Partition:
     own = np.arange(dataset.num_train)
     official = np.arange(dataset.num_train, len(dataset.labels))
     listed = read_image_list(validation[5:], dataset) if validation.startswith("file:") else None
@@ -95,12 +95,10 @@ def _without_request(dataset: Dataset, validation: str, test: float, seed: int, 
         if len(official) == 0:
             raise UserError(f"{dataset.name} has no test part: name images never seen by --validation file:PATH")
         held_out = share(official, 0.5, "half")
-        rest = np.setdiff1d(official, held_out)
-        return Splits.without_request(dataset, own, held_out, rest, "half of official test", seed)
+        return Partition(own, held_out, np.setdiff1d(official, held_out), "half of official test")
     if foreign and len(official) == 0:
         held_out = share(listed, 0.5, "half")
-        own, rest = np.setdiff1d(own, listed), np.setdiff1d(listed, held_out)
-        return Splits.without_request(dataset, own, held_out, rest, "half of the never-seen", seed)
+        return Partition(np.setdiff1d(own, listed), held_out, np.setdiff1d(listed, held_out), "half of the never-seen")
     final_test = "official test"
     if len(official) == 0:
         parse_fraction(str(test), "--test")
@@ -110,24 +108,28 @@ def _without_request(dataset: Dataset, validation: str, test: float, seed: int, 
     if listed is None:
         fraction = parse_fraction(validation, "--validation")
         listed = share(own, fraction, "held-out", f"--validation {validation}")
-    return Splits.without_request(dataset, np.setdiff1d(own, listed), listed, official, final_test, seed)
+    return Partition(np.setdiff1d(own, listed), listed, official, final_test)
 
 
-def _select(request: ForgetRequest, dataset: Dataset, base: Splits, seed: int, with_copies: bool) -> np.ndarray:
-    forget = select_forget(request, dataset, base, seed)
+def _select(
+    request: ForgetRequest | None, dataset: Dataset, partition: Partition, seed: int, with_copies: bool
+) -> np.ndarray:
+    if request is None:
+        return np.empty(0, dtype=np.int64)
+    forget = select_forget(request, dataset, partition, seed)
     if not with_copies:
         return forget
-    groups, train = copy_groups(dataset.images), base.train.numpy()
+    groups, train = copy_groups(dataset.images), partition.train
     forget = train[np.isin(groups[train], groups[forget])]
     if len(forget) == len(train):
-        raise UserError(f"--with_copies: {request} and its copies are the whole training set; ask for less")
+        raise UserError(f"--with_copies: {describe(request)} and its copies are the whole training set; ask for less")
     return forget
 
 
 def _draw_unseen(dataset: Dataset, held_out: np.ndarray, forget: np.ndarray, seed: int) -> np.ndarray:
     """Half, rounded down, of the held-out images of each class in the forget set: sorted int64 indices."""
     labels = dataset.labels.numpy()
-    drawn = []
+    drawn = [np.empty(0, dtype=np.int64)]
     for label in np.unique(labels[forget]):
         held = held_out[labels[held_out] == label]
         if len(held) < 2:
@@ -141,18 +143,20 @@ def _draw_unseen(dataset: Dataset, held_out: np.ndarray, forget: np.ndarray, see
 
 
 def _assemble(
-    dataset: Dataset, base: Splits, forget: np.ndarray, labels: Tensor, forget_request: str, seed: int
+    dataset: Dataset, partition: Partition, forget: np.ndarray, labels: Tensor, forget_request: str, seed: int
 ) -> Splits:
-    """Splits that forget, from ones whose validation part is all that is held out."""
-    held_out = base.validation.numpy()
-    unseen = _draw_unseen(dataset, held_out, forget, seed)
+    unseen = _draw_unseen(dataset, partition.held_out, forget, seed)
     parts = {
-        "validation": np.setdiff1d(held_out, unseen),
+        "train": partition.train,
+        "validation": np.setdiff1d(partition.held_out, unseen),
         "unseen": unseen,
         "forget": forget,
-        "retain": np.setdiff1d(base.train.numpy(), forget),
+        "retain": np.setdiff1d(partition.train, forget),
+        "test": partition.test,
+        "forgotten": partition.forgotten,
     }
-    return replace(
-        base, **{name: torch.from_numpy(part.astype(np.int64)) for name, part in parts.items()}, labels=labels,
-        forget_request=forget_request, seed=seed, file_names=dataset.file_names,
+    return Splits(
+        **{name: torch.from_numpy(part.astype(np.int64)) for name, part in parts.items()},
+        labels=labels, forget_request=forget_request, dataset=dataset.name, seed=seed,
+        final_test=partition.final_test, file_names=dataset.file_names, deleted=partition.deleted,
     )  # fmt: skip

@@ -28,6 +28,7 @@ from data.datasets import Dataset
 from data.forget import parse_forget, select_forget
 from data.image_list import read_image_list
 from data.imagefolder import read_image_folder
+from data.partition import Partition
 from data.split_record import Splits
 from data.splits import make_splits
 from evaluation.verify import verify
@@ -60,7 +61,9 @@ DATASET = Dataset(
     "toy", torch.arange(240).to(torch.uint8).reshape(60, 1, 2, 2), LABELS, ("apple", "pear", "0", "cat, sleeping"),
     50, (0.5,), (0.5,), {"fruit": ("apple", "pear")}, tuple(f"c{i % 4}/{i}.png" for i in range(60)),
 )  # fmt: skip
-SPLITS = Splits.without_request(DATASET, np.arange(40), np.arange(40, 50), np.arange(50, 60), "official test", 0)
+PARTITION = Partition(
+    np.arange(40), np.arange(40, 50), np.arange(50, 60), "official test", np.empty(0, dtype=np.int64)
+)  # fmt: skip
 
 
 def encoded(text: str) -> bytes:
@@ -126,7 +129,7 @@ def read_words(path: Path, script: str) -> object:
 
 
 def read_request(path: Path) -> object:
-    return select_forget(parse_forget(os.fsdecode(path.read_bytes())), DATASET, SPLITS, 0)
+    return select_forget(parse_forget(os.fsdecode(path.read_bytes())), DATASET, PARTITION, 0)
 
 
 def read_report(path: Path) -> object:

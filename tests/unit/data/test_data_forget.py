@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from data.datasets import Dataset
-from data.forget import CONFUSIONS, ForgetRequest, corrupt_labels, parse_forget, select_forget
-from data.split_record import Splits
+from data.forget import CONFUSIONS, ForgetRequest, corrupt_labels, describe, parse_forget, select_forget
+from data.partition import Partition
 from helper_functions.errors import UserError
 
 # Four classes, of which one is named like another's number; images 40 to 49 are the official test part.
@@ -36,8 +36,7 @@ def select(spec: str, dataset: Dataset | None = None, seed: int = 0, train: np.n
     dataset = dataset or toy()
     held_out = np.setdiff1d(np.arange(dataset.num_train), train)[:2]
     test = np.setdiff1d(np.arange(50), np.concatenate([train, held_out]))
-    splits = Splits.without_request(dataset, train, held_out, test, "official test", seed)
-    return select_forget(parse_forget(spec), dataset, splits, seed)
+    return select_forget(parse_forget(spec), dataset, Partition(train, held_out, test, "official test"), seed)
 
 
 def listing(tmp_path, text: str | bytes) -> str:
@@ -55,17 +54,17 @@ def complaint(function, *arguments) -> str:
 
 
 @pytest.mark.parametrize("spec, request_", [
-    ("random:0.1", ForgetRequest("random", 0.1)),
-    ("random:1e-2", ForgetRequest("random", 0.01)),
-    (" random : 500 ", ForgetRequest("random", 500)),
-    ("class:apple, 7", ForgetRequest("class", ("apple", "7"))),
-    ("superclass:fish", ForgetRequest("superclass", ("fish",))),
-    ("mislabelled:.25", ForgetRequest("mislabelled", 0.25)),
-    ("file:C:/a b,c.txt", ForgetRequest("file", "C:/a b,c.txt")),
+    ("random:0.1", ForgetRequest("random", fraction=0.1)),
+    ("random:1e-2", ForgetRequest("random", fraction=0.01)),
+    (" random : 500 ", ForgetRequest("random", count=500)),
+    ("class:apple, 7", ForgetRequest("class", names=("apple", "7"))),
+    ("superclass:fish", ForgetRequest("superclass", names=("fish",))),
+    ("mislabelled:.25", ForgetRequest("mislabelled", fraction=0.25)),
+    ("file:C:/a b,c.txt", ForgetRequest("file", path="C:/a b,c.txt")),
 ])  # fmt: skip
 def test_grammar(spec, request_):
     assert parse_forget(spec) == request_
-    assert parse_forget(str(request_)) == request_
+    assert parse_forget(describe(request_)) == request_
 
 
 @pytest.mark.parametrize("spec, words", [
