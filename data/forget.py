@@ -109,7 +109,8 @@ def corrupt_labels(
 
 
 def _random(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
-    train, before = partition.train, partition.num_forgotten
+    train = np.setdiff1d(partition.train, partition.asked_again)
+    before = partition.num_forgotten + len(partition.asked_again)
     count = round(request.fraction * len(train)) if request.count is None else request.count
     if count >= len(train):
         raise UserError(f"{describe(request)} is {count} of {len(train)} training images; leave some to be retained")

@@ -32,8 +32,9 @@ def make_splits(
     (for foreign weights: the images they were not trained on). test: the share of images, by class, of a data set
     without an official test part. confusion: `uniform` or `pairwise`, for `mislabelled`. foreign: the weights were
     trained elsewhere, on the whole training part without the list. previous: the splits saved with the weights; their
-    partition and labels are kept, and they are returned unchanged unless another forget set is requested. with_copies:
-    training images with the same pixels as a forget image are forgotten as well.
+    partition and labels are kept, and they are returned unchanged unless another forget set is requested; a forget set
+    without a request joins the one that is requested. with_copies: training images with the same pixels as a forget
+    image are forgotten as well.
     Exact copies of an image are kept together in train, held-out or test, unless a list or the official test part
     divides them. Raises UserError for a request that cannot be met.
     """
@@ -68,7 +69,7 @@ def _from_previous(
     held_out = np.sort(torch.cat([previous.validation, previous.unseen]).numpy())
     partition = Partition(
         previous.train.numpy(), held_out, previous.test.numpy(), previous.final_test, previous.forgotten.numpy(),
-        previous.deleted,
+        previous.deleted, np.empty(0, np.int64) if previous.forget_request else previous.forget.numpy(),
     )  # fmt: skip
     forget_set = _select(request, dataset, partition, seed, with_copies)
     if same and np.array_equal(forget_set, previous.forget.numpy()):
@@ -116,13 +117,13 @@ def _select(
 ) -> np.ndarray:
     if request is None:
         return np.empty(0, dtype=np.int64)
-    forget = select_forget(request, dataset, partition, seed)
-    if not with_copies:
-        return forget
-    groups, train = copy_groups(dataset.images), partition.train
-    forget = train[np.isin(groups[train], groups[forget])]
+    forget, train = np.union1d(select_forget(request, dataset, partition, seed), partition.asked_again), partition.train
+    if with_copies:
+        groups = copy_groups(dataset.images)
+        forget = train[np.isin(groups[train], groups[forget])]
     if len(forget) == len(train):
-        raise UserError(f"--with_copies: {describe(request)} and its copies are the whole training set; ask for less")
+        more = "its copies" if with_copies else "those asked for again"
+        raise UserError(f"{describe(request)} and {more} are the whole training set; ask for less")
     return forget
 
 

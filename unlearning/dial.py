@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from helper_functions.errors import UserError
-from helper_functions.run_folder import INFEASIBLE, RESULT
+from helper_functions.run_folder import RESULT, result_weights
 from unlearning.choice import is_better
 from unlearning.constrained.line_search import Line
 from unlearning.sequence import finished
@@ -67,9 +67,8 @@ def end_of(folder: str | Path) -> Path:
     Raises:
         UserError: they are gone.
     """
-    for name in (RESULT, INFEASIBLE):
-        if (path := Path(folder) / name).is_file():
-            return path
+    if (path := result_weights(folder)).is_file():
+        return path
     raise UserError(f"--dial {folder}: its {RESULT} is gone; put it back, or run it again")
 
 

@@ -37,7 +37,8 @@ class Experiment:
         weight_path: weights that the run starts from; the splits.npz beside them is used again, and where there is
             none, they are taken to have been trained elsewhere.
         default_forget: the forget set where neither the arguments nor earlier splits name one.
-        following: whether the forget set beside these weights is forgotten already, and another one is asked for.
+        following: whether the forget set beside these weights has been asked for, and another one is now.
+        again: whether it was not forgotten, and joins the other one.
         with_copies: whether copies of forget images are forgotten as well.
 
     Raises:
@@ -51,6 +52,7 @@ class Experiment:
         default_forget: str | None = None,
         *,
         following: bool = False,
+        again: bool = False,
         with_copies: bool = False,
     ) -> None:
         self.args = args
@@ -62,14 +64,14 @@ class Experiment:
         if weight_path is not None and not Path(weight_path).is_file():
             raise UserError(f"--weight_path {weight_path}: there is no such file")
         self.dataset = dataset_from(args)
-        self.splits = from_main(lambda: self._splits(weight_path, default_forget, following, with_copies))
+        self.splits = from_main(lambda: self._splits(weight_path, default_forget, following, again, with_copies))
         augmentation = augmentation_from(args, self.dataset)
         self.sets = ImageSets(
             self.dataset, self.splits, augmentation, self.precision.device, args.seed, args.data_on_device
         )
 
     def _splits(
-        self, weight_path: str | None, default_forget: str | None, following: bool, with_copies: bool
+        self, weight_path: str | None, default_forget: str | None, following: bool, again: bool, with_copies: bool
     ) -> Splits:
         args = self.args
         # A resumed run keeps its own splits, even if the lists and weights that it began with are gone.
@@ -79,9 +81,10 @@ class Experiment:
         beside = Path(weight_path).with_name("splits.npz") if weight_path is not None else None
         listed = args.validation.startswith("file:") and not following
         path = args.splits or (beside if beside is not None and beside.is_file() and not listed else None)
-        previous = Splits.load(path, self.dataset, forget_may_lack=following) if path is not None else None
+        gone = following and not again
+        previous = Splits.load(path, self.dataset, forget_may_lack=gone) if path is not None else None
         if following:
-            previous = previous.following()
+            previous = previous.following(again=again)
         forget = args.forget
         if forget is None and (previous is None or not previous.forget_request):
             forget = default_forget

@@ -109,7 +109,7 @@ def set_up(args: Any, name: str, default_forget: str | None, check: Check) -> Pr
     previous = check_previous(args) if getattr(args, "previous_run", None) is not None else None
     experiment = Experiment(
         args, args.weight_path, default_forget, following=previous is not None,
-        with_copies=getattr(args, "with_copies", False),
+        again=previous is not None and previous.asked_again > 0, with_copies=getattr(args, "with_copies", False),
     )  # fmt: skip
     models = {"original": experiment.model(args.weight_path)}
     if args.weight_path is not None:

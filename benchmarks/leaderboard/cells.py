@@ -18,13 +18,13 @@ from helper_functions.code_version import code_words
 from helper_functions.config import NonNegativeInt
 from helper_functions.errors import UserError
 from helper_functions.files import key_of, load_config
-from helper_functions.run_folder import INFEASIBLE, RESULT, result_weights, run_quietly
+from helper_functions.run_folder import RESULTS, result_weights, run_quietly
 from models.arguments import ModelArgs
 from unlearning.methods import METHODS
 
 # Kinds of forget sets that use the tuned flags of another kind unless they have their own.
 SIMILAR = {"superclass": "class", "file": "random", "memorised": "random"}
-WEIGHTS = (RESULT, INFEASIBLE, "checkpoint.pt")  # are removed once a cell is finished
+WEIGHTS = (*RESULTS, "checkpoint.pt")  # are removed once a cell is finished
 # Figures that all methods on a forget set and seed share: a line of references.jsonl, stored once.
 SHARED, REFERENCES = ("original", "retrained"), "references.jsonl"
 # Flags that only locate files on the machine of the run.

@@ -17,7 +17,7 @@ from data.random_streams import random_state
 from evaluation.report.record import file_digest
 from helper_functions.errors import UserError
 from helper_functions.files import key_of, load_config
-from helper_functions.run_folder import run_quietly
+from helper_functions.run_folder import result_weights, run_quietly
 from helper_functions.training.inference import predict
 from unlearning.experiment import Experiment
 
@@ -111,7 +111,7 @@ class Measurement:
 
     def __call__(self, folder: Path, requests: list[Tensor]) -> dict:
         """Figures of a run's model that has forgotten these requests: fall of retain accuracy in points, and parts."""
-        model, splits, forgotten = self.experiment.model(str(folder / "model.pt")), self.splits, torch.cat(requests)
+        model, splits, forgotten = self.experiment.model(str(result_weights(folder))), self.splits, torch.cat(requests)
         retain = splits.train[~torch.isin(splits.train, forgotten)]
         top1, before = (self._figures(which, retain)["top1"] for which in (model, self.original))
         parts = {"held_out": self.held_out, "test": splits.test, "forgotten": forgotten}

@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 # The report's own digest, which the page shows, and the page's digest, which the former therefore leaves out.
 DIGEST, PAGE_DIGEST = "report_sha256", "page_sha256"
 # File names of results: the plain `state_dict`, and the same in the format of the original's weights.
-WEIGHTS = (RESULT, "infeasible*.*", "unlearned.*")
+WEIGHTS = (RESULT, "infeasible*.*", "not_forgotten*.*", "unlearned.*")
 # Other files of a run folder whose digests a report holds.
 RECORDS = {"config.yaml": "configuration", "splits.npz": "splits", "metrics.jsonl": "figures"}
 ENVIRONMENT = ("python", "torch", "device", "cpu", "cpu_threads")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from evaluation.report.tables import cost_table, plain, table
 from evaluation.verdict import Verdict, give_verdict, next_try
 from helper_functions.config import FIRST_FLAGS
 from helper_functions.files import save_tensors, write_bytes, write_json
-from helper_functions.run_folder import INFEASIBLE, RESULT
+from helper_functions.run_folder import INFEASIBLE, NOT_FORGOTTEN, RESULT, RESULTS
 from helper_functions.training.distribution import from_main, on_main
 from helper_functions.training.inference import evaluation_mode
 from helper_functions.training.loop import Cost
@@ -33,6 +34,11 @@ from unlearning.setup import PreparedRun
 # Entries of a checkpoint that are named when they are left out.
 NAMED_ENTRIES = 6
 SHOWN_IMAGES = 25
+# What weights are that do not fulfil the request, by their name.
+MEANING = {
+    INFEASIBLE: "budget not kept: the closest weights found, not to be deployed",
+    NOT_FORGOTTEN: "budget kept, but not forgotten: they do not fulfil the request",
+}
 PAIRS = "pairs    AUC of a new discriminator on held-out pairs: {:.3f} before, {:.3f} after; 0.5 is chance"
 
 
@@ -110,9 +116,12 @@ def evaluation(judgements: dict[str, Judgement], experiment: Experiment) -> dict
 def verdict_of(judgements: dict[str, Judgement], args: Any, target: str, experiment: Experiment) -> Verdict:
     """The verdict on the judged models `original` and `unlearned`."""
     original, unlearned = judgements["original"], judgements["unlearned"]
+    classes = experiment.dataset.num_classes
     retain = paired_fall(original.retain_right, unlearned.retain_right, len(experiment.splits.retain))
     held_out = paired_fall(original.held_out_right, unlearned.held_out_right)
-    return give_verdict(unlearned.figures, args.retain_budget, target, experiment.dataset.num_classes, retain, held_out)
+    return give_verdict(
+        original.figures, unlearned.figures, args.retain_budget, target, classes, retain, held_out
+    )
 
 
 def _finish(
@@ -162,28 +171,30 @@ def save_result(run: PreparedRun, name: str, verdict: Verdict | None = None) -> 
     """Write the weights of the model called `name`; returns the lines that say where they are.
 
     Written are a state_dict and, where the run began with weights in another form, a second file in that form. Where
-    the budget was not kept, both have names of their own, so that nobody deploys them by mistake.
+    the budget was not kept, or nothing was forgotten, both have names of their own, so that nobody deploys them by
+    mistake.
     """
-    model, record = run.models[name], run.record
-    feasible = verdict is None or verdict.feasible
-    path, form = record.path(RESULT if feasible else INFEASIBLE), run.weight_file
-    save_tensors(model.state_dict(), path)
-    _remove(record.path(INFEASIBLE if feasible else RESULT))
-    lines = [f"weights  {path}"]
+    model, record, form = run.models[name], run.record, run.weight_file
+    plain_name = RESULT if verdict is None else verdict.weights
+    save_tensors(model.state_dict(), record.path(plain_name))
+    _remove(record.path(other) for other in RESULTS if other != plain_name)
+    lines = [f"weights  {record.path(plain_name)}"]
     if verdict is not None and form is not None and not form.is_plain(model):
-        lines += _save_as_given(model, form, record.folder, feasible, run.args.weight_path)
-    if not feasible:
-        lines.append("         budget not kept: the closest weights found, not to be deployed")
+        lines += _save_as_given(model, form, record.folder, plain_name, run.args.weight_path)
+    if plain_name in MEANING:
+        lines.append(f"         {MEANING[plain_name]}")
     return "\n".join(lines)
 
 
-def _save_as_given(model: nn.Module, form: WeightFile, folder: Path, feasible: bool, source: str) -> list[str]:
-    names = {True: f"unlearned{form.suffix}", False: f"infeasible{form.suffix}"}
-    if names[False] == INFEASIBLE:  # the name of the plain state_dict
-        names[False] = f"infeasible-unlearned{form.suffix}"
-    write_weight_file(model, form, folder / names[feasible])
-    _remove(folder / names[not feasible])
-    lines = [f"         {folder / names[feasible]}, in the form of {source}"]
+def _save_as_given(model: nn.Module, form: WeightFile, folder: Path, plain_name: str, source: str) -> list[str]:
+    stems = {RESULT: "unlearned", **{name: Path(name).stem for name in MEANING}}
+    names = {name: f"{stem}{form.suffix}" for name, stem in stems.items()}
+    # The plain state_dict may have the name already.
+    names |= {name: f"{stems[name]}-unlearned{form.suffix}" for name in MEANING if names[name] == name}
+    path = folder / names.pop(plain_name)
+    write_weight_file(model, form, path)
+    _remove(folder / name for name in names.values())
+    lines = [f"         {path}, in the form of {source}"]
     if form.left_out:
         entries = ", ".join(shown(entry) for entry in form.left_out[:NAMED_ENTRIES])
         more = f" and {len(form.left_out) - NAMED_ENTRIES} more" if len(form.left_out) > NAMED_ENTRIES else ""
@@ -192,9 +203,10 @@ def _save_as_given(model: nn.Module, form: WeightFile, folder: Path, feasible: b
 
 
 @on_main
-def _remove(path: Path) -> None:
-    """Delete what the same run wrote before it was resumed."""
-    path.unlink(missing_ok=True)
+def _remove(paths: Iterable[Path]) -> None:
+    """Delete files where they exist."""
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 @on_main

@@ -19,14 +19,12 @@ from evaluation.report.tables import plain
 from evaluation.report.write import evaluation, judge_models, verdict_of
 from evaluation.verify.checks import ROUNDING, Check, all_near, at, exact, near, titled, tolerance_of
 from helper_functions.errors import UserError
-from helper_functions.run_folder import INFEASIBLE, RESULT
+from helper_functions.run_folder import RESULTS
 from helper_functions.training.devices import describe_environment
 from unlearning.experiment import Experiment
 from unlearning.sequence import DIGITS
 
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
-# File names of the resulting state_dict.
-RESULTS = (RESULT, INFEASIBLE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +171,7 @@ def _verdict(run: Recorded, judgements: dict[str, Judgement], tolerance: float) 
     args = dataclasses.replace(run.args, retain_budget=round(left, DIGITS))
     found = plain(verdict_of(judgements, args, target, run.experiment))
     for name, value in found.items():
-        compare = exact if isinstance(value, bool) else functools.partial(near, tolerance=tolerance)
+        compare = exact if isinstance(value, bool | str) else functools.partial(near, tolerance=tolerance)
         checks.append(compare(f"verdict: {name.replace('_', ' ')}", at(run.report, "verdict", name), value))
     return checks
 
