@@ -14,6 +14,9 @@ from helper_functions.signals import run_under_way
 
 # The weights that a run ends with: the result, those that break the budget, those that keep it but have not forgotten.
 RESULT, INFEASIBLE, NOT_FORGOTTEN = RESULTS = ("model.pt", "infeasible.pt", "not_forgotten.pt")
+# What a run that has forgotten removes, since it holds the forget set's influence. The checkpoint goes last: up to then
+# --resume finishes the run.
+TRACES = ORIGINAL, REWOUND, CHECKPOINT = ("original.pt", "rewound.pt", "checkpoint.pt")
 
 
 def run_quietly(script: ModuleType, flags: Sequence[object], name: str) -> tuple[Path, dict]:

@@ -11,7 +11,7 @@ from torch import nn
 from data.views import fixed_sample
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
-from helper_functions.run_folder import RESULTS, result_weights
+from helper_functions.run_folder import ORIGINAL, RESULTS, result_weights
 from helper_functions.training.distribution import from_main
 from helper_functions.training.inference import predict
 from unlearning.evaluator import paired_fall
@@ -100,7 +100,7 @@ class Previous:
             if not (folder / "config.yaml").is_file():
                 return None
             config = load_config(folder / "config.yaml")
-        path = Path(config.get("weight_path") or folder / "original.pt")
+        path = Path(config.get("weight_path") or folder / ORIGINAL)
         return path if path.is_file() and config.get("previous_run") is None else None
 
     def _number(self, name: str, part: str, *default: float | None) -> float | None:

@@ -57,6 +57,10 @@ class OriginalArgs:
     judged_retain_images: PositiveInt | None = None
     """Retain images, drawn once for all models, that the report and the verdict rest on; all of them by default. For a
     sample, the verdict adds the margin of a one-sided 95 % bound to the fall."""
+    keep_checkpoint: bool = False
+    """Keep checkpoint.pt, and original.pt where the original is trained here, after the run has forgotten. They hold
+    what is to be forgotten; without the original, there is no --dial of the run, and --verify leaves its verdict out.
+    """
 
     def recipe(self) -> Recipe:
         """How the original and the retrained model are trained; SAM as in unlearning."""

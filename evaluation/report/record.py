@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import io
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from data.split_record import PARTS, Splits
 from evaluation.report.page import report_page
 from evaluation.report.tables import plain
 from helper_functions.code_version import code_version
-from helper_functions.run_folder import RESULT
+from helper_functions.run_folder import CHECKPOINT, ORIGINAL, RESULT
 from helper_functions.training.devices import describe_environment
 from unlearning.experiment import Experiment
 from unlearning.run import Unlearned
@@ -26,7 +27,9 @@ DIGEST, PAGE_DIGEST = "report_sha256", "page_sha256"
 # File names of results: the plain `state_dict`, and the same in the format of the original's weights.
 WEIGHTS = (RESULT, "infeasible*.*", "not_forgotten*.*", "unlearned.*")
 # Other files of a run folder whose digests a report holds.
-RECORDS = {"config.yaml": "configuration", "splits.npz": "splits", "metrics.jsonl": "figures"}
+RECORDS = {
+    "config.yaml": "configuration", "splits.npz": "splits", "metrics.jsonl": "figures", CHECKPOINT: "checkpoint",
+}  # fmt: skip
 ENVIRONMENT = ("python", "torch", "device", "cpu", "cpu_threads")
 TRACE_POINTS = 300
 SHOWN_PICTURES = 24
@@ -37,10 +40,12 @@ EPOCHS = {"step": "step", "retain_fall": "constraint/fall", "retain_fall_bound":
           "unseen_top1": "unseen/matched_top1"}  # fmt: skip
 
 
-def complete_report(run: PreparedRun, outcome: Unlearned | None, script: str, figures: dict) -> tuple[dict, bytes]:
+def complete_report(
+    run: PreparedRun, outcome: Unlearned | None, script: str, figures: dict, removed: Collection[Path] = ()
+) -> tuple[dict, bytes]:
     """The whole report, with its own digest and that of its page, and the page; arguments as of `write_report`.
 
-    `figures` are the entries that follow from the models.
+    `figures` are the entries that follow from the models; files in `removed` do not stay, and are not listed.
     """
     args, experiment, folder = run.args, run.experiment, run.record.folder
     cost, kept = run.costs.get("unlearned"), folder / "environment.json"
@@ -67,7 +72,7 @@ def complete_report(run: PreparedRun, outcome: Unlearned | None, script: str, fi
         "trace": trace_of(folder / "metrics.jsonl"),
         "files": [
             {"role": role, "path": name, "sha256": file_digest(path), "bytes": path.stat().st_size}
-            for role, name, path in listed_files(folder, args) if path.is_file()
+            for role, name, path in listed_files(folder, args) if path.is_file() and path not in removed
         ],
     }  # fmt: skip
     pictures = sample_pictures(experiment.splits, experiment.dataset) if args.show_images and outcome else []
@@ -123,7 +128,7 @@ def listed_files(folder: Path, args: Any) -> list[tuple[str, str, Path]]:
     saved = [path for pattern in WEIGHTS for path in sorted(folder.glob(pattern)) if path.is_file()]
     own += [("weights", path.name, path) for path in saved]
     # Models that the run trained itself; given ones lie elsewhere.
-    own += [("original", "original.pt", folder / "original.pt")] if args.weight_path is None else []
+    own += [("original", ORIGINAL, folder / ORIGINAL)] if args.weight_path is None else []
     own += [("retrained", "retrained.pt", folder / "retrained.pt")] if args.retrain else []
     own += [("original", args.weight_path, Path(args.weight_path))] if args.weight_path is not None else []
     return own + [("retrained", path, Path(path)) for path in args.retrained_weight_path]

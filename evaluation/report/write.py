@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from evaluation.report.tables import cost_table, plain, table
 from evaluation.verdict import Verdict, give_verdict, next_try
 from helper_functions.config import FIRST_FLAGS
 from helper_functions.files import save_tensors, write_bytes, write_json
-from helper_functions.run_folder import INFEASIBLE, NOT_FORGOTTEN, RESULT, RESULTS
+from helper_functions.run_folder import INFEASIBLE, NOT_FORGOTTEN, RESULT, RESULTS, TRACES
 from helper_functions.training.distribution import from_main, on_main
 from helper_functions.training.inference import evaluation_mode
 from helper_functions.training.loop import Cost
@@ -69,9 +69,11 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
         summary = _summary(verdict, outcome, run.args)
     weights = save_result(run, "original" if outcome is None else "unlearned", verdict)
     # Only rank 0 has written the files, and it may be the only one that can read them.
-    report, page = from_main(lambda: complete_report(run, outcome, script, report))
+    fulfilled = verdict is not None and verdict.weights == RESULT
+    removed = [run.record.path(name) for name in TRACES if fulfilled and not run.args.keep_checkpoint]
+    report, page = from_main(lambda: complete_report(run, outcome, script, report, removed))
     write_bytes(run.record.path(PAGE), page)
-    return _finish(run, run.models, judgements, report, summary + weights)
+    return _finish(run, run.models, judgements, report, summary + weights, removed)
 
 
 def write_student_report(run: PreparedRun, critic: Critic, auc: dict[str, float]) -> dict:
@@ -125,15 +127,23 @@ def verdict_of(judgements: dict[str, Judgement], args: Any, target: str, experim
 
 
 def _finish(
-    run: PreparedRun, models: dict[str, nn.Module], judgements: dict[str, Judgement], report: dict, summary: str
-) -> dict:
-    """Write the report and the TensorBoard views; print both tables, the summary, and the paths of all files."""
+    run: PreparedRun, models: dict[str, nn.Module], judgements: dict[str, Judgement], report: dict, summary: str,
+    removed: Collection[Path] = (),
+) -> dict:  # fmt: skip
+    """Write the report and the TensorBoard views; print both tables, the summary, and the paths of all files.
+
+    `removed` are files that do not stay.
+    """
     record = run.record
     write_json(record.path("report.json"), report)
     show_run(run, models, judgements, report)
+    gone = [path.name for path in removed if path.is_file()]
+    _remove(removed)
     record.close()
     costs = {name: Cost(**cost) for name, cost in report["cost"].items()}
     print(f"\n{table(report['models'])}\n\n{cost_table(costs)}\n\n{summary}")
+    if gone:
+        print(f"removed  {', '.join(gone)}: from before forgetting; --keep_checkpoint keeps such files")
     if record.path(PAGE).is_file():
         print(f"report   {record.path(PAGE)}")
     print(f"figures  {record.path('report.json')}")
@@ -211,7 +221,10 @@ def _remove(paths: Iterable[Path]) -> None:
 
 @on_main
 def show_run(run: PreparedRun, models: dict[str, nn.Module], judgements: dict[str, Judgement], report: dict) -> None:
-    """Write hyper-parameters and final figures; with --figures also the graph, the dial, forgotten images, losses."""
+    """Write hyper-parameters and final figures; with --figures also the graph, the dial and losses.
+
+    Forgotten images are shown with --show_images alone.
+    """
     record, args = run.record, run.args
     main = next(name for name in ("unlearned", "student", "original") if name in models)
     flags = {}
@@ -229,7 +242,8 @@ def show_run(run: PreparedRun, models: dict[str, nn.Module], judgements: dict[st
     if report.get("dial"):
         record.writer.add_figure("dial", draw_dial(report["dial"]))
     if main == "unlearned":
-        record.writer.add_figure("forget/images", _forgotten_images(run.experiment, models))
+        if args.show_images:
+            record.writer.add_figure("forget/images", _forgotten_images(run.experiment, models))
         draw_losses(record.path("losses.png"), report["loss_histograms"])
 
 

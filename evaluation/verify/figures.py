@@ -73,7 +73,7 @@ class Recorded:
 
 
 def check_files(run: Recorded) -> list[Check]:
-    """The digest of every file; a missing model may have been deleted on purpose."""
+    """The digest of every file; a missing model or checkpoint may have been deleted on purpose."""
     paths = {(role, name): path for role, name, path in run.files}
     checks = []
     for role, name in {**paths, **run.digests}:
@@ -81,7 +81,7 @@ def check_files(run: Recorded) -> list[Check]:
         if path is not None and path.is_file():
             checks.append(exact(f"{role}: {name}", told, file_digest(path)))
         elif told is not None or path is None:
-            optional = role in (("weights",) if path is None else ("original", "retrained"))
+            optional = role in (("weights",) if path is None else ("original", "retrained", "checkpoint"))
             checks.append(Check(f"{role}: {name}", "a file", "missing", None if optional else False))
     return checks
 

@@ -18,7 +18,8 @@ QUICK = (*SMALL, "--figures", "False", "--log_interval", 2, "--judge", "validati
 JOBS = {
     "constrained": (
         UNLEARN,
-        ("--train_num_epochs", 2, "--retrain", "--num_epochs", 3, "--finetune_num_epochs", 1, "--batch_size", 10),
+        ("--train_num_epochs", 2, "--retrain", "--num_epochs", 3, "--finetune_num_epochs", 1, "--batch_size", 10,
+         "--keep_checkpoint"),
         ("original.pt", "retrained.pt", None),
     ),
     "scrub": (UNLEARN, ("--method", "scrub", "--num_epochs", 4, "--rewind", "--train_num_epochs", 1), (None,)),

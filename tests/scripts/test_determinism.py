@@ -29,7 +29,7 @@ THREADS_WEIGHTS, THREADS_POINTS = 1e-4, 0.5
 def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], object]:
     """Weights, and the report without what was measured on the way."""
     weights = {path.name: torch.load(path, weights_only=True) for path in folder.glob("*.pt")}
-    del weights["checkpoint.pt"]
+    weights.pop("checkpoint.pt", None)
     tensors = {f"{file} {name}": value for file, content in weights.items() for name, value in content.items()}
     return tensors, without_measures(json.loads((folder / "report.json").read_text()))
 

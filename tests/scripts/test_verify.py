@@ -29,7 +29,7 @@ def filed(tmp_path_factory) -> Path:
     log_dir = tmp_path_factory.mktemp("filed")
     done = fork(
         UNLEARN, *SMALL, "--forget", "random:40", "--train_num_epochs", 2, "--num_epochs", 2, "--retrain",
-        "--learning_rate", 0.003,
+        "--learning_rate", 0.003, "--keep_checkpoint",
         "--request_id", "2026/17", "--requester", "M. Muster", "--show_images", "--figures", "False",
         "--log_dir", log_dir,
     )  # fmt: skip
