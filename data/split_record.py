@@ -108,6 +108,12 @@ class Splits:
         forgotten = torch.cat([self.forgotten, self.forget]).sort().values
         return replace(start, train=self.retain, forget=_nothing(), forgotten=forgotten)
 
+    def without(self, images: Tensor) -> "Splits":
+        """The same splits with some images in `forgotten` and in no other part; int64, in any order."""
+        parts = {name: getattr(self, name) for name in PARTS}
+        parts = {name: part[~torch.isin(part, images)] for name, part in parts.items()}
+        return replace(self, **parts, forgotten=torch.cat([self.forgotten, images]).unique())
+
     @on_main
     def save(self, path: str | Path) -> None:
         """Write a compressed NumPy archive; the file appears whole or not at all. Raises OSError if it cannot."""

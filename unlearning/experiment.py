@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from data.arguments import DataArgs, augmentation_from, dataset_from
+from data.exclusion import exclude
 from data.forget import parse_forget
 from data.image_sets import ImageSets
 from data.split_record import OPTIONAL, PARTS, Splits
@@ -40,6 +41,7 @@ class Experiment:
         following: whether the forget set beside these weights has been asked for, and another one is now.
         again: whether it was not forgotten, and joins the other one.
         with_copies: whether copies of forget images are forgotten as well.
+        excluded: file of hashes of pictures that are in no part.
 
     Raises:
         UserError: a request that cannot be met; nothing has been written.
@@ -54,6 +56,7 @@ class Experiment:
         following: bool = False,
         again: bool = False,
         with_copies: bool = False,
+        excluded: str | None = None,
     ) -> None:
         self.args = args
         if args.compile_mode != "default" and not args.compile:
@@ -64,15 +67,18 @@ class Experiment:
         if weight_path is not None and not Path(weight_path).is_file():
             raise UserError(f"--weight_path {weight_path}: there is no such file")
         self.dataset = dataset_from(args)
-        self.splits = from_main(lambda: self._splits(weight_path, default_forget, following, again, with_copies))
+        self.splits = from_main(
+            lambda: self._splits(weight_path, default_forget, following, again, with_copies, excluded)
+        )
         augmentation = augmentation_from(args, self.dataset)
         self.sets = ImageSets(
             self.dataset, self.splits, augmentation, self.precision.device, args.seed, args.data_on_device
         )
 
     def _splits(
-        self, weight_path: str | None, default_forget: str | None, following: bool, again: bool, with_copies: bool
-    ) -> Splits:
+        self, weight_path: str | None, default_forget: str | None, following: bool, again: bool, with_copies: bool,
+        excluded: str | None,
+    ) -> Splits:  # fmt: skip
         args = self.args
         # A resumed run keeps its own splits, even if the lists and weights that it began with are gone.
         own = Path(args.resume) / "splits.npz" if args.resume is not None else None
@@ -90,11 +96,12 @@ class Experiment:
             forget = default_forget
         elif forget is None and with_copies:
             forget = previous.forget_request
-        return make_splits(
+        splits = make_splits(
             self.dataset, forget, validation=args.validation, test=args.test, seed=args.seed,
             confusion=args.confusion, foreign=weight_path is not None and previous is None, previous=previous,
             with_copies=with_copies,
         )  # fmt: skip
+        return splits if excluded is None else exclude(splits, self.dataset, excluded)
 
     def model(self, weight_path: str | None = None) -> nn.Module:
         """The classifier that the arguments ask for, on the device, with weights from a file or from the seed.

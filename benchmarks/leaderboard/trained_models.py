@@ -33,6 +33,8 @@ SHARE = 0.1  # of the training images in a set by memorisation: the size of rand
 def model_key(config: dict) -> str:
     """Hash of a training's configuration without `ELSEWHERE`, of files by their content; they have to exist."""
     values = {name: value for name, value in config.items() if name not in ELSEWHERE}
+    if values.get("exclude") is None:  # hashes of records from before there was such a flag
+        values.pop("exclude", None)
     for name in ("splits", "forget"):
         path = Path(str(values.get(name) or "").removeprefix("file:"))
         if name == "splits" and values.get(name) or str(values.get(name)).startswith("file:"):

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from data.datasets import Dataset
+from data.exclusion import HASHES
 from data.split_record import PARTS, Splits
 from evaluation.report.page import report_page
 from evaluation.report.tables import plain
@@ -28,7 +29,8 @@ DIGEST, PAGE_DIGEST = "report_sha256", "page_sha256"
 WEIGHTS = (RESULT, "infeasible*.*", "not_forgotten*.*", "unlearned.*")
 # Other files of a run folder whose digests a report holds.
 RECORDS = {
-    "config.yaml": "configuration", "splits.npz": "splits", "metrics.jsonl": "figures", CHECKPOINT: "checkpoint",
+    "config.yaml": "configuration", "splits.npz": "splits", "metrics.jsonl": "figures", HASHES: "hashes",
+    CHECKPOINT: "checkpoint",
 }  # fmt: skip
 ENVIRONMENT = ("python", "torch", "device", "cpu", "cpu_threads")
 TRACE_POINTS = 300

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from contrastive_discrimination.critic import Critic
+from data.exclusion import HASHES, pixel_hashes
 from evaluation.gaps import retrained_of, summarise_gaps
 from evaluation.judge import Judgement, judge_all
 from evaluation.metrics import loss_histograms
@@ -68,6 +69,8 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
             report["held_out_discriminator_auc"] = outcome.held_out_auc
         summary = _summary(verdict, outcome, run.args)
     weights = save_result(run, "original" if outcome is None else "unlearned", verdict)
+    if outcome is not None:
+        save_hashes(run)
     # Only rank 0 has written the files, and it may be the only one that can read them.
     fulfilled = verdict is not None and verdict.weights == RESULT
     removed = [run.record.path(name) for name in TRACES if fulfilled and not run.args.keep_checkpoint]
@@ -194,6 +197,17 @@ def save_result(run: PreparedRun, name: str, verdict: Verdict | None = None) -> 
     if plain_name in MEANING:
         lines.append(f"         {MEANING[plain_name]}")
     return "\n".join(lines)
+
+
+@on_main
+def save_hashes(run: PreparedRun) -> None:
+    """Write a hash of each image of this request and of those before it, for train.py --exclude."""
+    experiment, hashes = run.experiment, set()
+    if getattr(run.args, "previous_run", None) is not None:
+        before = Path(run.args.previous_run) / HASHES
+        hashes |= set(before.read_text().split()) if before.is_file() else set()
+    hashes |= set(pixel_hashes(experiment.dataset, experiment.splits.forget.tolist()))
+    write_bytes(run.record.path(HASHES), "".join(f"{each}\n" for each in sorted(hashes)).encode())
 
 
 def _save_as_given(model: nn.Module, form: WeightFile, folder: Path, plain_name: str, source: str) -> list[str]:
