@@ -22,11 +22,11 @@ from unlearning.arguments import DISCRIMINATING, UnlearnArgs
 from unlearning.distillation import Distillation, DistillationArgs, check_distillation
 from unlearning.experiment import Experiment
 from unlearning.known_weights import described
-from unlearning.setup import OriginalArgs, check_forgetting, forget, set_up
+from unlearning.setup import OriginalArgs, TraceArgs, check_forgetting, forget, set_up
 
 
 @dataclasses.dataclass
-class Args(RunArgs, DataArgs, ModelArgs, UnlearnArgs, OriginalArgs, DistillationArgs, ReportArgs):
+class Args(RunArgs, DataArgs, ModelArgs, UnlearnArgs, OriginalArgs, DistillationArgs, TraceArgs, ReportArgs):
     """Flags of train_contrastive.py."""
 
     mode: Literal["train", "untrain", "untrain_contrastive"] = "train"

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from torch import nn
 
-from data.copies import find_copies, tell_copies
+from data.copies import find_copies, find_near_duplicates, near_distance, tell_copies, tell_near_duplicates
 from data.views import fixed_sample
-from helper_functions.config import NonNegativeFloat, PositiveFloat, PositiveInt
+from helper_functions.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from helper_functions.errors import UserError
 from helper_functions.metrics import summarise
 from helper_functions.record import RunRecord
@@ -57,10 +57,6 @@ class OriginalArgs:
     judged_retain_images: PositiveInt | None = None
     """Retain images, drawn once for all models, that the report and the verdict rest on; all of them by default. For a
     sample, the verdict adds the margin of a one-sided 95 % bound to the fall."""
-    keep_checkpoint: bool = False
-    """Keep checkpoint.pt, and original.pt where the original is trained here, after the run has forgotten. They hold
-    what is to be forgotten; without the original, there is no --dial of the run, and --verify leaves its verdict out.
-    """
 
     def recipe(self) -> Recipe:
         """How the original and the retrained model are trained; SAM as in unlearning."""
@@ -70,11 +66,25 @@ class OriginalArgs:
 
 
 @dataclasses.dataclass
+class TraceArgs:
+    """Where the forget set may be left."""
+
+    near_duplicates: Literal["auto", "off"] | NonNegativeInt = "auto"
+    """Name images of other parts whose perceptual hash is within so many of 64 bits of a forget image's; auto is 6 for
+    an imagefolder, off for other data sets."""
+    keep_checkpoint: bool = False
+    """Keep checkpoint.pt, and original.pt where the original is trained here, after the run has forgotten. They hold
+    what is to be forgotten; without the original, there is no --dial of the run, and --verify leaves its verdict out.
+    """
+
+
+@dataclasses.dataclass
 class PreparedRun:
     """A run that has begun: `models` and `costs` by name, `original` and, where it was asked for, `retrained`.
 
     `args` are those of the run that is resumed, where one is, with what is left of the budget; `checkpoint` is its last
-    one. `notes` join the report: `copies` of forget images elsewhere, `sequence` for a request after others.
+    one. `notes` join the report: `copies` and `near_duplicates` of forget images elsewhere, `sequence` for a request
+    after others.
     `weight_file` is the format of the original's file, where it came from one.
     """
 
@@ -123,6 +133,9 @@ def set_up(args: Any, name: str, default_forget: str | None, check: Check) -> Pr
     check(args, experiment, models["original"])
     notes = {"copies": from_main(lambda: find_copies(experiment.dataset, experiment.splits))}
     said, left = tell_copies(notes["copies"], experiment.splits), args.retain_budget
+    if (distance := near_distance(args.near_duplicates, experiment.dataset)) is not None:
+        near = from_main(lambda: find_near_duplicates(experiment.dataset, experiment.splits, distance))
+        notes["near_duplicates"], said = near, [*said, *tell_near_duplicates(near)]
     if previous is not None:
         notes["sequence"] = follow(previous, args, experiment, models["original"])
         said, left = [*said, f"sequence {notes['sequence']}"], notes["sequence"].left_of(left)

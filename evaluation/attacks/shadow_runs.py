@@ -27,7 +27,7 @@ FROM_SCRATCH = (
 # Arguments that do not determine a shadow model: paths, and what the splits file contains.
 ELSEWHERE = (
     *FROM_SCRATCH, "log_dir", "name_prefix", "seed", "device", "deterministic", "log_interval", "figures", "data_dir",
-    "splits", "untrain", "judge",
+    "splits", "untrain", "judge", "near_duplicates",
 )  # fmt: skip
 # Data flags that the configuration decides, since they belong to training.
 TRAINING = ("augmentation", "cutout")
@@ -49,7 +49,8 @@ def read_method(script: ModuleType, path: str, judged: Any) -> Any:
     own = {name: getattr(judged, name) for name in names if name not in TRAINING}
     plain = {name: getattr(type(args)(), name) for name in FROM_SCRATCH}
     # A shadow's report is not used, and attacks would take most of the time.
-    return dataclasses.replace(args, **{**own, **plain, "judge": "validation", "figures": False})
+    spared = {"judge": "validation", "figures": False, "near_duplicates": "off"}
+    return dataclasses.replace(args, **{**own, **plain, **spared})
 
 
 def deciding(args: Any) -> dict:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from data.copies import find_copies
+from data.copies import find_copies, find_near_duplicates, near_distance
 from evaluation.judge import Judgement
 from evaluation.report.page import PAGE, PICTURE
 from evaluation.report.record import ENVIRONMENT, data_of, file_digest, listed_files, request_of, trace_of
@@ -88,13 +88,15 @@ def check_files(run: Recorded) -> list[Check]:
 
 def check_figures(run: Recorded) -> list[Check]:
     """Request, data, trace, figures, verdict and pictures; UserError where data or weights are missing."""
-    models, checks = _models(run), _records(run)
+    models = _models(run)
     judgements = judge_models(models, run.experiment, run.args)
     found, told = plain(evaluation(judgements, run.experiment)), at(run.report, "models")
     device, images = run.experiment.precision.device, data_of(run.experiment)["images"]
     here = describe_environment(device)
     # On a CPU, with the same processor and versions, figures are reproducible up to rounding.
     same = device.type == "cpu" and all(at(run.report, "run", name) == here[name] for name in ENVIRONMENT)
+
+    checks = _records(run, same)
 
     def tolerance(figure: str, told: Any = None) -> float | None:
         return ROUNDING if same else tolerance_of(figure, images, told)
@@ -124,8 +126,8 @@ def _models(run: Recorded) -> dict[str, nn.Module]:
     return {name: run.experiment.model(str(path)) for name, path in named if path.is_file()}
 
 
-def _records(run: Recorded) -> list[Check]:
-    """Exact checks of all that is not a measurement."""
+def _records(run: Recorded, same: bool) -> list[Check]:
+    """Exact checks of all that is not a measurement; `same`: on the run's own processor and versions."""
     report, experiment, splits = run.report, run.experiment, run.experiment.splits
     request, told = request_of(run.args, splits, experiment.dataset), report.get("request")
     titles = {"id": "request id", "requester": "requester", "forget": "what to forget, as written",
@@ -133,8 +135,12 @@ def _records(run: Recorded) -> list[Check]:
     checks = [exact(title, at(told, name), request[name]) for name, title in titles.items()]
     expected = {"script": run.script, "method": run.method, "judge": run.args.judge, "seed": run.args.seed}
     checks += [exact(name, at(report, "run", name), value) for name, value in expected.items()]
+    distance = near_distance(run.args.near_duplicates, experiment.dataset)
+    near = None if distance is None else find_near_duplicates(experiment.dataset, splits, distance)
+    similar = exact("near-duplicates elsewhere", report.get("near_duplicates"), near)
     return [
         *checks,
+        similar if same or similar.holds else dataclasses.replace(similar, holds=None),
         exact("data set and its parts", report.get("data"), data_of(experiment)),
         exact("copies of forget images elsewhere", report.get("copies"), find_copies(experiment.dataset, splits)),
         exact("images of earlier requests", at(report, "sequence", "forgotten_images") or 0, splits.num_forgotten),

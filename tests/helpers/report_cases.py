@@ -87,6 +87,7 @@ COPIES = {
     "test": {"count": 1, "examples": [["cat/a.png", "dog/c.png"]]},
     "unseen": {"count": 0, "examples": []},
 }
+NEAR = {"distance": 6, "parts": {"retain": {"count": 2, "examples": [["cat/a.png", "cat/c.jpg", 4], [17, 31, 6]]}}}
 SEQUENCE = {
     "previous_run": "runs/first", "number": 3, "budget_spent": 0.75, "forgotten_images": 120, "multiplier": 11.5,
     "asked_again": 15,

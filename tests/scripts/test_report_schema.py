@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.processes import SMALL, assert_refused, fork, only
-from helpers.report_cases import COPIES, SEQUENCE, Page, example
+from helpers.report_cases import COPIES, NEAR, SEQUENCE, Page, example
 from helpers.run_folders import assert_same_weights, figures_of, measure_on_line, report_of, weights_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -157,7 +157,8 @@ EXAMPLES = {
     "one retrained": example(),
     "none": example(0),
     "three": example(3),
-    "all keys": example(copies=COPIES, sequence=SEQUENCE, held_out_discriminator_auc={"original": 0.9, "unlearned": 1}),
+    "all keys": example(copies=COPIES, near_duplicates=NEAR, sequence=SEQUENCE,
+                        held_out_discriminator_auc={"original": 0.9, "unlearned": 1}),
 }
 OPTIONAL = ("verdict", "avg_gap", "avg_gap_salun", "tug_of_war", "retrained_models")
 
@@ -225,7 +226,7 @@ class TestRefused:
         assert complaints(report), (key, container[key])
 
 
-EITHER = [pair for part in COPIES.values() for pair in part["examples"]]
+EITHER = [pair for part in (*COPIES.values(), *NEAR["parts"].values()) for pair in part["examples"]]
 
 
 def walk(content):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.report_cases import COPIES, SEQUENCE, SHA, Page, example
+from helpers.report_cases import COPIES, NEAR, SEQUENCE, SHA, Page, example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -114,6 +114,8 @@ class TestPage:
             ({"forget": wrong}, "The goal is not 0.5 here", "at most chance (10 %) at a loss of at least 2.30"),
             ({"copies": COPIES}, "2 of the images to forget also stand among the retained images: cat/a.png is "
              "cat/b.png; 17 is 30"),
+            ({"near_duplicates": NEAR}, "2 among the retained images: cat/a.png and cat/c.jpg (4); 17 and 31 (6)",
+             "differ in at most 6 of 64 bits"),
             ({"sequence": SEQUENCE, "models": earlier}, "Number of this request3", "120 images", "run15 images", "11.5",
              "41.50"),
             ({"verdict": {**example()["verdict"], "margin": 0.125}}, "a sample of 960 of them", "at most 0.12 lower"),
