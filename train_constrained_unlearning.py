@@ -140,7 +140,7 @@ def check(args: Args, experiment: Experiment, original: nn.Module) -> None:
 def main(args: Args) -> dict:
     """Train or load the original, forget, judge; returns what `report.json` holds."""
     check_report(args, args.untrain)
-    run = set_up(args, "unlearning", "random:0.1", check)
+    run = set_up(args, "unlearning", args.untrain, check)
     outcome = forget(run, run.args.method) if run.args.untrain else None
     return write_report(run, outcome, "train_constrained_unlearning.py")
 

@@ -54,7 +54,7 @@ def main(args: Args) -> dict:
     """Train or load the teacher, then train or untrain a student; returns what `report.json` holds."""
     args.check()
     check_report(args, args.mode != "train")
-    run = set_up(args, "contrastive", None if args.mode == "train" else "random:0.1", check)
+    run = set_up(args, "contrastive", args.mode != "train", check)
     if run.args.mode != "train":
         return write_report(run, forget(run, run.args.mode), "train_contrastive.py")
     distillation = Distillation(run)

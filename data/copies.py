@@ -4,8 +4,7 @@ import numpy as np
 from PIL import Image
 
 from data.datasets import Dataset
-from data.forget import NAMED
-from data.image_list import and_more, name_image
+from data.image_list import NAMED, and_more, name_image
 from data.partition import copy_groups
 from data.split_record import Splits
 

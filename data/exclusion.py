@@ -9,11 +9,10 @@ import numpy as np
 import torch
 
 from data.datasets import Dataset
-from data.image_list import FURTHER_LINES, LINES_PER_IMAGE, LONGEST_LINE
+from data.image_list import lines
 from data.imagefolder import read_pictures, upright
 from data.split_record import Splits
 from helper_functions.errors import UserError
-from helper_functions.safe_files.regular_files import open_text
 from helper_functions.training.distribution import say
 
 # Beside the weights that have forgotten.
@@ -41,22 +40,17 @@ def _digest(pixels: np.ndarray) -> np.ndarray:
     return np.frombuffer(hashlib.sha256(f"{height} {width}\n".encode() + content).digest(), np.uint8)
 
 
-def read_hashes(path: str | Path, most: int) -> set[str]:
+def read_hashes(path: str | Path, images: int) -> set[str]:
     """The hashes that a file lists, one a line; lines that begin with # are skipped.
 
-    Raises UserError for anything else, for a file that cannot be read, and for more than `most` lines.
+    Raises UserError for anything else, for a file that cannot be read, and for many times more lines than images.
     """
     found = set()
-    try:
-        with open_text(path) as file:
-            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), ""), start=1):
-                if number > most or not re.fullmatch(r"[0-9a-f]{64}|#.*|", entry := line.strip()):
-                    raise UserError(f"--exclude, line {number} of {path}: no hash; give the {HASHES} of a run")
-                if len(entry) == 64 and not entry.startswith("#"):
-                    found.add(entry)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no text"
-        raise UserError(f"--exclude {path}: cannot be read ({reason}); give the {HASHES} of a run") from None
+    for where, line in lines(path, images, f"hashes, such as the {HASHES} of a run"):
+        if not re.fullmatch(r"[0-9a-f]{64}|#.*|", entry := line.strip()):
+            raise UserError(f"--exclude, {where} of {path}: no hash; give the {HASHES} of a run")
+        if entry and not entry.startswith("#"):
+            found.add(entry)
     return found
 
 
@@ -65,7 +59,7 @@ def exclude(splits: Splits, dataset: Dataset, path: str | Path) -> Splits:
 
     Raises UserError where the file is none of hashes, or names all of a part.
     """
-    listed = read_hashes(path, LINES_PER_IMAGE * len(dataset.labels) + FURTHER_LINES)
+    listed = read_hashes(path, len(dataset.labels))
     hashes = pixel_hashes(dataset, range(len(dataset.labels)))
     found = torch.tensor([index for index, each in enumerate(hashes) if each in listed], dtype=torch.int64)
     named = len({hashes[index] for index in found.tolist()})

@@ -7,7 +7,7 @@ from torch import nn
 
 from data.arguments import DataArgs, augmentation_from, dataset_from
 from data.exclusion import exclude
-from data.forget import parse_forget
+from data.forget import GRAMMAR, parse_forget
 from data.image_sets import ImageSets
 from data.split_record import OPTIONAL, PARTS, Splits
 from data.splits import make_splits
@@ -26,7 +26,8 @@ from unlearning.arguments import FEWEST_RETAINED
 # Retain images in a step of constrained fine-tuning: fewer where a pass would have fewer steps than these.
 LARGEST_FINETUNE_BATCH, FINETUNE_STEPS_A_PASS = 128, 20
 TARGETS = {
-    "random": "unseen", "file": "unseen", "class": "zero", "superclass": "zero", "mislabelled": "chance",
+    "random": "unseen", "file": "unseen", "group": "unseen", "requests": "unseen", "class": "zero",
+    "superclass": "zero", "mislabelled": "chance",
 }  # fmt: skip
 
 
@@ -37,7 +38,7 @@ class Experiment:
         args: an instance of a script's `Args`, with the fields of `RunArgs`, `DataArgs` and `ModelArgs`.
         weight_path: weights that the run starts from; the splits.npz beside them is used again, and where there is
             none, they are taken to have been trained elsewhere.
-        default_forget: the forget set where neither the arguments nor earlier splits name one.
+        must_forget: whether a forget set is needed.
         following: whether the forget set beside these weights has been asked for, and another one is now.
         again: whether it was not forgotten, and joins the other one.
         with_copies: whether copies of forget images are forgotten as well.
@@ -51,8 +52,8 @@ class Experiment:
         self,
         args: DataArgs,
         weight_path: str | None = None,
-        default_forget: str | None = None,
         *,
+        must_forget: bool = False,
         following: bool = False,
         again: bool = False,
         with_copies: bool = False,
@@ -68,7 +69,7 @@ class Experiment:
             raise UserError(f"--weight_path {weight_path}: there is no such file")
         self.dataset = dataset_from(args)
         self.splits = from_main(
-            lambda: self._splits(weight_path, default_forget, following, again, with_copies, excluded)
+            lambda: self._splits(weight_path, must_forget, following, again, with_copies, excluded)
         )
         augmentation = augmentation_from(args, self.dataset)
         self.sets = ImageSets(
@@ -76,7 +77,7 @@ class Experiment:
         )
 
     def _splits(
-        self, weight_path: str | None, default_forget: str | None, following: bool, again: bool, with_copies: bool,
+        self, weight_path: str | None, must_forget: bool, following: bool, again: bool, with_copies: bool,
         excluded: str | None,
     ) -> Splits:  # fmt: skip
         args = self.args
@@ -91,15 +92,17 @@ class Experiment:
         previous = Splits.load(path, self.dataset, forget_may_lack=gone) if path is not None else None
         if following:
             previous = previous.following(again=again)
-        forget = args.forget
-        if forget is None and (previous is None or not previous.forget_request):
-            forget = default_forget
-        elif forget is None and with_copies:
+        if args.requests is not None and args.forget is not None:
+            raise UserError(f"--requests {args.requests}: --forget {args.forget} is another forget set; give one")
+        forget = args.forget if args.requests is None else f"requests:{args.requests}"
+        if forget is None and must_forget and (previous is None or not previous.forget_request):
+            raise UserError(f"--forget: name what to forget, such as {GRAMMAR}")
+        if forget is None and with_copies and previous is not None:
             forget = previous.forget_request
         splits = make_splits(
             self.dataset, forget, validation=args.validation, test=args.test, seed=args.seed,
             confusion=args.confusion, foreign=weight_path is not None and previous is None, previous=previous,
-            with_copies=with_copies,
+            with_copies=with_copies, groups=args.groups,
         )  # fmt: skip
         return splits if excluded is None else exclude(splits, self.dataset, excluded)
 

@@ -218,7 +218,7 @@ def check_previous(args: Any) -> Previous:
         )
     if args.splits is not None:
         raise UserError(f"--splits {args.splits}: --previous_run continues from its own splits; leave one of them out")
-    if args.forget is None and args.resume is None:
+    if args.forget is None and args.requests is None and args.resume is None:
         raise UserError(f"--previous_run {args.previous_run}: name what is to be forgotten next by --forget")
     for name in SAME:
         before, now = previous.config[name], getattr(args, name)
@@ -247,8 +247,8 @@ def follow(previous: Previous, args: Any, experiment: Experiment, model: nn.Modu
     target = previous.report["forget"].get("target") if previous.asked_again else None
     if target not in (None, experiment.target(args.forget_target)):
         raise UserError(
-            f"--forget {args.forget}: it joins that of {previous.folder}, which was not forgotten; give its "
-            f"--forget_target {target}, or run that request again with a larger --retain_budget"
+            f"--forget {experiment.splits.forget_request}: it joins {previous.folder}, which was not forgotten; "
+            f"give its --forget_target {target}, or run that request again with a larger --retain_budget"
         )
     first, spent = previous.first_original(), previous.spent
     if first is not None:

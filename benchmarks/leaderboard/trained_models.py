@@ -26,6 +26,7 @@ ELSEWHERE = (
     "log_dir", "name_prefix", "resume", "device", "precision", "deterministic", "sync_bn", "data_on_device", "compile",
     "compile_mode", "log_interval", "figures", "data_dir", "on_nan",
 )  # fmt: skip
+LATER = ("exclude", "groups", "requests")
 THIRDS = ("low", "middle", "high")
 SHARE = 0.1  # of the training images in a set by memorisation: the size of random:0.1
 
@@ -33,8 +34,8 @@ SHARE = 0.1  # of the training images in a set by memorisation: the size of rand
 def model_key(config: dict) -> str:
     """Hash of a training's configuration without `ELSEWHERE`, of files by their content; they have to exist."""
     values = {name: value for name, value in config.items() if name not in ELSEWHERE}
-    if values.get("exclude") is None:  # hashes of records from before there was such a flag
-        values.pop("exclude", None)
+    # Records from before there were these flags keep their hashes.
+    values = {name: value for name, value in values.items() if value is not None or name not in LATER}
     for name in ("splits", "forget"):
         path = Path(str(values.get(name) or "").removeprefix("file:"))
         if name == "splits" and values.get(name) or str(values.get(name)).startswith("file:"):

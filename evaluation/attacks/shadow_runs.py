@@ -21,8 +21,8 @@ from models.arguments import ModelArgs
 
 # Arguments that shadow runs leave at their defaults.
 FROM_SCRATCH = (
-    "forget", "weight_path", "retrained_weight_path", "retrain", "resume", "previous_run", "with_copies",
-    "request_id", "requester", "show_images", "keep_checkpoint",
+    "forget", "groups", "requests", "weight_path", "retrained_weight_path", "retrain", "resume", "previous_run",
+    "with_copies", "request_id", "requester", "show_images", "keep_checkpoint",
 )  # fmt: skip
 # Arguments that do not determine a shadow model: paths, and what the splits file contains.
 ELSEWHERE = (

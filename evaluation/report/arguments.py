@@ -36,6 +36,8 @@ def check_report(args: ReportArgs, forgets: bool = True) -> None:
     Raises:
         UserError: with the flag.
     """
+    if args.requests is not None and (given := args.request_id or args.requester):
+        raise UserError(f"--requests {args.requests}: it names who asked; leave {given!r} out")
     for field in dataclasses.fields(ReportArgs):
         value, flag = getattr(args, field.name), f"--{field.name}"
         if value and not forgets:

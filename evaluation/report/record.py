@@ -12,8 +12,10 @@ from torch import Tensor
 
 from data.datasets import Dataset
 from data.exclusion import HASHES
+from data.image_list import REQUESTS
 from data.split_record import PARTS, Splits
-from evaluation.report.page import report_page
+from evaluation.report.page import PAGE, report_page
+from evaluation.report.requesters import list_digest, requester_page
 from evaluation.report.tables import plain
 from helper_functions.code_version import code_version
 from helper_functions.run_folder import CHECKPOINT, ORIGINAL, RESULT
@@ -30,7 +32,7 @@ WEIGHTS = (RESULT, "infeasible*.*", "not_forgotten*.*", "unlearned.*")
 # Other files of a run folder whose digests a report holds.
 RECORDS = {
     "config.yaml": "configuration", "splits.npz": "splits", "metrics.jsonl": "figures", HASHES: "hashes",
-    CHECKPOINT: "checkpoint",
+    REQUESTS: "requests", CHECKPOINT: "checkpoint",
 }  # fmt: skip
 ENVIRONMENT = ("python", "torch", "device", "cpu", "cpu_threads")
 TRACE_POINTS = 300
@@ -44,8 +46,8 @@ EPOCHS = {"step": "step", "retain_fall": "constraint/fall", "retain_fall_bound":
 
 def complete_report(
     run: PreparedRun, outcome: Unlearned | None, script: str, figures: dict, removed: Collection[Path] = ()
-) -> tuple[dict, bytes]:
-    """The whole report, with its own digest and that of its page, and the page; arguments as of `write_report`.
+) -> tuple[dict, dict[str, bytes]]:
+    """The whole report, with its own digest and those of its pages, and these by name; arguments as of `write_report`.
 
     `figures` are the entries that follow from the models; files in `removed` do not stay, and are not listed.
     """
@@ -81,9 +83,12 @@ def complete_report(
     if pictures:
         report["pictures"] = [described for described, _ in pictures]
     report = plain(report)
+    pages = {entry["page"]: requester_page(report, entry).encode() for entry in report.get("requesters", [])}
+    for entry in report.get("requesters", []):
+        entry[PAGE_DIGEST] = hashlib.sha256(pages[entry["page"]]).hexdigest()
     report[DIGEST] = report_digest(report)
     page = report_page(report, [png for _, png in pictures]).encode()
-    return report | {PAGE_DIGEST: hashlib.sha256(page).hexdigest()}, page
+    return report | {PAGE_DIGEST: hashlib.sha256(page).hexdigest()}, {PAGE: page, **pages}
 
 
 def request_of(args: Any, splits: Splits, dataset: Dataset) -> dict:
@@ -95,19 +100,6 @@ def request_of(args: Any, splits: Splits, dataset: Dataset) -> dict:
         "images": len(splits.forget),
         "sha256": list_digest(splits.forget.tolist(), dataset.file_names),
     }
-
-
-def list_digest(images: list[int], file_names: tuple[str, ...] | None) -> str:
-    """SHA-256 of a list of images, one a line: file names in byte order, else numbers in ascending order.
-
-    The same as `LC_ALL=C sort -u list | sha256sum` for file names and `sort -nu list | sha256sum` for numbers.
-    """
-    if file_names is None:
-        lines = [str(image).encode() for image in sorted(set(images))]
-    else:
-        # Python keeps the bytes of names that are not UTF-8 as surrogates.
-        lines = sorted({file_names[image].encode("utf-8", "surrogateescape") for image in images})
-    return hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
 
 
 def data_of(experiment: Experiment) -> dict:

@@ -17,11 +17,13 @@ from evaluation.metrics import loss_histograms
 from evaluation.report.figures import draw_dial, draw_images, draw_losses
 from evaluation.report.page import PAGE
 from evaluation.report.record import complete_report
+from evaluation.report.requesters import evidence_for
 from evaluation.report.tables import cost_table, plain, table
 from evaluation.verdict import Verdict, give_verdict, next_try
 from helper_functions.config import FIRST_FLAGS
 from helper_functions.files import save_tensors, write_bytes, write_json
 from helper_functions.run_folder import INFEASIBLE, NOT_FORGOTTEN, RESULT, RESULTS, TRACES
+from helper_functions.safe_files.printable import printable
 from helper_functions.training.distribution import from_main, on_main
 from helper_functions.training.inference import evaluation_mode
 from helper_functions.training.loop import Cost
@@ -63,6 +65,8 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
             "method": outcome.method, "target": outcome.target, "chosen_epoch": outcome.chosen,
             "line_search": outcome.events, "multiplier": outcome.multiplier, "share": outcome.share,
         }  # fmt: skip
+        if run.requests:
+            report["requesters"] = evidence_for(run.requests, judgements, run.experiment)
         if outcome.dial:
             report["dial"] = outcome.dial
         if outcome.held_out_auc:
@@ -74,8 +78,9 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
     # Only rank 0 has written the files, and it may be the only one that can read them.
     fulfilled = verdict is not None and verdict.weights == RESULT
     removed = [run.record.path(name) for name in TRACES if fulfilled and not run.args.keep_checkpoint]
-    report, page = from_main(lambda: complete_report(run, outcome, script, report, removed))
-    write_bytes(run.record.path(PAGE), page)
+    report, pages = from_main(lambda: complete_report(run, outcome, script, report, removed))
+    for name, page in pages.items():
+        write_bytes(run.record.path(name), page)
     return _finish(run, run.models, judgements, report, summary + weights, removed)
 
 
@@ -149,6 +154,8 @@ def _finish(
         print(f"removed  {', '.join(gone)}: from before forgetting; --keep_checkpoint keeps such files")
     if record.path(PAGE).is_file():
         print(f"report   {record.path(PAGE)}")
+    for entry in report.get("requesters", ()):
+        print(f"page     {record.path(entry['page'])}: {printable(entry['requester'])}, {entry['images']} images")
     print(f"figures  {record.path('report.json')}")
     print(f"watch    tensorboard --logdir {Path(record.folder).parent}")
     return report

@@ -12,9 +12,19 @@ import numpy as np
 from torch import nn
 
 from data.copies import find_copies, find_near_duplicates, near_distance
+from data.image_list import REQUESTS, load_requests
 from evaluation.judge import Judgement
 from evaluation.report.page import PAGE, PICTURE
-from evaluation.report.record import ENVIRONMENT, data_of, file_digest, listed_files, request_of, trace_of
+from evaluation.report.record import (
+    ENVIRONMENT,
+    PAGE_DIGEST,
+    data_of,
+    file_digest,
+    listed_files,
+    request_of,
+    trace_of,
+)
+from evaluation.report.requesters import evidence_for
 from evaluation.report.tables import plain
 from evaluation.report.write import evaluation, judge_models, verdict_of
 from evaluation.verify.checks import ROUNDING, Check, all_near, at, exact, near, titled, tolerance_of
@@ -109,6 +119,7 @@ def check_figures(run: Recorded) -> list[Check]:
     checks.append(histograms if complete else dataclasses.replace(histograms, found="missing", holds=None))
     names = ("splits_sha256", "final_test", "judged_retain_images")
     checks += [exact(name.replace("_", " "), run.report.get(name), found[name]) for name in names]
+    checks += _requesters(run, judgements, tolerance("mia_auc"))
     return checks + _verdict(run, judgements, tolerance("retain_top1")) + _pictures(run)
 
 
@@ -162,6 +173,20 @@ def _figures(name: str, told: Any, found: dict | None, tolerance: Callable[..., 
             check = dataclasses.replace(check, holds=None)
         checks.append(check)
     return checks
+
+
+def _requesters(run: Recorded, judgements: dict[str, Judgement], tolerance: float) -> list[Check]:
+    path, entries = run.folder / REQUESTS, run.report.get("requesters")
+    if not path.is_file():
+        return [exact("requesters", entries, None)]
+    if "original" not in judgements:
+        return [Check("requesters", "", "missing", None)]
+    found = plain(evidence_for(load_requests(path), judgements, run.experiment))
+    told = [
+        {key: value for key, value in entry.items() if key != PAGE_DIGEST} if isinstance(entry, dict) else entry
+        for entry in (entries if isinstance(entries, list) else [])
+    ]
+    return [all_near("requesters", told, found, tolerance)]
 
 
 def _verdict(run: Recorded, judgements: dict[str, Judgement], tolerance: float) -> list[Check]:

@@ -214,7 +214,7 @@ def test_every_case_is_read_or_refused(name, tmp_path, capsys, monkeypatch):
     path = tmp_path / place
     path.parent.mkdir(parents=True, exist_ok=True)
     if name == "splits":
-        made = [make_splits(DATASET, forget, validation="0.2") for forget in ("random:5", "class:apple", None)]
+        made = [make_splits(DATASET, forget, validation="0.2") for forget in ("random:5images", "class:apple", None)]
         for split in made:
             split.save(path)
         cases = mutated(path.read_bytes())

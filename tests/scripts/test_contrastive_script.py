@@ -310,7 +310,7 @@ class TestEdges:
     @pytest.mark.parametrize("mode", MODES)
     def test_batches_of_one(self, tmp_path, mode):
         """An image has no other one in its batch to be shuffled with."""
-        forget = () if mode == "train" else ("--forget", "random:6", "--finetune_num_epochs", 0)
+        forget = () if mode == "train" else ("--forget", "random:6images", "--finetune_num_epochs", 0)
         done = fork(
             SCRIPT, *QUICK, "--mode", mode, *forget, "--validation", 0.97, "--train_num_epochs", 1, "--num_epochs", 1,
             "--batch_size", 1, "--log_dir", tmp_path,
@@ -373,7 +373,7 @@ def refused(original, distillation, tmp_path_factory):
             *untrain, "--validation", f"file:{place}/list.txt", "--forget", "class:0", "--match", "given",
             "--train_num_epochs", 1,
         ),
-        "too small a forget set": (*untrain, *teacher, "--forget", "random:4"),
+        "too small a forget set": (*untrain, *teacher, "--forget", "random:4images"),
         "too small a validation set": ("--validation", f"file:{place}/few.txt", "--train_num_epochs", 1),
     }  # fmt: skip
 

@@ -87,7 +87,7 @@ def test_copies_of_wrong_labels_have_right_ones():
 
 
 @settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 100), request=st.sampled_from(["random:3", "class:a", "random:0.2"]))
+@given(seed=st.integers(0, 100), request=st.sampled_from(["random:3images", "class:a", "random:0.2"]))
 def test_with_copies_no_copy_is_retained(seed, request):
     dataset = few_pictures(seed, 25)
     # Enough of each class in the held-out part, whatever the copies.
@@ -115,8 +115,8 @@ def test_copies_of_wrong_labels_cannot_join_them():
 
 def test_copies_that_are_all_of_the_training_set_are_refused():
     dataset = few_pictures(1, 1)
-    with pytest.raises(UserError, match="random:2 and its copies are the whole training set"):
-        make_splits(dataset, "random:2", with_copies=True, previous=some_splits(dataset, 1))
+    with pytest.raises(UserError, match="random:2images and its copies are the whole training set"):
+        make_splits(dataset, "random:2images", with_copies=True, previous=some_splits(dataset, 1))
 
 
 @pytest.fixture(scope="module")

@@ -186,7 +186,7 @@ class TestUnlearn:
                 Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "pictures" / name / f"{number}.png")
         data = ("--data_dir", tmp_path / "pictures", "--image_size", 8, *SMALL)
         done = fork(
-            "train.py", *data, "--forget", "random:4", "--validation", 0.3, "--batch_size", 8, "--num_epochs", 4,
+            "train.py", *data, "--forget", "random:4images", "--validation", 0.3, "--batch_size", 8, "--num_epochs", 4,
             "--log_dir", tmp_path / "original",
         )  # fmt: skip
         assert done.status == 0, done.err

@@ -63,7 +63,7 @@ def check_sequence(chain: list[Splits]) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(
-    requests=st.lists(st.sampled_from(["random:9", "random:0.1", "class:0", "class:3", "superclass:few"]), max_size=4),
+    requests=st.lists(st.sampled_from(["random:12", "random:0.1", "class:0", "class:3", "superclass:few"]), max_size=4),
     first=st.sampled_from(["random:0.1", "class:1", "mislabelled:0.2", "random:30"]),
     test=st.sampled_from([0, 60]),
     with_copies=st.booleans(),
@@ -317,7 +317,7 @@ class TestNotForgotten:
         assert fork("test.py", "--verify", only(tmp_path)).status == 0
 
     def test_another_target_is_refused(self, idle, tmp_path):
-        flags = ("--previous_run", idle.folder, "--forget", "random:9", *IDLE, "--log_dir", tmp_path / "none")
+        flags = ("--previous_run", idle.folder, "--forget", "random:9images", *IDLE, "--log_dir", tmp_path / "none")
         assert_refused(fork(UNLEARN, *flags), UNLEARN, "--forget random:9", "was not forgotten", "--forget_target zero")
         assert not (tmp_path / "none").exists()
 
@@ -336,7 +336,7 @@ class TestNotForgotten:
 
 class TestFlagsTakenOver:
     def test_data_model_budget_and_multiplier_come_from_there(self, first):
-        args, before = parse("--previous_run", first.folder, "--forget", "random:9"), load(first.folder)
+        args, before = parse("--previous_run", first.folder, "--forget", "random:9images"), load(first.folder)
         for name in (*SAME, "seed", "retain_budget", "train_num_epochs"):
             assert getattr(args, name) == before[name]
         assert args.model == "resnet8" and args.width == 4 and args.retain_budget == 60
@@ -384,7 +384,7 @@ class TestBudget:
         return folder
 
     def test_it_is_measured_where_the_first_original_is_at_hand(self, worse, tmp_path):
-        flags = ("--previous_run", worse, "--forget", "random:9", "--retain_budget", 1, *self.short(tmp_path))
+        flags = ("--previous_run", worse, "--forget", "random:9images", "--retain_budget", 1, *self.short(tmp_path))
         done = fork(UNLEARN, *flags)
         assert_refused(done, UNLEARN, "--retain_budget 1: earlier requests have spent ", "0.00 are left", "raise it")
         spent = float(done.err.split("spent ")[1].split()[0])
@@ -410,7 +410,7 @@ class TestBudget:
         report["verdict"] |= {"retain_budget": 60.0, "slack": 0.5}
         (worse / "report.json").write_text(json.dumps(report))
         before = contents(tmp_path)
-        flags = ("--previous_run", worse, "--forget", "random:9", "--retain_budget", 59, *self.short(tmp_path))
+        flags = ("--previous_run", worse, "--forget", "random:9images", "--retain_budget", 59, *self.short(tmp_path))
         assert_refused(fork(UNLEARN, *flags), UNLEARN, "have spent 59.50 points")
         assert contents(tmp_path) == before
 
@@ -439,7 +439,7 @@ class TestRefused:
         (("--splits", "a.npz"), "--splits a.npz: --previous_run continues from its own splits"),
     ])  # fmt: skip
     def test_contradictions(self, first, tmp_path, capsys, flags, says):
-        flags = ("--previous_run", first.folder, "--forget", "random:9", "--log_dir", tmp_path / "none", *flags)
+        flags = ("--previous_run", first.folder, "--forget", "random:9images", "--log_dir", tmp_path / "none", *flags)
         self.refuse(capsys, *flags, says=(says,))
         assert not (tmp_path / "none").exists()
 
@@ -448,7 +448,7 @@ class TestRefused:
 
     def test_another_forget_set_was_left_out_of_the_retrained_model(self, first, original, capsys):
         weights = original.folder / "model.pt"
-        flags = ("--previous_run", first.folder, "--forget", "random:9", "--retrained_weight_path", weights)
+        flags = ("--previous_run", first.folder, "--forget", "random:9images", "--retrained_weight_path", weights)
         self.refuse(capsys, *flags, says=("trained without another forget set",))
 
     @pytest.mark.parametrize("name, says", [
@@ -457,7 +457,7 @@ class TestRefused:
     ])  # fmt: skip
     def test_files_that_are_not_there(self, place, capsys, name, says):
         (place / name).unlink()
-        self.refuse(capsys, "--previous_run", place, "--forget", "random:9", says=(says, place))
+        self.refuse(capsys, "--previous_run", place, "--forget", "random:9images", says=(says, place))
 
     def test_no_folder_at_all(self, tmp_path, capsys):
         self.refuse(capsys, "--previous_run", tmp_path / "nowhere", says=("no run folder",))
@@ -472,9 +472,9 @@ class TestRefused:
     ])  # fmt: skip
     def test_reports_that_do_not_hold(self, place, capsys, change, says):
         (place / "report.json").write_text(json.dumps(report_of(place) | change))
-        self.refuse(capsys, "--previous_run", place, "--forget", "random:9", says=(says,))
+        self.refuse(capsys, "--previous_run", place, "--forget", "random:9images", says=(says,))
 
     @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "\ud800"])
     def test_reports_that_are_none(self, place, capsys, text):
         (place / "report.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-        self.refuse(capsys, "--previous_run", place, "--forget", "random:9", says=("--previous_run",))
+        self.refuse(capsys, "--previous_run", place, "--forget", "random:9images", says=("--previous_run",))

@@ -296,7 +296,7 @@ class TestCannotBeChecked:
                 from PIL import Image
 
                 Image.new("RGB", (8, 8), (colour, number, 99)).save(tmp_path / "pictures" / label / f"{number}.png")
-        flags = ("--data_dir", tmp_path / "pictures", "--image_size", 8, "--validation", 0.3, "--forget", "random:4")
+        flags = ("--data_dir", tmp_path / "pictures", "--image_size", 8, "--validation", 0.3, "--forget", "random:0.2")
         flags = (*flags, "--train_num_epochs", 3, "--train_batch_size", 8, "--num_epochs", 1, "--figures", "False")
         done = fork(UNLEARN, *SMALL, *flags, "--log_dir", tmp_path / "runs")
         assert done.status in (0, 3, 4), done.err

@@ -111,7 +111,7 @@ class TestDefaults:
             (["--batch_size", "20"], (20, 20)),
             ([], (17, 32)),  # of the 129 images that are a tenth
             (["--retain_batch_size", "50"], (17, 50)),
-            (["--forget", "random:5"], (5, 32)),
+            (["--forget", "random:5images"], (5, 32)),
         ],
     )
     def test_batch_sizes_reach_the_loaders(self, flags, sizes, tmp_path):
