@@ -26,6 +26,8 @@ class Args(RunArgs, DataArgs, ModelArgs, Recipe):
 
     retain_only: bool = False
     """Leave the forget set out: this trains the retrained model that unlearning is measured against."""
+    exclude: str | None = None
+    """The forgotten.sha256 of a run: pictures with these pixels are in no part, whatever their names are now."""
 
 
 def get_parser() -> ScriptParser:
@@ -38,7 +40,7 @@ def main(args: Args) -> dict:
     record = None
     if args.resume is not None:
         record, args = RunRecord.reopen(args.resume, Args, args.on_nan)
-    experiment = Experiment(args)
+    experiment = Experiment(args, excluded=args.exclude)
     splits, sets, precision = experiment.splits, experiment.sets, experiment.precision
     if args.retain_only and len(splits.forget) == 0:
         raise UserError("--retain_only True: there is no forget set to leave out; name it by --forget or --splits")

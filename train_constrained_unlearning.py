@@ -31,14 +31,14 @@ from unlearning.known_weights import described
 from unlearning.methods import METHODS, check_method, defaults_of
 from unlearning.run import Unlearned, UnlearningRun
 from unlearning.sequence import SequenceArgs, taken_over
-from unlearning.setup import OriginalArgs, check_forgetting, forget, set_up
+from unlearning.setup import OriginalArgs, TraceArgs, check_forgetting, forget, set_up
 
 # For an unknown model and data, ours begin with a short step; the line search lengthens it.
 CAREFUL = {"learning_rate": 0.001}
 
 
 @dataclasses.dataclass
-class Args(RunArgs, DataArgs, ModelArgs, MethodArgs, OriginalArgs, SequenceArgs, DialArgs, ReportArgs):
+class Args(RunArgs, DataArgs, ModelArgs, MethodArgs, OriginalArgs, SequenceArgs, DialArgs, TraceArgs, ReportArgs):
     """Flags of train_constrained_unlearning.py."""
 
     method: Literal[*METHODS] = "constrained"
@@ -140,7 +140,7 @@ def check(args: Args, experiment: Experiment, original: nn.Module) -> None:
 def main(args: Args) -> dict:
     """Train or load the original, forget, judge; returns what `report.json` holds."""
     check_report(args, args.untrain)
-    run = set_up(args, "unlearning", "random:0.1", check)
+    run = set_up(args, "unlearning", args.untrain, check)
     outcome = forget(run, run.args.method) if run.args.untrain else None
     return write_report(run, outcome, "train_constrained_unlearning.py")
 

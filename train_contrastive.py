@@ -22,11 +22,11 @@ from unlearning.arguments import DISCRIMINATING, UnlearnArgs
 from unlearning.distillation import Distillation, DistillationArgs, check_distillation
 from unlearning.experiment import Experiment
 from unlearning.known_weights import described
-from unlearning.setup import OriginalArgs, check_forgetting, forget, set_up
+from unlearning.setup import OriginalArgs, TraceArgs, check_forgetting, forget, set_up
 
 
 @dataclasses.dataclass
-class Args(RunArgs, DataArgs, ModelArgs, UnlearnArgs, OriginalArgs, DistillationArgs, ReportArgs):
+class Args(RunArgs, DataArgs, ModelArgs, UnlearnArgs, OriginalArgs, DistillationArgs, TraceArgs, ReportArgs):
     """Flags of train_contrastive.py."""
 
     mode: Literal["train", "untrain", "untrain_contrastive"] = "train"
@@ -54,7 +54,7 @@ def main(args: Args) -> dict:
     """Train or load the teacher, then train or untrain a student; returns what `report.json` holds."""
     args.check()
     check_report(args, args.mode != "train")
-    run = set_up(args, "contrastive", None if args.mode == "train" else "random:0.1", check)
+    run = set_up(args, "contrastive", args.mode != "train", check)
     if run.args.mode != "train":
         return write_report(run, forget(run, run.args.mode), "train_contrastive.py")
     distillation = Distillation(run)

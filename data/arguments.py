@@ -29,7 +29,13 @@ class DataArgs:
     data_dir: str | None = None
     """Folder of the data set; CIFAR and SVHN are downloaded to it when absent."""
     forget: str | None = None
-    """The forget set: random:0.1, random:500, class:apple,7, superclass:fish, mislabelled:0.1, file:PATH."""
+    """The forget set: random:0.1, random:500, class:apple,7, superclass:fish, mislabelled:0.1, group:NAME or
+    file:PATH."""
+    requests: str | None = None
+    """CSV file of request_id, requester and file, an image or a list of images: all of them are the forget set, and
+    each requester gets a page of his own."""
+    groups: str | None = None
+    """CSV file of file and group, such as persons, for --forget group:NAME."""
     confusion: Literal[*CONFUSIONS] = "uniform"
     """How mislabelled:FRACTION corrupts: to any other class, or to the next one."""
     validation: str = "0.1"

@@ -1,14 +1,19 @@
-"""Exact copies of forget images in other parts of the data set, by decoded pixels."""
+"""Copies of forget images in other parts: exact ones by decoded pixels, near-duplicates by perceptual hashes."""
 
 import numpy as np
+from PIL import Image
 
 from data.datasets import Dataset
-from data.forget import NAMED
-from data.image_list import and_more, name_image
+from data.image_list import NAMED, and_more, name_image
 from data.partition import copy_groups
 from data.split_record import Splits
 
 EXAMPLES = 20
+# Of 64 bits; --near_duplicates auto, for an image folder. On CIFAR-100 it finds recompressed, resized and brightened
+# pictures, and no pair of other ones among 3.5 million.
+NEAR = 6
+# Images of a part that are compared at a time.
+BLOCK = 4096
 # The parts in which a copy affects the result, and how. Images that were forgotten before are no such part.
 MEANING = {
     "retain": "they stay in training; forget them by --with_copies, or list them as well",
@@ -36,6 +41,61 @@ def find_copies(dataset: Dataset, splits: Splits) -> dict[str, dict]:
             examples = [[name_image(image, dataset) for image in pair] for pair in pairs]
             found[name] = {"count": len(copies), "examples": examples}
     return found
+
+
+def near_distance(asked: int | str, dataset: Dataset) -> int | None:
+    """Bits of --near_duplicates; None: no image is compared. `auto` compares photographs, not built-in data sets."""
+    if asked == "auto":
+        return NEAR if dataset.file_names is not None else None
+    return None if asked == "off" else asked
+
+
+def find_near_duplicates(dataset: Dataset, splits: Splits, distance: int) -> dict:
+    """Images of other parts whose perceptual hash differs by at most `distance` of 64 bits from a forget image's.
+
+    Gives `distance` and, for each of `parts` with such images, their `count` and up to 20 `examples`: the nearest
+    forget image, the other one, and the bits between them. Exact copies are left out. Source: pHash, by imagehash.
+    """
+    forget, groups = splits.forget.numpy(), copy_groups(dataset.images)
+    ours, found = _perceptual_hashes(dataset, forget), {}
+    for name in MEANING if len(forget) else ():
+        part = getattr(splits, name).numpy()
+        part = part[~np.isin(groups[part], groups[forget])]
+        count, examples = 0, []
+        for start in range(0, len(part), BLOCK):
+            images = part[start : start + BLOCK]
+            bits = (64 - ours @ _perceptual_hashes(dataset, images).T) / 2
+            nearest, fewest = bits.argmin(0), bits.min(0)
+            near = np.flatnonzero(fewest <= distance)
+            count += len(near)
+            for at in near[: EXAMPLES - len(examples)]:
+                pair = [name_image(image, dataset) for image in (forget[nearest[at]], images[at])]
+                examples.append([*pair, int(fewest[at])])
+        if count:
+            found[name] = {"count": count, "examples": examples}
+    return {"distance": distance, "parts": found}
+
+
+def _perceptual_hashes(dataset: Dataset, images: np.ndarray) -> np.ndarray:
+    """Bits of each image's hash as 1 and -1, float32 [n, 64]."""
+    import imagehash
+
+    pixels = (dataset.images[index].permute(1, 2, 0).numpy() for index in images)
+    pictures = (Image.fromarray(each[:, :, 0] if each.shape[2] == 1 else each) for each in pixels)
+    bits = [imagehash.phash(picture).hash.ravel() for picture in pictures]
+    return np.array(bits, dtype=np.float32).reshape(-1, 64) * 2 - 1
+
+
+def tell_near_duplicates(near: dict) -> list[str]:
+    """A line for each part in a result of `find_near_duplicates`."""
+    lines = []
+    for name, found in near["parts"].items():
+        named = and_more([f"{image} ~ {other}" for image, other, _ in found["examples"][:NAMED]], found["count"])
+        lines.append(
+            f"similar  {found['count']:,} in {name} ({named}): hashes within {near['distance']} of 64 bits; look at "
+            "them, and list those that show the same"
+        )
+    return lines
 
 
 def tell_copies(copies: dict[str, dict], splits: Splits) -> list[str]:

@@ -46,7 +46,7 @@ class Dataset:
     images: uint8 [N, C, H, W] in channels_last memory; labels: int64 [N]; images[:num_train] are the data set's own
     training part in its own order, the rest its official test part (num_train == N where there is none).
     mean, std: per channel, of pixels scaled to [0, 1]. superclasses: name to the class names in it, or empty.
-    file_names: of an image folder, relative to it, with forward slashes.
+    folder, file_names: of an image folder, and of its pictures, relative to it, with forward slashes.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Dataset:
     std: tuple[float, ...]
     superclasses: dict[str, tuple[str, ...]] = field(default_factory=dict)
     file_names: tuple[str, ...] | None = None
+    folder: Path | None = None
 
     @property
     def num_classes(self) -> int:
@@ -174,7 +175,9 @@ def _load_imagefolder(data_dir: Path, *, image_size: int | None, skip_unreadable
     size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
     pixels, numbers, classes, file_names = read_image_folder(data_dir, size, skip_unreadable)
     images, labels, statistics = _as_images(pixels), torch.from_numpy(numbers), _channel_statistics(pixels)
-    return Dataset("imagefolder", images, labels, classes, len(pixels), *statistics, file_names=file_names)
+    return Dataset(
+        "imagefolder", images, labels, classes, len(pixels), *statistics, file_names=file_names, folder=data_dir
+    )
 
 
 def _as_images(pixels: np.ndarray) -> Tensor:

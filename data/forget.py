@@ -9,21 +9,24 @@ import torch
 from torch import Tensor
 
 from data.datasets import Dataset
-from data.image_list import and_more, name_image, read_image_list
+from data.image_list import NAMED, and_more, name_image, read_group, read_image_list, read_requests
 from data.partition import Partition
 from data.random_streams import random_state
 from helper_functions.errors import UserError
 from helper_functions.training.distribution import say
 
-# Images that a message names.
-NAMED = 5
-GRAMMAR = "random:0.1, random:500, class:apple,7, superclass:fish, mislabelled:0.1 or file:PATH"
+GRAMMAR = "random:0.1, random:500, class:apple,7, superclass:fish, mislabelled:0.1, group:NAME or file:PATH"
+# Fewer random images than these need the word, since random:2 may be meant as a share.
+FEWEST_UNNAMED = 10
 CONFUSIONS = ("uniform", "pairwise")
 
 
 @dataclass(frozen=True)
 class ForgetRequest:
-    """A parsed request; of the optional fields, those that the kind needs are set."""
+    """A parsed request; of the optional fields, those that the kind needs are set.
+
+    `path` is that of a list, of a table of requests, or, for a group, of the table of groups.
+    """
 
     kind: str
     fraction: float | None = None
@@ -45,17 +48,21 @@ def parse_forget(spec: str) -> ForgetRequest:
         raise UserError(f"unknown forget request {spec!r}; {hint}")
     if not colon or not value:
         raise UserError(f"forget request {spec!r} names nothing after '{kind}:'; write {GRAMMAR}")
-    if kind == "file":
+    if kind in ("file", "requests"):
         return ForgetRequest(kind, path=value)
-    if kind in ("class", "superclass"):
+    if kind in ("class", "superclass", "group"):
         names = tuple(name.strip() for name in value.split(","))
         if not all(names):
             raise UserError(f"forget request {spec!r} has an empty name; separate names by single commas")
         return ForgetRequest(kind, names=names)
-    if kind == "random" and re.fullmatch(r"\+?[0-9]{1,18}", value):
-        if int(value) == 0:
+    if kind == "random" and (number := re.fullmatch(r"\+?([0-9]{1,18})( ?images?)?", value)):
+        count = int(number[1])
+        if count == 0:
             raise UserError(f"forget request {spec!r} asks for no image; give a positive number")
-        return ForgetRequest(kind, count=int(value))
+        if count < FEWEST_UNNAMED and not number[2]:
+            images, share = f"random:{count}images", f"random:{count / 100:g}"
+            raise UserError(f"forget request {spec!r}: {count} images or {count} %? write {images} or {share}")
+        return ForgetRequest(kind, count=count)
     return ForgetRequest(kind, fraction=parse_fraction(value, f"forget request {spec!r}"))
 
 
@@ -88,7 +95,8 @@ def select_forget(request: ForgetRequest, dataset: Dataset, partition: Partition
 
 def describe(request: ForgetRequest) -> str:
     """The request in the grammar of `GRAMMAR`."""
-    values = (request.path, request.count, request.fraction)
+    count = None if request.count is None else f"{request.count}{'images' * (request.count < FEWEST_UNNAMED)}"
+    values = (request.path, count, request.fraction)
     value = ",".join(request.names) or next(value for value in values if value is not None)
     return f"{request.kind}:{value}"
 
@@ -109,7 +117,8 @@ def corrupt_labels(
 
 
 def _random(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
-    train, before = partition.train, partition.num_forgotten
+    train = np.setdiff1d(partition.train, partition.asked_again)
+    before = partition.num_forgotten + len(partition.asked_again)
     count = round(request.fraction * len(train)) if request.count is None else request.count
     if count >= len(train):
         raise UserError(f"{describe(request)} is {count} of {len(train)} training images; leave some to be retained")
@@ -135,8 +144,19 @@ def _superclasses(request: ForgetRequest, dataset: Dataset, partition: Partition
     return _of_classes(wanted, dataset, partition.train)
 
 
+def images_by_name(request: ForgetRequest, dataset: Dataset) -> np.ndarray:
+    """The images that a request of one of `BY_NAME` names, in whatever part they are: sorted int64 indices."""
+    if request.kind == "file":
+        return read_image_list(request.path, dataset)
+    if request.kind == "requests":
+        return np.unique(np.concatenate([each.images for each in read_requests(request.path, dataset)]))
+    if request.path is None:
+        raise UserError(f"forget request {describe(request)!r}: name the table of groups by --groups FILE.csv")
+    return read_group(request.path, request.names, dataset)
+
+
 def _listed(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
-    listed = read_image_list(request.path, dataset)
+    listed = images_by_name(request, dataset)
     never = np.setdiff1d(listed, np.concatenate([partition.train, partition.forgotten]))
     if len(never):
         test = np.isin(never[:NAMED], partition.test)
@@ -183,5 +203,9 @@ SELECTORS = {
     "class": _classes,
     "superclass": _superclasses,
     "mislabelled": _random,
+    "group": _listed,
     "file": _listed,
+    "requests": _listed,
 }
+# Kinds whose images are named one by one.
+BY_NAME = ("group", "file", "requests")

@@ -5,13 +5,18 @@ import os
 import sys
 import threading
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from helper_functions.errors import UserError
 from helper_functions.training.distribution import say
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 DEFAULT_IMAGE_SIZE = 64
@@ -54,6 +59,30 @@ def read_image_folder(
     return pixels, labels, tuple(classes), tuple(files)
 
 
+def read_pictures(
+    folder: Path, files: Sequence[str], readers: Sequence[Callable[["Image"], np.ndarray]]
+) -> list[np.ndarray]:
+    """Pictures of a folder as each of the readers reads them, `[n, ...]` a reader; each file is decoded once."""
+
+    def read(name: str) -> list[np.ndarray]:
+        with _opened(folder / name) as image:
+            return [reader(image) for reader in readers]
+
+    with _pool() as pool:
+        return [np.stack(found) for found in zip(*pool.map(read, files), strict=True)]
+
+
+def upright(image: "Image") -> "Image":
+    """A whole picture in RGB as its EXIF data turn it."""
+    from PIL import Image, ImageOps
+
+    turned = ImageOps.exif_transpose(image)
+    if turned.mode.startswith("I"):
+        # 16-bit grey, of which a plain conversion turns every value above 255 to white.
+        turned = Image.fromarray((np.asarray(turned) >> 8).astype(np.uint8))
+    return turned.convert("RGB")
+
+
 def _list_images(folder: Path) -> tuple[list[str], list[str], np.ndarray]:
     files, labels = [], []
     try:
@@ -88,7 +117,6 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _decode_all(paths: list[Path], pixels: np.ndarray) -> list[str | None]:
     """Decode into pixels [N, S, S, 3]; returns for each file its error, or None."""
-    from PIL import Image
 
     def decode(path: Path, target: np.ndarray) -> str | None:
         try:
@@ -97,26 +125,38 @@ def _decode_all(paths: list[Path], pixels: np.ndarray) -> list[str | None]:
             return " ".join(str(error).split()) or type(error).__name__
         return None
 
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("ignore")  # of malformed EXIF, which is ignored
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with _pool() as pool:
         return list(pool.map(decode, paths, pixels))
 
 
-def _decode(path: Path, size: int) -> np.ndarray:
-    from PIL import Image, ImageOps
+@contextlib.contextmanager
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    from PIL import Image
+
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")  # of malformed EXIF, which is ignored
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield pool
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> "Iterator[Image]":
+    from PIL import Image
 
     with (
         Image.open(path, formats=("PNG", "JPEG")) as image,
         _one_large if image.width * image.height > LARGE else contextlib.nullcontext(),
     ):
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):
-            # 16-bit grey, of which a plain conversion turns every value above 255 to white.
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        upright = upright.convert("RGB")
+        yield image
+
+
+def _decode(path: Path, size: int) -> np.ndarray:
+    from PIL import Image
+
+    with _opened(path) as image:
+        whole = upright(image)
         # Only the centre square is resized: a thin strip, resized whole, would become a giant image.
-        side = min(upright.size)
-        left, top = (upright.width - side) // 2, (upright.height - side) // 2
-        square = upright.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+        side = min(whole.size)
+        left, top = (whole.width - side) // 2, (whole.height - side) // 2
+        square = whole.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     return np.asarray(square)

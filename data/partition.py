@@ -14,7 +14,7 @@ class Partition:
     """The parts of a data set that do not depend on the forget set; sorted int64 arrays.
 
     final_test: as in `Splits`. forgotten: images that earlier requests of a sequence forgot. deleted: how many of those
-    were deleted since.
+    were deleted since. asked_again: training images that an earlier request did not forget.
     """
 
     train: np.ndarray
@@ -23,6 +23,7 @@ class Partition:
     final_test: str
     forgotten: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     deleted: int = 0
+    asked_again: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def num_forgotten(self) -> int:

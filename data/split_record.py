@@ -95,17 +95,24 @@ class Splits:
         """Images that earlier requests forgot, whether they are still there or deleted."""
         return len(self.forgotten) + self.deleted
 
-    def following(self) -> "Splits":
+    def following(self, *, again: bool = False) -> "Splits":
         """The splits from which the next request of a sequence starts: its training set is this one's retain set.
 
-        Held-out images, test images and labels stay; the images forgotten here join `forgotten`.
+        Held-out images, test images and labels stay; the images forgotten here join `forgotten`. again: they were not
+        forgotten, and stay in `train` and `forget`, so that the next request asks for them once more.
         """
         held_out = torch.cat([self.validation, self.unseen]).sort().values
+        start = replace(self, validation=held_out, unseen=_nothing(), forget_request="")
+        if again:
+            return start
         forgotten = torch.cat([self.forgotten, self.forget]).sort().values
-        return replace(
-            self, train=self.retain, validation=held_out, unseen=_nothing(), forget=_nothing(), forgotten=forgotten,
-            forget_request="",
-        )  # fmt: skip
+        return replace(start, train=self.retain, forget=_nothing(), forgotten=forgotten)
+
+    def without(self, images: Tensor) -> "Splits":
+        """The same splits with some images in `forgotten` and in no other part; int64, in any order."""
+        parts = {name: getattr(self, name) for name in PARTS}
+        parts = {name: part[~torch.isin(part, images)] for name, part in parts.items()}
+        return replace(self, **parts, forgotten=torch.cat([self.forgotten, images]).unique())
 
     @on_main
     def save(self, path: str | Path) -> None:

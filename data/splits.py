@@ -1,11 +1,22 @@
 """Division of a data set into train, validation, unseen, forget, retain and test."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.datasets import Dataset
-from data.forget import ForgetRequest, corrupt_labels, describe, parse_forget, parse_fraction, select_forget
+from data.forget import (
+    BY_NAME,
+    ForgetRequest,
+    corrupt_labels,
+    describe,
+    images_by_name,
+    parse_forget,
+    parse_fraction,
+    select_forget,
+)
 from data.image_list import read_image_list
 from data.partition import Partition, copy_groups, stratified_share
 from data.random_streams import random_state
@@ -24,20 +35,27 @@ def make_splits(
     foreign: bool = False,
     previous: Splits | None = None,
     with_copies: bool = False,
+    groups: str | None = None,
 ) -> Splits:
     """Split a data set; the train, held-out and test parts depend on it, the fractions and the seed alone.
 
+    In an image folder, images that a request names one by one are never drawn into the held-out or the test part.
+
     forget: a request in the grammar of `parse_forget`, or None for plain training (nothing to forget, no unseen).
+    groups: table of groups, for a request that names some.
     validation: the fraction of the training part that is held out, or `file:PATH`, a list of the images to hold out
     (for foreign weights: the images they were not trained on). test: the share of images, by class, of a data set
     without an official test part. confusion: `uniform` or `pairwise`, for `mislabelled`. foreign: the weights were
     trained elsewhere, on the whole training part without the list. previous: the splits saved with the weights; their
-    partition and labels are kept, and they are returned unchanged unless another forget set is requested. with_copies:
-    training images with the same pixels as a forget image are forgotten as well.
+    partition and labels are kept, and they are returned unchanged unless another forget set is requested; a forget set
+    without a request joins the one that is requested. with_copies: training images with the same pixels as a forget
+    image are forgotten as well.
     Exact copies of an image are kept together in train, held-out or test, unless a list or the official test part
     divides them. Raises UserError for a request that cannot be met.
     """
     request = None if forget is None else parse_forget(forget)
+    if request is not None and request.kind == "group":
+        request = replace(request, path=groups)
     mislabelled = request is not None and request.kind == "mislabelled"
     if with_copies and mislabelled:
         raise UserError(f"--with_copies: {forget} forgets wrong labels, and copies have right ones; leave it out")
@@ -45,7 +63,8 @@ def make_splits(
         return _from_previous(previous, dataset, request, forget, seed, with_copies)
     if foreign and mislabelled:
         raise UserError(f"{forget} corrupts labels before training; weights trained elsewhere need file: or class:")
-    partition = _partition(dataset, str(validation), test, seed, foreign)
+    named = images_by_name(request, dataset) if request is not None and request.kind in BY_NAME else np.empty(0)
+    partition = _partition(dataset, str(validation), test, seed, foreign, named)
     forget_set = _select(request, dataset, partition, seed, with_copies)
     labels = dataset.labels
     if mislabelled:
@@ -60,7 +79,7 @@ def _from_previous(
         return previous
     same = bool(previous.forget_request) and parse_forget(previous.forget_request) == request
     # A list may have been edited since: the same path does not imply the same forget set.
-    if same and request.kind != "file" and not with_copies:
+    if same and request.kind not in BY_NAME and not with_copies:
         return previous
     if request.kind == "mislabelled":
         before = previous.forget_request or "no forget set"
@@ -68,7 +87,7 @@ def _from_previous(
     held_out = np.sort(torch.cat([previous.validation, previous.unseen]).numpy())
     partition = Partition(
         previous.train.numpy(), held_out, previous.test.numpy(), previous.final_test, previous.forgotten.numpy(),
-        previous.deleted,
+        previous.deleted, np.empty(0, np.int64) if previous.forget_request else previous.forget.numpy(),
     )  # fmt: skip
     forget_set = _select(request, dataset, partition, seed, with_copies)
     if same and np.array_equal(forget_set, previous.forget.numpy()):
@@ -76,15 +95,20 @@ def _from_previous(
     return _assemble(dataset, partition, forget_set, previous.labels, forget, seed)
 
 
-def _partition(dataset: Dataset, validation: str, test: float, seed: int, foreign: bool) -> Partition:
+def _partition(
+    dataset: Dataset, validation: str, test: float, seed: int, foreign: bool, named: np.ndarray
+) -> Partition:
     own = np.arange(dataset.num_train)
     official = np.arange(dataset.num_train, len(dataset.labels))
     listed = read_image_list(validation[5:], dataset) if validation.startswith("file:") else None
     if listed is not None and len(listed) == len(own):
         raise UserError(f"{validation} lists the whole training part of {dataset.name}; leave some to train on")
     groups = copy_groups(dataset.images)
+    # Around the request, where the pictures are the user's own; copies stay together.
+    spared = np.isin(groups, groups[named.astype(np.int64)] if dataset.file_names is not None else [])
 
     def share(candidates: np.ndarray, fraction: float, purpose: str, asked: str = "half") -> np.ndarray:
+        candidates = candidates[~spared[candidates]] if purpose != "half" else candidates
         rng = random_state(seed, purpose)
         drawn = stratified_share(dataset.labels.numpy(), groups, candidates, fraction, rng)
         if len(drawn) == 0:
@@ -116,13 +140,13 @@ def _select(
 ) -> np.ndarray:
     if request is None:
         return np.empty(0, dtype=np.int64)
-    forget = select_forget(request, dataset, partition, seed)
-    if not with_copies:
-        return forget
-    groups, train = copy_groups(dataset.images), partition.train
-    forget = train[np.isin(groups[train], groups[forget])]
+    forget, train = np.union1d(select_forget(request, dataset, partition, seed), partition.asked_again), partition.train
+    if with_copies:
+        groups = copy_groups(dataset.images)
+        forget = train[np.isin(groups[train], groups[forget])]
     if len(forget) == len(train):
-        raise UserError(f"--with_copies: {describe(request)} and its copies are the whole training set; ask for less")
+        more = "its copies" if with_copies else "those asked for again"
+        raise UserError(f"{describe(request)} and {more} are the whole training set; ask for less")
     return forget
 
 
@@ -135,7 +159,7 @@ def _draw_unseen(dataset: Dataset, held_out: np.ndarray, forget: np.ndarray, see
         if len(held) < 2:
             raise UserError(
                 f"class {dataset.classes[label]} is in the forget set but has {len(held)} held-out images, and unseen "
-                "takes half of them: raise --validation, or list more of its images"
+                "takes half of them: raise --validation, list more of its images there, or forget fewer of them"
             )
         # A stream for each class: the unseen images of one do not depend on which others are forgotten.
         drawn.append(random_state(seed, "unseen", label).permutation(held)[: len(held) // 2])

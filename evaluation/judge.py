@@ -31,8 +31,8 @@ class Judgement:
     """Figures by name, and what they were computed from, part by part, on the CPU.
 
     losses: cross-entropies on the given labels, `[n]`. logits: `[n, K]` of forget, validation and test images; empty
-    during a run. retain_right: which of the evaluated retain images are classified correctly, bool `[n]`.
-    held_out_right: which of the unseen and validation images of classes that stay.
+    during a run. retain_right, forget_right: which of the evaluated retain images, and of the forget images, are
+    classified correctly, bool `[n]`. held_out_right: which of the unseen and validation images of classes that stay.
     """
 
     figures: Figures
@@ -40,6 +40,7 @@ class Judgement:
     logits: Outputs
     retain_right: Tensor
     held_out_right: Tensor
+    forget_right: Tensor
 
 
 def judge_all(
@@ -76,7 +77,7 @@ def judge(
         retain_images: how many retain images are evaluated, the same ones for every model; None: all of them.
     """
     figures, losses, outputs = {}, {}, {}
-    right: Outputs = {part: torch.zeros(0, dtype=torch.bool) for part in ("retain", *HELD_OUT)}
+    right: Outputs = {part: torch.zeros(0, dtype=torch.bool) for part in ("retain", "forget", *HELD_OUT)}
     retain = fixed_sample(sets.splits.retain, retain_images)
     for part in PARTS if final else PARTS[:-1]:
         indices = retain if part == "retain" else getattr(sets.splits, part)
@@ -96,7 +97,7 @@ def judge(
     if final and {"forget", "test"} <= losses.keys():
         figures |= against_test(sets, losses, outputs, retain)
     held_out_right = torch.cat([right[part][_stays(sets.splits, part)] for part in HELD_OUT])
-    return Judgement(figures, losses, outputs, right["retain"], held_out_right)
+    return Judgement(figures, losses, outputs, right["retain"], held_out_right, right["forget"])
 
 
 def _stays(splits: Splits, part: str) -> Tensor:

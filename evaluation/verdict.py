@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from helper_functions.run_folder import INFEASIBLE, NOT_FORGOTTEN, RESULT
 from unlearning.evaluator import keeps_budget
 
 # Maximum accuracy points of forget above unseen images that count as forgotten.
@@ -19,6 +20,7 @@ class Verdict:
     that a one-sided 95 % bound adds to the fall where a sample of the retain set was evaluated; the bound then has to
     keep the budget. 0 where the whole set was evaluated. `held_out_fall`: points lost on images that no model has
     learned, of classes that stay; less its `held_out_margin`, of a one-sided 95 % bound, it has to keep the budget.
+    `met_before`: the original itself counts as forgotten. `outcome`: the verdict in words.
     """
 
     feasible: bool
@@ -28,15 +30,28 @@ class Verdict:
     margin: float = 0.0
     held_out_fall: float = 0.0
     held_out_margin: float = 0.0
+    met_before: bool = False
+    outcome: str = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        forgotten = "forgotten" if self.forgotten else "NOT forgotten"
+        before = " (the original met this already)" if self.forgotten and self.met_before else ""
+        outcome = f"{forgotten}{before}, budget {'kept' if self.feasible else 'NOT kept'}"
+        object.__setattr__(self, "outcome", outcome)  # frozen
+
+    @property
+    def weights(self) -> str:
+        """Name of the file of weights that a run with this verdict ends with."""
+        if not self.feasible:
+            return INFEASIBLE
+        return RESULT if self.forgotten else NOT_FORGOTTEN
 
     def __str__(self) -> str:
         change = self.slack - self.retain_budget
-        state = "feasible" if self.feasible else "infeasible"
-        forgotten = "forgotten" if self.forgotten else "NOT forgotten"
         sampled = f" (at most {self.margin:.1f} lower, by a sample at 95 %)" if self.margin else ""
         allowed = f"{self.retain_budget:g} allowed{sampled}"
         held_out = f"held-out {-self.held_out_fall:+.1f} ± {self.held_out_margin:.1f}"
-        return f"{state}: retain accuracy {change:+.1f} points of the {allowed}, {held_out}; {forgotten}"
+        return f"{self.outcome}: retain accuracy {change:+.1f} points of the {allowed}, {held_out}"
 
 
 def next_try(verdict: Verdict, flag: str, epochs: int) -> str | None:
@@ -63,13 +78,14 @@ def is_forgotten(target: str, figures: dict[str, float], num_classes: int) -> bo
 
 
 def give_verdict(
-    unlearned: dict[str, float], retain_budget: float, target: str, num_classes: int, retain: tuple[float, float],
-    held_out: tuple[float, float],
+    original: dict[str, float], unlearned: dict[str, float], retain_budget: float, target: str, num_classes: int,
+    retain: tuple[float, float], held_out: tuple[float, float],
 ) -> Verdict:  # fmt: skip
-    """The verdict from the unlearned model's figures (names as in `evaluation.judge`).
+    """The verdict from the figures of the original and of the unlearned model (names as in `evaluation.judge`).
 
     `retain` and `held_out` are the falls of accuracy with their margins, as of `unlearning.evaluator.paired_fall`.
     """
     feasible = keeps_budget(retain_budget, retain, held_out) and math.isfinite(unlearned["retain_loss"])
     forgotten = is_forgotten(target, unlearned, num_classes)
-    return Verdict(feasible, forgotten, retain_budget, retain_budget - retain[0], retain[1], *held_out)
+    met_before = math.isfinite(original["forget_loss"]) and is_forgotten(target, original, num_classes)
+    return Verdict(feasible, forgotten, retain_budget, retain_budget - retain[0], retain[1], *held_out, met_before)

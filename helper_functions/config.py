@@ -72,7 +72,7 @@ class RunArgs:
     log_interval: PositiveInt = 50
     """Steps between two transfers of the running figures from the device."""
     figures: bool = True
-    """Draw the model's graph and example pictures for TensorBoard and the run folder at the end."""
+    """Draw the model's graph, the dial and the losses for TensorBoard and the run folder at the end."""
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -34,8 +34,9 @@ def run_script(get_parser: Callable[[], "ScriptParser"], main: Callable[..., dic
 
     0: done. 1: a failure while running, such as NaN, or a rank that lost another. 2: a request that cannot be carried
     out. 3: a result outside the stated budget (`main` gives `{"verdict": {"feasible": False}}`), or a report that does
-    not hold (`{"holds": False}`). 130 and 143: stopped by SIGINT or SIGTERM. 141: the reader of the output has closed
-    it. One line says why for 1, 2, 130 and 143. `goes_on`: the same command continues an interrupted run.
+    not hold (`{"holds": False}`). 4: within the budget, but not forgotten (`{"verdict": {"forgotten": False}}`). 130
+    and 143: stopped by SIGINT or SIGTERM. 141: the reader of the output has closed it. One line says why for 1, 2, 130
+    and 143. `goes_on`: the same command continues an interrupted run.
     """
     parser = get_parser()
     threading.excepthook = _leave_os_errors_to_main
@@ -85,9 +86,13 @@ def _status(parser: "ScriptParser", main: Callable[..., dict], goes_on: bool) ->
         # torchrun reports the rank that ended first as the cause.
         time.sleep(PATIENCE)
         return 1
-    good = (result.get("verdict") or {}).get("feasible", True) and result.get("holds", True)
+    verdict = result.get("verdict") or {}
     # Rank 0 alone: torchrun kills the other ranks as soon as one exits with another status than 0.
-    return 0 if good or not is_main() else 3
+    if not is_main():
+        return 0
+    if not (verdict.get("feasible", True) and result.get("holds", True)):
+        return 3
+    return 0 if verdict.get("forgotten", True) else 4
 
 
 def complain(script: str, message: object, status: int = 2) -> int:

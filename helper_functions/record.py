@@ -16,6 +16,7 @@ import torch
 from helper_functions.config import ScriptParser
 from helper_functions.errors import UserError
 from helper_functions.files import load_config, load_tensors, remove_unfinished, save_config, save_tensors, write_json
+from helper_functions.run_folder import CHECKPOINT
 from helper_functions.run_lock import RunLock
 from helper_functions.signals import run_under_way
 from helper_functions.training.devices import describe_environment
@@ -55,11 +56,13 @@ class RunRecord:
     def reopen(cls, folder: str, args_class: type, on_nan: str | None = None) -> tuple["RunRecord", object]:
         """The record and the arguments of an earlier run, to resume it; `on_nan` replaces the run's own --on_nan.
 
-        Raises UserError for a folder of no run or of another script, for arguments that are no longer valid, and where
-        another process holds the folder's lock.
+        Raises UserError for a folder of no run, of one that has ended, or of another script, for arguments that are no
+        longer valid, and where another process holds the folder's lock.
         """
         args = from_main(lambda: _read_arguments(folder, args_class))
         record = cls(Path(folder))
+        if record.path("report.json").is_file() and not record.path(CHECKPOINT).is_file():
+            raise UserError(f"--resume {folder}: that run has ended (report.json) and left no {CHECKPOINT}; start anew")
         record._take(args_class, f"--resume {folder}")
         return record, args if on_nan is None else dataclasses.replace(args, on_nan=on_nan)
 
@@ -118,7 +121,7 @@ class RunRecord:
         if "writer" in vars(self):
             self.writer.flush()
         lengths = {path.name: path.stat().st_size for path in self._figures()}
-        save_tensors({**content, "format": CHECKPOINT_FORMAT, "lengths": lengths}, self.path("checkpoint.pt"))
+        save_tensors({**content, "format": CHECKPOINT_FORMAT, "lengths": lengths}, self.path(CHECKPOINT))
         self._is_at(content["step"])
 
     def _is_at(self, step: int | None) -> None:
@@ -133,7 +136,7 @@ class RunRecord:
         return content
 
     def _load_checkpoint(self) -> dict | None:
-        content, lengths, path = None, {}, self.path("checkpoint.pt")
+        content, lengths, path = None, {}, self.path(CHECKPOINT)
         if path.exists():
             remedy = "start a new run without --resume"
             content = load_tensors(path, remedy)

@@ -12,8 +12,11 @@ import numpy as np
 from helper_functions.errors import UserError
 from helper_functions.signals import run_under_way
 
-# The weights that a run ends with, where they keep the budget and where they do not.
-RESULT, INFEASIBLE = "model.pt", "infeasible.pt"
+# The weights that a run ends with: the result, those that break the budget, those that keep it but have not forgotten.
+RESULT, INFEASIBLE, NOT_FORGOTTEN = RESULTS = ("model.pt", "infeasible.pt", "not_forgotten.pt")
+# What a run that has forgotten removes, since it holds the forget set's influence. The checkpoint goes last: up to then
+# --resume finishes the run.
+TRACES = ORIGINAL, REWOUND, CHECKPOINT = ("original.pt", "rewound.pt", "checkpoint.pt")
 
 
 def run_quietly(script: ModuleType, flags: Sequence[object], name: str) -> tuple[Path, dict]:
@@ -28,9 +31,9 @@ def run_quietly(script: ModuleType, flags: Sequence[object], name: str) -> tuple
 
 
 def result_weights(folder: str | Path) -> Path:
-    """The weights that a finished run ended with, whether they keep the budget or not."""
-    infeasible = Path(folder) / INFEASIBLE
-    return infeasible if infeasible.is_file() else Path(folder) / RESULT
+    """The weights that a finished run ended with, whatever its verdict; `model.pt` where there are none."""
+    paths = [Path(folder) / name for name in RESULTS]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def read_scalars(folder: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -221,7 +221,7 @@ def fit_once(
     weights, cost_file = record.path(f"{options['name']}.pt"), record.path(f"{options['name']}.json")
 
     def finished() -> tuple[dict, Cost] | None:
-        if not cost_file.exists():
+        if not (cost_file.exists() and weights.exists()):
             return None
         return load_tensors(weights, "start a new run"), Cost(**json.loads(cost_file.read_text()))
 

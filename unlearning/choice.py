@@ -6,6 +6,7 @@ from torch import nn
 
 from helper_functions.files import load_tensors, save_tensors
 from helper_functions.record import RunRecord
+from helper_functions.run_folder import REWOUND
 from helper_functions.training.distribution import from_main, on_main
 from unlearning.constrained.line_search import Weights, snapshot
 
@@ -81,7 +82,7 @@ class ScrubRewind:
     """
 
     def __init__(self, record: RunRecord) -> None:
-        self.record, self.chosen = record, record.path("rewound.pt")
+        self.record, self.chosen = record, record.path(REWOUND)
 
     @on_main
     def consider(self, epochs: Epochs, model: nn.Module) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from helper_functions.errors import UserError
-from helper_functions.run_folder import INFEASIBLE, RESULT
+from helper_functions.run_folder import ORIGINAL, RESULT, result_weights
 from unlearning.choice import is_better
 from unlearning.constrained.line_search import Line
 from unlearning.sequence import finished
@@ -53,8 +53,13 @@ def line_of(asked: Any) -> dict[str, object]:
         raise UserError(f"{flag}: that run has no line (method {config['method']}); name one of a constrained method")
     if config.get("previous_run"):
         raise UserError(f"{flag}: that run spent what others had left of a budget; run it again with another one")
+    if config["weight_path"] is None and not (folder / ORIGINAL).is_file():
+        raise UserError(
+            f"{flag}: its {ORIGINAL} is gone, which a run removes once it has forgotten; run it again with "
+            "--keep_checkpoint"
+        )
     found = {name: value for name, value in config.items() if name not in OWN and value is not None}
-    found |= {"weight_path": config["weight_path"] or str(folder / "original.pt"), "splits": str(folder / "splits.npz")}
+    found |= {"weight_path": config["weight_path"] or str(folder / ORIGINAL), "splits": str(folder / "splits.npz")}
     if config["retrain"]:
         found["retrained_weight_path"] = [str(folder / "retrained.pt")]
     end_of(folder)
@@ -67,9 +72,8 @@ def end_of(folder: str | Path) -> Path:
     Raises:
         UserError: they are gone.
     """
-    for name in (RESULT, INFEASIBLE):
-        if (path := Path(folder) / name).is_file():
-            return path
+    if (path := result_weights(folder)).is_file():
+        return path
     raise UserError(f"--dial {folder}: its {RESULT} is gone; put it back, or run it again")
 
 

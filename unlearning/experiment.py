@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from data.arguments import DataArgs, augmentation_from, dataset_from
-from data.forget import parse_forget
+from data.exclusion import exclude
+from data.forget import GRAMMAR, parse_forget
 from data.image_sets import ImageSets
 from data.split_record import OPTIONAL, PARTS, Splits
 from data.splits import make_splits
@@ -23,7 +24,8 @@ from models.weights import infer_stem, load_state
 from unlearning.arguments import UnlearnArgs, batch_sizes, finetune_batch_sizes
 
 TARGETS = {
-    "random": "unseen", "file": "unseen", "class": "zero", "superclass": "zero", "mislabelled": "chance",
+    "random": "unseen", "file": "unseen", "group": "unseen", "requests": "unseen", "class": "zero",
+    "superclass": "zero", "mislabelled": "chance",
 }  # fmt: skip
 
 
@@ -34,9 +36,11 @@ class Experiment:
         args: an instance of a script's `Args`, with the fields of `RunArgs`, `DataArgs` and `ModelArgs`.
         weight_path: weights that the run starts from; the splits.npz beside them is used again, and where there is
             none, they are taken to have been trained elsewhere.
-        default_forget: the forget set where neither the arguments nor earlier splits name one.
-        following: whether the forget set beside these weights is forgotten already, and another one is asked for.
+        must_forget: whether a forget set is needed.
+        following: whether the forget set beside these weights has been asked for, and another one is now.
+        again: whether it was not forgotten, and joins the other one.
         with_copies: whether copies of forget images are forgotten as well.
+        excluded: file of hashes of pictures that are in no part.
 
     Raises:
         UserError: a request that cannot be met; nothing has been written.
@@ -46,10 +50,12 @@ class Experiment:
         self,
         args: DataArgs,
         weight_path: str | None = None,
-        default_forget: str | None = None,
         *,
+        must_forget: bool = False,
         following: bool = False,
+        again: bool = False,
         with_copies: bool = False,
+        excluded: str | None = None,
     ) -> None:
         self.args = args
         if args.compile_mode != "default" and not args.compile:
@@ -60,15 +66,18 @@ class Experiment:
         if weight_path is not None and not Path(weight_path).is_file():
             raise UserError(f"--weight_path {weight_path}: there is no such file")
         self.dataset = dataset_from(args)
-        self.splits = from_main(lambda: self._splits(weight_path, default_forget, following, with_copies))
+        self.splits = from_main(
+            lambda: self._splits(weight_path, must_forget, following, again, with_copies, excluded)
+        )
         augmentation = augmentation_from(args, self.dataset)
         self.sets = ImageSets(
             self.dataset, self.splits, augmentation, self.precision.device, args.seed, args.data_on_device
         )
 
     def _splits(
-        self, weight_path: str | None, default_forget: str | None, following: bool, with_copies: bool
-    ) -> Splits:
+        self, weight_path: str | None, must_forget: bool, following: bool, again: bool, with_copies: bool,
+        excluded: str | None,
+    ) -> Splits:  # fmt: skip
         args = self.args
         # A resumed run keeps its own splits, even if the lists and weights that it began with are gone.
         own = Path(args.resume) / "splits.npz" if args.resume is not None else None
@@ -77,19 +86,23 @@ class Experiment:
         beside = Path(weight_path).with_name("splits.npz") if weight_path is not None else None
         listed = args.validation.startswith("file:") and not following
         path = args.splits or (beside if beside is not None and beside.is_file() and not listed else None)
-        previous = Splits.load(path, self.dataset, forget_may_lack=following) if path is not None else None
+        gone = following and not again
+        previous = Splits.load(path, self.dataset, forget_may_lack=gone) if path is not None else None
         if following:
-            previous = previous.following()
-        forget = args.forget
-        if forget is None and (previous is None or not previous.forget_request):
-            forget = default_forget
-        elif forget is None and with_copies:
+            previous = previous.following(again=again)
+        if args.requests is not None and args.forget is not None:
+            raise UserError(f"--requests {args.requests}: --forget {args.forget} is another forget set; give one")
+        forget = args.forget if args.requests is None else f"requests:{args.requests}"
+        if forget is None and must_forget and (previous is None or not previous.forget_request):
+            raise UserError(f"--forget: name what to forget, such as {GRAMMAR}")
+        if forget is None and with_copies and previous is not None:
             forget = previous.forget_request
-        return make_splits(
+        splits = make_splits(
             self.dataset, forget, validation=args.validation, test=args.test, seed=args.seed,
             confusion=args.confusion, foreign=weight_path is not None and previous is None, previous=previous,
-            with_copies=with_copies,
+            with_copies=with_copies, groups=args.groups,
         )  # fmt: skip
+        return splits if excluded is None else exclude(splits, self.dataset, excluded)
 
     def model(self, weight_path: str | None = None) -> nn.Module:
         """The classifier that the arguments ask for, on the device, with weights from a file or from the seed.

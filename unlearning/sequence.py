@@ -11,7 +11,7 @@ from torch import nn
 from data.views import fixed_sample
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
-from helper_functions.run_folder import RESULT
+from helper_functions.run_folder import ORIGINAL, RESULTS, result_weights
 from helper_functions.training.distribution import from_main
 from helper_functions.training.inference import predict
 from unlearning.evaluator import paired_fall
@@ -55,7 +55,7 @@ class Previous:
 
     @classmethod
     def read(cls, folder: str) -> "Previous":
-        """A finished run that kept its budget.
+        """A finished run that kept its budget, whether it has forgotten or not.
 
         Raises:
             UserError: there is no such run.
@@ -65,7 +65,14 @@ class Previous:
     @property
     def weights(self) -> Path:
         """Where its result lies: in the form that weights from elsewhere came in, which the next run keeps."""
-        return next(iter(sorted(self.folder.glob("unlearned.*"))), self.folder / RESULT)
+        given = [path for pattern in ("unlearned.*", "not_forgotten*.*") for path in sorted(self.folder.glob(pattern))]
+        return next((path for path in given if path.name not in RESULTS), result_weights(self.folder))
+
+    @property
+    def asked_again(self) -> int:
+        """Its images, where it has not forgotten them: they join the next request."""
+        forgotten = self.report["verdict"].get("forgotten") is True
+        return 0 if forgotten else int(self._number("images", "forget"))
 
     @property
     def number(self) -> int:
@@ -93,7 +100,7 @@ class Previous:
             if not (folder / "config.yaml").is_file():
                 return None
             config = load_config(folder / "config.yaml")
-        path = Path(config.get("weight_path") or folder / "original.pt")
+        path = Path(config.get("weight_path") or folder / ORIGINAL)
         return path if path.is_file() and config.get("previous_run") is None else None
 
     def _number(self, name: str, part: str, *default: float | None) -> float | None:
@@ -111,9 +118,9 @@ def _read(folder: Path) -> Previous:
     config, report = finished(folder, flag)
     if report["verdict"].get("feasible") is not True:
         raise UserError(f"{flag}: that run ended infeasible; go on from one that kept its budget, or run it again")
-    for name in (RESULT, "splits.npz"):
-        if not (folder / name).is_file():
-            raise UserError(f"{flag}: its {name} is gone; put it back, or run it again")
+    for path in (result_weights(folder), folder / "splits.npz"):
+        if not path.is_file():
+            raise UserError(f"{flag}: its {path.name} is gone; put it back, or run it again")
     return Previous(folder, config, report)
 
 
@@ -167,6 +174,7 @@ class Sequence:
         budget_spent: points by which retain accuracy had fallen below the first original before this request.
         forgotten_images: how many images earlier requests forgot.
         multiplier: first value of the multiplier, where it is the last one of the run before.
+        asked_again: images of the run before, which kept the budget but did not forget them; they join this request.
     """
 
     previous_run: str
@@ -174,6 +182,7 @@ class Sequence:
     budget_spent: float
     forgotten_images: int
     multiplier: float | None
+    asked_again: int
 
     def left_of(self, budget: float) -> float:
         """What is left of the whole sequence's budget, in points.
@@ -191,6 +200,8 @@ class Sequence:
 
     def __str__(self) -> str:
         images = f"{self.forgotten_images:,} images forgotten before"
+        if self.asked_again:
+            images += f", {self.asked_again:,} that the request before did not forget are asked for again"
         return f"request {self.number}; {images}, {self.budget_spent:.2f} points of the budget spent"
 
 
@@ -207,7 +218,7 @@ def check_previous(args: Any) -> Previous:
         )
     if args.splits is not None:
         raise UserError(f"--splits {args.splits}: --previous_run continues from its own splits; leave one of them out")
-    if args.forget is None and args.resume is None:
+    if args.forget is None and args.requests is None and args.resume is None:
         raise UserError(f"--previous_run {args.previous_run}: name what is to be forgotten next by --forget")
     for name in SAME:
         before, now = previous.config[name], getattr(args, name)
@@ -229,7 +240,16 @@ def follow(previous: Previous, args: Any, experiment: Experiment, model: nn.Modu
         args: flags of this one.
         experiment: data of this one.
         model: that it starts from.
+
+    Raises:
+        UserError: images that are asked for again have another target.
     """
+    target = previous.report["forget"].get("target") if previous.asked_again else None
+    if target not in (None, experiment.target(args.forget_target)):
+        raise UserError(
+            f"--forget {experiment.splits.forget_request}: it joins {previous.folder}, which was not forgotten; "
+            f"give its --forget_target {target}, or run that request again with a larger --retain_budget"
+        )
     first, spent = previous.first_original(), previous.spent
     if first is not None:
         images = fixed_sample(experiment.splits.retain, args.judged_retain_images)
@@ -242,5 +262,5 @@ def follow(previous: Previous, args: Any, experiment: Experiment, model: nn.Modu
     carried = previous.multiplier if previous.config.get("solver") == args.solver else None
     return Sequence(
         args.previous_run, previous.number + 1, spent, experiment.splits.num_forgotten,
-        carried if carried == args.multiplier else None,
+        carried if carried == args.multiplier else None, previous.asked_again
     )  # fmt: skip

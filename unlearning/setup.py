@@ -7,10 +7,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from data.copies import find_copies, tell_copies
+from data.copies import find_copies, find_near_duplicates, near_distance, tell_copies, tell_near_duplicates
+from data.forget import parse_forget
+from data.image_list import REQUESTS, Request, load_requests, read_requests
 from data.views import fixed_sample
-from helper_functions.config import NonNegativeFloat, PositiveFloat, PositiveInt
+from helper_functions.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from helper_functions.errors import UserError
+from helper_functions.files import write_json
 from helper_functions.metrics import summarise
 from helper_functions.record import RunRecord
 from helper_functions.training.devices import seed_everything
@@ -66,12 +69,26 @@ class OriginalArgs:
 
 
 @dataclasses.dataclass
+class TraceArgs:
+    """Where the forget set may be left."""
+
+    near_duplicates: Literal["auto", "off"] | NonNegativeInt = "auto"
+    """Name images of other parts whose perceptual hash is within so many of 64 bits of a forget image's; auto is 6 for
+    an imagefolder, off for other data sets."""
+    keep_checkpoint: bool = False
+    """Keep checkpoint.pt, and original.pt where the original is trained here, after the run has forgotten. They hold
+    what is to be forgotten; without the original, there is no --dial of the run, and --verify leaves its verdict out.
+    """
+
+
+@dataclasses.dataclass
 class PreparedRun:
     """A run that has begun: `models` and `costs` by name, `original` and, where it was asked for, `retrained`.
 
     `args` are those of the run that is resumed, where one is, with what is left of the budget; `checkpoint` is its last
-    one. `notes` join the report: `copies` of forget images elsewhere, `sequence` for a request after others.
-    `weight_file` is the format of the original's file, where it came from one.
+    one. `notes` join the report: `copies` and `near_duplicates` of forget images elsewhere, `sequence` for a request
+    after others.
+    `weight_file` is the format of the original's file, where it came from one. `requests` are those of --requests.
     """
 
     args: Any
@@ -82,19 +99,20 @@ class PreparedRun:
     costs: dict[str, Cost]
     notes: dict[str, object]
     weight_file: WeightFile | None = None
+    requests: list[Request] = dataclasses.field(default_factory=list)
 
 
 Check = Callable[[Any, Experiment, nn.Module], None]
 
 
-def set_up(args: Any, name: str, default_forget: str | None, check: Check) -> PreparedRun:
+def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun:
     """Open or reopen the run folder, read what there is, train what is missing.
 
     Args:
         args: an instance of a script's `Args`, with the fields of `RunArgs`, `DataArgs`, `ModelArgs`, `UnlearnArgs` and
             `OriginalArgs`.
         name: beginning of the folder's name where --name_prefix gives none.
-        default_forget: the forget set where neither arguments nor earlier splits name one.
+        must_forget: whether arguments or earlier splits have to name a forget set.
         check: refuses what the script would need and cannot have, from arguments, data and the original.
 
     Raises:
@@ -108,8 +126,8 @@ def set_up(args: Any, name: str, default_forget: str | None, check: Check) -> Pr
     # Only one of the scripts has requests after others.
     previous = check_previous(args) if getattr(args, "previous_run", None) is not None else None
     experiment = Experiment(
-        args, args.weight_path, default_forget, following=previous is not None,
-        with_copies=getattr(args, "with_copies", False),
+        args, args.weight_path, must_forget=must_forget, following=previous is not None,
+        again=previous is not None and previous.asked_again > 0, with_copies=getattr(args, "with_copies", False),
     )  # fmt: skip
     models = {"original": experiment.model(args.weight_path)}
     if args.weight_path is not None:
@@ -119,6 +137,9 @@ def set_up(args: Any, name: str, default_forget: str | None, check: Check) -> Pr
     check(args, experiment, models["original"])
     notes = {"copies": from_main(lambda: find_copies(experiment.dataset, experiment.splits))}
     said, left = tell_copies(notes["copies"], experiment.splits), args.retain_budget
+    if (distance := near_distance(args.near_duplicates, experiment.dataset)) is not None:
+        near = from_main(lambda: find_near_duplicates(experiment.dataset, experiment.splits, distance))
+        notes["near_duplicates"], said = near, [*said, *tell_near_duplicates(near)]
     if previous is not None:
         notes["sequence"] = follow(previous, args, experiment, models["original"])
         said, left = [*said, f"sequence {notes['sequence']}"], notes["sequence"].left_of(left)
@@ -127,10 +148,21 @@ def set_up(args: Any, name: str, default_forget: str | None, check: Check) -> Pr
     record = record or RunRecord.create(args.log_dir, args.name_prefix or name, args, experiment.precision.device)
     experiment.splits.save(record.path("splits.npz"))
     print("\n".join([experiment.describe(), *said, f"run      {record.folder}"]))
-    own = dataclasses.replace(args, retain_budget=left)
-    run = PreparedRun(own, experiment, record, record.load_checkpoint(), models, {}, notes, weight_file)
+    own, requests = dataclasses.replace(args, retain_budget=left), from_main(lambda: _requests(experiment, record))
+    run = PreparedRun(own, experiment, record, record.load_checkpoint(), models, {}, notes, weight_file, requests)
     _train_missing(run)
     return run
+
+
+def _requests(experiment: Experiment, record: RunRecord) -> list[Request]:
+    """The requests that the forget set joins; the run folder keeps them, since their table may be gone at the end."""
+    path, asked = record.path(REQUESTS), experiment.splits.forget_request
+    if not asked.startswith("requests:"):
+        return []
+    if not path.is_file():
+        found = read_requests(parse_forget(asked).path, experiment.dataset)
+        write_json(path, [dataclasses.asdict(request) for request in found])
+    return load_requests(path)
 
 
 def _train_missing(run: PreparedRun) -> None:

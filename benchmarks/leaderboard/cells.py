@@ -17,13 +17,13 @@ from evaluation.gaps import retrained_of
 from helper_functions.code_version import code_words
 from helper_functions.errors import UserError
 from helper_functions.files import key_of, load_config
-from helper_functions.run_folder import INFEASIBLE, RESULT, result_weights, run_quietly
+from helper_functions.run_folder import CHECKPOINT, RESULTS, result_weights, run_quietly
 from models.arguments import ModelArgs
 from unlearning.methods import METHODS
 
 # Kinds of forget sets that use the tuned flags of another kind unless they have their own.
 SIMILAR = {"superclass": "class", "file": "random", "memorised": "random"}
-WEIGHTS = (RESULT, INFEASIBLE, "checkpoint.pt")  # are removed once a cell is finished
+WEIGHTS = (*RESULTS, CHECKPOINT)  # are removed once a cell is finished
 # Figures that all methods on a forget set and seed share: a line of references.jsonl, stored once.
 SHARED, REFERENCES = ("original", "retrained"), "references.jsonl"
 # Flags that only locate files on the machine of the run.
@@ -81,7 +81,7 @@ def run_cell(cell: dict) -> dict:
     flags = {**cell.flags, "figures": False, "log_dir": cell.log_dir, "log_interval": cell.log_interval}
     flags |= {"weight_path": f"{cell.original}/model.pt"}
     argv = command_line(flags) + ["--retrained_weight_path", *(f"{folder}/model.pt" for folder in cell.retrained)]
-    begun = [path.parent for path in Path(cell.log_dir).glob(f"{cell.method}-{cell.key}-*/checkpoint.pt")]
+    begun = [path.parent for path in Path(cell.log_dir).glob(f"{cell.method}-{cell.key}-*/{CHECKPOINT}")]
     argv += ["--resume", str(begun[0])] if begun else []
     folder, report = run_quietly(script, argv, f"{cell.method}-{cell.key}")
     row = _row(cell, folder, report)

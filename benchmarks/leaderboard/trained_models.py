@@ -17,7 +17,7 @@ from data.random_streams import random_state
 from evaluation.report.record import file_digest
 from helper_functions.errors import UserError
 from helper_functions.files import key_of, load_config
-from helper_functions.run_folder import run_quietly
+from helper_functions.run_folder import result_weights, run_quietly
 from helper_functions.training.inference import predict
 from unlearning.experiment import Experiment
 
@@ -26,6 +26,7 @@ ELSEWHERE = (
     "log_dir", "name_prefix", "resume", "device", "precision", "deterministic", "sync_bn", "data_on_device", "compile",
     "compile_mode", "log_interval", "figures", "data_dir", "on_nan",
 )  # fmt: skip
+LATER = ("exclude", "groups", "requests")
 THIRDS = ("low", "middle", "high")
 SHARE = 0.1  # of the training images in a set by memorisation: the size of random:0.1
 
@@ -33,6 +34,8 @@ SHARE = 0.1  # of the training images in a set by memorisation: the size of rand
 def model_key(config: dict) -> str:
     """Hash of a training's configuration without `ELSEWHERE`, of files by their content; they have to exist."""
     values = {name: value for name, value in config.items() if name not in ELSEWHERE}
+    # Records from before there were these flags keep their hashes.
+    values = {name: value for name, value in values.items() if value is not None or name not in LATER}
     for name in ("splits", "forget"):
         path = Path(str(values.get(name) or "").removeprefix("file:"))
         if name == "splits" and values.get(name) or str(values.get(name)).startswith("file:"):
@@ -100,7 +103,7 @@ class Measurement:
 
     def __call__(self, folder: Path, requests: list[Tensor]) -> dict:
         """Figures of a run's model that has forgotten these requests: fall of retain accuracy in points, and parts."""
-        model, splits, forgotten = self.experiment.model(str(folder / "model.pt")), self.splits, torch.cat(requests)
+        model, splits, forgotten = self.experiment.model(str(result_weights(folder))), self.splits, torch.cat(requests)
         retain = splits.train[~torch.isin(splits.train, forgotten)]
         top1, before = (self._figures(which, retain)["top1"] for which in (model, self.original))
         parts = {"held_out": self.held_out, "test": splits.test, "forgotten": forgotten}

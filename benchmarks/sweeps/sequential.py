@@ -4,9 +4,9 @@
     python -m benchmarks.sweeps.sequential --summary True
 
 Each request is a run of train_constrained_unlearning.py that continues the one before (--previous_run), within one
-budget for all; a request for which no budget is left is refused, and ends the chain. After each, accuracy is measured
-against the first original on what is still retained, and on the images of every request so far. A finished chain is a
-line of --output and is skipped.
+budget for all; a request for which no budget is left is refused, and ends the chain. Images that a request did not
+forget join the next one. After each, accuracy is measured against the first original on what is still retained, and on
+the images of every request so far. A finished chain is a line of --output and is skipped.
 """
 
 import dataclasses

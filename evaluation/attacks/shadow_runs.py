@@ -16,23 +16,21 @@ from evaluation.report.record import file_digest
 from helper_functions.config import RunArgs
 from helper_functions.errors import UserError
 from helper_functions.files import key_of
-from helper_functions.run_folder import result_weights
+from helper_functions.run_folder import TRACES, result_weights
 from models.arguments import ModelArgs
 
 # Arguments that shadow runs leave at their defaults.
 FROM_SCRATCH = (
-    "forget", "weight_path", "retrained_weight_path", "retrain", "resume", "previous_run", "with_copies",
-    "request_id", "requester", "show_images",
+    "forget", "groups", "requests", "weight_path", "retrained_weight_path", "retrain", "resume", "previous_run",
+    "with_copies", "request_id", "requester", "show_images", "keep_checkpoint",
 )  # fmt: skip
 # Arguments that do not determine a shadow model: paths, and what the splits file contains.
 ELSEWHERE = (
     *FROM_SCRATCH, "log_dir", "name_prefix", "seed", "device", "deterministic", "log_interval", "figures", "data_dir",
-    "splits", "untrain", "judge",
+    "splits", "untrain", "judge", "near_duplicates",
 )  # fmt: skip
 # Data flags that the configuration decides, since they belong to training.
 TRAINING = ("augmentation", "cutout")
-# Files of a finished run that only resuming needs.
-LEFT_OVERS = ("checkpoint.pt", "original.pt")
 
 
 def read_method(script: ModuleType, path: str, judged: Any) -> Any:
@@ -51,7 +49,8 @@ def read_method(script: ModuleType, path: str, judged: Any) -> Any:
     own = {name: getattr(judged, name) for name in names if name not in TRAINING}
     plain = {name: getattr(type(args)(), name) for name in FROM_SCRATCH}
     # A shadow's report is not used, and attacks would take most of the time.
-    return dataclasses.replace(args, **{**own, **plain, "judge": "validation", "figures": False})
+    spared = {"judge": "validation", "figures": False, "near_duplicates": "off"}
+    return dataclasses.replace(args, **{**own, **plain, **spared})
 
 
 def deciding(args: Any) -> dict:
@@ -107,7 +106,7 @@ def by_script(
         if not list(folder.glob("run-*/report.json")):
             own["weight_path"] = str(original(folder, own))
         run = finished("run", folder, own)
-        for name in LEFT_OVERS:
+        for name in TRACES:
             (run / name).unlink(missing_ok=True)
         return load(result_weights(run))
 

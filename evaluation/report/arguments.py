@@ -21,7 +21,8 @@ class ReportArgs:
     requester: str = ""
     """Who asked, or a reference to them, for the report."""
     show_images: bool = False
-    """Show up to 24 of the forgotten images in report.html, to which access must then be restricted."""
+    """Show up to 24 of the forgotten images in report.html and 25 in TensorBoard; access to the run folder must then be
+    restricted, which holds none without this flag."""
 
 
 def is_unprintable(character: str) -> bool:
@@ -35,6 +36,8 @@ def check_report(args: ReportArgs, forgets: bool = True) -> None:
     Raises:
         UserError: with the flag.
     """
+    if args.requests is not None and (given := args.request_id or args.requester):
+        raise UserError(f"--requests {args.requests}: it names who asked; leave {given!r} out")
     for field in dataclasses.fields(ReportArgs):
         value, flag = getattr(args, field.name), f"--{field.name}"
         if value and not forgets:

@@ -37,7 +37,6 @@ def report_page(report: dict, pictures: Sequence[bytes] = ()) -> str:
     `pictures` are PNG files of the images in `report["pictures"]`, in its order.
     """
     shown, images = _shown(report), report["request"]["images"]
-    headline, kind = words.headline(report)
     attacks = {name: said for name, said in words.ATTACKS.items() if _is_known(name, shown)}
     ideal = words.NO_IDEAL if (report["forget"]["request"] or "").startswith("mislabelled") else words.IDEAL
     with drawing_style():
@@ -49,9 +48,9 @@ def report_page(report: dict, pictures: Sequence[bytes] = ()) -> str:
                 shown, {name: title for name, (title, _) in attacks.items() if name.endswith("_auc")}
             ),
         }
-    return _template().render(
-        report=report, words=words, number=words.number, count="{:,}".format, generator=generator(), kind=kind,
-        headline=headline, heading=f"Removal of {images:,} image{'' if images == 1 else 's'} from an image classifier",
+    return render(
+        "page.html", report=report, words=words,
+        heading=f"Removal of {images:,} image{'' if images == 1 else 's'} from an image classifier",
         heads=["", *_heads(shown, report)], forgetting=_forgetting(report, shown),
         attacks=[[title, *_cells(name, shown)] for name, (title, _) in attacks.items()],
         readings=[(title, reading.format(ideal=ideal)) for title, reading in attacks.values()],
@@ -69,6 +68,15 @@ def report_page(report: dict, pictures: Sequence[bytes] = ()) -> str:
     )  # fmt: skip
 
 
+def render(template: str, report: dict, **values: object) -> str:
+    """A template filled with a report, its headline and what else it shows."""
+    headline, kind = words.headline(report)
+    return _environment().get_template(template).render(
+        report=report, headline=headline, kind=kind, number=words.number, count="{:,}".format, generator=generator(),
+        **values,
+    )  # fmt: skip
+
+
 def generator() -> str:
     """Versions of the libraries that decide the bits of a page."""
     import matplotlib
@@ -77,12 +85,11 @@ def generator() -> str:
 
 
 @functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, finalize=_printable,
         undefined=jinja2.ChainableUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    return environment.get_template("page.html")
 
 
 def _printable(value: object) -> object:

@@ -4,17 +4,21 @@ import datetime
 import hashlib
 import io
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from data.datasets import Dataset
+from data.exclusion import HASHES
+from data.image_list import REQUESTS
 from data.split_record import PARTS, Splits
-from evaluation.report.page import report_page
+from evaluation.report.page import PAGE, report_page
+from evaluation.report.requesters import list_digest, requester_page
 from evaluation.report.tables import plain
 from helper_functions.code_version import code_version
-from helper_functions.run_folder import RESULT
+from helper_functions.run_folder import CHECKPOINT, ORIGINAL, RESULT
 from helper_functions.training.devices import describe_environment
 from unlearning.experiment import Experiment
 from unlearning.run import Unlearned
@@ -24,9 +28,12 @@ SCHEMA_VERSION = 1
 # The report's own digest, which the page shows, and the page's digest, which the former therefore leaves out.
 DIGEST, PAGE_DIGEST = "report_sha256", "page_sha256"
 # File names of results: the plain `state_dict`, and the same in the format of the original's weights.
-WEIGHTS = (RESULT, "infeasible*.*", "unlearned.*")
+WEIGHTS = (RESULT, "infeasible*.*", "not_forgotten*.*", "unlearned.*")
 # Other files of a run folder whose digests a report holds.
-RECORDS = {"config.yaml": "configuration", "splits.npz": "splits", "metrics.jsonl": "figures"}
+RECORDS = {
+    "config.yaml": "configuration", "splits.npz": "splits", "metrics.jsonl": "figures", HASHES: "hashes",
+    REQUESTS: "requests", CHECKPOINT: "checkpoint",
+}  # fmt: skip
 ENVIRONMENT = ("python", "torch", "device", "cpu", "cpu_threads")
 TRACE_POINTS = 300
 SHOWN_PICTURES = 24
@@ -37,10 +44,12 @@ EPOCHS = {"step": "step", "retain_fall": "constraint/fall", "retain_fall_bound":
           "unseen_top1": "unseen/matched_top1"}  # fmt: skip
 
 
-def complete_report(run: PreparedRun, outcome: Unlearned | None, script: str, figures: dict) -> tuple[dict, bytes]:
-    """The whole report, with its own digest and that of its page, and the page; arguments as of `write_report`.
+def complete_report(
+    run: PreparedRun, outcome: Unlearned | None, script: str, figures: dict, removed: Collection[Path] = ()
+) -> tuple[dict, dict[str, bytes]]:
+    """The whole report, with its own digest and those of its pages, and these by name; arguments as of `write_report`.
 
-    `figures` are the entries that follow from the models.
+    `figures` are the entries that follow from the models; files in `removed` do not stay, and are not listed.
     """
     args, experiment, folder = run.args, run.experiment, run.record.folder
     cost, kept = run.costs.get("unlearned"), folder / "environment.json"
@@ -67,16 +76,19 @@ def complete_report(run: PreparedRun, outcome: Unlearned | None, script: str, fi
         "trace": trace_of(folder / "metrics.jsonl"),
         "files": [
             {"role": role, "path": name, "sha256": file_digest(path), "bytes": path.stat().st_size}
-            for role, name, path in listed_files(folder, args) if path.is_file()
+            for role, name, path in listed_files(folder, args) if path.is_file() and path not in removed
         ],
     }  # fmt: skip
     pictures = sample_pictures(experiment.splits, experiment.dataset) if args.show_images and outcome else []
     if pictures:
         report["pictures"] = [described for described, _ in pictures]
     report = plain(report)
+    pages = {entry["page"]: requester_page(report, entry).encode() for entry in report.get("requesters", [])}
+    for entry in report.get("requesters", []):
+        entry[PAGE_DIGEST] = hashlib.sha256(pages[entry["page"]]).hexdigest()
     report[DIGEST] = report_digest(report)
     page = report_page(report, [png for _, png in pictures]).encode()
-    return report | {PAGE_DIGEST: hashlib.sha256(page).hexdigest()}, page
+    return report | {PAGE_DIGEST: hashlib.sha256(page).hexdigest()}, {PAGE: page, **pages}
 
 
 def request_of(args: Any, splits: Splits, dataset: Dataset) -> dict:
@@ -88,19 +100,6 @@ def request_of(args: Any, splits: Splits, dataset: Dataset) -> dict:
         "images": len(splits.forget),
         "sha256": list_digest(splits.forget.tolist(), dataset.file_names),
     }
-
-
-def list_digest(images: list[int], file_names: tuple[str, ...] | None) -> str:
-    """SHA-256 of a list of images, one a line: file names in byte order, else numbers in ascending order.
-
-    The same as `LC_ALL=C sort -u list | sha256sum` for file names and `sort -nu list | sha256sum` for numbers.
-    """
-    if file_names is None:
-        lines = [str(image).encode() for image in sorted(set(images))]
-    else:
-        # Python keeps the bytes of names that are not UTF-8 as surrogates.
-        lines = sorted({file_names[image].encode("utf-8", "surrogateescape") for image in images})
-    return hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
 
 
 def data_of(experiment: Experiment) -> dict:
@@ -123,7 +122,7 @@ def listed_files(folder: Path, args: Any) -> list[tuple[str, str, Path]]:
     saved = [path for pattern in WEIGHTS for path in sorted(folder.glob(pattern)) if path.is_file()]
     own += [("weights", path.name, path) for path in saved]
     # Models that the run trained itself; given ones lie elsewhere.
-    own += [("original", "original.pt", folder / "original.pt")] if args.weight_path is None else []
+    own += [("original", ORIGINAL, folder / ORIGINAL)] if args.weight_path is None else []
     own += [("retrained", "retrained.pt", folder / "retrained.pt")] if args.retrain else []
     own += [("original", args.weight_path, Path(args.weight_path))] if args.weight_path is not None else []
     return own + [("retrained", path, Path(path)) for path in args.retrained_weight_path]

@@ -2,8 +2,6 @@
 
 import math
 
-from evaluation.verdict import is_forgotten
-
 # A sentence for each method, with its name in the literature.
 METHODS = {
     "constrained": "The images were unlearned step by step, while a constraint with a learned multiplier limited the "
@@ -105,22 +103,8 @@ def headline(report: dict) -> tuple[str, str]:
     verdict = report.get("verdict")
     if verdict is None:
         return "Nothing was forgotten in this run", "open"
-    forgotten = "forgotten" if verdict["forgotten"] else "NOT forgotten"
-    if not verdict["feasible"]:
-        joined = "but" if verdict["forgotten"] else "and"
-        return f"Infeasible: {forgotten}, {joined} the accuracy budget was NOT kept", "bad"
-    if not verdict["forgotten"]:
-        return "NOT forgotten; the accuracy budget was kept", "bad"
-    if met_before(report):
-        return "Counts as forgotten, but so did the original; the accuracy budget was kept", "open"
-    return "Forgotten, and the accuracy budget was kept", "good"
-
-
-def met_before(report: dict) -> bool:
-    """Whether the original itself counts as forgotten."""
-    before = report["models"]["original"]
-    finite = before["forget_loss"] is not None
-    return finite and is_forgotten(report["forget"]["target"], before, report["data"]["classes"])
+    said, fulfilled = verdict["outcome"], verdict["feasible"] and verdict["forgotten"]
+    return said[:1].upper() + said[1:], "bad" if not fulfilled else "open" if verdict["met_before"] else "good"
 
 
 def uncertainty(images: int) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,20 @@ import torch
 from torch import nn
 
 from contrastive_discrimination.critic import Critic
+from data.exclusion import HASHES, pixel_hashes
 from evaluation.gaps import retrained_of, summarise_gaps
 from evaluation.judge import Judgement, judge_all
 from evaluation.metrics import loss_histograms
 from evaluation.report.figures import draw_dial, draw_images, draw_losses
 from evaluation.report.page import PAGE
 from evaluation.report.record import complete_report
+from evaluation.report.requesters import evidence_for
 from evaluation.report.tables import cost_table, plain, table
 from evaluation.verdict import Verdict, give_verdict, next_try
 from helper_functions.config import FIRST_FLAGS
 from helper_functions.files import save_tensors, write_bytes, write_json
-from helper_functions.run_folder import INFEASIBLE, RESULT
+from helper_functions.run_folder import INFEASIBLE, NOT_FORGOTTEN, RESULT, RESULTS, TRACES
+from helper_functions.safe_files.printable import printable
 from helper_functions.training.distribution import from_main, on_main
 from helper_functions.training.inference import evaluation_mode
 from helper_functions.training.loop import Cost
@@ -33,6 +37,11 @@ from unlearning.setup import PreparedRun
 # Entries of a checkpoint that are named when they are left out.
 NAMED_ENTRIES = 6
 SHOWN_IMAGES = 25
+# What weights are that do not fulfil the request, by their name.
+MEANING = {
+    INFEASIBLE: "budget not kept: the closest weights found, not to be deployed",
+    NOT_FORGOTTEN: "budget kept, but not forgotten: they do not fulfil the request",
+}
 PAIRS = "pairs    AUC of a new discriminator on held-out pairs: {:.3f} before, {:.3f} after; 0.5 is chance"
 
 
@@ -56,16 +65,23 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
             "method": outcome.method, "target": outcome.target, "chosen_epoch": outcome.chosen,
             "line_search": outcome.events, "multiplier": outcome.multiplier, "share": outcome.share,
         }  # fmt: skip
+        if run.requests:
+            report["requesters"] = evidence_for(run.requests, judgements, run.experiment)
         if outcome.dial:
             report["dial"] = outcome.dial
         if outcome.held_out_auc:
             report["held_out_discriminator_auc"] = outcome.held_out_auc
         summary = _summary(verdict, outcome, run.args)
     weights = save_result(run, "original" if outcome is None else "unlearned", verdict)
+    if outcome is not None:
+        save_hashes(run)
     # Only rank 0 has written the files, and it may be the only one that can read them.
-    report, page = from_main(lambda: complete_report(run, outcome, script, report))
-    write_bytes(run.record.path(PAGE), page)
-    return _finish(run, run.models, judgements, report, summary + weights)
+    fulfilled = verdict is not None and verdict.weights == RESULT
+    removed = [run.record.path(name) for name in TRACES if fulfilled and not run.args.keep_checkpoint]
+    report, pages = from_main(lambda: complete_report(run, outcome, script, report, removed))
+    for name, page in pages.items():
+        write_bytes(run.record.path(name), page)
+    return _finish(run, run.models, judgements, report, summary + weights, removed)
 
 
 def write_student_report(run: PreparedRun, critic: Critic, auc: dict[str, float]) -> dict:
@@ -110,23 +126,36 @@ def evaluation(judgements: dict[str, Judgement], experiment: Experiment) -> dict
 def verdict_of(judgements: dict[str, Judgement], args: Any, target: str, experiment: Experiment) -> Verdict:
     """The verdict on the judged models `original` and `unlearned`."""
     original, unlearned = judgements["original"], judgements["unlearned"]
+    classes = experiment.dataset.num_classes
     retain = paired_fall(original.retain_right, unlearned.retain_right, len(experiment.splits.retain))
     held_out = paired_fall(original.held_out_right, unlearned.held_out_right)
-    return give_verdict(unlearned.figures, args.retain_budget, target, experiment.dataset.num_classes, retain, held_out)
+    return give_verdict(
+        original.figures, unlearned.figures, args.retain_budget, target, classes, retain, held_out
+    )
 
 
 def _finish(
-    run: PreparedRun, models: dict[str, nn.Module], judgements: dict[str, Judgement], report: dict, summary: str
-) -> dict:
-    """Write the report and the TensorBoard views; print both tables, the summary, and the paths of all files."""
+    run: PreparedRun, models: dict[str, nn.Module], judgements: dict[str, Judgement], report: dict, summary: str,
+    removed: Collection[Path] = (),
+) -> dict:  # fmt: skip
+    """Write the report and the TensorBoard views; print both tables, the summary, and the paths of all files.
+
+    `removed` are files that do not stay.
+    """
     record = run.record
     write_json(record.path("report.json"), report)
     show_run(run, models, judgements, report)
+    gone = [path.name for path in removed if path.is_file()]
+    _remove(removed)
     record.close()
     costs = {name: Cost(**cost) for name, cost in report["cost"].items()}
     print(f"\n{table(report['models'])}\n\n{cost_table(costs)}\n\n{summary}")
+    if gone:
+        print(f"removed  {', '.join(gone)}: from before forgetting; --keep_checkpoint keeps such files")
     if record.path(PAGE).is_file():
         print(f"report   {record.path(PAGE)}")
+    for entry in report.get("requesters", ()):
+        print(f"page     {record.path(entry['page'])}: {printable(entry['requester'])}, {entry['images']} images")
     print(f"figures  {record.path('report.json')}")
     print(f"watch    tensorboard --logdir {Path(record.folder).parent}")
     return report
@@ -162,28 +191,41 @@ def save_result(run: PreparedRun, name: str, verdict: Verdict | None = None) -> 
     """Write the weights of the model called `name`; returns the lines that say where they are.
 
     Written are a state_dict and, where the run began with weights in another form, a second file in that form. Where
-    the budget was not kept, both have names of their own, so that nobody deploys them by mistake.
+    the budget was not kept, or nothing was forgotten, both have names of their own, so that nobody deploys them by
+    mistake.
     """
-    model, record = run.models[name], run.record
-    feasible = verdict is None or verdict.feasible
-    path, form = record.path(RESULT if feasible else INFEASIBLE), run.weight_file
-    save_tensors(model.state_dict(), path)
-    _remove(record.path(INFEASIBLE if feasible else RESULT))
-    lines = [f"weights  {path}"]
+    model, record, form = run.models[name], run.record, run.weight_file
+    plain_name = RESULT if verdict is None else verdict.weights
+    save_tensors(model.state_dict(), record.path(plain_name))
+    _remove(record.path(other) for other in RESULTS if other != plain_name)
+    lines = [f"weights  {record.path(plain_name)}"]
     if verdict is not None and form is not None and not form.is_plain(model):
-        lines += _save_as_given(model, form, record.folder, feasible, run.args.weight_path)
-    if not feasible:
-        lines.append("         budget not kept: the closest weights found, not to be deployed")
+        lines += _save_as_given(model, form, record.folder, plain_name, run.args.weight_path)
+    if plain_name in MEANING:
+        lines.append(f"         {MEANING[plain_name]}")
     return "\n".join(lines)
 
 
-def _save_as_given(model: nn.Module, form: WeightFile, folder: Path, feasible: bool, source: str) -> list[str]:
-    names = {True: f"unlearned{form.suffix}", False: f"infeasible{form.suffix}"}
-    if names[False] == INFEASIBLE:  # the name of the plain state_dict
-        names[False] = f"infeasible-unlearned{form.suffix}"
-    write_weight_file(model, form, folder / names[feasible])
-    _remove(folder / names[not feasible])
-    lines = [f"         {folder / names[feasible]}, in the form of {source}"]
+@on_main
+def save_hashes(run: PreparedRun) -> None:
+    """Write a hash of each image of this request and of those before it, for train.py --exclude."""
+    experiment, hashes = run.experiment, set()
+    if getattr(run.args, "previous_run", None) is not None:
+        before = Path(run.args.previous_run) / HASHES
+        hashes |= set(before.read_text().split()) if before.is_file() else set()
+    hashes |= set(pixel_hashes(experiment.dataset, experiment.splits.forget.tolist()))
+    write_bytes(run.record.path(HASHES), "".join(f"{each}\n" for each in sorted(hashes)).encode())
+
+
+def _save_as_given(model: nn.Module, form: WeightFile, folder: Path, plain_name: str, source: str) -> list[str]:
+    stems = {RESULT: "unlearned", **{name: Path(name).stem for name in MEANING}}
+    names = {name: f"{stem}{form.suffix}" for name, stem in stems.items()}
+    # The plain state_dict may have the name already.
+    names |= {name: f"{stems[name]}-unlearned{form.suffix}" for name in MEANING if names[name] == name}
+    path = folder / names.pop(plain_name)
+    write_weight_file(model, form, path)
+    _remove(folder / name for name in names.values())
+    lines = [f"         {path}, in the form of {source}"]
     if form.left_out:
         entries = ", ".join(shown(entry) for entry in form.left_out[:NAMED_ENTRIES])
         more = f" and {len(form.left_out) - NAMED_ENTRIES} more" if len(form.left_out) > NAMED_ENTRIES else ""
@@ -192,14 +234,18 @@ def _save_as_given(model: nn.Module, form: WeightFile, folder: Path, feasible: b
 
 
 @on_main
-def _remove(path: Path) -> None:
-    """Delete what the same run wrote before it was resumed."""
-    path.unlink(missing_ok=True)
+def _remove(paths: Iterable[Path]) -> None:
+    """Delete files where they exist."""
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 @on_main
 def show_run(run: PreparedRun, models: dict[str, nn.Module], judgements: dict[str, Judgement], report: dict) -> None:
-    """Write hyper-parameters and final figures; with --figures also the graph, the dial, forgotten images, losses."""
+    """Write hyper-parameters and final figures; with --figures also the graph, the dial and losses.
+
+    Forgotten images are shown with --show_images alone.
+    """
     record, args = run.record, run.args
     main = next(name for name in ("unlearned", "student", "original") if name in models)
     flags = {}
@@ -217,7 +263,8 @@ def show_run(run: PreparedRun, models: dict[str, nn.Module], judgements: dict[st
     if report.get("dial"):
         record.writer.add_figure("dial", draw_dial(report["dial"]))
     if main == "unlearned":
-        record.writer.add_figure("forget/images", _forgotten_images(run.experiment, models))
+        if args.show_images:
+            record.writer.add_figure("forget/images", _forgotten_images(run.experiment, models))
         draw_losses(record.path("losses.png"), report["loss_histograms"])
 
 

@@ -11,22 +11,30 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from data.copies import find_copies
+from data.copies import find_copies, find_near_duplicates, near_distance
+from data.image_list import REQUESTS, load_requests
 from evaluation.judge import Judgement
 from evaluation.report.page import PAGE, PICTURE
-from evaluation.report.record import ENVIRONMENT, data_of, file_digest, listed_files, request_of, trace_of
+from evaluation.report.record import (
+    ENVIRONMENT,
+    PAGE_DIGEST,
+    data_of,
+    file_digest,
+    listed_files,
+    request_of,
+    trace_of,
+)
+from evaluation.report.requesters import evidence_for
 from evaluation.report.tables import plain
 from evaluation.report.write import evaluation, judge_models, verdict_of
 from evaluation.verify.checks import ROUNDING, Check, all_near, at, exact, near, titled, tolerance_of
 from helper_functions.errors import UserError
-from helper_functions.run_folder import INFEASIBLE, RESULT
+from helper_functions.run_folder import RESULTS
 from helper_functions.training.devices import describe_environment
 from unlearning.experiment import Experiment
 from unlearning.sequence import DIGITS
 
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
-# File names of the resulting state_dict.
-RESULTS = (RESULT, INFEASIBLE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +83,7 @@ class Recorded:
 
 
 def check_files(run: Recorded) -> list[Check]:
-    """The digest of every file; a missing model may have been deleted on purpose."""
+    """The digest of every file; a missing model or checkpoint may have been deleted on purpose."""
     paths = {(role, name): path for role, name, path in run.files}
     checks = []
     for role, name in {**paths, **run.digests}:
@@ -83,20 +91,22 @@ def check_files(run: Recorded) -> list[Check]:
         if path is not None and path.is_file():
             checks.append(exact(f"{role}: {name}", told, file_digest(path)))
         elif told is not None or path is None:
-            optional = role in (("weights",) if path is None else ("original", "retrained"))
+            optional = role in (("weights",) if path is None else ("original", "retrained", "checkpoint"))
             checks.append(Check(f"{role}: {name}", "a file", "missing", None if optional else False))
     return checks
 
 
 def check_figures(run: Recorded) -> list[Check]:
     """Request, data, trace, figures, verdict and pictures; UserError where data or weights are missing."""
-    models, checks = _models(run), _records(run)
+    models = _models(run)
     judgements = judge_models(models, run.experiment, run.args)
     found, told = plain(evaluation(judgements, run.experiment)), at(run.report, "models")
     device, images = run.experiment.precision.device, data_of(run.experiment)["images"]
     here = describe_environment(device)
     # On a CPU, with the same processor and versions, figures are reproducible up to rounding.
     same = device.type == "cpu" and all(at(run.report, "run", name) == here[name] for name in ENVIRONMENT)
+
+    checks = _records(run, same)
 
     def tolerance(figure: str, told: Any = None) -> float | None:
         return ROUNDING if same else tolerance_of(figure, images, told)
@@ -109,6 +119,7 @@ def check_figures(run: Recorded) -> list[Check]:
     checks.append(histograms if complete else dataclasses.replace(histograms, found="missing", holds=None))
     names = ("splits_sha256", "final_test", "judged_retain_images")
     checks += [exact(name.replace("_", " "), run.report.get(name), found[name]) for name in names]
+    checks += _requesters(run, judgements, tolerance("mia_auc"))
     return checks + _verdict(run, judgements, tolerance("retain_top1")) + _pictures(run)
 
 
@@ -126,8 +137,8 @@ def _models(run: Recorded) -> dict[str, nn.Module]:
     return {name: run.experiment.model(str(path)) for name, path in named if path.is_file()}
 
 
-def _records(run: Recorded) -> list[Check]:
-    """Exact checks of all that is not a measurement."""
+def _records(run: Recorded, same: bool) -> list[Check]:
+    """Exact checks of all that is not a measurement; `same`: on the run's own processor and versions."""
     report, experiment, splits = run.report, run.experiment, run.experiment.splits
     request, told = request_of(run.args, splits, experiment.dataset), report.get("request")
     titles = {"id": "request id", "requester": "requester", "forget": "what to forget, as written",
@@ -135,8 +146,12 @@ def _records(run: Recorded) -> list[Check]:
     checks = [exact(title, at(told, name), request[name]) for name, title in titles.items()]
     expected = {"script": run.script, "method": run.method, "judge": run.args.judge, "seed": run.args.seed}
     checks += [exact(name, at(report, "run", name), value) for name, value in expected.items()]
+    distance = near_distance(run.args.near_duplicates, experiment.dataset)
+    near = None if distance is None else find_near_duplicates(experiment.dataset, splits, distance)
+    similar = exact("near-duplicates elsewhere", report.get("near_duplicates"), near)
     return [
         *checks,
+        similar if same or similar.holds else dataclasses.replace(similar, holds=None),
         exact("data set and its parts", report.get("data"), data_of(experiment)),
         exact("copies of forget images elsewhere", report.get("copies"), find_copies(experiment.dataset, splits)),
         exact("images of earlier requests", at(report, "sequence", "forgotten_images") or 0, splits.num_forgotten),
@@ -160,6 +175,20 @@ def _figures(name: str, told: Any, found: dict | None, tolerance: Callable[..., 
     return checks
 
 
+def _requesters(run: Recorded, judgements: dict[str, Judgement], tolerance: float) -> list[Check]:
+    path, entries = run.folder / REQUESTS, run.report.get("requesters")
+    if not path.is_file():
+        return [exact("requesters", entries, None)]
+    if "original" not in judgements:
+        return [Check("requesters", "", "missing", None)]
+    found = plain(evidence_for(load_requests(path), judgements, run.experiment))
+    told = [
+        {key: value for key, value in entry.items() if key != PAGE_DIGEST} if isinstance(entry, dict) else entry
+        for entry in (entries if isinstance(entries, list) else [])
+    ]
+    return [all_near("requesters", told, found, tolerance)]
+
+
 def _verdict(run: Recorded, judgements: dict[str, Judgement], tolerance: float) -> list[Check]:
     if run.method is None:
         return [exact("verdict", run.report.get("verdict"), None)]
@@ -173,7 +202,7 @@ def _verdict(run: Recorded, judgements: dict[str, Judgement], tolerance: float) 
     args = dataclasses.replace(run.args, retain_budget=round(left, DIGITS))
     found = plain(verdict_of(judgements, args, target, run.experiment))
     for name, value in found.items():
-        compare = exact if isinstance(value, bool) else functools.partial(near, tolerance=tolerance)
+        compare = exact if isinstance(value, bool | str) else functools.partial(near, tolerance=tolerance)
         checks.append(compare(f"verdict: {name.replace('_', ' ')}", at(run.report, "verdict", name), value))
     return checks
 

@@ -19,6 +19,7 @@ from typing import Any
 from evaluation.gaps import summarise_gaps
 from evaluation.report.page import PAGE, PICTURE, generator, report_page
 from evaluation.report.record import DIGEST, PAGE_DIGEST, SCHEMA_VERSION, file_digest, report_digest
+from evaluation.report.requesters import requester_page
 from evaluation.report.tables import plain
 from evaluation.verify.checks import ROUNDING, Check, all_near, at, exact
 from evaluation.verify.figures import Recorded, check_figures, check_files
@@ -118,13 +119,29 @@ def _own_checks(folder: Path, report: dict) -> list[Check]:
     except Exception:  # a malformed report can raise anything
         return [*checks, Check(f"{PAGE}, rendered again", "a page", "cannot be", False)]
     told = {name: report[name] for name in SUMMARIES if name in report}
-    checks.append(_rendered_again(kept, made, report))
+    checks.append(_rendered_again(PAGE, kept, made, report))
+    entries = report.get("requesters")
+    for entry in entries if isinstance(entries, list) else ():
+        checks += _requester_checks(folder, report, entry)
     return [*checks, all_near("gaps to retrained, by the report's figures", told, gaps, ROUNDING)]
 
 
-def _rendered_again(kept: bytes, made: bytes, report: dict) -> Check:
+def _requester_checks(folder: Path, report: dict, entry: dict) -> list[Check]:
+    """Of one requester's page, which may have been given to him and deleted."""
+    try:
+        name, made = str(entry["page"]), requester_page(report, entry).encode()
+        kept = (folder / Path(name).name).read_bytes()
+    except OSError:
+        return [Check(name, "a page", "missing", None)]
+    except Exception:  # a malformed report can raise anything
+        return [Check("page of a requester", "a page", "cannot be", False)]
+    return [exact(name, entry.get(PAGE_DIGEST), hashlib.sha256(kept).hexdigest()),
+            _rendered_again(name, kept, made, report)]  # fmt: skip
+
+
+def _rendered_again(name: str, kept: bytes, made: bytes, report: dict) -> Check:
     """Whether the page is what this code renders; another version of the code or of its libraries may differ."""
-    what, version, own = f"{PAGE}, rendered again", at(report, "run", "code"), code_version()
+    what, version, own = f"{name}, rendered again", at(report, "run", "code"), code_version()
     libraries = re.search(r'<meta name="generator" content="([^"]*)">', kept.decode(errors="replace"))
     if kept == made:
         return Check(what, "the page", "the same", True)

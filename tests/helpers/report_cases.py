@@ -50,7 +50,8 @@ def example(retrained: int = 1, **parts: object) -> dict:
         "data": {"dataset": "imagefolder", "classes": 10, "named_by": "file name",
                  "images": {"train": 1000, "validation": 50, "unseen": 40, "forget": 40, "retain": 960, "test": 200}},
         "verdict": {"feasible": True, "forgotten": True, "retain_budget": 1.0, "slack": 0.25, "margin": 0.0,
-                    "held_out_fall": 0.5, "held_out_margin": 0.25},
+                    "held_out_fall": 0.5, "held_out_margin": 0.25, "met_before": False,
+                    "outcome": "forgotten, budget kept"},
         "models": models,
         "cost": {"original": cost, "unlearned": cost, "retrained": {**cost, "seconds": 50.0}},
         "forget": {"request": "file:withdrawn.txt", "images": 40, "method": "constrained", "target": "unseen",
@@ -86,8 +87,10 @@ COPIES = {
     "test": {"count": 1, "examples": [["cat/a.png", "dog/c.png"]]},
     "unseen": {"count": 0, "examples": []},
 }
+NEAR = {"distance": 6, "parts": {"retain": {"count": 2, "examples": [["cat/a.png", "cat/c.jpg", 4], [17, 31, 6]]}}}
 SEQUENCE = {
     "previous_run": "runs/first", "number": 3, "budget_spent": 0.75, "forgotten_images": 120, "multiplier": 11.5,
+    "asked_again": 15,
 }  # fmt: skip
 
 

@@ -17,8 +17,16 @@ FIGURES = {
     for part in ("retain", "forget", "forget_true", "unseen", "validation", "test")
     for figure in ("top1", "top5", "loss")
 } | {f"{attack}_auc{end}" for attack in ("mia", "discriminator") for end in ("", "_low", "_high")}
-VERDICT = {"feasible", "forgotten", "retain_budget", "slack", "margin", "held_out_fall", "held_out_margin"}
+VERDICT = {
+    "feasible", "forgotten", "retain_budget", "slack", "margin", "held_out_fall", "held_out_margin", "met_before",
+    "outcome",
+}  # fmt: skip
 FIGURES |= {"mia_accuracy", "mia_tpr", "mia_efficacy"}
+
+
+def status_of(verdict: dict) -> int:
+    """The exit status that belongs to a verdict."""
+    return 3 if not verdict["feasible"] else 0 if verdict["forgotten"] else 4
 
 
 def report_of(folder: Path) -> dict:

@@ -25,6 +25,7 @@ import train_constrained_unlearning
 import train_contrastive
 from benchmarks.sweeps.sweep import read_rows
 from data.datasets import Dataset
+from data.exclusion import read_hashes
 from data.forget import parse_forget, select_forget
 from data.image_list import read_image_list
 from data.imagefolder import read_image_folder
@@ -179,6 +180,7 @@ TARGETS: dict[str, tuple[str, Callable[[Path], object], st.SearchStrategy[bytes]
         "list.txt", lambda path: read_image_list(path, DATASET),
         LISTS.map("".join).map(encoded) | mutated(b"1\n2\n# three\n\n3\n", b"c1/1.png\r\n./c2/2.png\r\n"), 200,
     ),
+    "hashes": ("h.sha256", lambda path: read_hashes(path, 99), mutated(b"# of\n" + 2 * (b"0a" * 32 + b"\n")), 100),
     "weights": ("w.pt", read_weights, torch_files(NORM, {"state_dict": NORM, "epoch": (1, [2.5])}), 200),
     "safetensors": ("w.safetensors", read_weights, mutated(save(NORM), save(NORM, {"format": "pt"})), 200),
     "tensors": ("tensors.pt", lambda path: load_tensors(path, "start anew"), torch_files(STATE), 200),
@@ -212,7 +214,7 @@ def test_every_case_is_read_or_refused(name, tmp_path, capsys, monkeypatch):
     path = tmp_path / place
     path.parent.mkdir(parents=True, exist_ok=True)
     if name == "splits":
-        made = [make_splits(DATASET, forget, validation="0.2") for forget in ("random:5", "class:apple", None)]
+        made = [make_splits(DATASET, forget, validation="0.2") for forget in ("random:5images", "class:apple", None)]
         for split in made:
             split.save(path)
         cases = mutated(path.read_bytes())

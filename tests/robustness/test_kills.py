@@ -18,7 +18,8 @@ QUICK = (*SMALL, "--figures", "False", "--log_interval", 2, "--judge", "validati
 JOBS = {
     "constrained": (
         UNLEARN,
-        ("--train_num_epochs", 2, "--retrain", "--num_epochs", 3, "--finetune_num_epochs", 1, "--batch_size", 10),
+        ("--train_num_epochs", 2, "--retrain", "--num_epochs", 3, "--finetune_num_epochs", 1, "--batch_size", 10,
+         "--keep_checkpoint"),
         ("original.pt", "retrained.pt", None),
     ),
     "scrub": (UNLEARN, ("--method", "scrub", "--num_epochs", 4, "--rewind", "--train_num_epochs", 1), (None,)),
@@ -54,7 +55,7 @@ def test_goes_on_to_the_same_bits(job, tmp_path):
     script, own, names = JOBS[job]
     flags = (*QUICK, "--forget", "random:40", *own)
     whole = fork(script, *flags, "--log_dir", tmp_path / "whole", before=partial(kill_at_write, 0, tmp_path / "writes"))
-    assert whole.status in (0, 3), whole.err
+    assert whole.status in (0, 3, 4), whole.err
     total = len((tmp_path / "writes").read_text().splitlines())
     draw, kills = random.Random(SEED), 0
     log_dir, argv = tmp_path / "cut", (*flags, "--log_dir", tmp_path / "cut")

@@ -64,7 +64,7 @@ class TestScriptsStop:
         assert fault["step"] == length + 3 and fault["images"]
         was = contents(folder)
         again = fork(script, "--resume", folder, "--on_nan", "rewind")
-        assert again.status in (0, 3) and again.err == ""
+        assert again.status in (0, 3, 4) and again.err == ""
         assert all(value.isfinite().all() for value in weights_of(folder).values() if value.is_floating_point())
         assert was["config.yaml"] == contents(folder)["config.yaml"]
 
@@ -87,7 +87,7 @@ class TestScriptsRewind:
         flags = (*SMALL, "--weight_path", original.folder / "model.pt", "--num_epochs", 2, "--figures", "False")
         flags += ("--batch_size", 10, "--log_interval", 2, "--judge", "validation", "--log_dir", tmp_path)
         done = fork(UNLEARN, *flags, before=partial(break_steps, "constraint", 5))
-        assert done.status in (0, 3) and done.err == ""
+        assert done.status in (0, 3, 4) and done.err == ""
         line = f"step 5: constraint/violation {NON_FINITE}; back to the last good state, learning rate x 0.5"
         assert re.search(line, done.out)
         assert all(value.isfinite().all() for value in weights_of(only(tmp_path)).values() if value.is_floating_point())

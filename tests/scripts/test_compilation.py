@@ -101,9 +101,9 @@ def test_a_script_learns_and_forgets_the_same_with_it(tmp_path):
         done = fork(
             UNLEARN, *SMALL, "--precision", "fp32", "--figures", "False", "--judge", "validation", "--forget",
             "random:40", "--train_num_epochs", 1, "--num_epochs", 1, "--finetune_num_epochs", 0, "--use_sam", *flags,
-            "--log_dir", folder, before=partial(compile_into, cache),
+            "--keep_checkpoint", "--log_dir", folder, before=partial(compile_into, cache),
         )  # fmt: skip
-        assert done.status in (0, 3), done.err
+        assert done.status in (0, 3, 4), done.err
         # Passes with and without gradient are compiled.
         assert (len(list(cache.rglob("*.py"))) > 1) == bool(flags)
         weights = [only(folder) / "original.pt", result_weights(only(folder))]

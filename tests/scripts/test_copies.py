@@ -1,23 +1,27 @@
-"""Exact copies of forget images: found by their pixels, named, and forgotten as well with --with_copies."""
+"""Copies of forget images: exact and near ones are found and named, the former forgotten by --with_copies."""
 
 import dataclasses
 import json
+import re
 import shutil
+import types
 from pathlib import Path
 
+import imagehash
 import numpy as np
 import pytest
 import torch
-from helpers.processes import assert_refused, fork, only
+from helpers.processes import SMALL, assert_refused, fork, only
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageEnhance
 
-from data.copies import find_copies, tell_copies
+from data.copies import find_copies, find_near_duplicates, near_distance, tell_copies, tell_near_duplicates
 from data.datasets import Dataset, load_dataset
 from data.split_record import Splits
 from data.splits import make_splits
 from helper_functions.errors import UserError
+from train_constrained_unlearning import get_parser
 
 UNLEARN = "train_constrained_unlearning.py"
 SIZE = 60
@@ -83,7 +87,7 @@ def test_copies_of_wrong_labels_have_right_ones():
 
 
 @settings(max_examples=30)
-@given(seed=st.integers(0, 100), request=st.sampled_from(["random:3", "class:a", "random:0.2"]))
+@given(seed=st.integers(0, 100), request=st.sampled_from(["random:3images", "class:a", "random:0.2"]))
 def test_with_copies_no_copy_is_retained(seed, request):
     dataset = few_pictures(seed, 25)
     # Enough of each class in the held-out part, whatever the copies.
@@ -111,8 +115,8 @@ def test_copies_of_wrong_labels_cannot_join_them():
 
 def test_copies_that_are_all_of_the_training_set_are_refused():
     dataset = few_pictures(1, 1)
-    with pytest.raises(UserError, match="random:2 and its copies are the whole training set"):
-        make_splits(dataset, "random:2", with_copies=True, previous=some_splits(dataset, 1))
+    with pytest.raises(UserError, match="random:2images and its copies are the whole training set"):
+        make_splits(dataset, "random:2images", with_copies=True, previous=some_splits(dataset, 1))
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +182,87 @@ class TestAFolderOfPhotographs:
         named = ", ".join(f"{dataset.file_names[image]} ({part})" for image, part in sorted(where.items()))
         assert_refused(done, UNLEARN, named, "list.txt", "take them off the list")
         assert not (tmp_path / "runs").exists()
+
+
+def smooth(seed: int) -> Image.Image:
+    """A picture of 48 x 48 pixels whose patches of colour are as coarse as those of photographs."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((48, 48), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory) -> Path:
+    """Two classes of 20 pictures; some of the first stand in the second, stored again, smaller, brighter."""
+    folder = tmp_path_factory.mktemp("album")
+    for label, name in enumerate(("cats", "dogs")):
+        (folder / name).mkdir()
+        for number in range(20):
+            smooth(100 * label + number).save(folder / name / f"{number:02}.png")
+    smooth(3).save(folder / "dogs/stored.jpg", quality=60)
+    smooth(4).resize((24, 24)).save(folder / "dogs/smaller.png")
+    ImageEnhance.Brightness(smooth(5)).enhance(1.15).save(folder / "dogs/brighter.png")
+    smooth(6).save(folder / "dogs/same.png")
+    return folder
+
+
+class TestNearDuplicates:
+    def splits(self, album: Path):
+        dataset = load_dataset("imagefolder", album, image_size=48)
+        places = {name: index for index, name in enumerate(dataset.file_names)}
+        forget = torch.tensor(sorted(places[f"cats/{number:02}.png"] for number in (3, 4, 5, 6, 7)))
+        retain = torch.tensor(sorted(set(places.values()) - set(forget.tolist())))
+        nothing = torch.zeros(0, dtype=torch.int64)
+        splits = dataclasses.replace(some_splits(few_pictures(0, 2), 0), forget=forget, retain=retain)
+        return dataset, dataclasses.replace(splits, validation=nothing, unseen=nothing, test=nothing)
+
+    def test_pictures_that_look_alike_are_named_and_exact_copies_are_not(self, album):
+        dataset, splits = self.splits(album)
+        found = find_near_duplicates(dataset, splits, 6)
+        assert found["distance"] == 6 and found["parts"].keys() == {"retain"}
+        pairs = {tuple(example[:2]) for example in found["parts"]["retain"]["examples"]}
+        assert pairs == {("cats/03.png", "dogs/stored.jpg"), ("cats/04.png", "dogs/smaller.png"),
+                         ("cats/05.png", "dogs/brighter.png")}  # fmt: skip
+        (line,) = tell_near_duplicates(found)
+        assert line.startswith("similar  3 in retain (") and "cats/03.png ~ dogs/stored.jpg" in line
+
+    @pytest.mark.parametrize("distance", [0, 20, 28])
+    def test_they_are_all_pairs_within_the_distance(self, album, distance):
+        """By the library's own difference, the nearest forget image for each."""
+        dataset, splits = self.splits(album)
+
+        def hashed(image: int) -> imagehash.ImageHash:
+            return imagehash.phash(Image.fromarray(dataset.images[image].permute(1, 2, 0).numpy()))
+
+        expected = {}
+        for other in splits.retain.tolist():
+            bits = {image: hashed(image) - hashed(other) for image in splits.forget.tolist()}
+            nearest = min(bits, key=bits.get)
+            if bits[nearest] <= distance and not torch.equal(dataset.images[nearest], dataset.images[other]):
+                expected[dataset.file_names[other]] = [dataset.file_names[nearest], bits[nearest]]
+        found = find_near_duplicates(dataset, splits, distance)["parts"].get("retain", {"count": 0, "examples": []})
+        assert found["count"] == len(expected) and len(found["examples"]) == min(20, len(expected))
+        assert all(expected[other] == [image, bits] for image, other, bits in found["examples"])
+
+    def test_photographs_are_compared_unless_it_is_turned_off(self):
+        photographs, digits = types.SimpleNamespace(file_names=("a",)), types.SimpleNamespace(file_names=None)
+        for asked, distances in (("auto", (6, None)), ("off", (None, None)), (0, (0, 0)), (9, (9, 9))):
+            assert (near_distance(asked, photographs), near_distance(asked, digits)) == distances
+        flags = [get_parser().parse(["--near_duplicates", each]).near_duplicates for each in ("auto", "off", "9")]
+        assert flags == ["auto", "off", 9]
+        with pytest.raises(UserError, match="near_duplicates"):
+            get_parser().parse(["--near_duplicates", "many"])
+
+    def test_a_run_names_them_and_its_report_is_verified(self, album, tmp_path):
+        flags = (
+            *SMALL, "--data_dir", album, "--image_size", 16, "--validation", "0.3", "--train_num_epochs", 1,
+            "--num_epochs", 1, "--retain_budget", 100, "--figures", "False", "--near_duplicates", 20,
+            "--forget", "random:10",
+        )  # fmt: skip
+        done = fork(UNLEARN, *flags, "--log_dir", tmp_path)
+        assert done.status in (0, 4), done.err
+        told = json.loads((only(tmp_path) / "report.json").read_text())["near_duplicates"]
+        assert told["distance"] == 20 and told["parts"]
+        for part, found in told["parts"].items():
+            assert f"similar  {found['count']} in {part} (" in done.out
+        verified = fork("test.py", "--verify", only(tmp_path))
+        assert verified.status == 0 and re.search("near-duplicates elsewhere .* holds", verified.out), verified.out

@@ -29,7 +29,7 @@ THREADS_WEIGHTS, THREADS_POINTS = 1e-4, 0.5
 def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], object]:
     """Weights, and the report without what was measured on the way."""
     weights = {path.name: torch.load(path, weights_only=True) for path in folder.glob("*.pt")}
-    del weights["checkpoint.pt"]
+    weights.pop("checkpoint.pt", None)
     tensors = {f"{file} {name}": value for file, content in weights.items() for name, value in content.items()}
     return tensors, without_measures(json.loads((folder / "report.json").read_text()))
 
@@ -55,7 +55,7 @@ def elsewhere(script: str, *flags: object) -> str:
         [sys.executable, REPOSITORY / script, *map(str, flags)],
         cwd="/", env={**os.environ, **around}, capture_output=True, text=True, timeout=TIMEOUT,
     )  # fmt: skip
-    assert done.returncode in (0, 3), done.stderr
+    assert done.returncode in (0, 3, 4), done.stderr
     return done.stdout
 
 
@@ -67,11 +67,11 @@ def twice(original, tmp_path):
         weights = () if script == "train.py" else ("--weight_path", original.folder / "model.pt")
         argv = (*QUICK, *weights, *flags, "--log_dir")
         done = fork(script, *argv, tmp_path / "one")
-        assert done.status in (0, 3) and not done.err, done
+        assert done.status in (0, 3, 4) and not done.err, done
         if there:
             elsewhere(script, *argv, tmp_path / "two")
         else:
-            assert fork(script, *argv, tmp_path / "two").status in (0, 3)
+            assert fork(script, *argv, tmp_path / "two").status in (0, 3, 4)
         return outcome(only(tmp_path / "one")), outcome(only(tmp_path / "two"))
 
     return run
@@ -124,7 +124,7 @@ class TestThreads:
                 argv = (*SMALL, "--deterministic", "--weight_path", original.folder / "model.pt", *flags)
                 where = ("--output", folder / "figures.json") if script == "test.py" else ("--log_dir", folder)
                 done = fork(script, *argv, *where, before=partial(torch.set_num_threads, threads))
-                assert done.status in (0, 3), done.err
+                assert done.status in (0, 3, 4), done.err
                 found.append(read(folder))
             return found
 

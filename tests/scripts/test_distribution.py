@@ -97,7 +97,7 @@ def both(original, tmp_path):
         given = (*QUICK, "--sync_bn", "--weight_path", original.folder / "model.pt", "--judge", "validation", *flags)
         alone = fork(script, *given, "--log_dir", tmp_path / "1")
         spread = fork_ranks(script, *given, "--log_dir", tmp_path / "2")
-        assert alone.status in (0, 3), alone.err
+        assert alone.status in (0, 3, 4), alone.err
         assert [done.status for done in spread] == [alone.status, 0], spread
         assert spread[0].err == spread[1].err == spread[1].out == ""
         return [only(tmp_path / ranks) for ranks in ("1", "2")]

@@ -73,7 +73,8 @@ def run_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("commands")
     (folder / "configs").symlink_to(ROOT / "configs")
     flags = ("--dataset", "digits", *SMALL, "--train_num_epochs", 1, "--num_epochs", 1, "--retain_budget", 100)
-    unlearning.main(parse(unlearning, *flags, "--figures", False, "--log_dir", folder / "made"))
+    flags += ("--keep_checkpoint", "--figures", False)
+    unlearning.main(parse(unlearning, *flags, "--log_dir", folder / "made"))
     (folder / "runs").mkdir()
     (folder / "runs/NAME").symlink_to(only(folder / "made"))
     return folder

@@ -1,4 +1,4 @@
-"""The weights of a finished run: their names state whether the budget was kept, and every reader finds them."""
+"""The weights of a finished run: their names state the verdict, and every reader finds them."""
 
 import json
 import types
@@ -22,6 +22,8 @@ from models.weight_files import read_weight_file
 UNLEARN = "train_constrained_unlearning.py"
 KEPT = Verdict(feasible=True, forgotten=True, retain_budget=1.0, slack=0.5)
 BROKEN = Verdict(feasible=False, forgotten=True, retain_budget=1.0, slack=-5.0)
+UNMET = Verdict(feasible=True, forgotten=False, retain_budget=1.0, slack=0.5)
+VERDICTS = (KEPT, BROKEN, UNMET)
 
 
 @pytest.fixture
@@ -61,24 +63,28 @@ class TestNames:
         said = save_result(ended, "unlearned", BROKEN)
         assert names_in(ended) == {"infeasible.pt"}
         assert f"weights  {ended.record.folder}/infeasible.pt\n" in said and "not to be deployed" in said
+        said = save_result(ended, "unlearned", UNMET)
+        assert names_in(ended) == {"not_forgotten.pt"}
+        assert f"weights  {ended.record.folder}/not_forgotten.pt\n" in said and "budget kept, but not forgotten" in said
 
     @pytest.mark.parametrize(
-        ("name", "kept", "broken"),
+        ("name", "kept", "broken", "unmet"),
         [
-            ("w.pth", "unlearned.pth", "infeasible.pth"),
-            ("w.pt", "unlearned.pt", "infeasible-unlearned.pt"),
-            ("w.pth.tar", "unlearned.pth.tar", "infeasible.pth.tar"),
+            ("w.pth", "unlearned.pth", "infeasible.pth", "not_forgotten.pth"),
+            ("w.pt", "unlearned.pt", "infeasible-unlearned.pt", "not_forgotten-unlearned.pt"),
+            ("w.pth.tar", "unlearned.pth.tar", "infeasible.pth.tar", "not_forgotten.pth.tar"),
         ],
     )
-    def test_another_form_stands_beside_it(self, run, name, kept, broken):
+    def test_another_form_stands_beside_it(self, run, name, kept, broken, unmet):
         """Whichever way a resumed run ends, nothing of the other verdict is left."""
         ended = run(name, wrapped())
-        for verdict in (KEPT, BROKEN, KEPT):
-            names = {"model.pt", kept} if verdict.feasible else {"infeasible.pt", broken}
+        for verdict in (KEPT, BROKEN, UNMET, KEPT, UNMET):
+            given = {"model.pt": kept, "infeasible.pt": broken, "not_forgotten.pt": unmet}[verdict.weights]
+            names = {verdict.weights, given}
             said = save_result(ended, "unlearned", verdict)
             assert names_in(ended) == names and all(f"{ended.record.folder}/{file}" in said for file in names)
             plain = torch.load(result_weights(ended.record.folder), weights_only=True)
-            for file in names - {"model.pt", "infeasible.pt"}:
+            for file in names - {verdict.weights}:
                 again = torch.load(ended.record.path(file), weights_only=True)["state_dict"]
                 assert list(again) == ["module.weight", "module.bias"]
                 assert all(torch.equal(value, plain[name.removeprefix("module.")]) for name, value in again.items())
@@ -97,7 +103,7 @@ class TestNames:
 
 
 class TestReaders:
-    @pytest.mark.parametrize("verdict", [KEPT, BROKEN])
+    @pytest.mark.parametrize("verdict", VERDICTS)
     def test_a_shadow_model_is_found_either_way(self, run, tmp_path, verdict):
         ended = run()
 
@@ -135,7 +141,7 @@ class TestReaders:
             make(tmp_path / "splits.npz", 0, tmp_path / "shadow")
         assert "\n" not in str(info.value)
 
-    @pytest.mark.parametrize("verdict", [KEPT, BROKEN])
+    @pytest.mark.parametrize("verdict", VERDICTS)
     def test_a_sweep_keeps_no_weights(self, run, verdict):
         ended = run()
         save_result(ended, "unlearned", verdict)

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from helpers.processes import SMALL, Ran, assert_refused, contents, fork, only, signal_at
+from helpers.run_folders import report_of, status_of
 from helpers.toy_splits import held_out, sets, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from data.random_streams import random_state
 from data.split_record import TENSORS, Splits
 from data.splits import make_splits
 from helper_functions.errors import UserError
+from helper_functions.run_folder import result_weights
 from helper_functions.training.inference import predict
 from unlearning.experiment import Experiment
 from unlearning.sequence import SAME, Previous, Sequence
@@ -61,7 +63,7 @@ def check_sequence(chain: list[Splits]) -> None:
 
 @settings(max_examples=40)
 @given(
-    requests=st.lists(st.sampled_from(["random:9", "random:0.1", "class:0", "class:3", "superclass:few"]), max_size=4),
+    requests=st.lists(st.sampled_from(["random:12", "random:0.1", "class:0", "class:3", "superclass:few"]), max_size=4),
     first=st.sampled_from(["random:0.1", "class:1", "mislabelled:0.2", "random:30"]),
     test=st.sampled_from([0, 60]),
     with_copies=st.booleans(),
@@ -190,12 +192,8 @@ def second(first, lists, tmp_path_factory) -> Ran:
     log_dir = tmp_path_factory.mktemp("second")
     flags = ("--previous_run", first.folder, "--forget", f"file:{lists[1]}", *SHORT[:-2])
     ran = unlearn(log_dir, *flags, "--retrain", "--train_num_epochs", 1)
-    assert ran.done.status == 0, ran.done.err
+    assert ran.done.status == status_of(report_of(only(log_dir))["verdict"]) != 3, ran.done.err
     return Ran(ran.done, only(log_dir))
-
-
-def report_of(folder: Path) -> dict:
-    return json.loads((folder / "report.json").read_text())
 
 
 def parse(*flags: object) -> object:
@@ -227,13 +225,13 @@ class TestTwoRequests:
         assert told["budget_spent"] == pytest.approx(max(0.0, points[0] - points[1]), abs=2e-4)
         verdict = report_of(second.folder)["verdict"]
         assert verdict["retain_budget"] + told["budget_spent"] == pytest.approx(60)
-        after = 100 * right(experiment, second.folder / "model.pt", splits.retain).double().mean().item()
+        after = 100 * right(experiment, result_weights(second.folder), splits.retain).double().mean().item()
         assert verdict["slack"] == pytest.approx(verdict["retain_budget"] - (points[1] - after), abs=1e-3)
 
     def test_what_earlier_requests_forgot_is_watched(self, first, second):
         experiment = Experiment(parse("--config_file", second.folder / "config.yaml", "--resume", second.folder))
         images = experiment.splits.forgotten
-        models = {"original": first.folder / "model.pt", "unlearned": second.folder / "model.pt"}
+        models = {"original": first.folder / "model.pt", "unlearned": result_weights(second.folder)}
         models["retrained"] = second.folder / "retrained.pt"
         figures = report_of(second.folder)["models"]
         for name, path in models.items():
@@ -257,8 +255,8 @@ class TestTwoRequests:
         done = unlearn(tmp_path, *flags, before=partial(signal_at, 12)).done
         assert done.status == -signal.SIGKILL, done
         done = fork(UNLEARN, "--resume", only(tmp_path))
-        assert done.status == 0, done.err
-        ours, theirs = (torch.load(folder / "model.pt") for folder in (only(tmp_path), second.folder))
+        assert done.status == second.done.status, done.err
+        ours, theirs = (torch.load(result_weights(folder)) for folder in (only(tmp_path), second.folder))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
         ours, theirs = report_of(only(tmp_path)), report_of(second.folder)
         for name in ("models", "verdict", "sequence", "forget", "splits_sha256"):
@@ -266,9 +264,9 @@ class TestTwoRequests:
 
     def test_a_third_request_and_its_account(self, first, second, tmp_path):
         done = unlearn(tmp_path, "--previous_run", second.folder, "--forget", "random:20", *SHORT[:-2]).done
-        assert done.status == 0, done.err
+        assert done.status in (0, 4), done.err
         told = report_of(only(tmp_path))["sequence"]
-        assert told["number"] == 3 and told["forgotten_images"] == 70
+        assert told["number"] == 3 and told["forgotten_images"] + told["asked_again"] == 70
         assert Previous.read(str(second.folder)).first_original() == Path(load(first.folder)["weight_path"])
 
 
@@ -276,9 +274,69 @@ def load(folder: Path) -> dict:
     return yaml.safe_load((folder / "config.yaml").read_text())
 
 
+# Next to no step.
+IDLE = ("--method", "finetune", "--num_epochs", 1, "--learning_rate", 1e-6, "--judge", "validation")
+IDLE += ("--retain_budget", 60)
+
+
+@pytest.fixture(scope="module")
+def idle(original, tmp_path_factory) -> Ran:
+    """A request that kept its budget and forgot nothing."""
+    log_dir, weights = tmp_path_factory.mktemp("idle"), original.folder / "model.pt"
+    ran = unlearn(log_dir, *SMALL, "--weight_path", weights, "--forget", "class:3", *IDLE)
+    return Ran(ran.done, only(log_dir))
+
+
+class TestNotForgotten:
+    """The budget was kept, but nothing was forgotten: the next request asks for these images again."""
+
+    def test_is_exit_status_4_and_weights_that_say_so(self, idle):
+        assert idle.done.status == 4 and idle.done.err == ""
+        names = {path.name for path in idle.folder.iterdir()}
+        assert "not_forgotten.pt" in names and not names & {"model.pt", "infeasible.pt"}
+        said = "NOT forgotten, budget kept"
+        for line in (f"verdict  {said}: retain accuracy", "budget kept, but not forgotten"):
+            assert line in idle.done.out
+        assert report_of(idle.folder)["verdict"]["outcome"] == said
+        assert f"✗ {said}" in (idle.folder / "report.html").read_text()
+        verified = fork("test.py", "--verify", idle.folder)
+        assert verified.status == 0 and "weights: not_forgotten.pt" in verified.out, verified.out
+
+    def test_its_images_join_the_next_request(self, idle, tmp_path):
+        done = unlearn(tmp_path, "--previous_run", idle.folder, "--forget", "class:5", *IDLE).done
+        assert done.status == 4 and done.err == "", done
+        before, after = (np.load(folder / "splits.npz") for folder in (idle.folder, only(tmp_path)))
+        images = len(before["forget"])
+        assert f"0 images forgotten before, {images} that the request before did not forget are asked for again" in (
+            done.out
+        )
+        assert set(np.unique(after["labels"][after["forget"]])) == {3, 5} and "forgotten" not in after
+        assert set(after["forget"]) >= set(before["forget"]) and not set(after["retain"]) & set(before["forget"])
+        told = report_of(only(tmp_path))
+        assert told["sequence"]["asked_again"] == images < told["request"]["images"] == len(after["forget"])
+        assert fork("test.py", "--verify", only(tmp_path)).status == 0
+
+    def test_another_target_is_refused(self, idle, tmp_path):
+        flags = ("--previous_run", idle.folder, "--forget", "random:9images", *IDLE, "--log_dir", tmp_path / "none")
+        assert_refused(fork(UNLEARN, *flags), UNLEARN, "--forget random:9", "was not forgotten", "--forget_target zero")
+        assert not (tmp_path / "none").exists()
+
+    def test_a_random_request_draws_others(self):
+        first = make_splits(toy(), "random:15")
+        second = make_splits(toy(), "random:15", previous=first.following(again=True))
+        assert len(second.forget) == 30 and set(first.forget.tolist()) < set(second.forget.tolist())
+        assert second.num_forgotten == 0
+
+    def test_the_whole_training_set_is_refused(self):
+        first = make_splits(toy(), "class:0")
+        others = ",".join(name for name in toy().classes if name != toy().classes[0])
+        with pytest.raises(UserError, match="and those asked for again are the whole training set"):
+            make_splits(toy(), f"class:{others}", previous=first.following(again=True))
+
+
 class TestFlagsTakenOver:
     def test_data_model_budget_and_multiplier_come_from_there(self, first):
-        args, before = parse("--previous_run", first.folder, "--forget", "random:9"), load(first.folder)
+        args, before = parse("--previous_run", first.folder, "--forget", "random:9images"), load(first.folder)
         for name in (*SAME, "seed", "retain_budget", "train_num_epochs"):
             assert getattr(args, name) == before[name]
         assert args.model == "resnet8" and args.width == 4 and args.retain_budget == 60
@@ -308,8 +366,8 @@ class TestFlagsTakenOver:
 
 class TestBudget:
     def test_what_is_left(self):
-        sequence = Sequence("runs/first", 2, 0.3, 14, None)
-        assert sequence.left_of(1.0) == 0.7 and Sequence("runs/first", 2, 0.0, 14, None).left_of(0.0) == 0
+        sequence = Sequence("runs/first", 2, 0.3, 14, None, 0)
+        assert sequence.left_of(1.0) == 0.7 and Sequence("runs/first", 2, 0.0, 14, None, 0).left_of(0.0) == 0
         for budget in (0.3, 0.2):
             with pytest.raises(UserError, match="have spent 0.30 points of it, 0.00 are left; raise it, or retrain"):
                 sequence.left_of(budget)
@@ -326,7 +384,7 @@ class TestBudget:
         return folder
 
     def test_it_is_measured_where_the_first_original_is_at_hand(self, worse, tmp_path):
-        flags = ("--previous_run", worse, "--forget", "random:9", "--retain_budget", 1, *self.short(tmp_path))
+        flags = ("--previous_run", worse, "--forget", "random:9images", "--retain_budget", 1, *self.short(tmp_path))
         done = fork(UNLEARN, *flags)
         assert_refused(done, UNLEARN, "--retain_budget 1: earlier requests have spent ", "0.00 are left", "raise it")
         spent = float(done.err.split("spent ")[1].split()[0])
@@ -352,7 +410,7 @@ class TestBudget:
         report["verdict"] |= {"retain_budget": 60.0, "slack": 0.5}
         (worse / "report.json").write_text(json.dumps(report))
         before = contents(tmp_path)
-        flags = ("--previous_run", worse, "--forget", "random:9", "--retain_budget", 59, *self.short(tmp_path))
+        flags = ("--previous_run", worse, "--forget", "random:9images", "--retain_budget", 59, *self.short(tmp_path))
         assert_refused(fork(UNLEARN, *flags), UNLEARN, "have spent 59.50 points")
         assert contents(tmp_path) == before
 
@@ -381,7 +439,7 @@ class TestRefused:
         (("--splits", "a.npz"), "--splits a.npz: --previous_run continues from its own splits"),
     ])  # fmt: skip
     def test_contradictions(self, first, tmp_path, capsys, flags, says):
-        flags = ("--previous_run", first.folder, "--forget", "random:9", "--log_dir", tmp_path / "none", *flags)
+        flags = ("--previous_run", first.folder, "--forget", "random:9images", "--log_dir", tmp_path / "none", *flags)
         self.refuse(capsys, *flags, says=(says,))
         assert not (tmp_path / "none").exists()
 
@@ -390,7 +448,7 @@ class TestRefused:
 
     def test_another_forget_set_was_left_out_of_the_retrained_model(self, first, original, capsys):
         weights = original.folder / "model.pt"
-        flags = ("--previous_run", first.folder, "--forget", "random:9", "--retrained_weight_path", weights)
+        flags = ("--previous_run", first.folder, "--forget", "random:9images", "--retrained_weight_path", weights)
         self.refuse(capsys, *flags, says=("trained without another forget set",))
 
     @pytest.mark.parametrize("name, says", [
@@ -399,7 +457,7 @@ class TestRefused:
     ])  # fmt: skip
     def test_files_that_are_not_there(self, place, capsys, name, says):
         (place / name).unlink()
-        self.refuse(capsys, "--previous_run", place, "--forget", "random:9", says=(says, place))
+        self.refuse(capsys, "--previous_run", place, "--forget", "random:9images", says=(says, place))
 
     def test_no_folder_at_all(self, tmp_path, capsys):
         self.refuse(capsys, "--previous_run", tmp_path / "nowhere", says=("no run folder",))
@@ -414,9 +472,9 @@ class TestRefused:
     ])  # fmt: skip
     def test_reports_that_do_not_hold(self, place, capsys, change, says):
         (place / "report.json").write_text(json.dumps(report_of(place) | change))
-        self.refuse(capsys, "--previous_run", place, "--forget", "random:9", says=(says,))
+        self.refuse(capsys, "--previous_run", place, "--forget", "random:9images", says=(says,))
 
     @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "\ud800"])
     def test_reports_that_are_none(self, place, capsys, text):
         (place / "report.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-        self.refuse(capsys, "--previous_run", place, "--forget", "random:9", says=("--previous_run",))
+        self.refuse(capsys, "--previous_run", place, "--forget", "random:9images", says=("--previous_run",))

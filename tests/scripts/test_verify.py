@@ -29,11 +29,11 @@ def filed(tmp_path_factory) -> Path:
     log_dir = tmp_path_factory.mktemp("filed")
     done = fork(
         UNLEARN, *SMALL, "--forget", "random:40", "--train_num_epochs", 2, "--num_epochs", 2, "--retrain",
-        "--learning_rate", 0.003,
+        "--learning_rate", 0.003, "--keep_checkpoint",
         "--request_id", "2026/17", "--requester", "M. Muster", "--show_images", "--figures", "False",
         "--log_dir", log_dir,
     )  # fmt: skip
-    assert done.status in (0, 3), done.err
+    assert done.status in (0, 3, 4), done.err
     return only(log_dir)
 
 
@@ -296,10 +296,10 @@ class TestCannotBeChecked:
                 from PIL import Image
 
                 Image.new("RGB", (8, 8), (colour, number, 99)).save(tmp_path / "pictures" / label / f"{number}.png")
-        flags = ("--data_dir", tmp_path / "pictures", "--image_size", 8, "--validation", 0.3, "--forget", "random:4")
+        flags = ("--data_dir", tmp_path / "pictures", "--image_size", 8, "--validation", 0.3, "--forget", "random:0.2")
         flags = (*flags, "--train_num_epochs", 3, "--train_batch_size", 8, "--num_epochs", 1, "--figures", "False")
         done = fork(UNLEARN, *SMALL, *flags, "--log_dir", tmp_path / "runs")
-        assert done.status in (0, 3), done.err
+        assert done.status in (0, 3, 4), done.err
         (tmp_path / "pictures").rename(tmp_path / "moved")
         done, _ = verify(only(tmp_path / "runs"))
         assert_refused(done, "test.py", tmp_path / "pictures")

@@ -223,4 +223,4 @@ class TestProcess:
         # The result can be read as weights again.
         flags = ("--weight_path", folder / "unlearned.safetensors", "--judge", "validation", "--num_epochs", 1)
         again = fork("train_constrained_unlearning.py", *SMALL, *flags, "--log_dir", tmp_path / "again")
-        assert again.status in (0, 3), again.err
+        assert again.status in (0, 3, 4), again.err

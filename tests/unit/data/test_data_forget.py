@@ -57,6 +57,9 @@ def complaint(function, *arguments) -> str:
     ("random:0.1", ForgetRequest("random", fraction=0.1)),
     ("random:1e-2", ForgetRequest("random", fraction=0.01)),
     (" random : 500 ", ForgetRequest("random", count=500)),
+    ("random:2images", ForgetRequest("random", count=2)), ("random:1 image", ForgetRequest("random", count=1)),
+    ("group:Anna B, C", ForgetRequest("group", names=("Anna B", "C"))),
+    ("requests:a.csv", ForgetRequest("requests", path="a.csv")),
     ("class:apple, 7", ForgetRequest("class", names=("apple", "7"))),
     ("superclass:fish", ForgetRequest("superclass", names=("fish",))),
     ("mislabelled:.25", ForgetRequest("mislabelled", fraction=0.25)),
@@ -73,6 +76,7 @@ def test_grammar(spec, request_):
     ("class:apple,,pear", "empty name"), ("random:0", "no image"), ("random:1.0", "strictly between 0 and 1"),
     ("random:0.0", "strictly between"), ("random:-0.1", "strictly between"), ("random:-5", "strictly between"),
     ("random:nan", "strictly between"), ("random:inf", "strictly between"), ("random:ten", "is not a number"),
+    ("random:2", "2 images or 2 %? write random:2images or random:0.02"), ("random:9", "write random:9images"),
     ("random:" + "9" * 5000, "strictly between"), ("mislabelled:5", "strictly between"),
     ("mislabelled:x", "is not a number"), ("Random:0.1", "did you mean random"),
 ])  # fmt: skip
@@ -92,9 +96,9 @@ def test_any_text_parses_or_is_refused_in_one_line(spec):
 @settings(max_examples=60)
 @given(count=st.integers(1, 35), seed=st.integers(0, 100))
 def test_random_sets_have_their_size_and_are_repeatable(count, seed):
-    forget = select(f"random:{count}", seed=seed)
+    forget = select(f"random:{count}images", seed=seed)
     assert len(forget) == count and set(forget) <= set(TRAIN) and (np.diff(forget) > 0).all()
-    assert np.array_equal(forget, select(f"random:{count}", seed=seed))
+    assert np.array_equal(forget, select(f"random:{count} images", seed=seed))
     # A larger request of the same seed only adds images.
     assert set(forget) <= set(select("random:35", seed=seed))
 
@@ -105,7 +109,7 @@ def test_fractions_are_of_the_training_set():
 
 
 def test_golden_forget_set():
-    assert select("random:5", seed=1).tolist() == [2, 15, 16, 23, 30]
+    assert select("random:5images", seed=1).tolist() == [2, 15, 16, 23, 30]
 
 
 @pytest.mark.parametrize("spec, labels", [
@@ -148,14 +152,17 @@ def test_lists_of_file_names(tmp_path):
     assert select(spec, dataset).tolist() == [2, 5, 8, 12]
     for name in ("../class 1/5.png", "/etc/passwd", "class 1/6.png", "5.png"):
         assert repr(name) in complaint(select, listing(tmp_path, name), dataset)
+    message = complaint(select, listing(tmp_path, "\n".join(f"clas 1/{i}.png" for i in range(1, 33, 4))), dataset)
+    assert "'clas 1/1.png' (nearest: class 1/1.png) is no image of toy, nor are line 2 " in message
+    assert "line 5 'clas 1/17.png' (nearest: class 1/17.png) and 3 more; give an index" in message
     held_out = complaint(select, listing(tmp_path, "class 1/37.png"), dataset)
     assert "cannot be forgotten: class 1/37.png (validation); take" in held_out
 
 
 @pytest.mark.parametrize("text, words", [
     ("", "lists no image"), ("# nothing\n\n", "lists no image"), ("3\nx.png\n", "line 2 of"),
-    ("40", "not in the training part of toy"), ("36\n37\n3", "36 (validation), 37 (validation)"),
-    ("39\n36\n38", "36 (validation), 38 (test), 39 (test)"),
+    ("40", "'40' is no image of toy; give an index from 0 to 39"),
+    ("36\n37\n3", "36 (validation), 37 (validation)"), ("39\n36\n38", "36 (validation), 38 (test), 39 (test)"),
 ])  # fmt: skip
 def test_bad_lists(tmp_path, text, words):
     message = complaint(select, listing(tmp_path, text))

@@ -157,7 +157,7 @@ def test_previous_splits_are_used_again():
     previous = make_splits(dataset, "mislabelled:0.10", seed=3)
     for request in (None, "mislabelled:0.10", "mislabelled:0.1"):
         assert make_splits(dataset, request, previous=previous) is previous
-    for request in ("class:1", "random:9"):
+    for request in ("class:1", "random:9images"):
         splits = make_splits(dataset, request, previous=previous, validation="0.4", seed=9)
         check_invariants(splits, dataset)
         assert torch.equal(splits.train, previous.train) and torch.equal(splits.test, previous.test)

@@ -182,7 +182,7 @@ class TestJudge:
             def forward(self, images):
                 return super().forward(images) * math.nan
 
-        for model, forget in ((Knows(), "random:4"), (Broken(), "random:0.2")):
+        for model, forget in ((Knows(), "random:4images"), (Broken(), "random:0.2")):
             figures = judge(model, image_sets(forget), CPU).figures
             assert [figures[name] for name in NAMES] == [None] * 3
 

@@ -64,8 +64,11 @@ class TestVerdict:
             "retain_top1": 90.0, "retain_loss": 0.3, "forget_top1": 5.0, "forget_loss": 3.0, "unseen_top1": 60.0,
         } | changes  # fmt: skip
 
-    def verdict(self, budget=1.0, target="chance", retain=(0.0, 0.0), held_out=(0.0, 0.0), **changes) -> Verdict:
-        return give_verdict(self.figures(**changes), budget, target, 10, retain, held_out)
+    def verdict(
+        self, budget=1.0, target="chance", retain=(0.0, 0.0), held_out=(0.0, 0.0), original=None, **changes
+    ) -> Verdict:
+        original = {"forget_top1": 99.0, "forget_loss": 0.1, "unseen_top1": 60.0} if original is None else original
+        return give_verdict(original, self.figures(**changes), budget, target, 10, retain, held_out)
 
     @pytest.mark.parametrize(
         ("fall", "feasible", "slack"),
@@ -125,11 +128,21 @@ class TestVerdict:
         advice = next_try(Verdict(feasible, forgotten, 1.0, 0.5), "--num_epochs", epochs) or ""
         assert set(re.findall(r"--\w+(?: \d+)?", advice)) == flags
 
+    @pytest.mark.parametrize(
+        ("original", "met"),
+        [({"forget_top1": 64.9, "forget_loss": 0.1}, True), ({"forget_top1": 65.1, "forget_loss": 0.1}, False),
+         ({"forget_top1": 0.0, "forget_loss": math.nan}, False)],
+    )  # fmt: skip
+    def test_whether_the_original_met_it_already(self, original, met):
+        verdict = self.verdict(target="unseen", original={**original, "unseen_top1": 60.0}, forget_top1=50.0)
+        assert verdict.met_before == met == ("(the original met this already)" in verdict.outcome)
+
     def test_says_it_in_words(self):
         assert str(Verdict(True, True, 1.0, 0.6)) == (
-            "feasible: retain accuracy -0.4 points of the 1 allowed, held-out -0.0 ± 0.0; forgotten"
+            "forgotten, budget kept: retain accuracy -0.4 points of the 1 allowed, held-out -0.0 ± 0.0"
         )
-        assert str(Verdict(False, False, 2.0, -1.0)).startswith("infeasible: retain accuracy -3.0 points of the 2")
+        assert str(Verdict(False, False, 2.0, -1.0)).startswith("NOT forgotten, budget NOT kept: retain accuracy -3.0")
+        assert Verdict(True, False, 1.0, 0.6, met_before=True).outcome == "NOT forgotten, budget kept"
 
 
 class TestReport:
@@ -142,7 +155,8 @@ class TestReport:
     def test_plain_values_are_what_json_holds(self):
         value = {"a": Verdict(True, True, 1.0, math.nan), "b": [math.inf, (1, -math.inf)], "c": "text", "d": None}
         verdict = {"feasible": True, "forgotten": True, "retain_budget": 1.0, "slack": None, "margin": 0.0,
-                   "held_out_fall": 0.0, "held_out_margin": 0.0}  # fmt: skip
+                   "held_out_fall": 0.0, "held_out_margin": 0.0, "met_before": False,
+                   "outcome": "forgotten, budget kept"}  # fmt: skip
         assert plain(value) == {"a": verdict, "b": [None, [1, None]], "c": "text", "d": None}
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.report_cases import COPIES, SEQUENCE, SHA, Page, example, figures
+from helpers.report_cases import COPIES, NEAR, SEQUENCE, SHA, Page, example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +18,9 @@ from evaluation.report.arguments import ReportArgs, check_report
 from evaluation.report.figures import COLOURS, WIDTH, attack_drawing, drawing_style
 from evaluation.report.page import PICTURE, TEMPLATE, report_page
 from evaluation.report.record import encoded, list_digest, listed_files, report_digest, thinned, trace_of
+from evaluation.report.tables import plain
 from evaluation.report.words import METHODS as SENTENCES
+from evaluation.verdict import Verdict
 from evaluation.verify.figures import decoded
 from helper_functions.code_version import code_version, code_words
 from helper_functions.errors import UserError
@@ -38,7 +40,7 @@ class TestPage:
         report = example()
         page = Page(report_page(report))
         assert page.headings[0] == "Removal of 40 images from an image classifier"
-        assert page.headings[1] == "✓ Forgotten, and the accuracy budget was kept", "the verdict comes first"
+        assert page.headings[1] == "✓ Forgotten, budget kept", "the verdict comes first"
         wanted = ["Request", "Method", "Forgetting", "Accuracy on other images", "What this does not prove", "Figures",
                   "How to check this report"]  # fmt: skip
         assert [heading for heading in page.headings if heading in wanted] == wanted
@@ -71,29 +73,27 @@ class TestPage:
     @pytest.mark.parametrize(
         ("feasible", "forgotten", "kind", "said"),
         [
-            (True, True, "good", "Forgotten, and the accuracy budget was kept"),
-            (True, False, "bad", "NOT forgotten; the accuracy budget was kept"),
-            (False, True, "bad", "Infeasible: forgotten, but the accuracy budget was NOT kept"),
-            (False, False, "bad", "Infeasible: NOT forgotten, and the accuracy budget was NOT kept"),
+            (True, True, "good", "✓ Forgotten, budget kept"),
+            (True, False, "bad", "✗ NOT forgotten, budget kept"),
+            (False, True, "bad", "✗ Forgotten, budget NOT kept"),
+            (False, False, "bad", "✗ NOT forgotten, budget NOT kept"),
         ],
     )
     def test_the_verdict_stands_in_a_box(self, feasible, forgotten, kind, said):
-        verdict = {**example()["verdict"], "feasible": feasible, "forgotten": forgotten, "retain_budget": 0.5,
-                   "slack": 0.25 - (not feasible)}  # fmt: skip
+        verdict = plain(Verdict(feasible, forgotten, 0.5, 0.25 - (not feasible)))
         forget = {**example()["forget"], "chosen_epoch": 2 if feasible else None}
         page = page_of(verdict=verdict, forget=forget)
         assert ("section", {"class": f"verdict {kind}", "aria-labelledby": "verdict"}) in page.tags
-        assert said in page.headings[1]
+        assert said == page.headings[1]
         assert ("This run does not fulfil the request" in page.text) == (kind == "bad")
         for said in ("exceeded by 0.75", "No epoch kept the budget during the run"):
             assert (said in page.text) == (not feasible)
 
     def test_a_rule_that_the_original_met_shows_nothing(self):
         said = "The original met this rule before unlearning"
-        for known, shown in ((94.75, True), (95.25, False)):
-            models = {"original": figures(90, known, 0.5), "unlearned": figures(90, 90.5, 0.5)}
-            page = page_of(0, models=models)
-            assert (said in page.text) == ("but so did the original" in page.headings[1]) == shown
+        for shown in (True, False):
+            page = page_of(0, verdict=plain(Verdict(True, True, 1.0, 0.25, met_before=shown)))
+            assert (said in page.text) == ("Forgotten (the original met this already), budget" in page.text) == shown
             assert ("✓" in page.headings[1]) == (not shown)
 
     def test_a_run_that_forgot_nothing(self):
@@ -114,7 +114,10 @@ class TestPage:
             ({"forget": wrong}, "The goal is not 0.5 here", "at most chance (10 %) at a loss of at least 2.30"),
             ({"copies": COPIES}, "2 of the images to forget also stand among the retained images: cat/a.png is "
              "cat/b.png; 17 is 30"),
-            ({"sequence": SEQUENCE, "models": earlier}, "Number of this request3", "120 images", "11.5", "41.50"),
+            ({"near_duplicates": NEAR}, "2 among the retained images: cat/a.png and cat/c.jpg (4); 17 and 31 (6)",
+             "differ in at most 6 of 64 bits"),
+            ({"sequence": SEQUENCE, "models": earlier}, "Number of this request3", "120 images", "run15 images", "11.5",
+             "41.50"),
             ({"verdict": {**example()["verdict"], "margin": 0.125}}, "a sample of 960 of them", "at most 0.12 lower"),
         ):  # fmt: skip
             text = page_of(**parts).text
@@ -325,11 +328,11 @@ class TestRecord:
         }  # fmt: skip
 
     def test_weights_are_found_by_every_name_that_a_run_may_give_them(self, tmp_path):
-        for name in ("model.pt", "infeasible.pt", "unlearned.safetensors", "checkpoint.pt", "original.pt"):
+        for name in ("model.pt", "infeasible.pt", "not_forgotten.pth", "unlearned.safetensors", "original.pt"):
             (tmp_path / name).touch()
         args = SimpleNamespace(weight_path=None, retrain=False, retrained_weight_path=[])
         found = [name for role, name, _ in listed_files(tmp_path, args) if role == "weights"]
-        assert found == ["model.pt", "infeasible.pt", "unlearned.safetensors"]
+        assert found == ["model.pt", "infeasible.pt", "not_forgotten.pth", "unlearned.safetensors"]
 
 
 class TestCodeVersion:

@@ -295,7 +295,10 @@ class TestLoadConfig:
 class TestExitStatus:
     @pytest.mark.parametrize(
         ("result", "status"),
-        [({}, 0), ({"verdict": {"feasible": True}}, 0), ({"verdict": {"feasible": False}}, 3), ({"verdict": None}, 0)],
+        [({}, 0), ({"verdict": None}, 0), ({"verdict": {"feasible": True, "forgotten": True}}, 0),
+         ({"verdict": {"feasible": False, "forgotten": True}}, 3),
+         ({"verdict": {"feasible": False, "forgotten": False}}, 3),
+         ({"verdict": {"feasible": True, "forgotten": False}}, 4), ({"holds": False}, 3), ({"holds": True}, 0)],
     )
     def test_says_how_it_ended(self, result, status, monkeypatch):
         monkeypatch.setattr("sys.argv", ["script.py"])

@@ -105,7 +105,7 @@ class TestDefaults:
             (["--batch_size", "20"], (20, 20), (20, 58)),
             ([], (17, 32), (29, 58)),  # of the 129 images that are a tenth, and the 1,164 that are the rest
             (["--retain_batch_size", "50"], (17, 50), (25, 50)),
-            (["--forget", "random:5"], (5, 32), (5, 64)),
+            (["--forget", "random:5images"], (5, 32), (5, 64)),
         ],
     )
     def test_batch_sizes_reach_the_loaders(self, flags, sizes, finetune, tmp_path):
