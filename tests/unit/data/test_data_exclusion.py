@@ -66,7 +66,7 @@ def test_a_built_in_picture_is_found_in_a_folder(tmp_path):
     assert pixel_hashes(folder, range(3)) == pixel_hashes(digits, [0, 2, 1])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(images=st.sets(st.integers(0, 239), max_size=30), forget=st.sampled_from([None, "random:0.1", "class:1"]))
 def test_excluded_images_are_in_no_part(images, forget, tmp_path_factory):
     dataset = toy(test=40)

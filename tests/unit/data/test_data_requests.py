@@ -132,7 +132,7 @@ class TestRequests:
 class TestAround:
     """Nothing that a request names one by one is held out, whatever the seed; copies of it neither."""
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(st.sets(st.integers(0, 59), min_size=1, max_size=25), st.integers(0, 50), st.sampled_from([0, 8]))
     def test_any_list_is_forgotten_whole(self, tmp_path_factory, named, seed, copies):
         folder, dataset = tmp_path_factory.mktemp("around"), album(copies=copies)

@@ -59,7 +59,7 @@ def test_without_test_images_validation_images_take_their_place(experiment):
     assert anna["after"]["score"] == 1.0 and ben["after"]["score"] is None, "no held-out image of his class"
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 40).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_the_interval_of_a_share_is_exact(case):
     hits, count = case
