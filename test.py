@@ -30,7 +30,7 @@ from helper_functions.config import RunArgs, ScriptParser, run_script
 from helper_functions.files import write_json
 from models.arguments import ModelArgs
 from unlearning.experiment import Experiment
-from unlearning.known_weights import described
+from unlearning.known_weights import described, own_weights
 
 # Whose reports can be verified.
 SCRIPTS = {
@@ -45,14 +45,17 @@ class Args(RunArgs, DataArgs, ModelArgs, CheckpointArgs):
 
     verify: str | None = None
     """A run folder whose report is checked: digests and figures are computed again from its weights and splits. Beside
-    it, --data_dir, --device, --original_weight_path and --retrained_weight_path say where things lie now."""
+    it, --data_dir, --model, --device, --original_weight_path and --retrained_weight_path say where things lie now."""
 
 
 def get_parser() -> ScriptParser:
     """The command line of this script."""
     return ScriptParser(
-        Args, "test.py", __doc__, presets=lambda asked: described(next(iter(asked.weight_path), None), asked)
-    )
+        Args, "test.py", __doc__,
+        presets=lambda asked: {
+            **own_weights(asked), **described(next(iter(asked.weight_path), None), asked),
+        },
+    )  # fmt: skip
 
 
 def attack_by_shadows(args: Args, method: object, experiment: Experiment, judgements: dict[str, Judgement]) -> None:

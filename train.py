@@ -16,6 +16,7 @@ from helper_functions.errors import UserError
 from helper_functions.files import save_tensors, write_json
 from helper_functions.record import RunRecord
 from models.arguments import ModelArgs
+from models.sources import refuse_unnamed_code
 from optimizer.training import Recipe, fit_classifier
 from unlearning.experiment import Experiment
 
@@ -39,7 +40,9 @@ def main(args: Args) -> dict:
     """Train, judge and save; returns what `report.json` holds."""
     record = None
     if args.resume is not None:
+        asked = args.model
         record, args = RunRecord.reopen(args.resume, Args, args.on_nan)
+        refuse_unnamed_code(args.model, asked, f"--resume {args.resume}")
     experiment = Experiment(args, excluded=args.exclude)
     splits, sets, precision = experiment.splits, experiment.sets, experiment.precision
     if args.retain_only and len(splits.forget) == 0:

@@ -27,7 +27,7 @@ from models.arguments import ModelArgs
 from unlearning.arguments import MethodArgs
 from unlearning.dial import DialArgs, line_of
 from unlearning.experiment import Experiment
-from unlearning.known_weights import described
+from unlearning.known_weights import described, own_weights
 from unlearning.methods import METHODS, check_method, defaults_of
 from unlearning.run import Unlearned, UnlearningRun
 from unlearning.sequence import SequenceArgs, taken_over
@@ -52,7 +52,8 @@ def get_parser() -> ScriptParser:
     return ScriptParser(
         Args, "train_constrained_unlearning.py", __doc__,
         presets=lambda asked: {
-            **defaults_of(asked.method), **described(asked.weight_path, asked), **taken_over(asked), **line_of(asked),
+            **defaults_of(asked.method), **own_weights(asked), **described(asked.weight_path, asked),
+            **taken_over(asked), **line_of(asked),
         },
     )  # fmt: skip
 
@@ -134,7 +135,7 @@ def untrain_constrained(
 def check(args: Args, experiment: Experiment, original: nn.Module) -> None:
     """Refuse a method that these arguments and images do not allow."""
     if args.untrain:
-        check_forgetting(args, args.method, experiment)
+        check_forgetting(args, args.method, experiment, original)
 
 
 def main(args: Args) -> dict:

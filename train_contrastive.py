@@ -21,7 +21,7 @@ from models.arguments import ModelArgs
 from unlearning.arguments import DISCRIMINATING, UnlearnArgs
 from unlearning.distillation import Distillation, DistillationArgs, check_distillation
 from unlearning.experiment import Experiment
-from unlearning.known_weights import described
+from unlearning.known_weights import described, own_weights
 from unlearning.setup import OriginalArgs, TraceArgs, check_forgetting, forget, set_up
 
 
@@ -38,8 +38,9 @@ class Args(RunArgs, DataArgs, ModelArgs, UnlearnArgs, OriginalArgs, Distillation
 def get_parser() -> ScriptParser:
     """The command line of this script."""
     return ScriptParser(
-        Args, "train_contrastive.py", __doc__, presets=lambda asked: described(asked.weight_path, asked)
-    )
+        Args, "train_contrastive.py", __doc__,
+        presets=lambda asked: {**own_weights(asked), **described(asked.weight_path, asked)},
+    )  # fmt: skip
 
 
 def check(args: Args, experiment: Experiment, teacher: nn.Module) -> None:
@@ -47,7 +48,7 @@ def check(args: Args, experiment: Experiment, teacher: nn.Module) -> None:
     if args.mode == "train":
         check_distillation(args, experiment, teacher)
     else:
-        check_forgetting(args, args.mode, experiment)
+        check_forgetting(args, args.mode, experiment, teacher)
 
 
 def main(args: Args) -> dict:

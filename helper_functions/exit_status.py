@@ -152,9 +152,12 @@ def _where(parser: "ScriptParser", step: int | None, goes_on: bool) -> str:
 
 def _resume_command(parser: "ScriptParser") -> str | None:
     """The command that resumes the current run, None where that is not the script's own."""
-    if run_under_way.args_class is not parser.args_class:
+    if type(run_under_way.args) is not parser.args_class:
         return None
-    return f"python {parser.prog} --resume {shlex.quote(str(run_under_way.folder))}"
+    model = getattr(run_under_way.args, "model", "")
+    # Code is run only where the user names it.
+    named = f" --model {shlex.quote(model)}" if ":" in model else ""
+    return f"python {parser.prog} --resume {shlex.quote(str(run_under_way.folder))}{named}"
 
 
 def _drop_output() -> None:

@@ -47,7 +47,7 @@ class RunRecord:
             rule = "at most 100 characters without slashes, the first not a dot or dash"
             raise UserError(f"--name_prefix {name}: the beginning of a folder's name, so {rule}")
         record = cls(from_main(lambda: _new_folder(log_dir, name)))
-        record._take(type(args), f"--log_dir {log_dir}")
+        record._take(args, f"--log_dir {log_dir}")
         save_config({**dataclasses.asdict(args), "resume": None}, record.path("config.yaml"))
         write_json(record.path("environment.json"), describe_environment(device))
         return record
@@ -63,10 +63,10 @@ class RunRecord:
         record = cls(Path(folder))
         if record.path("report.json").is_file() and not record.path(CHECKPOINT).is_file():
             raise UserError(f"--resume {folder}: that run has ended (report.json) and left no {CHECKPOINT}; start anew")
-        record._take(args_class, f"--resume {folder}")
+        record._take(args, f"--resume {folder}")
         return record, args if on_nan is None else dataclasses.replace(args, on_nan=on_nan)
 
-    def _take(self, args_class: type, what: str) -> None:
+    def _take(self, args: object, what: str) -> None:
         """Lock the folder, and make the run in it the process's current one."""
 
         def take() -> None:
@@ -74,7 +74,7 @@ class RunRecord:
             remove_unfinished(self.folder)
 
         from_main(take)
-        run_under_way.folder, run_under_way.args_class, run_under_way.step = self.folder, args_class, None
+        run_under_way.folder, run_under_way.args, run_under_way.step = self.folder, args, None
 
     def path(self, name: str) -> Path:
         """The path of a file in the run folder."""

@@ -29,7 +29,7 @@ class RunUnderWay:
     """The process's current run, for the last line of a script: its folder, its arguments, its last checkpoint."""
 
     folder: Path | None = None
-    args_class: type | None = None
+    args: object = None
     step: int | None = None
 
 

@@ -19,7 +19,7 @@ from helper_functions.files import read_tensors, save_tensors, whole_file
 from helper_functions.safe_files.regular_files import open_bytes
 from helper_functions.training.distribution import on_main
 
-CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net")
+CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
 WRAPPER_PREFIXES = re.compile(r"\A(module\.|_orig_mod\.)+")  # DistributedDataParallel's and torch.compile's
 # Other dtypes (quantised, complex, float8) have no unique conversion to trainable weights.
 DTYPES = (
@@ -34,7 +34,8 @@ class WeightFile:
 
     suffix: of its name. key: of the weights in a checkpoint, None for a bare state_dict. names: the file's name of each
     tensor by the model's own, in the file's order. dtypes: likewise. versions: torch's class versions of the modules
-    where the file has them. metadata: of safetensors. left_out: other entries of the checkpoint.
+    where the file has them. metadata: of safetensors. left_out: other entries of the checkpoint. matched: how names of
+    the file became the model's, empty where they are the same but for known prefixes.
     """
 
     format: Literal["torch", "legacy torch", "safetensors"]
@@ -45,6 +46,7 @@ class WeightFile:
     versions: dict[str, dict[str, int]] | None = None
     metadata: dict[str, str] | None = None
     left_out: tuple[str, ...] = ()
+    matched: str = ""
 
     def is_plain(self, model: nn.Module) -> bool:
         """Whether `torch.save` of the model's own state_dict gives this form."""

@@ -1,6 +1,7 @@
 """Weights of a model: loaded, with an error of one line where they do not match, or drawn anew."""
 
 import copy
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from helper_functions.errors import UserError
-from models.weight_files import shown
+from helper_functions.training.batch_norm import FrozenStatistics
+from models.sources import saved_names
+from models.weight_files import WeightFile, shown
+from models.weight_names import match_names
+
+
+def load_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], form: WeightFile, source: str | Path, name: str | None = None
+) -> WeightFile:
+    """Load what `read_weight_file` gave into `model`, in place, also where its names differ from the model's.
+
+    Returns the form with the model's own names, and with what was matched. Errors as of `load_state`; UserError as well
+    where the names fit in two ways.
+    """
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in weights.items()}
+    names, matched, left_out = match_names(shapes, given, head_layer(model)[0], saved_names(model), source)
+    load_state(model, {own: weights[theirs] for own, theirs in names.items()}, source, name)
+    return dataclasses.replace(
+        form, names={own: form.names[theirs] for own, theirs in names.items()},
+        dtypes={own: form.dtypes[theirs] for own, theirs in names.items()},
+        left_out=(*form.left_out, *left_out), matched=matched,
+    )  # fmt: skip
 
 
 def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path, name: str | None = None) -> None:
@@ -49,15 +72,29 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], source: str |
 
 @torch.no_grad()
 def reinitialised(model: nn.Module) -> nn.Module:
-    """A deep copy of `model` with every parameter drawn anew from torch's global generator.
+    """A deep copy of `model` with every parameter that may move drawn anew from torch's global generator.
 
     A module with `reset_parameters` is initialised by it, running statistics included. A parameter that no reset
     reaches (class token, position embedding, layer scale) is drawn from a normal distribution with its own mean and
-    standard deviation, so that only its scale is kept; constants stay constant.
+    standard deviation, so that only its scale is kept; constants stay constant. Frozen parameters and statistics stay.
     """
     fresh = copy.deepcopy(model)
     fresh.apply(_reset_own)  # children first, so that a parent's own initialisation comes last
+    keep_frozen(fresh, model)
     return fresh
+
+
+@torch.no_grad()
+def keep_frozen(model: nn.Module, other: nn.Module) -> None:
+    """Give `model` the parameters and the statistics of `other`, of the same architecture, that may not move there."""
+    for mine, theirs in zip(model.modules(), other.modules(), strict=True):
+        stays = [(mine.parameters(recurse=False), theirs.parameters(recurse=False))]
+        if isinstance(theirs, FrozenStatistics):
+            stays.append((mine.buffers(recurse=False), theirs.buffers(recurse=False)))
+        for values, kept in stays:
+            for value, old in zip(values, kept, strict=True):
+                if not old.requires_grad:
+                    value.copy_(old)
 
 
 def _reset_own(module: nn.Module) -> None:
@@ -76,20 +113,27 @@ def _reset_own(module: nn.Module) -> None:
 
 
 def infer_stem(state_dict: Mapping[str, Tensor]) -> str | None:
-    """The stem of a ResNet's weights: 'cifar' for a 3 x 3 `conv1`, 'imagenet' for a 7 x 7 one, None for neither."""
-    weight = state_dict.get("conv1.weight")
+    """The stem of a ResNet's weights: 'cifar' for a 3 x 3 `conv1`, 'imagenet' for a 7 x 7 one, None for neither.
+
+    A wrapper's prefix may stand before the names.
+    """
+    stems = [key for key in state_dict if key.endswith("conv1.weight")]
+    stems = [key for key in stems if f"{key.removesuffix('conv1.weight')}layer1.0.conv1.weight" in state_dict]
+    weight = state_dict[stems[0]] if stems else None
     if weight is None or weight.ndim != 4:
         return None
     return {(3, 3): "cifar", (7, 7): "imagenet"}.get(tuple(weight.shape[2:]))
 
 
-def head_key(model: nn.Module) -> str | None:
-    """Name of the weight [num_classes, ...] of the logits: the last linear layer's, else the last convolution's."""
+def head_layer(model: nn.Module) -> tuple[str, nn.Module]:
+    """The layer that gives the logits, and its path: the last linear one that is registered, else the last convolution.
+
+    Raises UserError for a model without either.
+    """
     for kind in (nn.Linear, nn.Conv2d):
-        layers = [name for name, module in model.named_modules() if isinstance(module, kind)]
-        if layers:
-            return f"{layers[-1]}.weight" if layers[-1] else "weight"
-    return None
+        if layers := [(path, module) for path, module in model.named_modules() if isinstance(module, kind)]:
+            return layers[-1]
+    raise UserError(f"{type(model).__name__} has no linear layer for a head: choose a model that ends in one")
 
 
 def _shape_mismatch(
@@ -100,8 +144,8 @@ def _shape_mismatch(
     stems = infer_stem(given), infer_stem(own)
     if key == "conv1.weight" and None not in stems and stems[0] != stems[1]:
         return f"the weights have the {stems[0]} stem, the model has the {stems[1]} stem: pass stem {stems[0]}"
-    head = head_key(model)
-    if key == head and theirs[1:] == ours[1:]:
+    path, _ = head_layer(model)
+    if key == f"{path}.weight".lstrip(".") and theirs[1:] == ours[1:]:
         return f"head has {theirs[0]} classes, the data set has {ours[0]}: pass the data that it was trained on"
     first_convolution = next((key for key, value in own.items() if value.ndim == 4), None)
     if key == first_convolution and len(theirs) == 4 and (theirs[0], *theirs[2:]) == (ours[0], *ours[2:]):

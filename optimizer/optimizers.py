@@ -16,8 +16,12 @@ OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 
 @dataclasses.dataclass
 class OptimizerArgs:
-    """The optimizer of the weights."""
+    """The optimizer of the weights, and which of them move."""
 
+    trainable: str | None = None
+    """What may move, in training and unlearning; all by default. head: the last linear layer. last:N: the last N
+    convolutions and linear layers, with the norms that follow them. Else a regular expression, searched in parameter
+    names, such as 'adapter|head'. The rest stays bit for bit, with its batch-norm statistics."""
     optimizer: Literal[*OPTIMIZERS] = "sgd"
     """Of the weights."""
     momentum: HalfOpenUnitInterval = 0.9

@@ -22,7 +22,7 @@ from models.weights import reinitialised
 from optimizer.training import Fit, GradientSteps
 from unlearning.evaluator import RETAIN_SAMPLE
 from unlearning.experiment import Experiment
-from unlearning.setup import PreparedRun
+from unlearning.setup import PreparedRun, check_features
 
 # Passes over the training set, where none are asked for.
 STUDENT_EPOCHS = 20
@@ -84,8 +84,13 @@ class Distillation:
         self.run, self.args, experiment = run, run.args, run.experiment
         self.precision, self.device = experiment.precision, experiment.precision.device
         self.see_features = self.args.discriminate == "features"
-        self.teacher = run.models["original"].eval().requires_grad_(False)
         self.student = self._student(experiment)
+        self.teacher = run.models["original"].eval().requires_grad_(False)
+        if self.see_features and not self.args.freeze_student:
+            # What is learned ends at the features; the teacher's head makes classes of them.
+            head, taught = classifier_head(self.student), classifier_head(self.teacher)
+            head.load_state_dict(taught.state_dict())
+            head.requires_grad_(False)
         self.scale = Scale.of(self._outputs(self.teacher, experiment.splits.train))
         self.taught = self.scale(self._outputs(self.teacher, experiment.splits.validation))
         with seeded(self.args.seed, self.device):
@@ -94,18 +99,10 @@ class Distillation:
         _load_classifier(self.critic.discriminator, self.args.weight_path_classifier)
 
     def _student(self, experiment: Experiment) -> nn.Module:
-        path = self.args.weight_path_student
-        if path is not None:
-            student = experiment.model(path)
-        else:
-            with seeded(self.args.seed + 1, self.device):  # the teacher began from the seed itself
-                student = reinitialised(self.teacher).requires_grad_(True)
-        if self.see_features and not self.args.freeze_student:
-            # What is learned ends at the features; the teacher's head makes classes of them.
-            head, taught = classifier_head(student), classifier_head(self.teacher)
-            head.load_state_dict(taught.state_dict())
-            head.requires_grad_(False)
-        return student
+        if self.args.weight_path_student is not None:
+            return experiment.model(self.args.weight_path_student)
+        with seeded(self.args.seed + 1, self.device):  # the teacher began from the seed itself
+            return reinitialised(self.run.models["original"])
 
     def _critic(self) -> Critic:
         discriminator = _discriminator(self.args, len(self.scale.mean)).to(self.device)
@@ -170,6 +167,7 @@ def check_distillation(args: DistillationArgs, experiment: Experiment, teacher: 
         raise UserError(f"{count} validation images: held-out pairs need {FOLDS} or more; raise --validation")
     if args.weight_path_student is not None:
         experiment.model(args.weight_path_student)
+    check_features(args, teacher)
     size = classifier_head(teacher).in_features if args.discriminate == "features" else experiment.dataset.num_classes
     with seeded(args.seed, experiment.precision.device):
         _load_classifier(_discriminator(args, size), args.weight_path_classifier)

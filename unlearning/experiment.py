@@ -15,12 +15,13 @@ from helper_functions.errors import UserError
 from helper_functions.metrics import summarise
 from helper_functions.safe_files.printable import printable
 from helper_functions.training.devices import choose_device, choose_precision, seed_everything
-from helper_functions.training.distribution import from_main
+from helper_functions.training.distribution import from_main, say
 from helper_functions.training.inference import predict
 from helper_functions.training.spread import share_batch_norm
 from models.classifiers import get_model
-from models.weight_files import read_weight_file
-from models.weights import infer_stem, load_state
+from models.trainable import set_trainable
+from models.weight_files import WeightFile, read_weight_file
+from models.weights import infer_stem, load_weights
 from unlearning.arguments import UnlearnArgs, batch_sizes, finetune_batch_sizes
 
 TARGETS = {
@@ -58,6 +59,8 @@ class Experiment:
         excluded: str | None = None,
     ) -> None:
         self.args = args
+        # Of the weight files that were read, by path.
+        self.forms: dict[str, WeightFile] = {}
         if args.compile_mode != "default" and not args.compile:
             raise UserError(f"--compile_mode {args.compile_mode}: nothing is compiled; give --compile beside it")
         mode = args.compile_mode if args.compile else None
@@ -112,14 +115,22 @@ class Experiment:
         """
         seed_everything(self.args.seed)
         args, dataset = self.args, self.dataset
-        weights = {} if weight_path is None else read_weight_file(weight_path)[0]
-        stem = args.stem if args.stem != "auto" else infer_stem(weights) or "imagenet"
-        model = get_model(args.model, dataset.num_classes, dataset.in_channels, stem, args.width, dataset.image_size)
-        if weights:
-            load_state(model, weights, weight_path, args.model)
+        weights, form = ({}, None) if weight_path is None else read_weight_file(weight_path)
+        inferred = infer_stem(weights) if ":" not in args.model else None
+        stem = args.stem if args.stem != "auto" else inferred or "imagenet"
+        size = tuple(dataset.images.shape[2:])
+        model = get_model(args.model, dataset.num_classes, dataset.in_channels, stem, args.width, size)
+        if form is not None:
+            form = load_weights(model, weights, form, weight_path, args.model)
+            if form.matched and weight_path not in self.forms:
+                say(f"weights  {weight_path}: {form.matched}")
+            self.forms[weight_path] = form
         if args.sync_bn:
             share_batch_norm(model)
-        return model.to(self.precision.device, memory_format=torch.channels_last)
+        # Only scripts that train have it.
+        if hasattr(args, "trainable"):
+            set_trainable(model, args.trainable)
+        return model.to(self.precision.device)
 
     def retrained(self, weight_path: str) -> nn.Module:
         """The retrained model from a file; splits beside it must leave the same forget set out.

@@ -8,6 +8,8 @@ from data.split_record import dataset_of
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
 from helper_functions.training.distribution import from_main
+from models.arguments import ModelArgs
+from models.sources import refuse_unnamed_code, weights_of_folder
 
 MODEL = ("model", "stem", "width")
 PLACE = ("dataset", "data_dir")
@@ -20,15 +22,36 @@ def described(weight_path: str | None, asked: Any) -> dict[str, object]:
 
     Args:
         weight_path: file of weights, if any.
-        asked: `dataset` and `data_dir` as they were given. Where they name another data set than the run's, the model
-            alone is taken over; where its data have moved, all but their place.
+        asked: `dataset`, `data_dir` and `model` as they were given. Where they name another data set than the run's,
+            the model alone is taken over; where its data have moved, all but their place.
 
     Raises:
-        UserError: the run's config.yaml cannot be read.
+        UserError: the run's config.yaml cannot be read, or names code as its model.
     """
     if weight_path is None:
         return {}
-    return from_main(lambda: _described(Path(weight_path).parent, asked))
+    found = from_main(lambda: _described(Path(weight_path).parent, asked))
+    refuse_code(found, asked, f"--weight_path {weight_path}")
+    return found
+
+
+def own_weights(asked: Any) -> dict[str, object]:
+    """As the flag --weight_path, the weights in the folder of `--model hf:FOLDER`; empty where flags name others."""
+    others = ("weight_path", "previous_run", "dial", "resume", "verify")
+    path = weights_of_folder(asked.model)
+    if path is None or any(getattr(asked, name, None) for name in others):
+        return {}
+    return {"weight_path": [path] if isinstance(asked.weight_path, list) else path}
+
+
+def refuse_code(config: dict, asked: Any, flag: str) -> None:
+    """Refuse code as the model of an earlier run, whose folder may be a stranger's, where the user names no model.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    if asked.model == ModelArgs.model:
+        refuse_unnamed_code(config.get("model"), asked.model, flag)
 
 
 def _described(folder: Path, asked: Any) -> dict[str, object]:

@@ -9,6 +9,7 @@ from helper_functions.record import RunRecord
 from helper_functions.training.devices import Precision, generator_states, restore_generators
 from helper_functions.training.distribution import from_main
 from helper_functions.training.loop import Cost
+from models.trainable import set_trainable
 from unlearning.arguments import MethodArgs
 from unlearning.choice import BestFeasible, LastEpoch, ScrubRewind
 from unlearning.constrained.line_search import Weights, snapshot
@@ -79,6 +80,7 @@ class UnlearningRun(RunListener):
         log_interval: int = 50,
         on_nan: str | None = None,
     ) -> None:
+        set_trainable(model, args.trainable)
         self.model, self.args, self.record, self.log_interval = model, args, record, log_interval
         self.name, self.method = method, METHODS[method]
         self.on_nan = on_nan or ("rewind" if self.method.constrained else "stop")

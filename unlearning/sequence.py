@@ -16,7 +16,7 @@ from helper_functions.training.distribution import from_main
 from helper_functions.training.inference import predict
 from unlearning.evaluator import paired_fall
 from unlearning.experiment import Experiment
-from unlearning.known_weights import DESCRIBING, MODEL
+from unlearning.known_weights import DESCRIBING, MODEL, refuse_code
 from unlearning.methods import METHODS
 
 # Flags that a later request cannot change: data, their parts, and the model.
@@ -24,7 +24,7 @@ SAME = ("dataset", *MODEL, "image_size", "mean", "std", "validation", "test")
 # Flags that it takes over as well, unless they are given.
 TAKEN_OVER = (
     *DESCRIBING, "validation", "test", "augmentation", "cutout", "seed", "retain_budget", "train_num_epochs",
-    "train_batch_size", "train_learning_rate", "train_weight_decay", "train_schedule",
+    "train_batch_size", "train_learning_rate", "train_weight_decay", "train_schedule", "trainable",
 )  # fmt: skip
 # Digits of points to which spending is rounded, upwards.
 DIGITS = 4
@@ -156,6 +156,7 @@ def taken_over(asked: Any) -> dict[str, object]:
     if asked.previous_run is None:
         return {}
     previous = Previous.read(asked.previous_run)
+    refuse_code(previous.config, asked, f"--previous_run {asked.previous_run}")
     found = {name: previous.config[name] for name in TAKEN_OVER if previous.config[name] is not None}
     found["weight_path"] = str(previous.weights)
     same_solver = previous.config.get("solver") == asked.solver and METHODS[asked.method].constrained

@@ -20,7 +20,10 @@ from helper_functions.training.devices import seed_everything
 from helper_functions.training.distribution import from_main
 from helper_functions.training.inference import predict
 from helper_functions.training.loop import Cost
-from models.weight_files import WeightFile, read_weight_file
+from models.sources import refuse_unnamed_code
+from models.trainable import moves_features
+from models.weight_files import WeightFile
+from models.weights import keep_frozen
 from optimizer.schedules import SCHEDULES
 from optimizer.training import Recipe, fit_once
 from unlearning.arguments import MethodArgs
@@ -120,7 +123,9 @@ def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun
     """
     record = None
     if args.resume is not None:
+        asked = args.model
         record, args = RunRecord.reopen(args.resume, type(args), args.on_nan)
+        refuse_unnamed_code(args.model, asked, f"--resume {args.resume}")
     if args.retrain and args.retrained_weight_path:
         raise UserError("--retrain and --retrained_weight_path are two ways to a retrained model; give one")
     # Only one of the scripts has requests after others.
@@ -143,13 +148,12 @@ def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun
     if previous is not None:
         notes["sequence"] = follow(previous, args, experiment, models["original"])
         said, left = [*said, f"sequence {notes['sequence']}"], notes["sequence"].left_of(left)
-    # Now: by the end of the run the file may be gone.
-    weight_file = read_weight_file(args.weight_path)[1] if args.weight_path is not None else None
     record = record or RunRecord.create(args.log_dir, args.name_prefix or name, args, experiment.precision.device)
     experiment.splits.save(record.path("splits.npz"))
     print("\n".join([experiment.describe(), *said, f"run      {record.folder}"]))
     own, requests = dataclasses.replace(args, retain_budget=left), from_main(lambda: _requests(experiment, record))
-    run = PreparedRun(own, experiment, record, record.load_checkpoint(), models, {}, notes, weight_file, requests)
+    form = experiment.forms.get(args.weight_path)
+    run = PreparedRun(own, experiment, record, record.load_checkpoint(), models, {}, notes, form, requests)
     _train_missing(run)
     return run
 
@@ -171,6 +175,8 @@ def _train_missing(run: PreparedRun) -> None:
     for name in [*(["original"] if args.weight_path is None else []), *(["retrained"] if args.retrain else [])]:
         if name not in run.models:
             run.models[name] = experiment.model()
+            if args.weight_path is not None:
+                keep_frozen(run.models[name], run.models["original"])
         run.costs[name] = fit_once(
             run.models[name], experiment.sets.training(parts[name], args.train_batch_size), args.recipe(),
             experiment.precision, run.record, name=name, checkpoint=run.checkpoint, log_interval=args.log_interval,
@@ -178,7 +184,7 @@ def _train_missing(run: PreparedRun) -> None:
         )  # fmt: skip
 
 
-def check_forgetting(args: Any, method: str, experiment: Experiment) -> None:
+def check_forgetting(args: Any, method: str, experiment: Experiment, original: nn.Module) -> None:
     """Refuse a method that these arguments and images do not allow.
 
     Raises:
@@ -187,6 +193,21 @@ def check_forgetting(args: Any, method: str, experiment: Experiment) -> None:
     settings, target = settings_from(args), experiment.target(args.forget_target)
     check_method(method, settings)
     check_images(method, settings, target, experiment.splits, experiment.dataset.num_classes)
+    if METHODS[method].discriminates:
+        check_features(args, original)
+
+
+def check_features(args: Any, model: nn.Module) -> None:
+    """Refuse a discriminator of features that no weight may change.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    if args.discriminate == "features" and not moves_features(model):
+        raise UserError(
+            f"--discriminate features --trainable {args.trainable}: the head alone does not change features; give "
+            "--discriminate logits, or let other layers move"
+        )
 
 
 def settings_from(args: Any) -> MethodArgs:

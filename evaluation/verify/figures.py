@@ -77,7 +77,7 @@ class Recorded:
     def experiment(self) -> Experiment:
         """Data and splits of the run, in its precision."""
         precision = PRECISIONS.get(str(at(self.report, "run", "precision")), self.args.precision)
-        moved = {name: value for name, value in self.moved.items() if name in ("data_dir", "device")}
+        moved = {name: value for name, value in self.moved.items() if name in ("data_dir", "model", "device")}
         # --resume takes the splits of the run folder.
         return Experiment(dataclasses.replace(self.args, resume=str(self.folder), precision=precision, **moved))
 

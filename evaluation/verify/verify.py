@@ -27,10 +27,11 @@ from helper_functions.code_version import code_version
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
 from helper_functions.training.distribution import world_size
+from models.sources import refuse_unnamed_code
 
 NEEDED = ("report.json", "config.yaml", "splits.npz")
 # Flags of test.py that give the present places of data and models, and the device.
-MOVED = ("data_dir", "device", "original_weight_path", "retrained_weight_path")
+MOVED = ("data_dir", "model", "device", "original_weight_path", "retrained_weight_path")
 SUMMARIES = ("avg_gap", "avg_gap_salun", "tug_of_war", "retrained_models", "noise_floor", "bands", "inside")
 STATED = "times, costs, code version, hardware and the budget of earlier requests are not verified"
 
@@ -161,6 +162,8 @@ def _recorded(folder: Path, report: dict, given: Any, scripts: Mapping[str, Modu
     args = scripts[fitting[0]].get_parser().parse(["--config_file", str(config)])
     default = type(given)()
     moved = {name: getattr(given, name) for name in MOVED if getattr(given, name) != getattr(default, name)}
+    if "model" not in moved:
+        refuse_unnamed_code(args.model, given.model, f"--verify {folder}")
     return Recorded(folder, report, fitting[0], args, moved)
 
 

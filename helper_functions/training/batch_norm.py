@@ -1,5 +1,6 @@
 """Passes that leave the running statistics of batch normalisation alone."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,25 @@ from torch.nn.modules.batchnorm import _BatchNorm  # the common base of BatchNor
 def batch_norm_layers(model: nn.Module) -> list[_BatchNorm]:
     """Every batch-norm layer of `model`, in registration order."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+class FrozenStatistics:
+    """Batch norm that stays in eval mode, since its weights stay as well."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(False)
+
+
+@functools.cache
+def _frozen(kind: type) -> type:
+    return type(f"Frozen{kind.__name__}", (FrozenStatistics, kind), {"plain": kind})
+
+
+def freeze_statistics(layer: _BatchNorm, frozen: bool = True) -> None:
+    """Keep a layer in eval mode from now on, whatever mode its model is put into, or no longer."""
+    kind = getattr(layer, "plain", type(layer))
+    layer.__class__ = _frozen(kind) if frozen else kind
+    layer.train(layer.training)
 
 
 @contextmanager

@@ -11,11 +11,13 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from helper_functions.errors import UserError
 from helper_functions.training.batch_norm import batch_norm_layers, no_running_stats_update
 from helper_functions.training.compilation import Compiled, CompileMode, compiled
 from helper_functions.training.devices import seeded
 from helper_functions.training.distribution import rank, world_size
 
+PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 # Fewest images of a rank in a shared pass: a single image with a feature map of one pixel has no variance.
 FEWEST = 2
 # Sizes of all ranks' parts in the current forward pass; None where each rank computes the whole batch.
@@ -49,8 +51,13 @@ def whole(rows: Tensor) -> Tensor:
 
 
 def share_batch_norm(model: nn.Module) -> nn.Module:
-    """Make every batch-norm layer of the model a `SharedBatchNorm`, in place; names and parameters stay."""
+    """Make every batch-norm layer of the model a `SharedBatchNorm`, in place; names and parameters stay.
+
+    Raises UserError for a layer that does more than batch norm does, such as timm's with an activation.
+    """
     for layer in batch_norm_layers(model):
+        if type(layer) not in PLAIN:
+            raise UserError(f"--sync_bn: a {type(layer).__name__} cannot be shared by ranks; leave --sync_bn out")
         layer.__class__ = SharedBatchNorm
     return model
 

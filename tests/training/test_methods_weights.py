@@ -22,11 +22,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from helper_functions.errors import UserError
+from models.trainable import split_layers
 from unlearning.methods import fisher, influence
 from unlearning.methods.fisher import LEAST_INFORMATION
 from unlearning.methods.gradients import diagonal_fisher, mean_gradient
 from unlearning.methods.influence import woodbury_solve
-from unlearning.methods.last_layers import split_layers
 from unlearning.methods.reset import smallest
 from unlearning.methods.salun import largest
 

@@ -16,7 +16,7 @@ def spec(context: MethodContext) -> BaselineSpec:
     def at(penalty: float) -> LossPass:
         def loss(retain: Batch) -> dict[str, Tensor]:
             kept = F.cross_entropy(context.logits(retain[0]), retain[1])
-            norm = sum(parameter.abs().sum() for parameter in context.model.parameters())
+            norm = sum(each.abs().sum() for each in context.model.parameters() if each.requires_grad)
             return {"loss": kept + penalty * norm, "l1_norm": norm}
 
         return LossPass("l1_sparse", retain, loss)

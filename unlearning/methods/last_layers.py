@@ -1,34 +1,14 @@
 """CF-k and EU-k: the last k layers alone are fine-tuned, or drawn anew and trained; the others are frozen."""
 
 import dataclasses
-from collections.abc import Iterator
-from itertools import chain
 
 import torch
-from torch import Tensor, nn
 
+from models.trainable import own_tensors, split_layers
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.finetune import cross_entropy
 from unlearning.methods.method import RETAIN_EPOCHS, Log, Span, published
-
-
-def split_layers(model: nn.Module, count: int) -> tuple[list[nn.Module], list[nn.Module]]:
-    """The modules that own weights or running statistics, those before the last `count` layers and those from there on.
-
-    A layer is a convolution or a linear map, in the order in which the model registers them, with all that follows
-    until the next one (its batch norm). With more layers asked for than there are, all of them are last. A module
-    stands for what it owns itself; what its children own goes with them.
-    """
-    owners = [module for module in model.modules() if any(True for _ in own_tensors(module))]
-    starts = [i for i, module in enumerate(owners) if isinstance(module, nn.Conv2d | nn.Linear)]
-    first = starts[-count] if count <= len(starts) else 0
-    return owners[:first], owners[first:]
-
-
-def own_tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Parameters and buffers of a module itself, without those of its children."""
-    return chain(module.parameters(recurse=False), module.buffers(recurse=False))
 
 
 def spec_cf(context: MethodContext) -> BaselineSpec:

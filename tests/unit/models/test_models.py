@@ -124,10 +124,10 @@ class TestTorchvision:
 
     def test_vit_takes_an_image_size(self):
         with torch.device("meta"):
-            model = get_model("vit_b_16", 10, image_size=32)
+            model = get_model("vit_b_16", 10, image_size=(32, 32))
             assert model(torch.empty(2, 3, 32, 32)).shape == (2, 10)
         with refused("40", "16 x 16"):
-            get_model("vit_b_16", 10, image_size=40)
+            get_model("vit_b_16", 10, image_size=(40, 40))
 
     def test_cifar_stem_keeps_the_resolution(self):
         model = get_model("resnet18", 10, stem="cifar")
@@ -168,7 +168,7 @@ class TestLoadWeights:
             (torch.zeros(2), "Tensor"),
             ({}, "empty"),
             ({"state_dict": {}}, "empty"),
-            ({"epoch": 3, "weights": {"a": torch.zeros(2)}}, "'epoch'"),
+            ({"epoch": 3, "tensors": {"a": torch.zeros(2)}}, "'epoch'"),
             ({0: torch.zeros(2)}, "of type int"),
         ],
     )
