@@ -15,9 +15,13 @@ from helper_functions.training.distribution import first_on_machine
 AUGMENTATIONS = {"none": (0, False), "flip": (0, True), "crop": (4, False), "crop_flip": (4, True)}  # padding, flip
 # A mirrored digit is another symbol or none; 8 x 8 digits have no margin to crop.
 OWN_AUGMENTATION = {
-    "cifar10": "crop_flip", "cifar100": "crop_flip", "svhn": "crop", "digits": "none", "imagefolder": "crop_flip",
+    "cifar10": "crop_flip", "cifar100": "crop_flip", "svhn": "crop", "fashion_mnist": "crop_flip", "digits": "none",
+    "imagefolder": "crop_flip",
 }  # fmt: skip
-MARKERS = {"cifar-100-python": "cifar100", "cifar-10-batches-py": "cifar10", "train_32x32.mat": "svhn"}
+MARKERS = {
+    "cifar-100-python": "cifar100", "cifar-10-batches-py": "cifar10", "train_32x32.mat": "svhn",
+    "FashionMNIST": "fashion_mnist",
+}  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -27,7 +31,7 @@ class DataArgs:
     dataset: Literal["auto", *DATASETS] = "auto"
     """auto recognises the data set in --data_dir, and is digits without one."""
     data_dir: str | None = None
-    """Folder of the data set; CIFAR and SVHN are downloaded to it when absent."""
+    """Folder of the data set; CIFAR, SVHN and Fashion-MNIST are downloaded to it when absent."""
     forget: str | None = None
     """The forget set: random:0.1, random:500, class:apple,7, superclass:fish, mislabelled:0.1, group:NAME or
     file:PATH."""

@@ -1,5 +1,6 @@
 """Image classification data sets as one uint8 tensor, its labels and its class names."""
 
+import hashlib
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from data.imagefolder import DEFAULT_IMAGE_SIZE, read_image_folder
 from helper_functions.errors import UserError
+from helper_functions.safe_files.regular_files import open_bytes
 
 # The 20 superclasses and the five classes in each (Krizhevsky 2009).
 CIFAR100_SUPERCLASSES: dict[str, tuple[str, ...]] = {
@@ -76,28 +78,43 @@ class Dataset:
 
 @dataclass(frozen=True)
 class _Archive:
-    """A data set that torchvision downloads: where a user finds its files, and the training part's statistics."""
+    """A data set that torchvision downloads, by a class `reader`: its files, and the training part's statistics."""
 
+    reader: str
     address: str
     files: tuple[str, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 _ARCHIVES = {
     "cifar10": _Archive(
-        "https://www.cs.toronto.edu/~kriz/", ("cifar-10-python.tar.gz",),
+        "CIFAR10", "https://www.cs.toronto.edu/~kriz/", ("cifar-10-python.tar.gz",),
         (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616),
     ),
     "cifar100": _Archive(
-        "https://www.cs.toronto.edu/~kriz/", ("cifar-100-python.tar.gz",),
+        "CIFAR100", "https://www.cs.toronto.edu/~kriz/", ("cifar-100-python.tar.gz",),
         (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762),
     ),
     "svhn": _Archive(
-        "http://ufldl.stanford.edu/housenumbers/", ("train_32x32.mat", "test_32x32.mat"),
+        "SVHN", "http://ufldl.stanford.edu/housenumbers/", ("train_32x32.mat", "test_32x32.mat"),
         (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970),
     ),
+    "fashion_mnist": _Archive(
+        "FashionMNIST", "https://github.com/zalandoresearch/fashion-mnist",
+        tuple(f"FashionMNIST/raw/{name}" for name in (
+            "train-images-idx3-ubyte", "t10k-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte",
+        )),
+        (0.2860,), (0.3530,),
+    ),
 }  # fmt: skip
+# torchvision compares the sums of Fashion-MNIST's archives, not those of the files that it unpacks and reads.
+_FASHION_MNIST_SUMS = (
+    "f4a8712d7a061bf5bd6d2ca38dc4d50a", "8181f5470baa50b63fa0f6fddb340f0a",
+    "9018921c3c673c538a1fc5bad174d6f9", "15d484375f8d13e6eb1aabb0c3f46965",
+)  # fmt: skip
+# Bytes before the pixels, and before the labels, of the IDX format.
+_IDX_HEADERS = (16, 16, 8, 8)
 DOWNLOADED = tuple(_ARCHIVES)
 _DIGITS = tuple(str(digit) for digit in range(10))
 _READ_ERRORS = (OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
@@ -106,7 +123,7 @@ _READ_ERRORS = (OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
 def load_dataset(
     name: str, data_dir: str | Path, *, image_size: int | None = None, skip_unreadable: bool = False
 ) -> Dataset:
-    """Load one of `DATASETS` from data_dir; CIFAR and SVHN are downloaded with progress where they are absent.
+    """Load one of `DATASETS` from data_dir; those of `DOWNLOADED` are downloaded with progress where they are absent.
 
     image_size and skip_unreadable apply to `imagefolder`: the side to which images are scaled (64 by default), and
     whether undecodable files are left out. Raises UserError for an unknown name and for data that is absent, damaged
@@ -131,13 +148,32 @@ def _load_svhn(data_dir: Path, **_: Any) -> Dataset:
     return _from_archive("svhn", pixels, [part.labels for part in parts], _DIGITS)
 
 
+def _load_fashion_mnist(data_dir: Path, **_: Any) -> Dataset:
+    name, archive = "fashion_mnist", _ARCHIVES["fashion_mnist"]
+    paths = [data_dir / file for file in archive.files]
+    if not all(path.is_file() for path in paths):
+        _open(name, data_dir, (True,))
+    parts = []
+    for path, wanted, header in zip(paths, _FASHION_MNIST_SUMS, _IDX_HEADERS, strict=True):
+        try:
+            with open_bytes(path) as file:
+                content = file.read()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {_one_line(error)}; {_remedy(name, data_dir)}") from error
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != wanted:
+            raise UserError(f"{path} is damaged: its MD5 sum is another one; {_remedy(name, data_dir)}")
+        parts.append(np.frombuffer(content, np.uint8, offset=header))
+    import torchvision.datasets
+
+    pixels = tuple(part.reshape(-1, 28, 28, 1) for part in parts[:2])
+    return _from_archive(name, pixels, tuple(parts[2:]), tuple(torchvision.datasets.FashionMNIST.classes), {})
+
+
 def _open(name: str, data_dir: Path, parts: Sequence[bool | str]) -> list[Any]:
     """Both parts, read by torchvision, which compares MD5 sums before it opens a file."""
     import torchvision.datasets
 
-    reader, archive = getattr(torchvision.datasets, name.upper()), _ARCHIVES[name]
-    unpack = " and unpack it there" if archive.files[0].endswith(".tar.gz") else ""
-    remedy = f"put {' and '.join(archive.files)} from {archive.address} into {data_dir}{unpack}"
+    reader, remedy = getattr(torchvision.datasets, _ARCHIVES[name].reader), _remedy(name, data_dir)
     try:
         return [reader(data_dir, part, download=False) for part in parts]
     except RuntimeError:  # torchvision raises it for files that are absent or damaged
@@ -148,6 +184,12 @@ def _open(name: str, data_dir: Path, parts: Sequence[bool | str]) -> list[Any]:
         return [reader(data_dir, part, download=True) for part in parts]
     except (RuntimeError, *_READ_ERRORS) as error:
         raise UserError(f"{absent}, and cannot be downloaded: {_one_line(error)}; {remedy}") from error
+
+
+def _remedy(name: str, data_dir: Path) -> str:
+    archive = _ARCHIVES[name]
+    unpack = " and unpack it there" if archive.files[0].endswith(".tar.gz") else ""
+    return f"put {' and '.join(archive.files)} from {archive.address} into {data_dir}{unpack}"
 
 
 def _one_line(error: Exception) -> str:
@@ -202,6 +244,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "cifar10": partial(_load_cifar, "cifar10"),
     "cifar100": partial(_load_cifar, "cifar100"),
     "svhn": _load_svhn,
+    "fashion_mnist": _load_fashion_mnist,
     "digits": _load_digits,
     "imagefolder": _load_imagefolder,
 }

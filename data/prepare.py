@@ -23,7 +23,7 @@ class Args:
     dataset: Literal[*DATASETS] = "cifar100"
     """Which data set to prepare."""
     data_dir: str | None = None
-    """Its folder, data/NAME by default; CIFAR and SVHN are downloaded to it when absent."""
+    """Its folder, data/NAME by default; CIFAR, SVHN and Fashion-MNIST are downloaded to it when absent."""
     image_size: PositiveInt | None = None
     """Side to which imagefolder's pictures are resized (64 by default)."""
     skip_unreadable: bool = False
@@ -65,7 +65,7 @@ def describe(dataset: Dataset, folder: Path) -> dict[str, Any]:
     }
 
 
-VERIFIED = dict.fromkeys(DOWNLOADED, "MD5 sums match torchvision's") | {
+VERIFIED = dict.fromkeys(DOWNLOADED, "MD5 sums match") | {
     "digits": "part of the installed package",
     "imagefolder": "every image was decoded",
 }

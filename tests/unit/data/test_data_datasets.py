@@ -117,6 +117,7 @@ def test_training_and_test_part_stand_one_after_the_other(monkeypatch, name, rea
 
 @pytest.mark.parametrize("name, file", [
     ("cifar10", "cifar-10-python.tar.gz"), ("cifar100", "cifar-100-python.tar.gz"), ("svhn", "train_32x32.mat"),
+    ("fashion_mnist", "FashionMNIST/raw/t10k-labels-idx1-ubyte"),
 ])  # fmt: skip
 def test_no_network_is_one_line_that_says_where_to_put_the_files(name, file, tmp_path, no_network):
     message = complaint(name, tmp_path)
@@ -178,6 +179,56 @@ def test_no_file_of_svhn_is_opened_unchecked(tmp_path, no_network, monkeypatch):
     assert not (tmp_path / "payload").exists()
 
 
+FASHION_MNIST = REPOSITORY / "data" / "fashion_mnist"
+
+
+@pytest.mark.skipif(not (FASHION_MNIST / "FashionMNIST").is_dir(), reason="data/fashion_mnist is not there")
+def test_fashion_mnist_is_what_torchvision_reads():
+    from torchvision.datasets import FashionMNIST
+
+    dataset = load_dataset("fashion_mnist", FASHION_MNIST)
+    assert dataset.images.shape == (70000, 1, 28, 28) and dataset.num_train == 60000
+    assert dataset.images.is_contiguous(memory_format=torch.channels_last)
+    for train, part in ((True, slice(0, 60000)), (False, slice(60000, 70000))):
+        theirs = FashionMNIST(FASHION_MNIST, train)
+        assert torch.equal(dataset.images[part, 0], theirs.data) and torch.equal(dataset.labels[part], theirs.targets)
+    assert list(dataset.classes) == FashionMNIST.classes
+    scaled = dataset.images[:60000:10].double() / 255
+    assert dataset.mean[0] == pytest.approx(scaled.mean().item(), abs=3e-3)
+    assert dataset.std[0] == pytest.approx(scaled.std().item(), abs=3e-3)
+
+
+@pytest.fixture
+def fashion_mnist(tmp_path, monkeypatch):
+    """A small Fashion-MNIST, of six and two images, its own checksums in place of the real ones; the four files."""
+    import data.datasets
+
+    files, sums = [], []
+    for file, header in zip(data.datasets._ARCHIVES["fashion_mnist"].files, (16, 16, 8, 8), strict=True):
+        path, count = tmp_path / file, 6 if "train" in file else 2
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(header) + bytes(range(count)) * (784 if header == 16 else 1))
+        files.append(path)
+        sums.append(hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(data.datasets, "_FASHION_MNIST_SUMS", tuple(sums))
+    return files
+
+
+def test_no_file_of_fashion_mnist_is_read_unchecked(fashion_mnist, tmp_path, no_network):
+    dataset = load_dataset("fashion_mnist", tmp_path)
+    assert dataset.images.shape == (8, 1, 28, 28) and dataset.num_train == 6
+    assert dataset.labels.tolist() == [0, 1, 2, 3, 4, 5, 0, 1]
+    for path in fashion_mnist:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + b"x")
+        assert "damaged" in complaint("fashion_mnist", tmp_path)
+        path.unlink()
+        os.mkfifo(path)
+        assert "absent" in complaint("fashion_mnist", tmp_path)
+        path.unlink()
+        path.write_bytes(whole)
+
+
 def test_a_file_in_the_way_of_the_folder(tmp_path, no_network):
     (tmp_path / "file").write_text("")
     complaint("cifar10", tmp_path / "file")
@@ -195,16 +246,16 @@ def test_a_file_that_may_not_be_read(monkeypatch, tmp_path):
 def test_a_folder_without_permission(tmp_path, no_network):
     tmp_path.chmod(0)
     try:
-        for name in ("cifar100", "svhn", "imagefolder"):
+        for name in ("cifar100", "svhn", "fashion_mnist", "imagefolder"):
             complaint(name, tmp_path)
     finally:
         tmp_path.chmod(0o700)
 
 
 def test_what_does_not_exist_is_refused():
-    assert "choose from cifar10, cifar100, svhn, digits, imagefolder" in complaint("mnist", Path())
+    assert "choose from cifar10, cifar100, svhn, fashion_mnist, digits, imagefolder" in complaint("mnist", Path())
     assert "leave --image_size out" in complaint("digits", Path(), image_size=16)
-    assert list(DATASETS) == ["cifar10", "cifar100", "svhn", "digits", "imagefolder"]
+    assert list(DATASETS) == ["cifar10", "cifar100", "svhn", "fashion_mnist", "digits", "imagefolder"]
 
 
 def test_importing_data_and_models_imports_no_reader():
