@@ -113,7 +113,8 @@ def _tried(model: nn.Module, name: str, num_classes: int, shape: tuple[int, int,
 
 
 def _contiguous(module: nn.Module, inputs: tuple) -> tuple:
-    return tuple(each.contiguous() if isinstance(each, torch.Tensor) else each for each in inputs)
+    # Of one channel, memory of either format counts as contiguous: only a copy has the strides.
+    return tuple(each.clone(memory_format=torch.contiguous_format) for each in inputs)
 
 
 def _check_patches(model: nn.Module, name: str, image_size: Size) -> None:

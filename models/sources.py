@@ -85,7 +85,7 @@ def _logits(module: nn.Module, inputs: tuple, output: object) -> object:
 
 
 def _from_timm(name: str, options: dict, num_classes: int, in_channels: int, image_size: Size | None) -> nn.Module:
-    timm = _library("timm")
+    timm = library("timm")
     if not timm.is_model(name):
         raise UserError(f"--model timm:{name}: timm has no such model{did_you_mean(name, timm.list_models(), TIMM)}")
     ships = timm.models.get_pretrained_cfg(name)
@@ -96,11 +96,9 @@ def _from_timm(name: str, options: dict, num_classes: int, in_channels: int, ima
 
 
 def _from_folder(folder: str, num_classes: int) -> nn.Module:
-    transformers, name = _library("transformers"), f"{HUGGING_FACE}{folder}"
+    transformers, name = library("transformers"), f"{HUGGING_FACE}{folder}"
     if not (Path(folder) / "config.json").is_file():
         raise UserError(f"--model {name}: there is no config.json in it; name a folder that save_pretrained wrote")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
 
     def make() -> nn.Module:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -153,12 +151,16 @@ def _look_in(folder: str) -> None:
         sys.path.append(folder)
 
 
-def _library(name: str) -> ModuleType:
+def library(name: str) -> ModuleType:
+    """timm or transformers, without its messages and progress bars; UserError where it is not installed."""
     try:
-        return importlib.import_module(name)
+        found = importlib.import_module(name)
     except ImportError as error:
-        remedy = "pip install -r requirements-models.txt"
-        raise UserError(f"--model: {name} is not installed ({error}); {remedy}") from None
+        raise UserError(f"{name} is not there ({error}): pip install -r requirements-models.txt") from None
+    if name == "transformers":
+        found.utils.logging.set_verbosity_error()
+        found.utils.logging.disable_progress_bar()
+    return found
 
 
 def made(name: str, make: Callable[[], object]) -> object:

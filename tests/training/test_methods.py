@@ -20,6 +20,7 @@ from helpers.method_cases import (
     streams,
 )
 from helpers.run_folders import figures_of
+from helpers.small_models import vit
 from torch import nn
 
 from data.loaders import TensorLoader
@@ -111,6 +112,28 @@ class TestReads:
         passes = [parts for epoch in range(EPOCHS) if method not in ONE_SHOT for parts in trainer.passes(epoch)]
         assert outcome.cost.gradient_steps == sum(len(batches) for _, batches in passes)
         assert outcome.cost.images >= 12 and len(outcome.epochs) == (1 if method in ONE_SHOT else EPOCHS)
+
+
+class TestModels:
+    """Methods take their parameters from the model, whatever it is made of."""
+
+    # So that some weight moves.
+    MOVING = {"retain_budget": 100.0, "ssd_threshold": 0.1, "num_epochs": 2}
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_what_may_not_move_stays(self, method, tmp_path):
+        settings = {**SMALL, "finetune_num_epochs": 1, "use_sam": True, "trainable": r"^[347]\.", **self.MOVING}
+        model, _ = run(method, tmp_path, **settings)
+        found = changed(state_of(network()), state_of(model))
+        assert found and all(name[0] in "347" for name in found), found
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_without_batch_norm(self, method, tmp_path):
+        torch.manual_seed(0)
+        model = vit(CLASSES)
+        before = state_of(model)
+        outcome = run(method, tmp_path, model=model, **{**SMALL, **self.MOVING, "finetune_num_epochs": 1})[1]
+        assert changed(before, state_of(model)) and outcome.epochs
 
 
 class TestLeavesAlone:
