@@ -1,4 +1,4 @@
-"""Names in weight files are matched with a model's, whatever a wrapper put before them and however the head is called."""
+"""Names in weight files are matched with a model's, whatever stands before them and however the head is called."""
 
 import pytest
 import torch
@@ -93,13 +93,13 @@ def test_names_without_end_take_no_time():
 
 def test_the_other_names_of_a_library():
     """As transformers renames its layers, with a wrapper's prefix before the names in the file."""
-    own = {"vit.layers.0.q_proj.weight": (2, 2), "classifier.weight": (3, 2)}
-    saved = {"vit.encoder.layer.0.attention.query.weight": "vit.layers.0.q_proj.weight", "classifier.weight": "classifier.weight"}
+    own = {"vit.layers.0.q_proj.weight": (2, 2), "fc.weight": (3, 2)}
+    saved = {"vit.encoder.layer.0.query.weight": "vit.layers.0.q_proj.weight", "fc.weight": "fc.weight"}
     for prefix in ("", "model."):
         shapes = {f"{prefix}{name}": own[mine] for name, mine in saved.items()}
-        found, _, left_out = match_names(own, shapes, "classifier", saved, "w")
+        found, _, left_out = match_names(own, shapes, "fc", saved, "w")
         assert found == {mine: f"{prefix}{name}" for name, mine in saved.items()} and left_out == ()
-    assert match_names(own, own, "classifier", saved, "w")[0] == {name: name for name in own}
+    assert match_names(own, own, "fc", saved, "w")[0] == {name: name for name in own}
 
 
 class TestFiles:
@@ -117,7 +117,8 @@ class TestFiles:
         form = load_weights(loaded, weights, form, "last.ckpt")
         assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
         assert form.left_out == ("hyper_parameters", "criterion.weight") and not form.is_plain(loaded)
-        assert form.matched == "names without 'model.backbone.', head fc from model.classifier, without criterion.weight"
+        said = "names without 'model.backbone.', head fc from model.classifier, without criterion.weight"
+        assert form.matched == said
         with torch.no_grad():
             loaded.fc.bias.fill_(7)
         write_weight_file(loaded, form, tmp_path / "out.ckpt")
