@@ -23,7 +23,7 @@ from evaluation.verdict import Verdict, give_verdict, next_try
 from helper_functions.config import FIRST_FLAGS
 from helper_functions.files import save_tensors, write_bytes, write_json
 from helper_functions.run_folder import INFEASIBLE, NOT_FORGOTTEN, RESULT, RESULTS, TRACES
-from helper_functions.safe_files.printable import printable
+from helper_functions.safe_files.printable import one_line, printable
 from helper_functions.training.distribution import from_main, on_main
 from helper_functions.training.inference import evaluation_mode
 from helper_functions.training.loop import Cost
@@ -276,8 +276,8 @@ def _graph(writer, experiment: Experiment, model: nn.Module) -> None:
             # TensorBoard draws graphs by the tracer alone, which PyTorch deprecates.
             warnings.simplefilter("ignore")
             writer.add_graph(model, inputs)
-    except RuntimeError as error:  # the model's forward pass cannot be traced
-        print(f"no graph in TensorBoard: {str(error).splitlines()[0]}")
+    except Exception as error:  # a forward pass that cannot be traced may raise any
+        print(f"no graph in TensorBoard: {one_line(str(error))}")
 
 
 def _forgotten_images(experiment: Experiment, models: dict[str, nn.Module]):

@@ -29,8 +29,9 @@ EPOCH = ("--finetune_num_epochs", 1, "--retain_budget", 100, *FAST)
 
 def train(model: str, log_dir: Path, *flags: object) -> Ran:
     done = fork(
-        "train.py", "--dataset", "digits", "--model", model, "--forget", "random:40", "--num_epochs", 3, "--batch_size", 32,
-        "--optimizer", "adamw", "--learning_rate", 0.01, "--precision", "fp32", "--log_dir", log_dir, *flags,
+        "train.py", "--dataset", "digits", "--model", model, "--forget", "random:40", "--num_epochs", 3,
+        "--batch_size", 32, "--optimizer", "adamw", "--learning_rate", 0.01, "--precision", "fp32",
+        "--log_dir", log_dir, *flags,
     )  # fmt: skip
     assert done.status == 0, done.err
     return Ran(done, only(log_dir))
