@@ -22,6 +22,7 @@ SCRIPTS = {
 MODEL = {"model": "resnet8", "stem": "cifar", "width": 4}
 TREATMENT = {"image_size": 48, "skip_unreadable": True, "mean": [0.1, 0.2, 0.3], "std": None}
 RUN = {**MODEL, **TREATMENT, "dataset": "auto", "data_dir": "photos", "learning_rate": 0.5}
+ASKED = types.SimpleNamespace(dataset="auto", data_dir=None, model="resnet18")
 NOTHING = {"image_size": None, "skip_unreadable": False, "mean": None}
 
 
@@ -78,7 +79,7 @@ class TestFlags:
 def test_another_programs_configuration_is_none(content, tmp_path):
     write(tmp_path)
     (tmp_path / "config.yaml").write_text(content)
-    assert described(str(tmp_path / "model.pt"), types.SimpleNamespace(dataset="auto", data_dir=None)) == {}
+    assert described(str(tmp_path / "model.pt"), ASKED) == {}
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"no archive at all", {"labels": 1}, {"dataset": "x" * LONGEST_NAME}])
@@ -88,7 +89,7 @@ def test_splits_that_name_no_data_set_are_none(content, tmp_path):
         (tmp_path / "splits.npz").write_bytes(content)
     else:
         np.savez(tmp_path / "splits.npz", **{name: np.array(value) for name, value in content.items()})
-    assert described(str(tmp_path / "model.pt"), types.SimpleNamespace(dataset="auto", data_dir=None)) == {}
+    assert described(str(tmp_path / "model.pt"), ASKED) == {}
 
 
 def test_a_run_is_judged_by_the_name_of_its_weights_alone(quickstart):
