@@ -78,9 +78,8 @@ class Dataset:
 
 @dataclass(frozen=True)
 class _Archive:
-    """A data set that torchvision downloads, by a class `reader`: its files, and the training part's statistics."""
+    """A data set that torchvision downloads: where a user finds its files, and the training part's statistics."""
 
-    reader: str
     address: str
     files: tuple[str, ...]
     mean: tuple[float, ...]
@@ -89,19 +88,19 @@ class _Archive:
 
 _ARCHIVES = {
     "cifar10": _Archive(
-        "CIFAR10", "https://www.cs.toronto.edu/~kriz/", ("cifar-10-python.tar.gz",),
+        "https://www.cs.toronto.edu/~kriz/", ("cifar-10-python.tar.gz",),
         (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616),
     ),
     "cifar100": _Archive(
-        "CIFAR100", "https://www.cs.toronto.edu/~kriz/", ("cifar-100-python.tar.gz",),
+        "https://www.cs.toronto.edu/~kriz/", ("cifar-100-python.tar.gz",),
         (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762),
     ),
     "svhn": _Archive(
-        "SVHN", "http://ufldl.stanford.edu/housenumbers/", ("train_32x32.mat", "test_32x32.mat"),
+        "http://ufldl.stanford.edu/housenumbers/", ("train_32x32.mat", "test_32x32.mat"),
         (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970),
     ),
     "fashion_mnist": _Archive(
-        "FashionMNIST", "https://github.com/zalandoresearch/fashion-mnist",
+        "https://github.com/zalandoresearch/fashion-mnist",
         tuple(f"FashionMNIST/raw/{name}" for name in (
             "train-images-idx3-ubyte", "t10k-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte",
         )),
@@ -165,15 +164,16 @@ def _load_fashion_mnist(data_dir: Path, **_: Any) -> Dataset:
         parts.append(np.frombuffer(content, np.uint8, offset=header))
     import torchvision.datasets
 
-    pixels = tuple(part.reshape(-1, 28, 28, 1) for part in parts[:2])
-    return _from_archive(name, pixels, tuple(parts[2:]), tuple(torchvision.datasets.FashionMNIST.classes), {})
+    pixels = [part.reshape(-1, 28, 28, 1) for part in parts[:2]]
+    return _from_archive(name, pixels, parts[2:], tuple(torchvision.datasets.FashionMNIST.classes))
 
 
 def _open(name: str, data_dir: Path, parts: Sequence[bool | str]) -> list[Any]:
     """Both parts, read by torchvision, which compares MD5 sums before it opens a file."""
     import torchvision.datasets
 
-    reader, remedy = getattr(torchvision.datasets, _ARCHIVES[name].reader), _remedy(name, data_dir)
+    reader = getattr(torchvision.datasets, "FashionMNIST" if name == "fashion_mnist" else name.upper())
+    remedy = _remedy(name, data_dir)
     try:
         return [reader(data_dir, part, download=False) for part in parts]
     except RuntimeError:  # torchvision raises it for files that are absent or damaged
