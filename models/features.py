@@ -10,7 +10,7 @@ from helper_functions.errors import UserError
 from helper_functions.training.devices import Precision
 from helper_functions.training.inference import predict
 from helper_functions.training.spread import whole
-from models.weights import head_layer
+from models.weights import head_path
 
 
 def classifier_head(model: nn.Module) -> nn.Linear:
@@ -19,10 +19,10 @@ def classifier_head(model: nn.Module) -> nn.Linear:
     This holds for our ResNets and for every torchvision classifier except SqueezeNet, whose head is a convolution. In
     another model whose head is not linear, an inner linear layer is found. Raises UserError for a model without any.
     """
-    _, head = head_layer(model)
-    if not isinstance(head, nn.Linear):
+    path = head_path(model)
+    if path is None or not isinstance(model.get_submodule(path), nn.Linear):
         raise UserError(f"{type(model).__name__} has no linear layer for a head: choose a model that ends in one")
-    return head
+    return model.get_submodule(path)
 
 
 class FeatureTap:

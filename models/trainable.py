@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from helper_functions.errors import UserError
 from helper_functions.training.batch_norm import batch_norm_layers, freeze_statistics
-from models.weights import head_layer
+from models.weights import head_path
 
 # Names that an error shows.
 EXAMPLES = 4
@@ -31,7 +31,8 @@ def set_trainable(model: nn.Module, which: str | None) -> nn.Module:
         for parameter in model.parameters():
             parameter.requires_grad_(id(parameter) in moving)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UserError(f"{type(model).__name__}: no parameter requires a gradient; name some by --trainable")
+        what = "no parameter requires a gradient; name parameters by a regular expression"
+        raise UserError(f"--trainable {which}: of {type(model).__name__}, {what}")
     normalising = set(batch_norm_layers(model))
     for path, layer in model.named_modules():
         if layer in normalising:
@@ -41,13 +42,18 @@ def set_trainable(model: nn.Module, which: str | None) -> nn.Module:
 
 def moves_features(model: nn.Module) -> bool:
     """Whether a parameter outside of the head may move."""
-    head = {id(parameter) for parameter in head_layer(model)[1].parameters()}
+    head = {id(parameter) for parameter in _head(model)}
     return any(parameter.requires_grad and id(parameter) not in head for parameter in model.parameters())
+
+
+def _head(model: nn.Module) -> Iterator[nn.Parameter]:
+    path = head_path(model)
+    return iter(()) if path is None else model.get_submodule(path).parameters()
 
 
 def _chosen(model: nn.Module, which: str) -> Iterator[nn.Parameter]:
     if which == "head":
-        return head_layer(model)[1].parameters()
+        return _head(model)
     if which.startswith("last:"):
         count = which.removeprefix("last:")
         if not count.isdecimal() or int(count) == 0:

@@ -14,7 +14,7 @@ SHOWN = 3
 
 
 def match_names(
-    own: Shapes, given: Shapes, head: str, saved: Mapping[str, str], source: object
+    own: Shapes, given: Shapes, head: str | None, saved: Mapping[str, str], source: object
 ) -> tuple[dict[str, str], str, tuple[str, ...]]:
     """The file's name by the model's own, in the file's order; what was matched, in words; names that are left out.
 
@@ -25,7 +25,7 @@ def match_names(
     Args:
         own: shapes of the model's tensors.
         given: shapes of the file's.
-        head: path of the model's head.
+        head: path of the model's head, if any.
         saved: the model's names by those in another kind of file.
         source: the file, for errors.
 

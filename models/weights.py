@@ -26,7 +26,7 @@ def load_weights(
     """
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in weights.items()}
-    names, matched, left_out = match_names(shapes, given, head_layer(model)[0], saved_names(model), source)
+    names, matched, left_out = match_names(shapes, given, head_path(model), saved_names(model), source)
     load_state(model, {own: weights[theirs] for own, theirs in names.items()}, source, name)
     return dataclasses.replace(
         form, names={own: form.names[theirs] for own, theirs in names.items()},
@@ -125,15 +125,15 @@ def infer_stem(state_dict: Mapping[str, Tensor]) -> str | None:
     return {(3, 3): "cifar", (7, 7): "imagenet"}.get(tuple(weight.shape[2:]))
 
 
-def head_layer(model: nn.Module) -> tuple[str, nn.Module]:
-    """The layer that gives the logits, and its path: the last linear one that is registered, else the last convolution.
+def head_path(model: nn.Module) -> str | None:
+    """The path of the layer that gives the logits: the last linear one that is registered, else the last convolution.
 
-    Raises UserError for a model without either.
+    None for a model without either.
     """
     for kind in (nn.Linear, nn.Conv2d):
-        if layers := [(path, module) for path, module in model.named_modules() if isinstance(module, kind)]:
-            return layers[-1]
-    raise UserError(f"{type(model).__name__} has no linear layer for a head: choose a model that ends in one")
+        if paths := [path for path, module in model.named_modules() if isinstance(module, kind)]:
+            return paths[-1]
+    return None
 
 
 def _shape_mismatch(
@@ -144,8 +144,7 @@ def _shape_mismatch(
     stems = infer_stem(given), infer_stem(own)
     if key == "conv1.weight" and None not in stems and stems[0] != stems[1]:
         return f"the weights have the {stems[0]} stem, the model has the {stems[1]} stem: pass stem {stems[0]}"
-    path, _ = head_layer(model)
-    if key == f"{path}.weight".lstrip(".") and theirs[1:] == ours[1:]:
+    if key == f"{head_path(model)}.weight".lstrip(".") and theirs[1:] == ours[1:]:
         return f"head has {theirs[0]} classes, the data set has {ours[0]}: pass the data that it was trained on"
     first_convolution = next((key for key, value in own.items() if value.ndim == 4), None)
     if key == first_convolution and len(theirs) == 4 and (theirs[0], *theirs[2:]) == (ours[0], *ours[2:]):

@@ -69,6 +69,7 @@ def test_transformers(processor, expected, tmp_path):
 
 
 def test_mistakes_are_one_line(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(UserError, match="--model hf:"):
         data_configuration(f"hf:{tmp_path}")

@@ -91,6 +91,12 @@ class TestWhich:
         set_trainable(model, r"^b\.")
         assert moving(model) == {"a.weight", "b.bias"}
 
+    def test_a_model_without_a_layer_for_a_head(self):
+        model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64))
+        with pytest.raises(UserError, match="--trainable head"):
+            set_trainable(model, "head")
+        assert moves_features(set_trainable(model, "weight"))
+
     def test_features(self):
         assert moves_features(set_trainable(network(), "last:2"))
         assert not moves_features(set_trainable(network(), "head"))
