@@ -24,6 +24,8 @@ MODELS = {
     "efficientnet": "tests/helpers/small_models.py:efficientnet",
 }
 FAST = ("--precision", "fp32", "--figures", False, "--judge", "validation")
+# Whether it is forgotten does not matter here.
+DONE = (0, 4)
 EPOCH = ("--finetune_num_epochs", 1, "--retain_budget", 100, *FAST)
 
 
@@ -61,7 +63,7 @@ def unlearned(trained, tmp_path_factory) -> tuple[str, Ran]:
     assert stopped.status == 143, stopped
     assert f"--resume {folder}" in stopped.err and stopped.err.endswith(f" --model {model}\n") == (":" in model)
     resumed = fork(UNLEARN, "--resume", folder, "--model", model)
-    assert resumed.status == 0, resumed
+    assert resumed.status in DONE, resumed
     return model, Ran(resumed, folder)
 
 
@@ -93,7 +95,7 @@ def own(train_once, tmp_path_factory) -> tuple[str, Ran, Ran]:
         UNLEARN, "--model", model, "--weight_path", original.folder / "model.pt", "--trainable", "head", "--retrain",
         "--train_num_epochs", 1, "--bn", "train", "--num_epochs", 1, "--use_sam", "--log_dir", log_dir, *EPOCH,
     )  # fmt: skip
-    assert done.status == 0, done
+    assert done.status in DONE, done
     return model, original, Ran(done, only(log_dir))
 
 
@@ -158,6 +160,8 @@ class TestCodeIsNamed:
         code.write_text(f"open({str(trace)!r}, 'w')\n")
         config = (folder / "config.yaml").read_text().replace(MODELS["efficientnet"], f"{code}:build")
         (folder / "config.yaml").write_text(config)
+        if flag == "--resume":  # as of a run that has not ended
+            (folder / "report.json").unlink()
         named = folder / "model.pt" if flag == "--weight_path" else folder
         done = fork(script, flag, named, *(("--forget", "random:9") if flag == "--previous_run" else ()))
         assert_refused(done, script, flag, f"add --model {code}:build")
@@ -181,13 +185,13 @@ class TestNextRequests:
     def test_the_dial(self, own, tmp_path):
         model, _, run = own
         done = fork(UNLEARN, "--dial", run.folder, "--model", model, "--retain_budget", 50, "--log_dir", tmp_path)
-        assert done.status == 0, done.err
+        assert done.status in DONE, done
 
     def test_a_second_request(self, own, tmp_path):
         model, original, run = own
         flags = ("--previous_run", run.folder, "--model", model, "--forget", "random:20", "--log_dir", tmp_path)
         done = fork(UNLEARN, *flags, *EPOCH)
-        assert done.status == 0, done.err
+        assert done.status in DONE, done
         before, after = weights_of(run.folder), weights_of(only(tmp_path))
         moved = {key for key in before if not torch.equal(before[key], after[key])}
         assert moved == {"classifier.1.weight", "classifier.1.bias"}, "--trainable is taken over"
@@ -209,7 +213,7 @@ def test_a_checkpoint_with_other_names_comes_back_under_them(own, tmp_path):
         UNLEARN, "--dataset", "digits", "--model", model, "--weight_path", tmp_path / "last.ckpt", "--splits",
         original.folder / "splits.npz", "--log_dir", tmp_path / "runs", *EPOCH,
     )  # fmt: skip
-    assert done.status == 0, done.err
+    assert done.status in DONE, done
     said = "names without 'model.backbone.', head classifier.1 from model.head, without loss.weight"
     assert done.out.count(f"weights  {tmp_path}/last.ckpt: {said}\n") == 1
     folder = only(tmp_path / "runs")
@@ -251,7 +255,7 @@ class TestHuggingFace:
         done = fork(
             UNLEARN, "--dataset", "digits", "--model", f"hf:{folder}", "--log_dir", tmp_path / "runs", *EPOCH
         )
-        assert done.status == 0, done.err
+        assert done.status in DONE, done
         run = only(tmp_path / "runs")
         assert contents(folder) == before
         saved, result = load_file(folder / "model.safetensors"), load_file(run / "unlearned.safetensors")
