@@ -156,7 +156,7 @@ def library(name: str) -> ModuleType:
     try:
         found = importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"{name} is not there ({error}): pip install -r requirements-models.txt") from None
+        raise UserError(f"{name} is not installed ({error}): pip install -r requirements-models.txt") from None
     if name == "transformers":
         found.utils.logging.set_verbosity_error()
         found.utils.logging.disable_progress_bar()
@@ -179,8 +179,9 @@ def made(name: str, make: Callable[[], object]) -> object:
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`; did you mean NAME?` for the names that are closest, empty where none is close."""
-    close = difflib.get_close_matches(name, list(known), n=3)
+    """`; did you mean NAME?` for the names that begin so, or are closest; empty where none is close."""
+    known = list(known)
+    close = [each for each in known if name and each.startswith(name)][:3] or difflib.get_close_matches(name, known, 3)
     return f"; did you mean {' or '.join(prefix + each for each in close)}?" if close else ""
 
 

@@ -153,7 +153,8 @@ class TestTimm:
     @pytest.mark.parametrize(
         ("name", "parts"),
         [
-            ("timm:vit_tiny_patch16_22", ("did you mean timm:vit_tiny_patch16_224",)),
+            ("timm:vit_tiny_patch15_224", ("did you mean timm:vit_tiny_patch16_224",)),
+            ("timm:vit_tiny", ("did you mean timm:vit_tiny_patch16_224",)),
             ("vit_tiny_patch16_224", ("did you mean timm:vit_tiny_patch16_224",)),
             ("timm:hf-hub:somebody/model", ("no such model",)),
             ("timm:resnet18,checkpoint_path=w.pth", ("checkpoint_path",)),
