@@ -3,6 +3,7 @@
     python train_constrained_unlearning.py --config_file configs/quickstart.yaml
     python train_constrained_unlearning.py --data_dir data/cifar100 --forget class:apple --weight_path model.pt
     python train_constrained_unlearning.py --data_dir photos --forget file:withdrawn.txt --retrain
+    python train_constrained_unlearning.py --data_dir photos --requests requests.csv --weight_path model.pt
     python train_constrained_unlearning.py --previous_run runs/NAME --forget file:second.txt
     python train_constrained_unlearning.py --dial runs/NAME --retain_budget 0.5
 

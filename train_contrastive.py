@@ -2,7 +2,7 @@
 
     python train_contrastive.py --config_file configs/contrastive/train.yaml
     python train_contrastive.py --config_file configs/contrastive/untrain.yaml
-    python train_contrastive.py --mode untrain_contrastive --data_dir data/cifar100 --weight_path model.pt
+    python train_contrastive.py --mode untrain_contrastive --forget class:apple --weight_path model.pt
 
 The teacher of both untrain modes is the original; they are also methods of train_constrained_unlearning.py.
 """

@@ -63,7 +63,7 @@ def make_splits(
         return _from_previous(previous, dataset, request, forget, seed, with_copies)
     if foreign and mislabelled:
         raise UserError(f"{forget} corrupts labels before training; weights trained elsewhere need file: or class:")
-    named = images_by_name(request, dataset) if request is not None and request.kind in BY_NAME else np.empty(0)
+    named = images_by_name(request, dataset) if request is not None and request.kind in BY_NAME else np.array([], int)
     partition = _partition(dataset, str(validation), test, seed, foreign, named)
     forget_set = _select(request, dataset, partition, seed, with_copies)
     labels = dataset.labels
@@ -105,7 +105,7 @@ def _partition(
         raise UserError(f"{validation} lists the whole training part of {dataset.name}; leave some to train on")
     groups = copy_groups(dataset.images)
     # Around the request, where the pictures are the user's own; copies stay together.
-    spared = np.isin(groups, groups[named.astype(np.int64)] if dataset.file_names is not None else [])
+    spared = np.isin(groups, groups[named] if dataset.file_names is not None else [])
 
     def share(candidates: np.ndarray, fraction: float, purpose: str, asked: str = "half") -> np.ndarray:
         candidates = candidates[~spared[candidates]] if purpose != "half" else candidates

@@ -24,6 +24,8 @@ from models.weight_files import WeightFile, read_weight_file
 from models.weights import infer_stem, load_weights
 from unlearning.arguments import UnlearnArgs, batch_sizes, finetune_batch_sizes
 
+# Of data sets that serve comparisons; nobody withdraws a random tenth of his own pictures.
+DEFAULT_FORGET = "random:0.1"
 TARGETS = {
     "random": "unseen", "file": "unseen", "group": "unseen", "requests": "unseen", "class": "zero",
     "superclass": "zero", "mislabelled": "chance",
@@ -97,7 +99,9 @@ class Experiment:
             raise UserError(f"--requests {args.requests}: --forget {args.forget} is another forget set; give one")
         forget = args.forget if args.requests is None else f"requests:{args.requests}"
         if forget is None and must_forget and (previous is None or not previous.forget_request):
-            raise UserError(f"--forget: name what to forget, such as {GRAMMAR}")
+            if args.dataset == "imagefolder":
+                raise UserError(f"--forget: name what to forget, such as {GRAMMAR}")
+            forget = DEFAULT_FORGET
         if forget is None and with_copies and previous is not None:
             forget = previous.forget_request
         splits = make_splits(

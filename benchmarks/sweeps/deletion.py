@@ -23,7 +23,6 @@ from benchmarks.sweeps.sweep import command_line
 from data.datasets import load_dataset
 from data.random_streams import random_state
 from data.split_record import Splits
-from evaluation.verdict import Verdict
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import UserError
 from helper_functions.files import check_folder_of, key_of, load_tensors, save_config, save_tensors, write_json
@@ -147,8 +146,11 @@ def answer(flags: dict) -> dict:
     cost, unlearned, verdict = report["cost"]["unlearned"], report["models"]["unlearned"], report["verdict"]
     figures = {model: {name: report["models"][model][name] for name in FIGURES} for model in ("original", "unlearned")}
     change = {name: " to ".join(f"{each[name]:.1f}" for each in figures.values()) for name in FIGURES}
-    took = f"seed {flags['seed']}: {seconds:.0f} s, {cost['seconds']:.0f} of them unlearning"
-    print(f"{took}; forget {change['forget_top1']}, unseen {change['unseen_top1']}; {Verdict(**verdict)}", flush=True)
+    print(
+        f"seed {flags['seed']}: {seconds:.0f} s, {cost['seconds']:.0f} of them unlearning; "
+        f"retain {verdict['slack'] - verdict['retain_budget']:+.1f} points, forget {change['forget_top1']}, "
+        f"unseen {change['unseen_top1']}, {verdict['outcome']}", flush=True,
+    )  # fmt: skip
     return {
         "seed": flags["seed"], "seconds": seconds, "unlearning_seconds": cost["seconds"],
         "gradient_steps": cost["gradient_steps"], "verdict": verdict, **figures,

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import train_constrained_unlearning as script
+from data.exclusion import HASHES
 from data.random_streams import random_state
 from data.split_record import TENSORS, Splits
 from data.splits import make_splits
@@ -214,6 +215,8 @@ class TestTwoRequests:
         assert len(before.forget) == 40 and len(splits.forget) == 30 and len(splits.forgotten) == 40
         assert "skipped 2 images" in second.done.out
         assert "sequence request 2; 40 images forgotten before, " in second.done.out
+        hashes = [set((folder / HASHES).read_text().split()) for folder in (first.folder, second.folder)]
+        assert hashes[0] < hashes[1], "the next training leaves out the images of both"
         told = report_of(second.folder)["sequence"]
         assert told["previous_run"] == str(first.folder) and told["number"] == 2 and told["forgotten_images"] == 40
         assert told["multiplier"] == report_of(first.folder)["forget"]["multiplier"] >= 0
