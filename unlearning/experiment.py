@@ -99,7 +99,7 @@ class Experiment:
             raise UserError(f"--requests {args.requests}: --forget {args.forget} is another forget set; give one")
         forget = args.forget if args.requests is None else f"requests:{args.requests}"
         if forget is None and must_forget and (previous is None or not previous.forget_request):
-            if args.dataset == "imagefolder":
+            if self.dataset.name == "imagefolder":
                 raise UserError(f"--forget: name what to forget, such as {GRAMMAR}")
             forget = DEFAULT_FORGET
         if forget is None and with_copies and previous is not None:
