@@ -29,6 +29,7 @@ from evaluation.verify.verify import verify_run
 from helper_functions.config import RunArgs, ScriptParser, run_script
 from helper_functions.files import write_json
 from models.arguments import ModelArgs
+from unlearning.confirmation import confirm
 from unlearning.experiment import Experiment
 from unlearning.known_weights import described, own_weights
 
@@ -76,14 +77,17 @@ def main(args: Args) -> dict:
     experiment = Experiment(args, args.weight_path[0])
     splits, sets, precision = experiment.splits, experiment.sets, experiment.precision
     models = load_checkpoints(args, experiment)
+    first = args.original_weight_path or args.weight_path[0]
+    confirmed = confirm(experiment, next(iter(models.values())), first, args.expected_accuracy, refuse=False)
+    print("\n".join([experiment.describe(), *confirmed.lines()]))
     judgements = judge_all(models, sets, precision)
     probe_further(args, models, judgements, sets, precision)
     if method is not None:
         attack_by_shadows(args, method, experiment, judgements)
     figures = {name: judgement.figures for name, judgement in judgements.items()}
-    print(f"{experiment.describe()}\n\n{table(figures, tuple(FIGURES))}")
+    print(f"\n{table(figures, tuple(FIGURES))}")
     report = {"models": figures, "splits_sha256": splits.sha256, "final_test": splits.final_test}
-    report = plain(report | summarise_gaps(figures))
+    report = plain(report | summarise_gaps(figures) | {"preprocessing": confirmed.entry(experiment)})
     if args.output is not None:
         write_json(Path(args.output), report)
     return report

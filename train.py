@@ -16,9 +16,10 @@ from helper_functions.errors import UserError
 from helper_functions.files import save_tensors, write_json
 from helper_functions.record import RunRecord
 from models.arguments import ModelArgs
-from models.sources import refuse_unnamed_code
 from optimizer.training import Recipe, fit_classifier
+from unlearning.confirmation import confirm
 from unlearning.experiment import Experiment
+from unlearning.known_weights import resumed
 
 
 @dataclasses.dataclass
@@ -40,10 +41,9 @@ def main(args: Args) -> dict:
     """Train, judge and save; returns what `report.json` holds."""
     record = None
     if args.resume is not None:
-        asked = args.model
-        record, args = RunRecord.reopen(args.resume, Args, args.on_nan)
-        refuse_unnamed_code(args.model, asked, f"--resume {args.resume}")
+        record, args = resumed(args)
     experiment = Experiment(args, excluded=args.exclude)
+    args = experiment.args
     splits, sets, precision = experiment.splits, experiment.sets, experiment.precision
     if args.retain_only and len(splits.forget) == 0:
         raise UserError("--retain_only True: there is no forget set to leave out; name it by --forget or --splits")
@@ -59,7 +59,9 @@ def main(args: Args) -> dict:
         evaluate=experiment.validation_figures, on_nan=args.on_nan,
     )  # fmt: skip
     save_tensors(model.state_dict(), record.path("model.pt"))
-    report = plain({"models": {name: judge(model, sets, precision).figures}, "cost": {name: cost}})
+    seen = confirm(experiment, model, None, None).save(record, experiment)
+    report = {"models": {name: judge(model, sets, precision).figures}, "cost": {name: cost}, "preprocessing": seen}
+    report = plain(report)
     write_json(record.path("report.json"), report)
     record.close()
     print(f"\n{table(report['models'], tuple(FIGURES))}\n\n{cost_table({name: cost})}")

@@ -8,7 +8,9 @@ from typing import Literal
 from data.augmentation import Augmentation
 from data.datasets import DATASETS, DOWNLOADED, Dataset, load_dataset
 from data.forget import CONFUSIONS
-from helper_functions.config import HalfOpenUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveInt
+from data.image_list import in_class_order
+from data.preprocessing import Preprocessing
+from helper_functions.config import NonNegativeInt, OpenUnitInterval
 from helper_functions.errors import UserError
 from helper_functions.training.distribution import first_on_machine
 
@@ -25,7 +27,7 @@ MARKERS = {
 
 
 @dataclasses.dataclass
-class DataArgs:
+class DataArgs(Preprocessing):
     """Data set, its parts, and the forget set."""
 
     dataset: Literal["auto", *DATASETS] = "auto"
@@ -52,32 +54,23 @@ class DataArgs:
     """Augmentation of training images; auto is crop_flip for photographs, crop for svhn, none for digits."""
     cutout: NonNegativeInt = 0
     """Side of a square that is blanked at a random place of each training image."""
-    image_size: PositiveInt | None = None
-    """Side to which imagefolder's pictures are resized (64 by default)."""
+    class_order: str | None = None
+    """File of class names, one a line, in the order of the model's outputs; by default that of the data set, for an
+    imagefolder alphabetical."""
     skip_unreadable: bool = False
     """Leave out an imagefolder's unreadable files instead of stopping at the first."""
-    mean: list[HalfOpenUnitInterval] | None = None
-    """Normalisation, one number a channel; the data set's own by default."""
-    std: list[OpenUnitInterval] | None = None
-    """Normalisation, one number a channel; the data set's own by default."""
 
 
 def dataset_from(args: DataArgs) -> Dataset:
-    """Load the data set with its normalisation.
+    """Load the data set as it is stated.
 
-    Raises UserError where it cannot be loaded, or --mean and --std do not fit its channels.
+    Raises UserError where it cannot be loaded, or does not fit what is stated.
     """
     name = dataset_name(args)
     data_dir = args.data_dir or f"data/{name}"
     with first_on_machine() if name in DOWNLOADED else contextlib.nullcontext():
-        dataset = load_dataset(name, data_dir, image_size=args.image_size, skip_unreadable=args.skip_unreadable)
-    for flag in ("mean", "std"):
-        values = getattr(args, flag)
-        if values is not None and len(values) != dataset.in_channels:
-            raise UserError(f"--{flag} {values}: {name} has {dataset.in_channels} channels, give one number for each")
-        if values is not None:
-            dataset = dataclasses.replace(dataset, **{flag: tuple(values)})
-    return dataset
+        dataset = load_dataset(name, data_dir, Preprocessing.of(args), skip_unreadable=args.skip_unreadable)
+    return dataset if args.class_order is None else in_class_order(dataset, args.class_order)
 
 
 def dataset_name(args: DataArgs) -> str:
@@ -92,7 +85,10 @@ def dataset_name(args: DataArgs) -> str:
     for marker, name in MARKERS.items():
         if (folder / marker).exists():
             return name
-    if folder.is_dir() and any(child.is_dir() for child in folder.iterdir()):
+    if not folder.is_dir():
+        true = "it is a file, not a folder" if folder.exists() else "there is no such folder"
+        raise UserError(f"--data_dir {args.data_dir}: {true}; --dataset cifar10, cifar100 or svhn downloads into one")
+    if any(child.is_dir() for child in folder.iterdir()):
         return "imagefolder"
     raise UserError(f"--data_dir {args.data_dir}: no data set is recognised in it; name it by --dataset")
 
@@ -104,4 +100,4 @@ def augmentation_from(args: DataArgs, dataset: Dataset) -> Augmentation | None:
         return None
     padding, flip = AUGMENTATIONS[name]
     # The paddings are for 32 x 32 images and scale with the size.
-    return Augmentation(round(padding * dataset.image_size / 32), flip, args.cutout)
+    return Augmentation(round(padding * min(dataset.image_size) / 32), flip, args.cutout)

@@ -10,7 +10,7 @@ from data.pixels import Normaliser, gather_pixels
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Reflect-padded random crop, horizontal flip and square cutout (DeVries and Taylor 2017) of uint8 batches.
+    """Reflect-padded random crop, horizontal flip and square cutout (DeVries and Taylor 2017) of batches.
 
     padding: pixels of reflection on each side before a crop of the original size; below the image's size.
     flip: mirror half of the images. cutout: side in pixels of a square that is set to the channel means (zero after
@@ -38,7 +38,7 @@ class Augmentation:
     def apply(self, storage: Tensor, indices: Tensor, plan: Tensor, normaliser: Normaliser) -> Tensor:
         """Augmented, normalised images: float32 [B, C, H, W] in channels_last.
 
-        storage: uint8 [N, H, W, C] contiguous; indices: int64 [B], the images to take; plan: int64 [B, 5].
+        storage: [N, H, W, C] contiguous; indices: int64 [B], the images to take; plan: int64 [B, 5].
         """
         _, height, width, _ = storage.shape
         top, left, flip, centre_row, centre_column = (draws[:, None] for draws in plan.unbind(1))

@@ -80,7 +80,7 @@ def _perceptual_hashes(dataset: Dataset, images: np.ndarray) -> np.ndarray:
     """Bits of each image's hash as 1 and -1, float32 [n, 64]."""
     import imagehash
 
-    pixels = (dataset.images[index].permute(1, 2, 0).numpy() for index in images)
+    pixels = (dataset.picture(index).permute(1, 2, 0).numpy() for index in images)
     pictures = (Image.fromarray(each[:, :, 0] if each.shape[2] == 1 else each) for each in pixels)
     bits = [imagehash.phash(picture).hash.ravel() for picture in pictures]
     return np.array(bits, dtype=np.float32).reshape(-1, 64) * 2 - 1

@@ -1,9 +1,9 @@
-"""Image classification data sets as one uint8 tensor, its labels and its class names."""
+"""Image classification data sets as one tensor, its labels and its class names."""
 
 import hashlib
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.imagefolder import DEFAULT_IMAGE_SIZE, read_image_folder
+from data.imagefolder import read_image_folder
+from data.preprocessing import Preprocessing, as_flags
 from helper_functions.errors import UserError
 from helper_functions.safe_files.regular_files import open_bytes
 
@@ -45,10 +46,11 @@ CIFAR100_SUPERCLASSES: dict[str, tuple[str, ...]] = {
 class Dataset:
     """Images, their true labels, and the names of the classes.
 
-    images: uint8 [N, C, H, W] in channels_last memory; labels: int64 [N]; images[:num_train] are the data set's own
-    training part in its own order, the rest its official test part (num_train == N where there is none).
-    mean, std: per channel, of pixels scaled to [0, 1]. superclasses: name to the class names in it, or empty.
-    folder, file_names: of an image folder, and of its pictures, relative to it, with forward slashes.
+    images: [N, C, H, W] in channels_last memory, uint8, or float32 where a user's own transform gives that; labels:
+    int64 [N]; images[:num_train] are the data set's own training part in its own order, the rest its official test part
+    (num_train == N where there is none). mean, std: per channel, of uint8 pixels scaled to [0, 1]. superclasses: name
+    to the class names in it, or empty. folder, file_names: of an image folder, and of its pictures, relative to it,
+    with forward slashes. preprocessing: how the images became what they are, and are normalised.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Dataset:
     superclasses: dict[str, tuple[str, ...]] = field(default_factory=dict)
     file_names: tuple[str, ...] | None = None
     folder: Path | None = None
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
     @property
     def num_classes(self) -> int:
@@ -71,9 +74,17 @@ class Dataset:
         return self.images.shape[1]
 
     @property
-    def image_size(self) -> int:
-        """Height in pixels; the width is the same."""
-        return self.images.shape[2]
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return tuple(self.images.shape[2:])
+
+    def picture(self, index: int) -> Tensor:
+        """An image to look at, uint8 [1 or 3, H, W]; floating point is stretched to the whole range."""
+        image = self.images[index]
+        if image.is_floating_point():
+            low, high = image.aminmax()
+            image = ((image - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
+        return image if len(image) in (1, 3) else image[:1]
 
 
 @dataclass(frozen=True)
@@ -120,34 +131,49 @@ _READ_ERRORS = (OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
 
 
 def load_dataset(
-    name: str, data_dir: str | Path, *, image_size: int | None = None, skip_unreadable: bool = False
+    name: str, data_dir: str | Path, stated: Preprocessing | None = None, *, skip_unreadable: bool = False
 ) -> Dataset:
     """Load one of `DATASETS` from data_dir; those of `DOWNLOADED` are downloaded with progress where they are absent.
 
-    image_size and skip_unreadable apply to `imagefolder`: the side to which images are scaled (64 by default), and
-    whether undecodable files are left out. Raises UserError for an unknown name and for data that is absent, damaged
-    or unreadable.
+    Of what is `stated`, mean and std apply to all data sets, everything else to `imagefolder` alone, as does
+    skip_unreadable: whether undecodable files are left out. Raises UserError for an unknown name and for data that is
+    absent, damaged or unreadable, or does not fit what is stated.
     """
+    stated = stated or Preprocessing()
     if name not in DATASETS:
         raise UserError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
-    if image_size is not None and name != "imagefolder":
-        raise UserError(f"image size {image_size} cannot be set for {name}; leave --image_size out")
-    return DATASETS[name](Path(data_dir), image_size=image_size, skip_unreadable=skip_unreadable)
+    if name == "imagefolder":
+        dataset = _load_imagefolder(Path(data_dir), stated.resolved(), skip_unreadable)
+    else:
+        given = {key: value for key, value in stated.stated().items() if key not in ("mean", "std")}
+        if given:
+            flag = next(iter(given))
+            raise UserError(f"{as_flags({flag: given[flag]})} cannot be set for {name}; leave --{flag} out")
+        dataset = replace(DATASETS[name](Path(data_dir)), preprocessing=stated)
+    if dataset.images.is_floating_point():
+        return dataset
+    used = {}
+    for key in ("mean", "std"):
+        used[key] = getattr(dataset.preprocessing, key) or list(getattr(dataset, key))
+        if len(used[key]) != dataset.in_channels:
+            raise UserError(f"--{key} {used[key]}: {name} has {dataset.in_channels} channels, give one number for each")
+    preprocessing = replace(dataset.preprocessing, **used)
+    return replace(dataset, mean=tuple(used["mean"]), std=tuple(used["std"]), preprocessing=preprocessing)
 
 
-def _load_cifar(name: str, data_dir: Path, **_: Any) -> Dataset:
+def _load_cifar(name: str, data_dir: Path) -> Dataset:
     parts = _open(name, data_dir, (True, False))
     pixels, labels = [part.data for part in parts], [part.targets for part in parts]
     return _from_archive(name, pixels, labels, tuple(parts[0].classes))
 
 
-def _load_svhn(data_dir: Path, **_: Any) -> Dataset:
+def _load_svhn(data_dir: Path) -> Dataset:
     parts = _open("svhn", data_dir, ("train", "test"))
     pixels = [part.data.transpose(0, 2, 3, 1) for part in parts]
     return _from_archive("svhn", pixels, [part.labels for part in parts], _DIGITS)
 
 
-def _load_fashion_mnist(data_dir: Path, **_: Any) -> Dataset:
+def _load_fashion_mnist(data_dir: Path) -> Dataset:
     name, archive = "fashion_mnist", _ARCHIVES["fashion_mnist"]
     paths = [data_dir / file for file in archive.files]
     if not all(path.is_file() for path in paths):
@@ -204,7 +230,7 @@ def _from_archive(name: str, pixels: list[np.ndarray], labels: list[Sequence], c
     return Dataset(name, images, all_labels, classes, len(pixels[0]), mean, std, superclasses)
 
 
-def _load_digits(data_dir: Path, **_: Any) -> Dataset:
+def _load_digits(data_dir: Path) -> Dataset:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -213,13 +239,15 @@ def _load_digits(data_dir: Path, **_: Any) -> Dataset:
     return Dataset("digits", _as_images(pixels), labels, _DIGITS, len(pixels), *_channel_statistics(pixels))
 
 
-def _load_imagefolder(data_dir: Path, *, image_size: int | None, skip_unreadable: bool, **_: Any) -> Dataset:
-    size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
-    pixels, numbers, classes, file_names = read_image_folder(data_dir, size, skip_unreadable)
-    images, labels, statistics = _as_images(pixels), torch.from_numpy(numbers), _channel_statistics(pixels)
+def _load_imagefolder(data_dir: Path, stated: Preprocessing, skip_unreadable: bool) -> Dataset:
+    pixels, numbers, classes, file_names = read_image_folder(data_dir, stated, skip_unreadable)
+    stated, channels = stated.of_pixels(pixels), pixels.shape[-1]
+    identity = (0.0,) * channels, (1.0,) * channels
+    statistics = identity if pixels.dtype == np.float32 else _channel_statistics(pixels)
     return Dataset(
-        "imagefolder", images, labels, classes, len(pixels), *statistics, file_names=file_names, folder=data_dir
-    )
+        "imagefolder", _as_images(pixels), torch.from_numpy(numbers), classes, len(pixels), *statistics,
+        file_names=file_names, folder=data_dir, preprocessing=stated,
+    )  # fmt: skip
 
 
 def _as_images(pixels: np.ndarray) -> Tensor:

@@ -1,6 +1,7 @@
-"""Files that list images of a data set: one index or file name a line, or tables of requests and of groups."""
+"""Files that list images of a data set, or its classes: one a line, or tables of requests and of groups."""
 
 import csv
+import dataclasses
 import difflib
 import json
 import os
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from data.datasets import Dataset
 from helper_functions.errors import UserError
@@ -145,6 +147,29 @@ def read_requests(path: str | Path, dataset: Dataset) -> list[Request]:
     return [Request(name, requester, tuple(sorted(images))) for name, (requester, images) in found.items()]
 
 
+def in_class_order(dataset: Dataset, path: str | Path) -> Dataset:
+    """The data set with its classes numbered in the order of a file that names each once, one a line.
+
+    Raises UserError naming a class that is missing, double or unknown, and for a file that cannot be read.
+    """
+    order: list[str] = []
+    for where, line in lines(path, len(dataset.classes), "a class a line"):
+        name = line if line in dataset.classes else line.strip()
+        if not name:
+            continue
+        if name not in dataset.classes:
+            close = difflib.get_close_matches(name, dataset.classes, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"--class_order {path}, {where}: the data set has no class {name!r}{hint}")
+        if name in order:
+            raise UserError(f"--class_order {path}, {where}: class {name!r} is there twice; name each once")
+        order.append(name)
+    if missing := [name for name in dataset.classes if name not in order]:
+        raise UserError(f"--class_order {path}: class {missing[0]!r} is missing; name each once")
+    places = torch.tensor([order.index(name) for name in dataset.classes])
+    return dataclasses.replace(dataset, labels=places[dataset.labels], classes=tuple(order))
+
+
 def load_requests(path: Path) -> list[Request]:
     """The requests that a run has kept in its folder; UserError where they are damaged."""
     try:
@@ -180,9 +205,9 @@ def lines(path: str | Path, count: int, content: str) -> Iterator[tuple[str, str
         with open_text(path) as file:
             for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), ""), start=1):
                 if number > most:
-                    raise UserError(f"{path} has more than {most} lines, for {count} images; list each once")
+                    raise UserError(f"{path} has more than {most} lines, for {count} entries; list each once")
                 if len(line) > LONGEST_LINE:
-                    raise UserError(f"line {number} of {path} is longer than {LONGEST_LINE} characters; list one image")
+                    raise UserError(f"line {number} of {path} is longer than {LONGEST_LINE} characters; give {content}")
                 yield f"line {number}", line.removesuffix("\n")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give a file with {content}") from error

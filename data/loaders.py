@@ -1,4 +1,4 @@
-"""Batches of images on the device or in host memory: a batch is an index into one uint8 tensor."""
+"""Batches of images on the device or in host memory: a batch is an index into one tensor."""
 
 from collections.abc import Iterator, Sequence
 
@@ -20,8 +20,8 @@ class TensorLoader:
     No batch has more than batch_size images, and batch sizes differ by at most one: a small last batch would have noisy
     batch-norm statistics and weigh as much as a whole one.
 
-    images: uint8 [N, C, H, W], moved to the device once, without a copy where they are there already in channels_last
-    memory; with `streamed` they stay in host memory and each batch is moved when it is needed.
+    images: uint8 or float32 [N, C, H, W], moved to the device once, without a copy where they are there already in
+    channels_last memory; with `streamed` they stay in host memory and each batch is moved when it is needed.
     labels: int64 [N]; indices: int64 [n], which of the images are loaded.
     Order and augmentation of pass e are a pure function of (seed, e). Each `iter()` runs pass `epoch` and advances
     `epoch` by one, so resuming means setting `epoch`.

@@ -1,4 +1,4 @@
-"""From stored uint8 images to normalised float batches: one gather and one multiply-add."""
+"""From stored images to normalised float batches: one gather and one multiply-add."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def channels_last_storage(images: Tensor) -> Tensor:
 def gather_pixels(storage: Tensor, indices: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Pick images and rearrange their rows and columns in one gather.
 
-    storage: uint8 [N, H, W, C] contiguous; indices: int64 [B]; rows: int64 [B, h]; columns: int64 [B, w].
+    storage: [N, H, W, C] contiguous; indices: int64 [B]; rows: int64 [B, h]; columns: int64 [B, w].
     Returns [B, h, w, C] with `out[b, i, j] = storage[indices[b], rows[b, i], columns[b, j]]`.
     """
     _, height, width, channels = storage.shape
@@ -27,6 +27,7 @@ def gather_pixels(storage: Tensor, indices: Tensor, rows: Tensor, columns: Tenso
 class Normaliser:
     """Maps uint8 pixels [B, H, W, C] to float32 [B, C, H, W] in channels_last: (pixel / 255 - mean) / std.
 
+    Pixels in floating point, which a user's own transform has made, stay as they are.
     Scale and bias are repeated for a whole image, so that the multiply-add runs over one long inner dimension and not
     over three channels at a time.
     """
@@ -44,6 +45,8 @@ class Normaliser:
         self.bias = (-mean64 / std64).float().repeat(pixels).to(device)
 
     def __call__(self, pixels: Tensor) -> Tensor:
+        if pixels.is_floating_point():
+            return pixels.permute(0, 3, 1, 2)
         batch, height, width, channels = pixels.shape
         values = pixels.reshape(batch, -1).float().mul_(self.scale).add_(self.bias)
         return values.view(batch, height, width, channels).permute(0, 3, 1, 2)

@@ -13,19 +13,18 @@ import torch
 
 from data.datasets import DATASETS, DOWNLOADED, Dataset, load_dataset
 from data.pixels import channels_last_storage
-from helper_functions.config import PositiveInt, ScriptParser, run_script
+from data.preprocessing import Preprocessing
+from helper_functions.config import ScriptParser, run_script
 
 
 @dataclasses.dataclass
-class Args:
+class Args(Preprocessing):
     """A data set and its folder."""
 
     dataset: Literal[*DATASETS] = "cifar100"
     """Which data set to prepare."""
     data_dir: str | None = None
     """Its folder, data/NAME by default; CIFAR, SVHN and Fashion-MNIST are downloaded to it when absent."""
-    image_size: PositiveInt | None = None
-    """Side to which imagefolder's pictures are resized (64 by default)."""
     skip_unreadable: bool = False
     """Leave out an imagefolder's unreadable files instead of stopping at the first."""
 
@@ -40,7 +39,7 @@ def main(args: Args) -> dict[str, Any]:
     Raises UserError where it cannot be downloaded or read.
     """
     folder = Path(args.data_dir or f"data/{args.dataset}")
-    dataset = load_dataset(args.dataset, folder, image_size=args.image_size, skip_unreadable=args.skip_unreadable)
+    dataset = load_dataset(args.dataset, folder, Preprocessing.of(args), skip_unreadable=args.skip_unreadable)
     found = describe(dataset, folder)
     for name, value in found.items():
         print(f"{name:15} {value}")

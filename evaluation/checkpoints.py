@@ -17,6 +17,7 @@ from helper_functions.files import check_new_file
 from helper_functions.training.devices import Precision
 from helper_functions.training.distribution import world_size
 from models.weights import reinitialised
+from unlearning.confirmation import KnownArgs
 from unlearning.experiment import Experiment
 
 ORIGINAL, FLOOR = "original", "re-initialised"
@@ -35,7 +36,7 @@ class FurtherArgs:
 
 
 @dataclasses.dataclass
-class CheckpointArgs(FurtherArgs):
+class CheckpointArgs(FurtherArgs, KnownArgs):
     """Checkpoints to judge."""
 
     weight_path: list[str] = dataclasses.field(default_factory=list)

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NoReturn, get_origin
+from typing import Literal, NoReturn, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 from jsonargparse.typing import ClosedUnitInterval as ClosedUnitInterval  # flags' types for every other module
@@ -26,7 +26,9 @@ from helper_functions.training.compilation import CompileMode
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 PositiveFloat = restricted_number_type("PositiveReal", float, [(">", 0), ("<", float("inf"))])
+FiniteFloat = restricted_number_type("Real", float, [(">", -float("inf")), ("<", float("inf"))])
 NonNegativeFloat = restricted_number_type("NonNegativeReal", float, [(">=", 0), ("<", float("inf"))])
+Percentage = restricted_number_type("Percentage", float, [(">=", 0), ("<=", 100)])
 # The range of NumPy's seeds.
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 HalfOpenUnitInterval = restricted_number_type("ShareBelowOne", float, [(">=", 0), ("<", 1)])
@@ -85,10 +87,10 @@ class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter)
 class ScriptParser(ArgumentParser):
     """Flags from a dataclass's fields and their docstrings; used by every script.
 
-    `--use_sam` and `--use_sam True` both work, a list takes `--mean .5 .5 .5`, `--config_file` is applied before the
-    command line in any position, abbreviations are refused, and an error is one line. `--help` groups the flags by the
-    base class that defines them. `presets` gives, from the parsed arguments, defaults that replace those of the
-    dataclass, such as a method's own.
+    `--use_sam` and `--use_sam True` both work, a list takes `--mean .5 .5 .5`, one of numbers `.5,.5,.5` as well,
+    `--config_file` is applied before the command line in any position, abbreviations are refused, and an error is one
+    line. `--help` groups the flags by the base class that defines them. `presets` gives, from the parsed arguments,
+    defaults that replace those of the dataclass, such as a method's own.
     """
 
     def __init__(
@@ -107,7 +109,10 @@ class ScriptParser(ArgumentParser):
             if getattr(action, "_typehint", None) is bool:
                 action.nargs, action.const = "?", True
         self._fields = {field.name: field.type for field in dataclasses.fields(args_class)}
-        self._lists = {f"--{name}" for name, kind in self._fields.items() if list in map(get_origin, _options(kind))}
+        self._lists = {
+            f"--{name}": get_args(option)[0]
+            for name, kind in self._fields.items() for option in _options(kind) if get_origin(option) is list
+        }  # fmt: skip
         self._group_flags()
 
     def _group_flags(self) -> None:
@@ -202,7 +207,8 @@ class ScriptParser(ArgumentParser):
         for group in groups:
             values = group[1:]
             if values and group[0] in self._lists and (len(values) > 1 or not values[0].startswith("[")):
-                group[1:] = [json.dumps(values)]
+                of_numbers = issubclass(self._lists[group[0]], int | float)
+                group[1:] = [json.dumps(",".join(values).split(",") if of_numbers else values)]
         return [word for group in groups for word in group]
 
 

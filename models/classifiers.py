@@ -7,9 +7,10 @@ from torch import nn
 
 from helper_functions.errors import UserError
 from helper_functions.training.inference import evaluation_mode
+from helper_functions.user_code import did_you_mean
 from models.cropped_convolution import crop_convolutions
 from models.resnet import SmallResNet
-from models.sources import TIMM, Size, build, did_you_mean, is_code, made, with_options
+from models.sources import TIMM, Size, build, is_code, made, with_options
 
 SMALL_RESNETS = {"resnet8": 1, "resnet20": 3}  # blocks per stage, n of 6n + 2
 STEMS = ("imagenet", "cifar")

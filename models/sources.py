@@ -1,13 +1,9 @@
 """Classifiers from elsewhere: timm, a folder of transformers, and the user's own code, which the user has named."""
 
-import difflib
 import importlib
-import importlib.util
-import os
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +12,7 @@ from torch import nn
 
 from helper_functions.errors import UserError
 from helper_functions.safe_files.plain_yaml import load_plain
+from helper_functions.user_code import called, did_you_mean, load_module, refuse_unnamed
 
 TIMM, HUGGING_FACE = "timm:", "hf:"
 # Options of timm that would read or download other files.
@@ -36,8 +33,8 @@ def refuse_unnamed_code(name: object, asked: str, flag: str) -> None:
         asked: the user's own --model.
         flag: which names the run, for the error.
     """
-    if is_code(name) and name != asked:
-        raise UserError(f"{flag}: the model of that run is code, {name}; if you trust it, add --model {name}")
+    if is_code(name):
+        refuse_unnamed("model", name, asked, flag)
 
 
 def weights_of_folder(name: str) -> str | None:
@@ -113,7 +110,7 @@ def _from_folder(folder: str, num_classes: int) -> nn.Module:
 
 def _from_code(name: str, options: dict, num_classes: int) -> nn.Module:
     place, _, function = name.rpartition(":")
-    module = made(name, lambda: _module(place))
+    module = made(name, lambda: load_module(place, "model"))
     found = getattr(module, function, None)
     if not callable(found):
         names = [each for each, value in vars(module).items() if callable(value)]
@@ -122,33 +119,6 @@ def _from_code(name: str, options: dict, num_classes: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise UserError(f"--model {name}: it returned a {type(model).__name__}; return a torch.nn.Module")
     return model
-
-
-def _module(place: str) -> ModuleType:
-    """The module of a file or of a dotted name, imported once; its neighbours can be imported from it."""
-    if not place.endswith(".py"):
-        _look_in(os.getcwd())
-        return importlib.import_module(place)
-    path = Path(place).resolve()
-    if not path.is_file():
-        raise UserError(f"--model {place}: there is no such file")
-    name = f"code of {path}"
-    if name not in sys.modules:
-        _look_in(str(path.parent))
-        spec = importlib.util.spec_from_file_location(name, path)
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(sys.modules[name])
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]
-
-
-def _look_in(folder: str) -> None:
-    # Last, so that no file in it stands for one of ours or of a library.
-    if folder not in sys.path:
-        sys.path.append(folder)
 
 
 def library(name: str) -> ModuleType:
@@ -164,25 +134,16 @@ def library(name: str) -> ModuleType:
 
 
 def made(name: str, make: Callable[[], object]) -> object:
-    """What `make` gives; an exception of somebody else's code becomes a UserError that says where it was raised."""
-    try:
-        return make()
-    except UserError:
-        raise
-    except ModuleNotFoundError as error:
-        forms = "FILE.py:FUNCTION, package.module:FUNCTION, timm:NAME, hf:FOLDER or a name of torchvision"
-        raise UserError(f"--model {name}: {error}; give {forms}") from None
-    except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"--model {name}: {reason} ({Path(where.filename).name}, line {where.lineno})") from error
+    """What `make` gives; an exception of somebody else's code becomes a UserError that names the model."""
 
+    def found() -> object:
+        try:
+            return make()
+        except ModuleNotFoundError as error:
+            forms = "FILE.py:FUNCTION, package.module:FUNCTION, timm:NAME, hf:FOLDER or a name of torchvision"
+            raise UserError(f"--model {name}: {error}; give {forms}") from None
 
-def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`; did you mean NAME?` for the names that begin so, or are closest; empty where none is close."""
-    known = list(known)
-    close = [each for each in known if name and each.startswith(name)][:3] or difflib.get_close_matches(name, known, 3)
-    return f"; did you mean {' or '.join(prefix + each for each in close)}?" if close else ""
+    return called(f"--model {name}", found)
 
 
 def saved_names(model: nn.Module) -> dict[str, str]:

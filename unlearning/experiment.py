@@ -1,6 +1,8 @@
 """What a script works on, from its arguments: device, data set, splits, loaders, and classifiers."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from data.arguments import DataArgs, augmentation_from, dataset_from
 from data.exclusion import exclude
 from data.forget import GRAMMAR, parse_forget
 from data.image_sets import ImageSets
+from data.preprocessing import as_flags
 from data.split_record import OPTIONAL, PARTS, Splits
 from data.splits import make_splits
 from helper_functions.errors import UserError
@@ -71,6 +74,9 @@ class Experiment:
         if weight_path is not None and not Path(weight_path).is_file():
             raise UserError(f"--weight_path {weight_path}: there is no such file")
         self.dataset = dataset_from(args)
+        self.size_stated = args.image_size is not None
+        # What was not stated is recorded as well.
+        self.args = args = dataclasses.replace(args, **self.dataset.preprocessing.stated())
         self.splits = from_main(
             lambda: self._splits(weight_path, must_forget, following, again, with_copies, excluded)
         )
@@ -154,15 +160,28 @@ class Experiment:
         logits, labels = predict(model, self.sets.evaluation(self.splits.validation), self.precision)
         return {f"validation/{name}": value for name, value in summarise(logits, labels).items()}
 
+    def seen(self) -> dict[str, Any]:
+        """What the model sees: architecture, folder, order of the classes, and all of the preprocessing."""
+        names = ("model", "stem", "width", "data_dir", "class_order")
+        stated = dataclasses.asdict(self.dataset.preprocessing)
+        shape = {"image_size": [*self.dataset.image_size], "channels": self.dataset.in_channels}
+        return {name: getattr(self.args, name) for name in names} | stated | shape
+
     def describe(self) -> str:
-        """Data set and its parts, forget set and device, a line each."""
+        """Data set and its parts, preprocessing, forget set and device, a line each."""
         splits = self.splits
         parts = (*PARTS, OPTIONAL) if len(splits.forgotten) else PARTS
         sizes = ", ".join(f"{name} {len(getattr(splits, name)):,}" for name in parts)
         device, dtype = self.precision.device, str(self.precision.dtype).removeprefix("torch.")
         forget = printable(splits.forget_request) or "nothing"
         data = f"{self.dataset.name}: {sizes} ({splits.final_test})"
-        return f"data     {data}\nforget   {forget}\ndevice   {device}, {dtype}"
+        stated = {
+            name: [f"{each:.4g}" for each in value] if name in ("mean", "std") else value
+            for name, value in self.dataset.preprocessing.stated().items() if name not in ("image_size", "channels")
+        }  # fmt: skip
+        shape = " x ".join(map(str, (self.dataset.in_channels, *self.dataset.image_size)))
+        seen = f"{shape}, {printable(as_flags(stated))}"
+        return f"data     {data}\ninput    {seen}\nforget   {forget}\ndevice   {device}, {dtype}"
 
     def target(self, name: str) -> str:
         """The forget target called `name`, or the one that fits the forget set for `auto`."""

@@ -4,17 +4,21 @@ from pathlib import Path
 from typing import Any
 
 from data.arguments import dataset_name
+from data.preprocessing import FIELDS, refuse_unnamed_transform
 from data.split_record import dataset_of
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
+from helper_functions.record import RunRecord
 from helper_functions.training.distribution import from_main
 from models.arguments import ModelArgs
 from models.sources import refuse_unnamed_code, weights_of_folder
 
 MODEL = ("model", "stem", "width")
 PLACE = ("dataset", "data_dir")
-TREATMENT = ("image_size", "skip_unreadable", "mean", "std")
+TREATMENT = (*FIELDS, "skip_unreadable", "class_order")
 DESCRIBING = (*PLACE, *MODEL, *TREATMENT)
+# Which every version has written.
+ALWAYS = (*PLACE, *MODEL)
 
 
 def described(weight_path: str | None, asked: Any) -> dict[str, object]:
@@ -45,13 +49,28 @@ def own_weights(asked: Any) -> dict[str, object]:
 
 
 def refuse_code(config: dict, asked: Any, flag: str) -> None:
-    """Refuse code as the model of an earlier run, whose folder may be a stranger's, where the user names no model.
+    """Refuse code as the model or the transform of an earlier run, whose folder may be a stranger's, where the user
+    names none.
 
     Raises:
         UserError: naming the flag.
     """
     if asked.model == ModelArgs.model:
         refuse_unnamed_code(config.get("model"), asked.model, flag)
+    if asked.transform is None:
+        refuse_unnamed_transform(config.get("transform"), None, flag)
+
+
+def resumed(given: Any) -> tuple[RunRecord, Any]:
+    """The record and the flags of the run that `--resume` names, code in which the user has to name again.
+
+    Raises:
+        UserError: there is no such run, or it is another script's.
+    """
+    record, args = RunRecord.reopen(given.resume, type(given), given.on_nan)
+    refuse_unnamed_code(args.model, given.model, f"--resume {given.resume}")
+    refuse_unnamed_transform(args.transform, given.transform, f"--resume {given.resume}")
+    return record, args
 
 
 def _described(folder: Path, asked: Any) -> dict[str, object]:
@@ -60,7 +79,7 @@ def _described(folder: Path, asked: Any) -> dict[str, object]:
     if dataset is None or not path.is_file():
         return {}
     config = load_config(path)
-    if not config.keys() >= set(DESCRIBING):
+    if not config.keys() >= set(ALWAYS):
         return {}
     names, found = MODEL, {}
     if _named(asked) in (None, dataset):
@@ -69,7 +88,7 @@ def _described(folder: Path, asked: Any) -> dict[str, object]:
             names += PLACE
         else:
             found["dataset"] = dataset
-    return found | {name: config[name] for name in names if config[name] is not None}
+    return found | {name: config[name] for name in names if config.get(name) is not None}
 
 
 def _named(asked: Any) -> str | None:

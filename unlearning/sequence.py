@@ -16,11 +16,11 @@ from helper_functions.training.distribution import from_main
 from helper_functions.training.inference import predict
 from unlearning.evaluator import paired_fall
 from unlearning.experiment import Experiment
-from unlearning.known_weights import DESCRIBING, MODEL, refuse_code
+from unlearning.known_weights import DESCRIBING, MODEL, TREATMENT, refuse_code
 from unlearning.methods import METHODS
 
 # Flags that a later request cannot change: data, their parts, and the model.
-SAME = ("dataset", *MODEL, "image_size", "mean", "std", "validation", "test")
+SAME = ("dataset", *MODEL, *TREATMENT, "validation", "test")
 # Flags that it takes over as well, unless they are given.
 TAKEN_OVER = (
     *DESCRIBING, "validation", "test", "augmentation", "cutout", "seed", "retain_budget", "train_num_epochs",
@@ -133,7 +133,7 @@ def finished(folder: Path, flag: str) -> tuple[dict, dict]:
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{flag}: no run folder (it has no config.yaml)")
     config = load_config(folder / "config.yaml")
-    if not config.keys() >= set(TAKEN_OVER):
+    if not config.keys() >= set(TAKEN_OVER) - set(TREATMENT):
         raise UserError(f"{flag}: that run did not unlearn, or was made by another version; name one that did")
     if not (folder / "report.json").is_file():
         raise UserError(f"{flag}: that run has not ended (it has no report.json); continue it by --resume {folder}")
@@ -157,7 +157,7 @@ def taken_over(asked: Any) -> dict[str, object]:
         return {}
     previous = Previous.read(asked.previous_run)
     refuse_code(previous.config, asked, f"--previous_run {asked.previous_run}")
-    found = {name: previous.config[name] for name in TAKEN_OVER if previous.config[name] is not None}
+    found = {name: previous.config[name] for name in TAKEN_OVER if previous.config.get(name) is not None}
     found["weight_path"] = str(previous.weights)
     same_solver = previous.config.get("solver") == asked.solver and METHODS[asked.method].constrained
     if same_solver and previous.multiplier is not None:
@@ -222,7 +222,7 @@ def check_previous(args: Any) -> Previous:
     if args.forget is None and args.requests is None and args.resume is None:
         raise UserError(f"--previous_run {args.previous_run}: name what is to be forgotten next by --forget")
     for name in SAME:
-        before, now = previous.config[name], getattr(args, name)
+        before, now = previous.config.get(name), getattr(args, name)
         if before != now and before != "auto":
             raise UserError(f"--{name} {now}: it was {before} in {previous.folder}; leave it out, or begin anew")
     return previous

@@ -10,34 +10,31 @@ from torch import nn
 from data.copies import find_copies, find_near_duplicates, near_distance, tell_copies, tell_near_duplicates
 from data.forget import parse_forget
 from data.image_list import REQUESTS, Request, load_requests, read_requests
-from data.views import fixed_sample
 from helper_functions.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from helper_functions.errors import UserError
 from helper_functions.files import write_json
-from helper_functions.metrics import summarise
 from helper_functions.record import RunRecord
 from helper_functions.training.devices import seed_everything
 from helper_functions.training.distribution import from_main
-from helper_functions.training.inference import predict
 from helper_functions.training.loop import Cost
-from models.sources import refuse_unnamed_code
 from models.trainable import moves_features
 from models.weight_files import WeightFile
 from models.weights import keep_frozen
 from optimizer.schedules import SCHEDULES
 from optimizer.training import Recipe, fit_once
 from unlearning.arguments import MethodArgs
+from unlearning.confirmation import KnownArgs, confirm, kept
 from unlearning.constrained.difficulty import Difficulty
 from unlearning.dial import end_of
-from unlearning.evaluator import RETAIN_SAMPLE
 from unlearning.experiment import Experiment
+from unlearning.known_weights import resumed
 from unlearning.methods import METHODS, check_images, check_method
 from unlearning.run import Unlearned, UnlearningRun
 from unlearning.sequence import check_previous, follow
 
 
 @dataclasses.dataclass
-class OriginalArgs:
+class OriginalArgs(KnownArgs):
     """Where the original, and the retrained model, come from."""
 
     weight_path: str | None = None
@@ -90,7 +87,7 @@ class PreparedRun:
 
     `args` are those of the run that is resumed, where one is, with what is left of the budget; `checkpoint` is its last
     one. `notes` join the report: `copies` and `near_duplicates` of forget images elsewhere, `sequence` for a request
-    after others.
+    after others, `preprocessing` and how it is confirmed.
     `weight_file` is the format of the original's file, where it came from one. `requests` are those of --requests.
     """
 
@@ -123,20 +120,21 @@ def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun
     """
     record = None
     if args.resume is not None:
-        asked = args.model
-        record, args = RunRecord.reopen(args.resume, type(args), args.on_nan)
-        refuse_unnamed_code(args.model, asked, f"--resume {args.resume}")
+        record, args = resumed(args)
     if args.retrain and args.retrained_weight_path:
         raise UserError("--retrain and --retrained_weight_path are two ways to a retrained model; give one")
+    if args.expected_accuracy is not None and args.weight_path is None:
+        raise UserError(f"--expected_accuracy {args.expected_accuracy:g}: it is that of a --weight_path; give one")
     # Only one of the scripts has requests after others.
     previous = check_previous(args) if getattr(args, "previous_run", None) is not None else None
     experiment = Experiment(
         args, args.weight_path, must_forget=must_forget, following=previous is not None,
         again=previous is not None and previous.asked_again > 0, with_copies=getattr(args, "with_copies", False),
     )  # fmt: skip
-    models = {"original": experiment.model(args.weight_path)}
-    if args.weight_path is not None:
-        refuse_chance(models["original"], experiment, args.weight_path)
+    args, models = experiment.args, {"original": experiment.model(args.weight_path)}
+    confirmed = kept(record)
+    if confirmed is None and args.weight_path is not None:
+        confirmed = confirm(experiment, models["original"], args.weight_path, args.expected_accuracy)
     for number, path in enumerate(args.retrained_weight_path, start=1):
         models["retrained" if number == 1 else f"retrained-{number}"] = experiment.retrained(path)
     check(args, experiment, models["original"])
@@ -151,10 +149,17 @@ def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun
     record = record or RunRecord.create(args.log_dir, args.name_prefix or name, args, experiment.precision.device)
     experiment.splits.save(record.path("splits.npz"))
     print("\n".join([experiment.describe(), *said, f"run      {record.folder}"]))
+    if confirmed is not None:
+        print("\n".join(confirmed.lines()))
+        notes["preprocessing"] = confirmed.save(record, experiment)
     own, requests = dataclasses.replace(args, retain_budget=left), from_main(lambda: _requests(experiment, record))
     form = experiment.forms.get(args.weight_path)
     run = PreparedRun(own, experiment, record, record.load_checkpoint(), models, {}, notes, form, requests)
     _train_missing(run)
+    if confirmed is None:
+        confirmed = confirm(experiment, models["original"], None, None)
+        print("\n".join(["", *confirmed.lines()]))
+        notes["preprocessing"] = confirmed.save(record, experiment)
     return run
 
 
@@ -237,18 +242,3 @@ def forget(run: PreparedRun, method: str) -> Unlearned:
     run.costs["unlearned"] = outcome.cost
     return outcome
 
-
-def refuse_chance(model: nn.Module, experiment: Experiment, source: str) -> None:
-    """Refuse weights that know next to nothing about the retain set: forgetting them would prove nothing.
-
-    Raises:
-        UserError: retain accuracy is at most twice that of a guess, or ten points above it where that is less.
-    """
-    images = fixed_sample(experiment.splits.retain, RETAIN_SAMPLE)  # an accuracy to a point is enough
-    logits, labels = predict(model, experiment.sets.evaluation(images), experiment.precision)
-    top1, guess = summarise(logits, labels)["top1"], 100 / experiment.dataset.num_classes
-    if top1 <= guess + min(guess, 10):
-        raise UserError(
-            f"--weight_path {source}: {top1:.1f} % of the retain set is right, and guessing gives {guess:.1f} %; is "
-            "the normalisation (--mean --std), the order of the labels, the stem or the data set another one?"
-        )

@@ -21,6 +21,7 @@ from PIL import Image
 from benchmarks.leaderboard.trained_models import Training
 from benchmarks.sweeps.sweep import command_line
 from data.datasets import load_dataset
+from data.preprocessing import Preprocessing
 from data.random_streams import random_state
 from data.split_record import Splits
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
@@ -123,7 +124,7 @@ def make_pictures(args: Args, folder: Path) -> None:
 
 def write_lists(args: Args, folder: Path, splits: Path) -> None:
     """Write `held_out.txt`, all that the model never saw, and `withdrawn.txt`, drawn from its training images."""
-    drawn = Splits.load(splits, load_dataset("imagefolder", folder / "photos", image_size=args.image_size))
+    drawn = Splits.load(splits, load_dataset("imagefolder", folder / "photos", Preprocessing(args.image_size)))
     if args.withdrawn >= len(drawn.train):
         raise UserError(f"--withdrawn {args.withdrawn}: the model was trained on {len(drawn.train)} pictures")
     order = torch.from_numpy(random_state(args.seed, "deletion").permutation(len(drawn.train)))

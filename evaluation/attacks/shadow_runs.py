@@ -22,7 +22,7 @@ from models.arguments import ModelArgs
 # Arguments that shadow runs leave at their defaults.
 FROM_SCRATCH = (
     "forget", "groups", "requests", "weight_path", "retrained_weight_path", "retrain", "resume", "previous_run",
-    "with_copies", "request_id", "requester", "show_images", "keep_checkpoint",
+    "with_copies", "request_id", "requester", "show_images", "keep_checkpoint", "expected_accuracy",
 )  # fmt: skip
 # Arguments that do not determine a shadow model: paths, and what the splits file contains.
 ELSEWHERE = (

@@ -13,6 +13,7 @@ from torch import Tensor
 from data.datasets import Dataset
 from data.exclusion import HASHES
 from data.image_list import REQUESTS
+from data.preprocessing import file_of, names_code
 from data.split_record import PARTS, Splits
 from evaluation.report.page import PAGE, report_page
 from evaluation.report.requesters import list_digest, requester_page
@@ -20,6 +21,7 @@ from evaluation.report.tables import plain
 from helper_functions.code_version import code_version
 from helper_functions.run_folder import CHECKPOINT, ORIGINAL, RESULT
 from helper_functions.training.devices import describe_environment
+from unlearning.confirmation import FILE
 from unlearning.experiment import Experiment
 from unlearning.run import Unlearned
 from unlearning.setup import PreparedRun
@@ -32,7 +34,7 @@ WEIGHTS = (RESULT, "infeasible*.*", "not_forgotten*.*", "unlearned.*")
 # Other files of a run folder whose digests a report holds.
 RECORDS = {
     "config.yaml": "configuration", "splits.npz": "splits", "metrics.jsonl": "figures", HASHES: "hashes",
-    REQUESTS: "requests", CHECKPOINT: "checkpoint",
+    REQUESTS: "requests", CHECKPOINT: "checkpoint", FILE: "preprocessing",
 }  # fmt: skip
 ENVIRONMENT = ("python", "torch", "device", "cpu", "cpu_threads")
 TRACE_POINTS = 300
@@ -125,6 +127,9 @@ def listed_files(folder: Path, args: Any) -> list[tuple[str, str, Path]]:
     own += [("original", ORIGINAL, folder / ORIGINAL)] if args.weight_path is None else []
     own += [("retrained", "retrained.pt", folder / "retrained.pt")] if args.retrain else []
     own += [("original", args.weight_path, Path(args.weight_path))] if args.weight_path is not None else []
+    code = [file_of(args.transform)] if names_code(args.transform) else []
+    own += [("transform", path, Path(path)) for path in code]
+    own += [("classes", args.class_order, Path(args.class_order))] if args.class_order is not None else []
     return own + [("retrained", path, Path(path)) for path in args.retrained_weight_path]
 
 
@@ -164,7 +169,7 @@ def sample_pictures(splits: Splits, dataset: Dataset) -> list[tuple[dict, bytes]
     found = []
     for index in thinned(splits.forget.tolist(), SHOWN_PICTURES):
         name = index if dataset.file_names is None else dataset.file_names[index]
-        png = encoded(dataset.images[index])
+        png = encoded(dataset.picture(index))
         label = dataset.classes[int(splits.labels[index])]
         found.append(({"image": name, "label": label, "sha256": hashlib.sha256(png).hexdigest()}, png))
     return found

@@ -104,7 +104,21 @@ def headline(report: dict) -> tuple[str, str]:
     if verdict is None:
         return "Nothing was forgotten in this run", "open"
     said, fulfilled = verdict["outcome"], verdict["feasible"] and verdict["forgotten"]
-    return said[:1].upper() + said[1:], "bad" if not fulfilled else "open" if verdict["met_before"] else "good"
+    unconfirmed = report["preprocessing"]["confirmed_by"] is None
+    said += "; whether the model saw the right pictures is unconfirmed" * unconfirmed
+    kind = "bad" if not fulfilled else "open" if verdict["met_before"] or unconfirmed else "good"
+    return said[:1].upper() + said[1:], kind
+
+
+# How the preprocessing of the original is confirmed.
+CONFIRMED = {
+    "training": "the original was trained with it in this run",
+    "run": "the run that the original comes from states it",
+    "expected_accuracy": "the accuracy on training images is the one that the owner stated, within a point",
+    "accuracy": "nearly all training images are right",
+    "comparison": "no other common preprocessing gives clearly more right training images",
+    None: "UNCONFIRMED",
+}
 
 
 def uncertainty(images: int) -> float:

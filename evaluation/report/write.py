@@ -71,7 +71,7 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
             report["dial"] = outcome.dial
         if outcome.held_out_auc:
             report["held_out_discriminator_auc"] = outcome.held_out_auc
-        summary = _summary(verdict, outcome, run.args)
+        summary = _summary(verdict, outcome, run.args, run.notes["preprocessing"])
     weights = save_result(run, "original" if outcome is None else "unlearned", verdict)
     if outcome is not None:
         save_hashes(run)
@@ -95,7 +95,8 @@ def write_student_report(run: PreparedRun, critic: Critic, auc: dict[str, float]
     save_tensors(critic.discriminator.state_dict(), run.record.path("classifier.pt"))
     weights = save_result(run, "student")
     figures = {name: judgement.figures for name, judgement in judgements.items()}
-    report = plain({"models": figures, "cost": costs, "held_out_discriminator_auc": auc})
+    report = {"models": figures, "cost": costs, "held_out_discriminator_auc": auc}
+    report = plain(report | {"preprocessing": run.notes["preprocessing"]})
     return _finish(run, models, judgements, report, f"{PAIRS.format(auc['before'], auc['after'])}\n{weights}")
 
 
@@ -161,9 +162,11 @@ def _finish(
     return report
 
 
-def _summary(verdict: Verdict, outcome: Unlearned, args: Any) -> str:
-    """Lines on the verdict, the chosen epoch, the discriminator, and what to try next."""
+def _summary(verdict: Verdict, outcome: Unlearned, args: Any, seen: dict) -> str:
+    """Lines on the verdict and what it rests on, the chosen epoch, the discriminator, and what to try next."""
     lines = [f"verdict  {verdict}", f"chosen   {_chosen(outcome)}"]
+    if seen["confirmed_by"] is None:
+        lines.insert(1, f"         UNCONFIRMED: the model may see other pictures than in training; {seen['warning']}")
     if outcome.dial:
         rows = [(budget, bought(outcome.dial, budget)[1]) for budget in BUDGETS]
         lines.append("dial     " + ", ".join(f"{budget:g} points: forget {top1:.1f} %" for budget, top1 in rows))
@@ -287,4 +290,5 @@ def _forgotten_images(experiment: Experiment, models: dict[str, nn.Module]):
     for model in (models["original"], models["unlearned"]):
         with evaluation_mode(model), torch.inference_mode(), experiment.precision.autocast():
             named.append(model(inputs).argmax(1).tolist())
-    return draw_images(experiment.dataset.images[indices], experiment.dataset.classes, labels.tolist(), *named)
+    pictures = torch.stack([experiment.dataset.picture(index) for index in indices.tolist()])
+    return draw_images(pictures, experiment.dataset.classes, labels.tolist(), *named)

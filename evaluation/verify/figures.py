@@ -13,6 +13,7 @@ from torch import nn
 
 from data.copies import find_copies, find_near_duplicates, near_distance
 from data.image_list import REQUESTS, load_requests
+from data.preprocessing import file_of
 from evaluation.judge import Judgement
 from evaluation.report.page import PAGE, PICTURE
 from evaluation.report.record import (
@@ -31,6 +32,7 @@ from evaluation.verify.checks import ROUNDING, Check, all_near, at, exact, near,
 from helper_functions.errors import UserError
 from helper_functions.run_folder import RESULTS
 from helper_functions.training.devices import describe_environment
+from unlearning.confirmation import accuracies
 from unlearning.experiment import Experiment
 from unlearning.sequence import DIGITS
 
@@ -62,6 +64,7 @@ class Recorded:
         moved = {
             "original": [path for path in [self.moved.get("original_weight_path")] if path],
             "retrained": list(self.moved.get("retrained_weight_path", [])),
+            "transform": [file_of(path) for path in [self.moved.get("transform")] if path],
         }
         listed = listed_files(self.folder, self.args)
         return [(role, name, Path(moved[role].pop(0)) if moved.get(role) else path) for role, name, path in listed]
@@ -77,7 +80,8 @@ class Recorded:
     def experiment(self) -> Experiment:
         """Data and splits of the run, in its precision."""
         precision = PRECISIONS.get(str(at(self.report, "run", "precision")), self.args.precision)
-        moved = {name: value for name, value in self.moved.items() if name in ("data_dir", "model", "device")}
+        places = ("data_dir", "model", "device", "transform")
+        moved = {name: value for name, value in self.moved.items() if name in places}
         # --resume takes the splits of the run folder.
         return Experiment(dataclasses.replace(self.args, resume=str(self.folder), precision=precision, **moved))
 
@@ -111,6 +115,7 @@ def check_figures(run: Recorded) -> list[Check]:
     def tolerance(figure: str, told: Any = None) -> float | None:
         return ROUNDING if same else tolerance_of(figure, images, told)
 
+    checks += _preprocessing(run, models, tolerance)
     for name, figures in told.items() if isinstance(told, dict) else ():
         checks += _figures(name, figures, at(found, "models", name), tolerance)
     name = "loss_histograms"
@@ -157,6 +162,20 @@ def _records(run: Recorded, same: bool) -> list[Check]:
         exact("images of earlier requests", at(report, "sequence", "forgotten_images") or 0, splits.num_forgotten),
         all_near("trace", report.get("trace"), trace_of(run.folder / "metrics.jsonl"), 0),
     ]
+
+
+def _preprocessing(run: Recorded, models: dict[str, nn.Module], tolerance: Callable[..., float | None]) -> list[Check]:
+    """What the model sees, and the accuracy of the original that was measured before any work."""
+    told, experiment = run.report.get("preprocessing"), run.experiment
+    # Data and code may lie elsewhere now.
+    seen = plain(experiment.seen() | {name: getattr(run.args, name) for name in ("data_dir", "transform")})
+    checks = [exact(f"input: {name}", at(told, name), value) for name, value in seen.items()]
+    found = accuracies(experiment, models["original"]) if "original" in models else {}
+    for part, top1 in found.items():
+        name = f"original before any work: {part.replace('_', '-')}"
+        figure = "retain_top1" if part in ("retain", "train") else "forget_top1" if part == "forget" else "unseen_top1"
+        checks.append(near(name, at(told, "accuracy", part), top1, tolerance(figure) or 0))
+    return checks
 
 
 def _figures(name: str, told: Any, found: dict | None, tolerance: Callable[..., float | None]) -> list[Check]:
@@ -213,12 +232,12 @@ def _pictures(run: Recorded) -> list[Check]:
     if not told or not page.is_file():
         return []
     dataset, splits = run.experiment.dataset, run.experiment.splits
-    names = dataset.file_names or range(len(dataset.images))
+    names = dataset.file_names or range(len(dataset.labels))
     places = {names[index]: index for index in splits.forget.tolist()}
     shown = PICTURE.findall(page.read_text(errors="replace"))
     try:
         same = len(shown) == len(told) and all(
-            np.array_equal(decoded(base64.b64decode(data)), dataset.images[places[at(picture, "image")]].numpy())
+            np.array_equal(decoded(base64.b64decode(data)), dataset.picture(places[at(picture, "image")]).numpy())
             for picture, data in zip(told, shown, strict=True)
         )
     except (ValueError, KeyError, TypeError):  # no PNG, no such image, or no name of one

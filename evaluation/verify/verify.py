@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from data.preprocessing import refuse_unnamed_transform
 from evaluation.gaps import summarise_gaps
 from evaluation.report.page import PAGE, PICTURE, generator, report_page
 from evaluation.report.record import DIGEST, PAGE_DIGEST, SCHEMA_VERSION, file_digest, report_digest
@@ -30,8 +31,8 @@ from helper_functions.training.distribution import world_size
 from models.sources import refuse_unnamed_code
 
 NEEDED = ("report.json", "config.yaml", "splits.npz")
-# Flags of test.py that give the present places of data and models, and the device.
-MOVED = ("data_dir", "model", "device", "original_weight_path", "retrained_weight_path")
+# Flags of test.py that give the present places of data, models and code, and the device.
+MOVED = ("data_dir", "model", "device", "original_weight_path", "retrained_weight_path", "transform")
 SUMMARIES = ("avg_gap", "avg_gap_salun", "tug_of_war", "retrained_models", "noise_floor", "bands", "inside")
 STATED = "times, costs, code version, hardware and the budget of earlier requests are not verified"
 
@@ -164,6 +165,8 @@ def _recorded(folder: Path, report: dict, given: Any, scripts: Mapping[str, Modu
     moved = {name: getattr(given, name) for name in MOVED if getattr(given, name) != getattr(default, name)}
     if "model" not in moved:
         refuse_unnamed_code(args.model, given.model, f"--verify {folder}")
+    if "transform" not in moved:
+        refuse_unnamed_transform(args.transform, None, f"--verify {folder}")
     return Recorded(folder, report, fitting[0], args, moved)
 
 

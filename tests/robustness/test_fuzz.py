@@ -30,6 +30,7 @@ from data.forget import parse_forget, select_forget
 from data.image_list import read_image_list
 from data.imagefolder import read_image_folder
 from data.partition import Partition
+from data.preprocessing import Preprocessing
 from data.split_record import Splits
 from data.splits import make_splits
 from evaluation.verify import verify
@@ -144,6 +145,7 @@ def read_weights(path: Path) -> None:
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
+SMALLEST = Preprocessing(4).resolved()
 NORM = {f"module.{name}": value for name, value in nn.BatchNorm1d(3).state_dict().items()}
 STATE = {"conv1.weight": torch.ones(2, 1, 3, 3), "fc.weight": torch.ones(2, 2).t(), "count": torch.tensor(3)}
 STEP = {
@@ -187,7 +189,7 @@ TARGETS: dict[str, tuple[str, Callable[[Path], object], st.SearchStrategy[bytes]
     "checkpoint": ("checkpoint.pt", lambda path: RunRecord(path.parent).load_checkpoint(), torch_files(STEP), 200),
     "rows of a leaderboard": ("rows.jsonl", read_rows, mutated(ROW + b"\n" + ROW + b"\n", ROW, b""), 200),
     "picture": (
-        "photos/a/x.png", lambda path: read_image_folder(path.parent.parent, 4, False), mutated(*PICTURES), 80,
+        "photos/a/x.png", lambda path: read_image_folder(path.parent.parent, SMALLEST, False), mutated(*PICTURES), 80,
     ),
     "splits": ("splits.npz", lambda path: Splits.load(path, DATASET), mutated(b""), 150),
     "report": ("report.json", read_report, mutated(REPORT, b'{"schema_version": 1}'), 100),

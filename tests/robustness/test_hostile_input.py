@@ -21,6 +21,7 @@ from benchmarks.sweeps.sweep import read_rows
 from data.datasets import Dataset, load_dataset
 from data.image_list import FURTHER_LINES, LINES_PER_IMAGE, read_image_list
 from data.imagefolder import read_image_folder
+from data.preprocessing import Preprocessing
 from helper_functions.config import run_script
 from helper_functions.errors import UserError
 from helper_functions.exit_status import complain
@@ -249,6 +250,7 @@ def jpeg(width: int, height: int) -> bytes:
 
 MEGABYTES = zlib.compress(bytes(10**8))
 RED = Image.new("RGB", (4, 4), (255, 0, 0))
+SMALLEST = Preprocessing(4).resolved()
 BAD_PICTURES = {
     "a PNG bomb": png(50_000, 50_000, bits=1),
     "a strip": png(2**31 - 1, 1, bits=1),
@@ -262,12 +264,14 @@ BAD_PICTURES = {
     "compressed international text": png(extra=chunk(b"iTXt", b"key\0\1\0\0\0" + MEGABYTES)),
     "a profile": png(extra=chunk(b"iCCP", b"key\0\0" + MEGABYTES)),
     "a claimed length": png(extra=struct.pack(">I", 2**31 - 1) + b"tEXtabc"),
-    "GIF": saved(RED, "GIF"),
-    "WebP": saved(RED, "WEBP"),
-    "TIFF": saved(RED, "TIFF"),
+    "PostScript": saved(RED, "EPS"),
+    "Targa": saved(RED, "TGA"),
+    "a line of pixels": png(2 * 10**7, 1),
 }
 EXIF = b"MM\0*\0\0\0\x08"
 GOOD_PICTURES = {
+    **{kind: (saved(RED, kind), (255, 0, 0)) for kind in ("GIF", "BMP", "TIFF")},
+    "WEBP": (saved(RED, "WEBP", lossless=True), (255, 0, 0)),
     "CMYK": (saved(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "JPEG"), (255, 0, 0)),
     "palette": (saved(RED.convert("P"), "PNG"), (255, 0, 0)),
     "alpha": (saved(Image.new("RGBA", (4, 4), (255, 0, 0, 255)), "PNG"), (255, 0, 0)),
@@ -297,7 +301,7 @@ class TestPictures:
     def test_read(self, folder, kind, recwarn):
         content, colour = GOOD_PICTURES[kind]
         (folder / "a/x.png").write_bytes(content)
-        pixels = read_image_folder(folder, 4, False)[0][1]
+        pixels = read_image_folder(folder, SMALLEST, False)[0][1]
         assert np.abs(pixels.astype(int) - colour).max() <= 2  # JPEG's
         assert not recwarn.list
 
@@ -308,7 +312,7 @@ class TestPictures:
         (folder / "a/device.png").symlink_to("/dev/zero")
         (folder / "a/itself.png").symlink_to("itself.png")
         (folder / "a/nowhere.png").symlink_to("nowhere.jpg")
-        assert read_image_folder(folder, 4, False)[3] == ("a/0.png", "a/x.png/inside.png", "b/0.png")
+        assert read_image_folder(folder, SMALLEST, False)[3] == ("a/0.png", "a/x.png/inside.png", "b/0.png")
 
     def test_links(self, folder, tmp_path):
         """Links to pictures and to class folders are followed; links that lead to a cycle are not."""
@@ -318,14 +322,14 @@ class TestPictures:
         (folder / "c").symlink_to(tmp_path / "elsewhere")
         (folder / "a/up").symlink_to("..")
         (folder / "a/again").symlink_to(".")
-        assert read_image_folder(folder, 4, False)[3] == ("a/0.png", "a/1.png", "b/0.png", "c/1.png")
+        assert read_image_folder(folder, SMALLEST, False)[3] == ("a/0.png", "a/1.png", "b/0.png", "c/1.png")
 
     def test_a_folder_deeper_than_any_path(self, folder, monkeypatch):
         monkeypatch.chdir(folder / "a")
         for _ in range(2500):
             os.mkdir("s")
             os.chdir("s")
-        message = complaint(read_image_folder, folder, 4, False)
+        message = complaint(read_image_folder, folder, SMALLEST, False)
         for _ in range(2500):  # pytest could not remove it
             os.chdir("..")
             os.rmdir("s")
@@ -343,8 +347,8 @@ class TestPictures:
             for picture in names:
                 (folder / name / picture).write_bytes(png())
             (folder / name / "bad.png").write_bytes(b"")
-        assert "\n" not in complaint(read_image_folder, folder, 4, False).replace("line\nline", "")
-        dataset = load_dataset("imagefolder", folder, image_size=4, skip_unreadable=True)
+        assert "\n" not in complaint(read_image_folder, folder, SMALLEST, False).replace("line\nline", "")
+        dataset = load_dataset("imagefolder", folder, Preprocessing(4), skip_unreadable=True)
         assert dataset.num_train == 2 + len(classes) * len(names) and set(classes) < set(dataset.classes)
         printed = capsys.readouterr().err
         assert printed.startswith("skipped 5 unreadable") and printable(printed, keep="\n") == printed
@@ -354,7 +358,7 @@ class TestPictures:
             raise MemoryError
 
         monkeypatch.setattr(np, "empty", no_memory)
-        assert "--image_size" in complaint(read_image_folder, folder, 4096, False)
+        assert "--image_size" in complaint(read_image_folder, folder, SMALLEST, False)
 
 
 class TestForgetLists:

@@ -18,6 +18,7 @@ from PIL import Image, ImageEnhance
 
 from data.copies import find_copies, find_near_duplicates, near_distance, tell_copies, tell_near_duplicates
 from data.datasets import Dataset, load_dataset
+from data.preprocessing import Preprocessing
 from data.split_record import Splits
 from data.splits import make_splits
 from helper_functions.errors import UserError
@@ -149,7 +150,7 @@ class TestAFolderOfPhotographs:
     @pytest.fixture
     def trained_on(self, photos) -> list[str]:
         """Which of the two photographs with a copy the model learns from, with its copy's name."""
-        dataset = load_dataset("imagefolder", photos, image_size=8)
+        dataset = load_dataset("imagefolder", photos, Preprocessing(8))
         splits = make_splits(dataset, None, validation="0.3")
         names = [dataset.file_names[image] for image in splits.train.tolist()]
         pairs = [("cats/03.png", "dogs/a <b>.png"), ("cats/07.png", "dogs/07b.png")]
@@ -168,13 +169,13 @@ class TestAFolderOfPhotographs:
         assert done.status == 0, done.err
         assert "copies " not in done.out and "forget 2," in done.out
         folder = only(tmp_path / "runs")
-        dataset = load_dataset("imagefolder", photos, image_size=8)
+        dataset = load_dataset("imagefolder", photos, Preprocessing(8))
         forget = Splits.load(folder / "splits.npz", dataset).forget.tolist()
         assert {dataset.file_names[image] for image in forget} == set(trained_on)
         assert json.loads((folder / "report.json").read_text())["copies"] == {}
 
     def test_a_list_of_held_out_photographs_says_where_each_stands(self, photos, tmp_path):
-        dataset = load_dataset("imagefolder", photos, image_size=8)
+        dataset = load_dataset("imagefolder", photos, Preprocessing(8))
         splits = make_splits(dataset, None, validation="0.3")
         images = [*splits.validation[:1].tolist(), *splits.test[:1].tolist(), *splits.train[:2].tolist()]
         done = self.ask(photos, tmp_path, [dataset.file_names[image] for image in images])

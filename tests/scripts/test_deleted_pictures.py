@@ -13,6 +13,7 @@ from helpers.run_folders import UNLEARN, report_of
 from PIL import Image
 
 from data.datasets import Dataset, load_dataset
+from data.preprocessing import Preprocessing
 from data.split_record import Splits
 from data.splits import make_splits
 from helper_functions.errors import UserError
@@ -33,7 +34,7 @@ def photos(tmp_path) -> Path:
 
 
 def dataset_of(photos: Path) -> Dataset:
-    return load_dataset("imagefolder", photos, image_size=8)
+    return load_dataset("imagefolder", photos, Preprocessing(8))
 
 
 def names_of(splits: Splits, dataset: Dataset) -> dict[str, list[str]]:

@@ -16,6 +16,7 @@ from helpers.steps import around_steps
 from PIL import Image
 
 from data.imagefolder import read_image_folder
+from data.preprocessing import Preprocessing
 from helper_functions.training.devices import lacks_determinism
 
 UNLEARN, CONTRASTIVE = "train_constrained_unlearning.py", "train_contrastive.py"
@@ -181,10 +182,10 @@ def test_pictures_are_in_the_same_order_however_the_folder_lists_them(tmp_path, 
     for name in ("b/2.png", "a/1.png", "a/deeper/0.png", "Z/1.png", "ä/1.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (2, 2), (len(name), 0, 0)).save(tmp_path / name)
-    first = read_image_folder(tmp_path, 2, False)
+    first = read_image_folder(tmp_path, Preprocessing(2).resolved(), False)
     walk, iterdir = os.walk, Path.iterdir
     monkeypatch.setattr(os, "walk", lambda *a, **k: reversed([(top, [], n[::-1]) for top, _, n in walk(*a, **k)]))
     monkeypatch.setattr(Path, "iterdir", lambda folder: iter(sorted(iterdir(folder))[::-1]))
-    second = read_image_folder(tmp_path, 2, False)
+    second = read_image_folder(tmp_path, Preprocessing(2).resolved(), False)
     assert (first[0] == second[0]).all() and (first[1] == second[1]).all() and first[2:] == second[2:]
     assert first[3] == ("Z/1.png", "a/1.png", "a/deeper/0.png", "b/2.png", "ä/1.png")

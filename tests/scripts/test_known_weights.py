@@ -20,10 +20,10 @@ SCRIPTS = {
     "test.py": test_script,
 }
 MODEL = {"model": "resnet8", "stem": "cifar", "width": 4}
-TREATMENT = {"image_size": 48, "skip_unreadable": True, "mean": [0.1, 0.2, 0.3], "std": None}
+TREATMENT = {"image_size": [48, 48], "resize": "squash", "skip_unreadable": True, "mean": [0.1, 0.2, 0.3], "std": None}
 RUN = {**MODEL, **TREATMENT, "dataset": "auto", "data_dir": "photos", "learning_rate": 0.5}
-ASKED = types.SimpleNamespace(dataset="auto", data_dir=None, model="resnet18")
-NOTHING = {"image_size": None, "skip_unreadable": False, "mean": None}
+ASKED = types.SimpleNamespace(dataset="auto", data_dir=None, model="resnet18", transform=None)
+NOTHING = {"image_size": None, "resize": None, "skip_unreadable": False, "mean": None}
 
 
 def write(folder, **changes) -> None:

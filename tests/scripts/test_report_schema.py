@@ -61,7 +61,8 @@ class TestRuns:
         assert report["trace"]["intervals"]["multiplier"] and len(report["trace"]["epochs"]["step"]) == 3
         assert (quickstart.folder / "report.html").read_text() == report_page(report), "made from the report alone"
         assert [file["role"] for file in report["files"]] == [
-            "configuration", "splits", "figures", "hashes", "checkpoint", "weights", "original", "retrained",
+            "configuration", "splits", "figures", "hashes", "checkpoint", "preprocessing", "weights", "original",
+            "retrained",
         ]  # fmt: skip
         assert report["run"]["code"]["version"] == "0.1.0" and report["run"]["seconds"] > 0
 

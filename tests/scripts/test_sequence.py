@@ -438,7 +438,7 @@ class TestRefused:
     @pytest.mark.parametrize("flags, says", [
         (("--width", 8), "--width 8: it was 4 in"), (("--model", "resnet20"), "--model resnet20: it was resnet8"),
         (("--test", 0.3), "--test 0.3: it was 0.2"), (("--validation", 0.2), "--validation 0.2: it was 0.1"),
-        (("--mean", 0.1), "--mean [0.1]: it was None"), (("--weight_path", "a.pt"), "leave one of them out"),
+        (("--mean", 0.1), "--mean [0.1]: it was [0.305"), (("--weight_path", "a.pt"), "leave one of them out"),
         (("--splits", "a.npz"), "--splits a.npz: --previous_run continues from its own splits"),
     ])  # fmt: skip
     def test_contradictions(self, first, tmp_path, capsys, flags, says):

@@ -13,7 +13,10 @@ import pytest
 import torch
 from helpers.guard import Payload
 
+from data.arguments import DataArgs, dataset_from
 from data.datasets import DATASETS, load_dataset
+from data.image_list import in_class_order
+from data.preprocessing import Preprocessing
 from helper_functions.errors import UserError
 
 REPOSITORY = Path(__file__).parents[3]
@@ -28,9 +31,9 @@ def cifar100():
     return load_dataset("cifar100", CIFAR100)
 
 
-def complaint(name: str, folder: Path, **options) -> str:
+def complaint(name: str, folder: Path, *options) -> str:
     with pytest.raises(UserError) as info:
-        load_dataset(name, folder, **options)
+        load_dataset(name, folder, *options)
     assert "\n" not in str(info.value)
     return str(info.value)
 
@@ -52,7 +55,7 @@ def test_digits_are_scikit_learns():
     assert torch.equal(dataset.images[:, 0].double().mul(16 / 255).round(), torch.from_numpy(digits.images))
     assert dataset.labels.tolist() == digits.target.tolist() and dataset.labels.dtype == torch.int64
     assert dataset.num_train == 1797 and dataset.num_classes == 10 and dataset.classes[3] == "3"
-    assert (dataset.in_channels, dataset.image_size) == (1, 8)
+    assert (dataset.in_channels, dataset.image_size) == (1, (8, 8))
     scaled = dataset.images.double() / 255
     assert dataset.mean[0] == pytest.approx(float(scaled.mean()))
     assert dataset.std[0] == pytest.approx(float(scaled.std(correction=0)))
@@ -254,7 +257,7 @@ def test_a_folder_without_permission(tmp_path, no_network):
 
 def test_what_does_not_exist_is_refused():
     assert "choose from cifar10, cifar100, svhn, fashion_mnist, digits, imagefolder" in complaint("mnist", Path())
-    assert "leave --image_size out" in complaint("digits", Path(), image_size=16)
+    assert "leave --image_size out" in complaint("digits", Path(), Preprocessing(16))
     assert list(DATASETS) == ["cifar10", "cifar100", "svhn", "fashion_mnist", "digits", "imagefolder"]
 
 
@@ -266,3 +269,43 @@ def test_importing_data_and_models_imports_no_reader():
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class TestClassOrder:
+    def ordered(self, tmp_path, *lines: str):
+        (tmp_path / "classes.txt").write_text("\n".join(lines))
+        return in_class_order(load_dataset("digits", ""), tmp_path / "classes.txt")
+
+    def test_classes_are_numbered_as_they_are_listed(self, tmp_path):
+        names = ["3", "1", "0", "2", "9", "8", "", "7 ", "6", "5", "4"]
+        dataset, before = self.ordered(tmp_path, *names), load_dataset("digits", "")
+        assert dataset.classes == ("3", "1", "0", "2", "9", "8", "7", "6", "5", "4")
+        assert [dataset.classes[label] for label in dataset.labels] == [before.classes[n] for n in before.labels]
+        args = DataArgs(class_order=str(tmp_path / "classes.txt"))
+        assert torch.equal(dataset_from(args).labels, dataset.labels)
+
+    @pytest.mark.parametrize(
+        ("lines", "says"),
+        [
+            ("012345678", "class '9' is missing"), ("0123456788", "line 10 of .*: class '8' is there twice"),
+            ("012345678x", "line 10 of .*: the data set has no class 'x'"), ("", "class '0' is missing"),
+        ],
+    )  # fmt: skip
+    def test_what_is_no_order(self, tmp_path, lines, says):
+        with pytest.raises(UserError, match=f"--class_order.*{says}"):
+            self.ordered(tmp_path, *lines)
+
+    def test_files_that_cannot_be_read(self, tmp_path):
+        for content in (b"\xff", b"x" * 5000, b"\n" * 5000):
+            (tmp_path / "classes.txt").write_bytes(content)
+            with pytest.raises(UserError, match="classes.txt"):
+                in_class_order(load_dataset("digits", ""), tmp_path / "classes.txt")
+        with pytest.raises(UserError, match="No such file"):
+            in_class_order(load_dataset("digits", ""), tmp_path / "nowhere.txt")
+
+
+def test_a_folder_that_is_not_there_or_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    for name, says in {"nowhere": "there is no such folder", "file": "it is a file, not a folder"}.items():
+        with pytest.raises(UserError, match=f"--data_dir {tmp_path / name}: {says}"):
+            dataset_from(DataArgs(data_dir=str(tmp_path / name)))

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from data.datasets import load_dataset
+from data.preprocessing import Preprocessing
 from helper_functions.errors import UserError
 
 
@@ -33,7 +34,7 @@ def complaint(*arguments, **options) -> str:
 
 
 def test_classes_files_and_pixels(folder):
-    dataset = load_dataset("imagefolder", folder, image_size=12)
+    dataset = load_dataset("imagefolder", folder, Preprocessing(12))
     assert dataset.classes == ("cats", "dogs")
     assert dataset.file_names == ("cats/1.JPG", "cats/2.png", "dogs/3.PNG", "dogs/old/0.jpeg")
     assert dataset.labels.tolist() == [0, 0, 1, 1] and dataset.num_train == 4
@@ -51,15 +52,34 @@ def test_the_short_side_is_scaled_and_the_centre_kept(folder, width, height):
     left, top = max(width - 12, 0) // 4, max(height - 12, 0) // 4
     scaled = image.resize((width // 2, height // 2), Image.Resampling.BILINEAR)
     expected = scaled.crop((left, top, left + 6, top + 6))
-    dataset = load_dataset("imagefolder", folder, image_size=6)
+    dataset = load_dataset("imagefolder", folder, Preprocessing(6))
     assert np.array_equal(dataset.images[1].permute(1, 2, 0).numpy(), np.asarray(expected))
+
+
+@pytest.mark.parametrize("suffix", ["webp", "BMP", "tif", "tiff", "gif", "jfif"])
+def test_other_formats_that_pillow_reads(folder, suffix):
+    name, kind = f"cats/3.{suffix}", {"jfif": "jpeg", "tif": "tiff"}.get(suffix, suffix.lower())
+    picture().save(folder / name, kind, **({"lossless": True} if kind == "webp" else {}))
+    dataset = load_dataset("imagefolder", folder, Preprocessing(12))
+    assert dataset.file_names[2] == name
+    expected = np.asarray(Image.open(folder / name).convert("RGB"))
+    assert np.array_equal(dataset.images[2].permute(1, 2, 0).numpy(), expected)
+
+
+def test_files_of_other_kinds_are_counted_and_named_once(folder, capsys):
+    for name in ("cats/a.heic", "cats/b.HEIC", "dogs/old/Thumbs.db", "dogs/list", "cats/.DS_Store"):
+        (folder / name).write_bytes(b"something else")
+    load_dataset("imagefolder", folder)
+    said = capsys.readouterr().err
+    assert said.startswith("left out 5 files of other kinds: 2 .heic, ") and said.endswith(" (first: cats/a.heic)\n")
+    assert all(kind in said for kind in ("1 .db", "1 .txt", "1 no suffix")) and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
 def test_other_modes_become_rgb(folder, mode):
     image = picture().convert(mode)
     image.save(folder / "cats/2.png")
-    dataset = load_dataset("imagefolder", folder, image_size=12)
+    dataset = load_dataset("imagefolder", folder, Preprocessing(12))
     assert np.array_equal(dataset.images[1].permute(1, 2, 0).numpy(), np.asarray(image.convert("RGB")))
 
 
@@ -67,7 +87,7 @@ def test_photographs_stand_upright(folder):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned; the picture is to be shown rotated by 90 degrees
     picture().save(folder / "cats/2.png", exif=exif)
-    dataset = load_dataset("imagefolder", folder, image_size=12)
+    dataset = load_dataset("imagefolder", folder, Preprocessing(12))
     expected = np.rot90(np.asarray(picture()), k=-1)
     assert np.array_equal(dataset.images[1].permute(1, 2, 0).numpy(), expected)
 
@@ -93,7 +113,7 @@ def test_an_unreadable_file_stops_or_is_skipped(folder, kind, capsys):
     assert dataset.file_names == ("cats/1.JPG", "cats/2.png", "dogs/old/0.jpeg")
     assert dataset.labels.tolist() == [0, 0, 1] and len(dataset.images) == 3
     printed = capsys.readouterr().err
-    assert "skipped 1 unreadable" in printed and "dogs/3.PNG" in printed and printed.count("\n") == 1
+    assert "skipped 1 unreadable" in printed and "dogs/3.PNG" in printed and printed.count("skipped") == 1
 
 
 def test_a_large_picture_is_refused_below_the_hard_limit(folder, monkeypatch):
@@ -116,5 +136,6 @@ def test_folders_that_are_none(tmp_path, folder):
 
 
 @pytest.mark.parametrize("size", [0, -3, 10**9])
-def test_impossible_sizes(folder, size):
-    assert "between 1 and 4096" in complaint(folder, image_size=size)
+def test_impossible_sizes(size):
+    with pytest.raises(UserError, match=f"--image_size {size}: .* between 1 and 4096"):
+        Preprocessing(size)

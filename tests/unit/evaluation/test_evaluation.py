@@ -2,7 +2,6 @@
 
 import math
 import re
-import types
 from collections import Counter
 
 import numpy as np
@@ -25,10 +24,8 @@ from evaluation.metrics import loss_histograms
 from evaluation.report.figures import draw_images, draw_losses
 from evaluation.report.tables import cost_table, plain
 from evaluation.verdict import Verdict, give_verdict, is_forgotten, next_try
-from helper_functions.errors import UserError
 from helper_functions.training.loop import Cost
 from unlearning.evaluator import paired_fall
-from unlearning.setup import refuse_chance
 
 
 def losses(size, seed) -> torch.Tensor:
@@ -210,28 +207,6 @@ class TestJudge:
         members, others = class_matched(dataset.labels, splits.forget, splits.test, splits.seed)
         expected = loss_attack(per_image[members], per_image[others], splits.seed)["mia_auc"]
         assert found.figures["mia_auc"] == pytest.approx(expected, abs=1e-6)
-
-    def test_weights_at_chance_are_refused_with_the_likely_causes(self):
-        sets = image_sets()
-        experiment = types.SimpleNamespace(sets=sets, splits=sets.splits, precision=CPU, dataset=sets.dataset)
-        refuse_chance(network(), experiment, "good.pth")
-        shifted = network()
-        shifted[2].weight.data = shifted[2].weight.data.roll(1, dims=0)
-        assert judge(shifted, sets, CPU).figures["retain_top1"] < 50
-        with pytest.raises(UserError, match=r"bad\.pth.*normalisation.*labels.*stem") as info:
-            refuse_chance(shifted, experiment, "bad.pth")
-        assert "\n" not in str(info.value)
-
-    def test_two_classes_can_be_known_well_enough(self):
-        labels = torch.arange(200) % 2
-        images = torch.arange(200).repeat_interleave(16).reshape(200, 1, 4, 4).to(torch.uint8)
-        images[:, 0, 0, 0] = 250 * labels.to(torch.uint8)
-        dataset = Dataset("toy", images, labels, ("a", "b"), 200, (0.5,), (0.5,))
-        sets = ImageSets(dataset, make_splits(dataset, "random:20"), None, torch.device("cpu"), 0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
-        model[1].weight.data = torch.tensor([[0.0] * 16, [1.0] + [0.0] * 15])
-        experiment = types.SimpleNamespace(sets=sets, splits=sets.splits, precision=CPU, dataset=dataset)
-        refuse_chance(model, experiment, "perfect.pth")
 
 
 class TestFigures:

@@ -330,9 +330,13 @@ class TestRecord:
     def test_weights_are_found_by_every_name_that_a_run_may_give_them(self, tmp_path):
         for name in ("model.pt", "infeasible.pt", "not_forgotten.pth", "unlearned.safetensors", "original.pt"):
             (tmp_path / name).touch()
-        args = SimpleNamespace(weight_path=None, retrain=False, retrained_weight_path=[])
-        found = [name for role, name, _ in listed_files(tmp_path, args) if role == "weights"]
-        assert found == ["model.pt", "infeasible.pt", "not_forgotten.pth", "unlearned.safetensors"]
+        args = SimpleNamespace(
+            weight_path=None, retrain=False, retrained_weight_path=[], transform="eyes.py:f", class_order="order.txt"
+        )
+        found = [(role, name) for role, name, _ in listed_files(tmp_path, args)]
+        weights = ["model.pt", "infeasible.pt", "not_forgotten.pth", "unlearned.safetensors"]
+        assert [name for role, name in found if role == "weights"] == weights
+        assert found[-2:] == [("transform", "eyes.py"), ("classes", "order.txt")]
 
 
 class TestCodeVersion:
