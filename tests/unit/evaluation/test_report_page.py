@@ -1,6 +1,7 @@
 """The page of a report: its content, that it loads nothing, and that users' text stays text."""
 
 import base64
+import dataclasses
 import hashlib
 import json
 import math
@@ -14,7 +15,7 @@ from helpers.report_cases import COPIES, NEAR, SEQUENCE, SHA, Page, example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.report.arguments import ReportArgs, check_report
+from evaluation.report.arguments import check_report
 from evaluation.report.figures import COLOURS, WIDTH, attack_drawing, drawing_style
 from evaluation.report.page import PICTURE, TEMPLATE, report_page
 from evaluation.report.record import encoded, list_digest, listed_files, report_digest, thinned, trace_of
@@ -242,7 +243,7 @@ class TestHostileText:
     def test_what_is_no_line_of_text_is_refused(self, value, said):
         for name in ("request_id", "requester"):
             with pytest.raises(UserError, match=f"^--{name}.*{re.escape(said)}"):
-                check_report(ReportArgs(**{name: value}))
+                check_report(dataclasses.replace(get_parser().parse([]), **{name: value}))
 
 
 class TestPictures:

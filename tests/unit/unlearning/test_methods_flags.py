@@ -110,7 +110,7 @@ class TestDefaults:
     )
     def test_batch_sizes_reach_the_loaders(self, flags, sizes, finetune, tmp_path):
         args = get_parser().parse(["--dataset", "digits", "--data_dir", str(tmp_path), *flags])
-        experiment = Experiment(args, None, "random:0.1")
+        experiment = Experiment(args, must_forget=True)
         loaders = experiment.loaders(args)
         assert (loaders["forget"].batch_size, loaders["retain"].batch_size) == sizes
         if finetune is not None:
