@@ -128,8 +128,7 @@ class Experiment:
         weights, form = ({}, None) if weight_path is None else read_weight_file(weight_path)
         inferred = infer_stem(weights) if ":" not in args.model else None
         stem = args.stem if args.stem != "auto" else inferred or "imagenet"
-        size = tuple(dataset.images.shape[2:])
-        model = get_model(args.model, dataset.num_classes, dataset.in_channels, stem, args.width, size)
+        model = get_model(args.model, dataset.num_classes, dataset.in_channels, stem, args.width, dataset.image_size)
         if form is not None:
             form = load_weights(model, weights, form, weight_path, args.model)
             if form.matched and weight_path not in self.forms:

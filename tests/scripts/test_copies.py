@@ -208,7 +208,7 @@ def album(tmp_path_factory) -> Path:
 
 class TestNearDuplicates:
     def splits(self, album: Path):
-        dataset = load_dataset("imagefolder", album, image_size=48)
+        dataset = load_dataset("imagefolder", album, Preprocessing(48))
         places = {name: index for index, name in enumerate(dataset.file_names)}
         forget = torch.tensor(sorted(places[f"cats/{number:02}.png"] for number in (3, 4, 5, 6, 7)))
         retain = torch.tensor(sorted(set(places.values()) - set(forget.tolist())))

@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 
 from data.datasets import load_dataset
+from data.preprocessing import Preprocessing
 from data.split_record import Splits
 
 KINDS = {"ash": (200, 40, 40), "bay": (40, 180, 40), "cat": (40, 60, 200)}
@@ -49,7 +50,7 @@ def forget(office: Path, log_dir: Path, *flags: object, **options) -> Ran:
 
 
 def forgotten_names(office: Path, ran: Ran) -> set[str]:
-    dataset = load_dataset("imagefolder", office / "photos", image_size=SIZE)
+    dataset = load_dataset("imagefolder", office / "photos", Preprocessing(SIZE))
     splits = Splits.load(ran.folder / "splits.npz", dataset)
     return {dataset.file_names[image] for image in splits.forget.tolist()}
 

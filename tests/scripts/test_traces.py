@@ -15,6 +15,7 @@ from helpers.run_folders import UNLEARN, events_of, report_of, weights_of
 from PIL import Image
 
 from data.datasets import load_dataset
+from data.preprocessing import Preprocessing
 from data.splits import make_splits
 from evaluation.report.record import encoded
 
@@ -36,7 +37,7 @@ def office(tmp_path_factory) -> Path:
         for number in range(EACH):
             pixels = np.clip(np.array(colour) + rng.normal(0, 40, (SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / "photos" / kind / f"{number:02d}.{'jpg' if kind == 'ash' else 'png'}")
-    dataset = load_dataset("imagefolder", folder / "photos", image_size=SIZE)
+    dataset = load_dataset("imagefolder", folder / "photos", Preprocessing(SIZE))
     train = make_splits(dataset, None, validation="0.4").train
     (folder / "withdrawn.txt").write_text("".join(f"{dataset.file_names[image]}\n" for image in train[::10]))
     return folder

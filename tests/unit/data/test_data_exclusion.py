@@ -12,6 +12,7 @@ from PIL import Image
 
 from data.datasets import load_dataset
 from data.exclusion import HASHES, exclude, pixel_hashes, read_hashes
+from data.preprocessing import Preprocessing
 from data.split_record import Splits
 from data.splits import make_splits
 from helper_functions.errors import UserError
@@ -37,7 +38,7 @@ def photos(tmp_path):
 def test_of_a_folder_it_is_the_whole_picture_of_the_file(photos):
     folder, pixels = photos
     for size in (4, 8):
-        dataset = load_dataset("imagefolder", folder, image_size=size)
+        dataset = load_dataset("imagefolder", folder, Preprocessing(size))
         assert pixel_hashes(dataset, range(6)) == [by_hand(pixels[name]) for name in dataset.file_names]
     assert pixel_hashes(dataset, [4]) == [by_hand(pixels["bay/1.png"])] and pixel_hashes(dataset, []) == []
 
@@ -51,7 +52,7 @@ def test_a_picture_that_comes_back_is_found(photos):
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     picture.rotate(180).save(folder / "bay/turned.png", exif=exif)
-    dataset = load_dataset("imagefolder", folder, image_size=8)
+    dataset = load_dataset("imagefolder", folder, Preprocessing(8))
     found = dict(zip(dataset.file_names, pixel_hashes(dataset, range(7)), strict=True))
     same = {name for name, each in found.items() if each == by_hand(pixels["ash/0.png"])}
     assert same == {"bay/again.png", "bay/turned.png"}
@@ -62,7 +63,7 @@ def test_a_built_in_picture_is_found_in_a_folder(tmp_path):
     for index in (0, 1, 2):
         (tmp_path / str(index % 2)).mkdir(exist_ok=True)
         Image.fromarray(digits.images[index, 0].numpy()).save(tmp_path / str(index % 2) / f"{index}.png")
-    folder = load_dataset("imagefolder", tmp_path, image_size=8)
+    folder = load_dataset("imagefolder", tmp_path, Preprocessing(8))
     assert pixel_hashes(folder, range(3)) == pixel_hashes(digits, [0, 2, 1])
 
 

@@ -260,10 +260,11 @@ class TestOwnCode:
     @pytest.mark.parametrize(
         ("name", "says"),
         [
-            ("loud", "KeyError: 'no such filter' (cat/0.png)"), ("made_loud", "OSError: no such file"),
+            ("loud", "KeyError: 'no such filter' (eyes.py, line 20) (cat/0.png)"),
+            ("made_loud", "OSError: no such file (eyes.py, line 22)"),
             ("lost", "it gives NoneType"), ("numbers", "a tensor of int64"), ("flat", "shape [8, 6]"),
             ("nan", "NaN or infinity"), ("drawn", "draws nothing at random"), ("not_callable", "int is no transform"),
-            ("flots", "did you mean floats?"), ("shapes", "pictures become"),
+            ("flots", "did you mean floats or"), ("shapes", "pictures become"),
         ],
     )  # fmt: skip
     def test_what_is_no_transform(self, folder, code, name, says):
@@ -271,7 +272,7 @@ class TestOwnCode:
         assert says in said and "--transform" in said
 
     def test_a_file_that_is_not_there_or_raises(self, folder, code):
-        assert "there is no file" in complaint(folder, transform="nowhere.py:f")
+        assert "nowhere.py: there is no such file" in complaint(folder, transform="nowhere.py:f")
         (folder / "bad.py").write_text("import nothing_of_the_kind\n")
         assert "ModuleNotFoundError" in complaint(folder, transform=f"{folder}/bad.py:f")
 
