@@ -19,11 +19,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 import train_constrained_unlearning as script
 from benchmarks.leaderboard.cells import data_flags
-from benchmarks.leaderboard.trained_models import Training, model_key, train_originals
+from benchmarks.leaderboard.trained_models import Training, train_originals
 from benchmarks.sweeps.sweep import EngineArgs, append_row, command_line, engine_of, read_rows
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import NotFinite, UserError
-from helper_functions.files import key_of, load_config, write_bytes
+from helper_functions.files import key_of, write_bytes
 from helper_functions.run_folder import run_quietly
 from unlearning.arguments import MethodArgs
 from unlearning.methods import METHODS, defaults_of
@@ -123,9 +123,11 @@ def main(args: Args) -> dict:
     best = {}
     with engine_of(args, args.log_dir) as run_all:
         train_originals(places, run_all)
-        originals = {forget: str(training.original(forget, args.seed)) for forget in args.forget}
+        originals = {forget: training.original(forget, args.seed) for forget in args.forget}
         searches = [
-            {"method": method, "forget": forget, "original": original, "args": dataclasses.asdict(args)}
+            # The key by which an original is found stands in its name.
+            {"method": method, "forget": forget, "original": str(original), "trained": original.name.split("-")[1],
+             "args": dataclasses.asdict(args)}
             for forget, original in originals.items() for method in args.methods
         ]  # fmt: skip
         for search, trials, error in run_all(run_search, searches, title="searches"):
@@ -147,14 +149,13 @@ def run_search(search: dict) -> list[dict]:
     distributions = space.distributions(args.most_retain_epochs)
     study.enqueue_trial(start(space, distributions))
     known, fixed = read_rows(Path(args.record)), data_flags(args.train_config)
-    trained = model_key(load_config(Path(search["original"]) / "config.yaml"))
     fixed |= {**space.fixed, "retain_budget": args.retain_budget, "forget": search["forget"], "seed": args.seed}
     for number in range(args.trials):
         # A draw depends on its number and on the earlier trials alone, whether these were run or read.
         study.sampler = optuna.samplers.TPESampler(n_startup_trials=args.trials // 3, seed=args.seed * 1000 + number)
         trial = study.ask(distributions)
         values = rounded(trial.params, distributions)
-        key = key_of({**fixed, **values, "number": number, "row": search["method"], "trained": trained})
+        key = key_of({**fixed, **values, "number": number, "row": search["method"], "trained": search["trained"]})
         if key not in known:
             row = {"key": key, "method": search["method"], "forget": search["forget"], "number": number}
             known[key] = {**row, "flags": values, **run_trial(search["original"], {**fixed, **values}, key)}
