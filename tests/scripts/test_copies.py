@@ -178,7 +178,10 @@ class TestAFolderOfPhotographs:
         dataset = load_dataset("imagefolder", photos, Preprocessing(8))
         splits = make_splits(dataset, None, validation="0.3")
         images = [*splits.validation[:1].tolist(), *splits.test[:1].tolist(), *splits.train[:2].tolist()]
-        done = self.ask(photos, tmp_path, [dataset.file_names[image] for image in images])
+        # Drawn around a list that is known from the start, these are those of splits from before it.
+        splits.save(tmp_path / "splits.npz")
+        named = [dataset.file_names[image] for image in images]
+        done = self.ask(photos, tmp_path, named, "--splits", tmp_path / "splits.npz")
         where = dict.fromkeys(images[:1], "validation") | dict.fromkeys(images[1:2], "test")
         named = ", ".join(f"{dataset.file_names[image]} ({part})" for image, part in sorted(where.items()))
         assert_refused(done, UNLEARN, named, "list.txt", "take them off the list")

@@ -118,7 +118,7 @@ def test_a_group_is_forgotten_by_its_table(office, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ((), ("--forget: name which pictures to forget, such as random:0.1",)),
+        ((), ("--forget: name what to forget, such as random:0.1",)),
         (("--forget", "random:2"), ("2 images or 2 %? write random:2images or random:0.02",)),
         (("--forget", "group:Carl"), ("name the table of groups by --groups FILE.csv",)),
         (("--forget", "group:Karl", "--groups", "{}/persons.csv"), ("no group 'Karl'; did you mean Carl?",)),

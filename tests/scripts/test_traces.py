@@ -137,7 +137,7 @@ def test_the_files_that_stay_are_those_that_the_report_lists(plain, keeping):
         names = {path.name for path in ran.folder.iterdir()}
         assert names & FROM_BEFORE == kept
         listed = {file["path"] for file in report_of(ran.folder)["files"]}
-        own = {"config.yaml", "splits.npz", "metrics.jsonl", "forgotten.sha256", "model.pt"}
+        own = {"config.yaml", "preprocessing.json", "splits.npz", "metrics.jsonl", "forgotten.sha256", "model.pt"}
         assert listed == kept | own and listed <= names
         assert ("no file from before unlearning" in (ran.folder / "report.html").read_text()) == (not kept)
         assert ("removed  original.pt, checkpoint.pt: from before" in ran.done.out) == (not kept)
