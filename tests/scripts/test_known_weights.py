@@ -12,6 +12,7 @@ import train_constrained_unlearning
 import train_contrastive
 from data.split_record import LONGEST_NAME
 from helper_functions.errors import UserError
+from helper_functions.run_folder import result_weights
 from unlearning.known_weights import described
 
 SCRIPTS = {
@@ -93,6 +94,6 @@ def test_splits_that_name_no_data_set_are_none(content, tmp_path):
 
 
 def test_a_run_is_judged_by_the_name_of_its_weights_alone(quickstart):
-    done = fork("test.py", "--weight_path", quickstart.folder / "model.pt")
+    done = fork("test.py", "--weight_path", result_weights(quickstart.folder))
     assert done.status == 0 and done.err == ""
     assert "data     digits: " in done.out
