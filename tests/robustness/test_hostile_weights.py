@@ -281,6 +281,7 @@ class TestPlaces:
         folder.mkdir()
         for path in original.folder.iterdir():
             (folder / path.name).write_bytes(path.read_bytes())
+        (folder / "report.json").unlink()  # as of a run that has not ended
         checkpoint, trace = folder / "checkpoint.pt", tmp_path / "trace"
         for make in (lambda: torch.save({"lengths": Payload(trace)}, checkpoint), lambda: os.mkfifo(checkpoint)):
             checkpoint.unlink()

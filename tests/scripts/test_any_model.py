@@ -174,7 +174,7 @@ class TestCodeIsNamed:
 
     def test_code_that_lies_elsewhere_now(self, own):
         _, original, _ = own
-        asked = type("Asked", (), {"dataset": "auto", "data_dir": None, "model": "resnet18"})
+        asked = type("Asked", (), {"dataset": "auto", "data_dir": None, "model": "resnet18", "transform": None})
         with pytest.raises(UserError, match="add --model"):
             described(str(original.folder / "model.pt"), asked)
         asked.model = "elsewhere/small_models.py:efficientnet"
