@@ -103,6 +103,7 @@ class TestTrain:
         names = {path.name.split(".1")[0] for path in distillation.folder.iterdir()}
         assert names == {
             "config.yaml", "environment.json", "splits.npz", "metrics.jsonl", "checkpoint.pt", "events.out.tfevents",
+            "preprocessing.json",
             "original.pt", "original.json", "model.pt", "classifier.pt", "report.json",
         }  # fmt: skip
         assert distillation.folder.name.startswith("contrastive-")
@@ -123,7 +124,7 @@ class TestTrain:
 
     def test_reports_teacher_student_and_cost(self, distillation):
         report = report_of(distillation.folder)
-        assert set(report) == {"models", "cost", "held_out_discriminator_auc"}
+        assert set(report) == {"models", "cost", "held_out_discriminator_auc", "preprocessing"}
         assert list(report["models"]) == list(report["cost"]) == ["teacher", "student"]
         # Nothing is forgotten, so nothing but these three parts has figures.
         parts = {f"{part}_{name}" for part in ("retain", "validation", "test") for name in ("top1", "top5", "loss")}

@@ -83,6 +83,7 @@ class TestTrain:
         names = {path.name.split(".1")[0] for path in original.folder.iterdir()}
         assert names == {
             "config.yaml", "environment.json", "splits.npz", "metrics.jsonl", "checkpoint.pt", "model.pt",
+            "preprocessing.json",
             "report.json", "events.out.tfevents",
         }  # fmt: skip
         report = report_of(original.folder)
