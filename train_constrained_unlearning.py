@@ -10,14 +10,18 @@
 From Python, with any module and loaders: `untrain_constrained`.
 """
 
+import contextlib
 import dataclasses
 import sys
+import tempfile
+import warnings
 from collections.abc import Iterable
 from typing import Literal
 
 from torch import nn
 
 from data.arguments import DataArgs
+from evaluation.outcome import Outcome, conclude
 from evaluation.report.arguments import ReportArgs, check_report
 from evaluation.report.write import write_report
 from helper_functions.config import RunArgs, ScriptParser, run_script
@@ -30,7 +34,7 @@ from unlearning.dial import DialArgs, line_of
 from unlearning.experiment import Experiment
 from unlearning.known_weights import described, own_weights
 from unlearning.methods import METHODS, check_method, defaults_of
-from unlearning.run import Unlearned, UnlearningRun
+from unlearning.run import UnlearningRun
 from unlearning.sequence import SequenceArgs, taken_over
 from unlearning.setup import OriginalArgs, TraceArgs, check_forgetting, forget, set_up
 
@@ -67,7 +71,7 @@ def untrain_constrained(
     validloader: Iterable,
     num_epochs: int | None = None,
     learning_rate: float | None = None,
-    log_dir: str = "runs",
+    log_dir: str | None = None,
     device: str = "auto",
     name_prefix: str | None = None,
     *,
@@ -80,7 +84,7 @@ def untrain_constrained(
     checkpoint: dict | None = None,
     on_nan: str | None = None,
     **settings,
-) -> Unlearned:
+) -> Outcome:
     """Make a model forget, in place, subject to a budget on what it keeps.
 
     Within a process group of the caller's, every rank calls it with loaders that give all of them the same whole
@@ -94,7 +98,7 @@ def untrain_constrained(
         validloader: what the model never saw, for choosing the epoch.
         num_epochs: passes over the forget set, 20 by default, none for `unseen`; published methods have their own.
         learning_rate: of the weights, 0.001 by default; other methods have their own.
-        log_dir: where the run folder is made.
+        log_dir: where the run folder is made, with weights and report; None: nothing is saved.
         device: as `--device`.
         name_prefix: beginning of the run folder's name.
         forget_target: `unseen`, `zero` or `chance`.
@@ -108,7 +112,8 @@ def untrain_constrained(
         settings: further fields of `unlearning.arguments.MethodArgs`, by name; the method's own values by default.
 
     Returns:
-        The epochs' figures, the chosen one (None: no epoch kept the budget) and the cost; `model` has its weights.
+        Verdict, figures and cost, to print; `model` has the weights. Warns where it has not forgotten within the
+        budget, and says what to set.
 
     Raises:
         UserError: a request that cannot be met.
@@ -125,12 +130,18 @@ def untrain_constrained(
     check_method(method, args)
     ScriptParser(MethodArgs, "untrain_constrained").parse_object(dataclasses.asdict(args))
     compute = choose_precision(choose_device(device), precision)
-    if record is None:
-        record = RunRecord.create(log_dir, name_prefix or "untrain_constrained", args, compute.device)
     model.to(compute.device)
     loaders = {"retain": retainloader, "forget": forgetloader, "unseen": unseenloader, "validation": validloader}
-    run = UnlearningRun(model, loaders, args, forget_target, method, compute, record, seed, log_interval, on_nan)
-    return run.run(checkpoint)
+    with contextlib.ExitStack() as stack:
+        saved = record is not None or log_dir is not None
+        if record is None:
+            place = log_dir if saved else stack.enter_context(tempfile.TemporaryDirectory())
+            record = RunRecord.create(place, name_prefix or "untrain_constrained", args, compute.device)
+        run = UnlearningRun(model, loaders, args, forget_target, method, compute, record, seed, log_interval, on_nan)
+        outcome = conclude(run, run.run(checkpoint), saved)
+    if outcome.advice:
+        warnings.warn(outcome.advice, stacklevel=2)
+    return outcome
 
 
 def check(args: Args, experiment: Experiment, original: nn.Module) -> None:

@@ -93,6 +93,16 @@ def complete_report(
     return report | {PAGE_DIGEST: hashlib.sha256(page).hexdigest()}, {PAGE: page, **pages}
 
 
+def how_forgotten(outcome: Unlearned) -> dict:
+    """Part of the entry `forget`, and what only some methods have: a line from the original, a discriminator."""
+    found = {"dial": outcome.dial, "held_out_discriminator_auc": outcome.held_out_auc}
+    how = {
+        "method": outcome.method, "target": outcome.target, "chosen_epoch": outcome.chosen,
+        "line_search": outcome.events, "multiplier": outcome.multiplier, "share": outcome.share,
+    }  # fmt: skip
+    return {"forget": how, **{name: value for name, value in found.items() if value}}
+
+
 def request_of(args: Any, splits: Splits, dataset: Dataset) -> dict:
     """Request id, requester, the request as written, number of images, and the digest of their list."""
     return {

@@ -16,12 +16,13 @@ from evaluation.judge import Judgement, judge_all
 from evaluation.metrics import loss_histograms
 from evaluation.report.figures import draw_dial, draw_images, draw_losses
 from evaluation.report.page import PAGE
-from evaluation.report.record import complete_report
+from evaluation.report.record import complete_report, how_forgotten
 from evaluation.report.requesters import evidence_for
 from evaluation.report.tables import cost_table, plain, table
 from evaluation.verdict import Verdict, give_verdict, next_try
 from helper_functions.config import FIRST_FLAGS
 from helper_functions.files import save_tensors, write_bytes, write_json
+from helper_functions.record import RunRecord
 from helper_functions.run_folder import INFEASIBLE, NOT_FORGOTTEN, RESULT, RESULTS, TRACES
 from helper_functions.safe_files.printable import one_line, printable
 from helper_functions.training.distribution import from_main, on_main
@@ -61,17 +62,11 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
     if outcome is not None:
         verdict = verdict_of(judgements, run.args, outcome.target, run.experiment)
         report = {"verdict": verdict, **report}
-        report["forget"] |= {
-            "method": outcome.method, "target": outcome.target, "chosen_epoch": outcome.chosen,
-            "line_search": outcome.events, "multiplier": outcome.multiplier, "share": outcome.share,
-        }  # fmt: skip
+        how = how_forgotten(outcome)
+        report |= {**how, "forget": {**report["forget"], **how["forget"]}}
         if run.requests:
             report["requesters"] = evidence_for(run.requests, judgements, run.experiment)
-        if outcome.dial:
-            report["dial"] = outcome.dial
-        if outcome.held_out_auc:
-            report["held_out_discriminator_auc"] = outcome.held_out_auc
-        summary = _summary(verdict, outcome, run.args, run.notes["preprocessing"])
+        summary = summarise_run(verdict, outcome, run.args, run.notes["preprocessing"])
     weights = save_result(run, "original" if outcome is None else "unlearned", verdict)
     if outcome is not None:
         save_hashes(run)
@@ -147,7 +142,7 @@ def _finish(
     write_json(record.path("report.json"), report)
     show_run(run, models, judgements, report)
     gone = [path.name for path in removed if path.is_file()]
-    _remove(removed)
+    remove(removed)
     record.close()
     costs = {name: Cost(**cost) for name, cost in report["cost"].items()}
     print(f"\n{table(report['models'])}\n\n{cost_table(costs)}\n\n{summary}")
@@ -162,21 +157,26 @@ def _finish(
     return report
 
 
-def _summary(verdict: Verdict, outcome: Unlearned, args: Any, seen: dict) -> str:
+def summarise_run(verdict: Verdict, outcome: Unlearned, args: Any, seen: dict | None = None) -> str:
     """Lines on the verdict and what it rests on, the chosen epoch, the discriminator, and what to try next."""
     lines = [f"verdict  {verdict}", f"chosen   {_chosen(outcome)}"]
-    if seen["confirmed_by"] is None:
+    if seen is not None and seen["confirmed_by"] is None:
         lines.insert(1, f"         UNCONFIRMED: the model may see other pictures than in training; {seen['warning']}")
     if outcome.dial:
         rows = [(budget, bought(outcome.dial, budget)[1]) for budget in BUDGETS]
         lines.append("dial     " + ", ".join(f"{budget:g} points: forget {top1:.1f} %" for budget, top1 in rows))
     if outcome.held_out_auc:
         lines.append(PAIRS.format(outcome.held_out_auc["original"], outcome.held_out_auc["unlearned"]))
-    tunes = outcome.dial and args.finetune_num_epochs
-    flag = "finetune_num_epochs" if tunes else "num_epochs"
-    if advice := next_try(verdict, f"--{flag}", getattr(args, flag) or 0 if outcome.epochs else 0):
+    if advice := advise(verdict, outcome, args):
         lines.append(f"next     {advice}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def advise(verdict: Verdict, outcome: Unlearned, args: Any) -> str | None:
+    """Flags to try next; None where the verdict is good."""
+    tunes = outcome.dial and args.finetune_num_epochs
+    flag = "finetune_num_epochs" if tunes else "num_epochs"
+    return next_try(verdict, f"--{flag}", getattr(args, flag) or 0 if outcome.epochs else 0)
 
 
 def _chosen(outcome: Unlearned) -> str:
@@ -199,14 +199,19 @@ def save_result(run: PreparedRun, name: str, verdict: Verdict | None = None) -> 
     """
     model, record, form = run.models[name], run.record, run.weight_file
     plain_name = RESULT if verdict is None else verdict.weights
-    save_tensors(model.state_dict(), record.path(plain_name))
-    _remove(record.path(other) for other in RESULTS if other != plain_name)
+    save_plain(model, record, plain_name)
     lines = [f"weights  {record.path(plain_name)}"]
     if verdict is not None and form is not None and not form.is_plain(model):
         lines += _save_as_given(model, form, record.folder, plain_name, run.args.weight_path)
     if plain_name in MEANING:
         lines.append(f"         {MEANING[plain_name]}")
     return "\n".join(lines)
+
+
+def save_plain(model: nn.Module, record: RunRecord, name: str) -> None:
+    """Write a model's state_dict by one of the names of `RESULTS`, and remove what has another one."""
+    save_tensors(model.state_dict(), record.path(name))
+    remove(record.path(other) for other in RESULTS if other != name)
 
 
 @on_main
@@ -227,7 +232,7 @@ def _save_as_given(model: nn.Module, form: WeightFile, folder: Path, plain_name:
     names |= {name: f"{stems[name]}-unlearned{form.suffix}" for name in MEANING if names[name] == name}
     path = folder / names.pop(plain_name)
     write_weight_file(model, form, path)
-    _remove(folder / name for name in names.values())
+    remove(folder / name for name in names.values())
     lines = [f"         {path}, in the form of {source}"]
     if form.left_out:
         entries = ", ".join(shown(entry) for entry in form.left_out[:NAMED_ENTRIES])
@@ -237,7 +242,7 @@ def _save_as_given(model: nn.Module, form: WeightFile, folder: Path, plain_name:
 
 
 @on_main
-def _remove(paths: Iterable[Path]) -> None:
+def remove(paths: Iterable[Path]) -> None:
     """Delete files where they exist."""
     for path in paths:
         path.unlink(missing_ok=True)

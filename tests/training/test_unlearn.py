@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +15,47 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import train
 from data.loaders import TensorLoader
+from evaluation.outcome import Outcome
 from helper_functions.errors import UserError
+from helper_functions.files import load_tensors
+from helper_functions.run_folder import CHECKPOINT
 from helper_functions.training.batch_norm import batch_norm_layers
 from helper_functions.training.inference import predict
 from optimizer.solver import SOLVERS
 from train_constrained_unlearning import untrain_constrained
+
+
+def folder_holds(outcome: Outcome, parent: Path, model: nn.Module) -> bool:
+    """Whether the one folder in `parent` has the outcome's report, and the model's weights by the verdict's name."""
+    (folder,) = parent.iterdir()
+    weights = load_tensors(folder / outcome.verdict.weights, "")
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert json.loads((folder / "report.json").read_text()) == outcome.report
+    assert (folder / CHECKPOINT).exists() != (outcome.feasible and outcome.forgotten)
+    return folder == outcome.folder and (folder / "metrics.jsonl").exists()
+
+
+class TestOutcome:
+    def forget(self, digits, **settings) -> Outcome:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        loaders = digits.loaders(slice(0, 20), slice(20, 60), digits.true)
+        return untrain_constrained(model, **loaders, device="cpu", num_epochs=1, finetune_num_epochs=0, **settings)
+
+    def test_nothing_is_saved_unless_a_folder_is_named(self, digits, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        outcome = self.forget(digits, forget_target="unseen", rewind=True)
+        assert outcome.folder is None and not any(tmp_path.iterdir())
+        assert outcome.forgotten and "the original met this already" in repr(outcome)
+
+    def test_it_warns_where_the_passes_did_not_suffice_and_says_what_to_set(self, digits):
+        with pytest.warns(UserWarning, match="NOT forgotten, .*num_epochs=2 or a larger retain_budget"):
+            outcome = self.forget(digits, learning_rate=1e-8)
+        assert outcome.feasible and not outcome.forgotten and "--" not in repr(outcome)
+        assert "verdict  NOT forgotten" in repr(outcome) and len(repr(outcome).splitlines()) < 12
+
+    def test_no_warning_where_it_has_forgotten(self, digits, recwarn):
+        assert self.forget(digits, forget_target="unseen").forgotten and not recwarn.list
 
 
 class TestForgetting:
@@ -44,8 +82,9 @@ class TestForgetting:
         # Four batches of 32 and less of forget images, then 29 of retain images; as many of the others beside them.
         assert outcome.cost.gradient_steps == 5 * 4 + 3 * 29
         assert 5 * 100 + 3 * 900 < outcome.cost.images <= 5 * (100 + 4 * 32) + 3 * (900 + 29 * 32)
-        (folder,) = tmp_path.iterdir()
-        assert folder.name.startswith("mine-") and (folder / "metrics.jsonl").exists()
+        assert folder_holds(outcome, tmp_path, model) and outcome.folder.name.startswith("mine-")
+        assert outcome.feasible and outcome.report["models"]["unlearned"]["forget_top1"] == pytest.approx(after)
+        assert outcome.report["models"]["original"]["retain_top1"] == digits.accuracy(mislabelled, RIGHT)
 
     def test_forgetting_what_was_never_learned_changes_next_to_nothing(self, digits, tmp_path):
         """A negative control: held-out images already lie where unseen images do."""
