@@ -33,7 +33,7 @@ from unlearning.arguments import MethodArgs
 from unlearning.dial import DialArgs, line_of
 from unlearning.experiment import Experiment
 from unlearning.known_weights import described, own_weights
-from unlearning.methods import METHODS, check_method, defaults_of
+from unlearning.methods import METHODS, arguments_of, check_method, defaults_of, get_method
 from unlearning.run import UnlearningRun
 from unlearning.sequence import SequenceArgs, taken_over
 from unlearning.setup import OriginalArgs, TraceArgs, check_forgetting, forget, set_up
@@ -46,8 +46,8 @@ CAREFUL = {"learning_rate": 0.001}
 class Args(RunArgs, DataArgs, ModelArgs, MethodArgs, OriginalArgs, SequenceArgs, DialArgs, TraceArgs, ReportArgs):
     """Flags of train_constrained_unlearning.py."""
 
-    method: Literal[*METHODS] = "constrained"
-    """How to forget; the first three are ours, the constrained problem with three targets (see docs/methods.md)."""
+    method: Literal[*METHODS] | str = "constrained"
+    """How to forget: a name of docs/methods.md, or FILE.py:METHOD for your own (see CONTRIBUTING.md)."""
     untrain: bool = True
     """Whether to forget; False trains the original and stops there."""
 
@@ -60,6 +60,7 @@ def get_parser() -> ScriptParser:
             **defaults_of(asked.method), **own_weights(asked), **described(asked.weight_path, asked),
             **taken_over(asked), **line_of(asked),
         },
+        extend=lambda method: arguments_of(method, Args),
     )  # fmt: skip
 
 
@@ -121,14 +122,14 @@ def untrain_constrained(
     """
     given = {"num_epochs": num_epochs, "learning_rate": learning_rate}
     given = {name: value for name, value in given.items() if value is not None}
-    own = defaults_of(method) | (CAREFUL if METHODS[method].constrained else {})
-    args = MethodArgs(**own | given | settings)
+    own = defaults_of(method) | (CAREFUL if get_method(method).constrained else {})
+    args = arguments_of(method, MethodArgs)(**own | given | settings)
     if on_nan not in (None, "stop", "rewind"):
         raise UserError(f"on_nan {on_nan!r}: stop or rewind")
     if forget_target not in ("unseen", "zero", "chance"):
         raise UserError(f"forget_target {forget_target!r}: unseen, zero or chance")
     check_method(method, args)
-    ScriptParser(MethodArgs, "untrain_constrained").parse_object(dataclasses.asdict(args))
+    ScriptParser(type(args), "untrain_constrained").parse_object(dataclasses.asdict(args))
     compute = choose_precision(choose_device(device), precision)
     model.to(compute.device)
     loaders = {"retain": retainloader, "forget": forgetloader, "unseen": unseenloader, "validation": validloader}

@@ -48,6 +48,8 @@ class CheckpointArgs(FurtherArgs, KnownArgs):
     """Weights of one or several retrained models: gaps are to their mean, and the band spans them."""
     shadow_config: str | None = None
     """config.yaml of an unlearning run: shadow models use its --train_ flags and its method."""
+    shadow_method: str | None = None
+    """The FILE.py:METHOD that --shadow_config names: code is run only where the user names it."""
     shadow_dir: str = "runs/shadows"
     """Folder of shadow models, by configuration, and of their originals, which all methods share; existing ones are
     reused."""

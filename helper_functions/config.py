@@ -90,7 +90,8 @@ class ScriptParser(ArgumentParser):
     `--use_sam` and `--use_sam True` both work, a list takes `--mean .5 .5 .5`, one of numbers `.5,.5,.5` as well,
     `--config_file` is applied before the command line in any position, abbreviations are refused, and an error is one
     line. `--help` groups the flags by the base class that defines them. `presets` gives, from the parsed arguments,
-    defaults that replace those of the dataclass, such as a method's own.
+    defaults that replace those of the dataclass, such as a method's own; `extend` gives, from --method, the dataclass
+    with the flags of a method that is the user's own.
     """
 
     def __init__(
@@ -99,10 +100,11 @@ class ScriptParser(ArgumentParser):
         prog: str | None = None,
         description: str = "",
         presets: Callable[[Namespace], dict[str, object]] = lambda asked: {},
+        extend: Callable[[object], type] | None = None,
     ) -> None:
         usage = "%(prog)s [--config_file FILE] [--FLAG VALUE ...]"
         super().__init__(prog, usage=usage, description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
-        self.args_class, self.presets = args_class, presets
+        self.args_class, self.presets, self.extend = args_class, presets, extend
         self.add_argument("--config_file", type=str, help="YAML file of flags; the command line overrides it.")
         self.add_class_arguments(args_class, None)
         for action in self._actions:
@@ -133,7 +135,7 @@ class ScriptParser(ArgumentParser):
         own = self.presets(self.parse_args([f"--method={method}"]))
         print(f"{self.prog} --method {method}: its own defaults and flags\n")
         for action in self._actions:
-            if action.dest in own or re.search(rf"\b{method}\b.*:", str(action.help)):
+            if action.dest in own or re.search(rf"\b{re.escape(method)}\b.*:", str(action.help)):
                 text = " ".join(action.help.split())
                 print(f"  --{action.dest} {own.get(action.dest, action.default)}\n      {text}")
         raise SystemExit(0)
@@ -150,13 +152,13 @@ class ScriptParser(ArgumentParser):
 
     def parse(self, argv: Sequence[str] | None = None) -> object:
         """An instance of the dataclass from a command line (the process's own by default); an error is a UserError."""
-        argv = self._join_lists(list(sys.argv[1:] if argv is None else argv))
+        argv = list(sys.argv[1:] if argv is None else argv)
+        if self.extend is not None and (extended := self.extend(self._method(argv))) is not self.args_class:
+            return ScriptParser(extended, self.prog, self.description, self.presets).parse(argv)
+        argv = self._join_lists(argv)
         if len(argv) == 2 and argv[0] == "--help" and "method" in self._fields:
             self._print_method(argv[1])
-        files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        files.error = self.error
-        files.add_argument("--config_file")
-        known, argv = files.parse_known_args(argv)
+        known, argv = self._only("config_file").parse_known_args(argv)
         path = known.config_file
         values = {} if path is None else self._read(path)
         refuse_aliases([*argv, values])
@@ -173,6 +175,21 @@ class ScriptParser(ArgumentParser):
         flags = {name: _builtin(parsed[name]) for name in self._fields}
         check_flags(flags)
         return self.args_class(**flags)
+
+    def _only(self, *names: str) -> argparse.ArgumentParser:
+        """A parser that knows these flags alone."""
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.error = self.error
+        for name in names:
+            parser.add_argument(f"--{name}")
+        return parser
+
+    def _method(self, argv: list[str]) -> object:
+        """The method that a command line names, that its file names, or that help is asked for; None: none of them."""
+        if len(argv) == 2 and argv[0] == "--help":
+            return argv[1]
+        known, _ = self._only("config_file", "method").parse_known_args(argv)
+        return known.method or (load_config(known.config_file).get("method") if known.config_file else None)
 
     def _read(self, path: str) -> dict[str, object]:
         """The values of a YAML file by known names."""

@@ -152,11 +152,11 @@ def _where(parser: "ScriptParser", step: int | None, goes_on: bool) -> str:
 
 def _resume_command(parser: "ScriptParser") -> str | None:
     """The command that resumes the current run, None where that is not the script's own."""
-    if type(run_under_way.args) is not parser.args_class:
+    if not isinstance(run_under_way.args, parser.args_class):
         return None
-    model = getattr(run_under_way.args, "model", "")
+    given = {name: getattr(run_under_way.args, name, None) for name in ("model", "transform", "method")}
     # Code is run only where the user names it.
-    named = f" --model {shlex.quote(model)}" if ":" in model else ""
+    named = "".join(f" --{name} {shlex.quote(value)}" for name, value in given.items() if ":" in (value or ""))
     return f"python {parser.prog} --resume {shlex.quote(str(run_under_way.folder))}{named}"
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,13 @@ RESULT, INFEASIBLE, NOT_FORGOTTEN = RESULTS = ("model.pt", "infeasible.pt", "not
 # What a run that has forgotten removes, since it holds the forget set's influence. The checkpoint goes last: up to then
 # --resume finishes the run.
 TRACES = ORIGINAL, REWOUND, CHECKPOINT = ("original.pt", "rewound.pt", "checkpoint.pt")
+# A copy of the file of the user's own method.
+CODE = "method.py"
+
+
+def as_name(text: str) -> str:
+    """A text as part of a file's or a folder's name: everything but letters, digits, `_`, `.`, `+` and `-` is `_`."""
+    return re.sub(r"[^\w.+-]+", "_", text, flags=re.ASCII).strip("._-") or "_"
 
 
 def run_quietly(script: ModuleType, flags: Sequence[object], name: str) -> tuple[Path, dict]:

@@ -12,7 +12,7 @@ from helper_functions.errors import UserError
 from helper_functions.run_folder import ORIGINAL, RESULT, result_weights
 from unlearning.choice import is_better
 from unlearning.constrained.line_search import Line
-from unlearning.known_weights import refuse_code
+from unlearning.known_weights import refuse_code, refuse_unnamed_method
 from unlearning.sequence import finished
 
 # Measured at the end of every constrained run, in shares of the line.
@@ -51,6 +51,7 @@ def line_of(asked: Any) -> dict[str, object]:
     folder, flag = Path(asked.dial), f"--dial {asked.dial}"
     config, report = finished(folder, flag)
     refuse_code(config, asked, flag)
+    refuse_unnamed_method(config.get("method"), asked.method, flag)
     if "dial" not in report:
         raise UserError(f"{flag}: that run has no line (method {config['method']}); name one of a constrained method")
     if config.get("previous_run"):

@@ -10,6 +10,7 @@ from helper_functions.errors import UserError
 from helper_functions.files import load_config
 from helper_functions.record import RunRecord
 from helper_functions.training.distribution import from_main
+from helper_functions.user_code import refuse_unnamed
 from models.arguments import ModelArgs
 from models.sources import refuse_unnamed_code, weights_of_folder
 
@@ -61,12 +62,21 @@ def refuse_code(config: dict, asked: Any, flag: str) -> None:
         refuse_unnamed_transform(config.get("transform"), None, flag)
 
 
+def refuse_unnamed_method(method: object, asked: str, flag: str) -> None:
+    """Refuse to run the code of an earlier run's method, unless the user has `asked` for it."""
+    if isinstance(method, str) and ":" in method:
+        refuse_unnamed("method", method, asked, flag)
+
+
 def resumed(given: Any) -> tuple[RunRecord, Any]:
     """The record and the flags of the run that `--resume` names, code in which the user has to name again.
 
     Raises:
         UserError: there is no such run, or it is another script's.
     """
+    config = Path(given.resume) / "config.yaml"
+    if hasattr(given, "method") and config.is_file():
+        refuse_unnamed_method(load_config(config).get("method"), given.method, f"--resume {given.resume}")
     record, args = RunRecord.reopen(given.resume, type(given), given.on_nan)
     refuse_unnamed_code(args.model, given.model, f"--resume {given.resume}")
     refuse_unnamed_transform(args.transform, given.transform, f"--resume {given.resume}")

@@ -16,7 +16,8 @@ from unlearning.constrained.line_search import Weights, snapshot
 from unlearning.context import MethodContext, RunListener
 from unlearning.dial import FINER_SHARES, SHARES, Dial
 from unlearning.evaluator import Evaluation, Evaluator
-from unlearning.methods import METHODS
+from unlearning.methods import get_method
+from unlearning.methods.own import label_of
 from unlearning.streams import OWN_RETAIN_LOSS, RETAIN_LOSSES
 
 COLUMNS = (
@@ -59,7 +60,7 @@ class UnlearningRun(RunListener):
         loaders: `retain`, `forget`, `unseen` and `validation`.
         args: flags.
         target: name of the forget target.
-        method: one of `METHODS`.
+        method: as of --method.
         precision: device and dtype.
         record: the run's record.
         seed: of the fixed retain sample, and of what the method draws.
@@ -82,7 +83,7 @@ class UnlearningRun(RunListener):
     ) -> None:
         set_trainable(model, args.trainable)
         self.model, self.args, self.record, self.log_interval = model, args, record, log_interval
-        self.name, self.method = method, METHODS[method]
+        self.name, self.asked, self.method = label_of(method), method, get_method(method)
         self.on_nan = on_nan or ("rewind" if self.method.constrained else "stop")
         self.cost = Cost()
         self.watch = self.cost.stopwatch(precision.device)
@@ -117,7 +118,7 @@ class UnlearningRun(RunListener):
         self.model.load_state_dict(weights)
         outcome = Unlearned(
             self.epochs, self.epochs[place], place + 1, self.original | self.trainer.original, self.target.name,
-            self.name, self.trainer.events, self.cost, self.trainer.multiplier, {},
+            self.asked, self.trainer.events, self.cost, self.trainer.multiplier, {},
         )  # fmt: skip
         if self.method.constrained and self.trainer.moved:
             self._settle_on_line(outcome, weights, SHARES, {1.0: outcome.figures})
@@ -125,7 +126,7 @@ class UnlearningRun(RunListener):
 
     def turn(self, weights: Weights) -> Unlearned:
         """Without a gradient step: the best point within the budget of the line from the original to `weights`."""
-        outcome = Unlearned([], {}, 1, self.original, self.target.name, self.name, [], self.cost, None, {})
+        outcome = Unlearned([], {}, 1, self.original, self.target.name, self.asked, [], self.cost, None, {})
         self._settle_on_line(outcome, weights, FINER_SHARES, {})
         outcome.epochs.append(outcome.figures)
         return self._ended(outcome)

@@ -17,7 +17,7 @@ from helper_functions.training.inference import predict
 from unlearning.evaluator import paired_fall
 from unlearning.experiment import Experiment
 from unlearning.known_weights import DESCRIBING, MODEL, TREATMENT, refuse_code
-from unlearning.methods import METHODS
+from unlearning.methods import get_method
 
 # Flags that a later request cannot change: data, their parts, and the model.
 SAME = ("dataset", *MODEL, *TREATMENT, "validation", "test")
@@ -159,7 +159,7 @@ def taken_over(asked: Any) -> dict[str, object]:
     refuse_code(previous.config, asked, f"--previous_run {asked.previous_run}")
     found = {name: previous.config[name] for name in TAKEN_OVER if previous.config.get(name) is not None}
     found["weight_path"] = str(previous.weights)
-    same_solver = previous.config.get("solver") == asked.solver and METHODS[asked.method].constrained
+    same_solver = previous.config.get("solver") == asked.solver and get_method(asked.method).constrained
     if same_solver and previous.multiplier is not None:
         found["multiplier"] = previous.multiplier
     return found

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -12,8 +13,9 @@ from data.forget import parse_forget
 from data.image_list import REQUESTS, Request, load_requests, read_requests
 from helper_functions.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from helper_functions.errors import UserError
-from helper_functions.files import write_json
+from helper_functions.files import write_bytes, write_json
 from helper_functions.record import RunRecord
+from helper_functions.run_folder import CODE
 from helper_functions.training.devices import seed_everything
 from helper_functions.training.distribution import from_main
 from helper_functions.training.loop import Cost
@@ -28,7 +30,8 @@ from unlearning.constrained.difficulty import Difficulty
 from unlearning.dial import end_of
 from unlearning.experiment import Experiment
 from unlearning.known_weights import resumed
-from unlearning.methods import METHODS, check_images, check_method
+from unlearning.methods import arguments_of, check_images, check_method, get_method
+from unlearning.methods.own import file_of, is_own
 from unlearning.run import Unlearned, UnlearningRun
 from unlearning.sequence import check_previous, follow
 
@@ -148,6 +151,8 @@ def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun
         said, left = [*said, f"sequence {notes['sequence']}"], notes["sequence"].left_of(left)
     record = record or RunRecord.create(args.log_dir, args.name_prefix or name, args, experiment.precision.device)
     experiment.splits.save(record.path("splits.npz"))
+    if is_own(method := getattr(args, "method", None)):
+        keep_code(file_of(method), record)
     print("\n".join([experiment.describe(), *said, f"run      {record.folder}"]))
     if confirmed is not None:
         print("\n".join(confirmed.lines()))
@@ -161,6 +166,18 @@ def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun
         print("\n".join(["", *confirmed.lines()]))
         notes["preprocessing"] = confirmed.save(record, experiment)
     return run
+
+
+def keep_code(path: Path, record: RunRecord) -> None:
+    """Keep a copy of the file of the user's own method in the run folder.
+
+    Raises:
+        UserError: a resumed run began with other code.
+    """
+    kept, code = record.path(CODE), path.read_bytes()
+    if from_main(lambda: kept.is_file() and kept.read_bytes() != code):
+        raise UserError(f"--method {path}: it has changed since {record.folder} began; undo that, or start anew")
+    write_bytes(kept, code)
 
 
 def _requests(experiment: Experiment, record: RunRecord) -> list[Request]:
@@ -195,10 +212,10 @@ def check_forgetting(args: Any, method: str, experiment: Experiment, original: n
     Raises:
         UserError: naming the flag, or the images that are too few.
     """
-    settings, target = settings_from(args), experiment.target(args.forget_target)
+    settings, target = settings_from(args, method), experiment.target(args.forget_target)
     check_method(method, settings)
     check_images(method, settings, target, experiment.splits, experiment.dataset.num_classes)
-    if METHODS[method].discriminates:
+    if get_method(method).discriminates:
         check_features(args, original)
 
 
@@ -215,18 +232,19 @@ def check_features(args: Any, model: nn.Module) -> None:
         )
 
 
-def settings_from(args: Any) -> MethodArgs:
-    """The flags of methods out of a script's; defaults where the script has none."""
-    names = [field.name for field in dataclasses.fields(MethodArgs) if hasattr(args, field.name)]
-    return MethodArgs(**{name: getattr(args, name) for name in names})
+def settings_from(args: Any, method: str) -> MethodArgs:
+    """The flags of a method out of a script's; defaults where the script has none."""
+    kind = arguments_of(method, MethodArgs)
+    names = [field.name for field in dataclasses.fields(kind) if hasattr(args, field.name)]
+    return kind(**{name: getattr(args, name) for name in names})
 
 
 def forget(run: PreparedRun, method: str) -> Unlearned:
-    """Unlearn a copy of the original by one of `METHODS`; it joins the run's models as `unlearned`."""
+    """Unlearn a copy of the original by a method; it joins the run's models as `unlearned`."""
     args, experiment = run.args, run.experiment
     model = run.models["unlearned"] = copy.deepcopy(run.models["original"])
-    settings, target = settings_from(args), experiment.target(args.forget_target)
-    loaders = experiment.loaders(settings, augment=METHODS[method].augmented)
+    settings, target = settings_from(args, method), experiment.target(args.forget_target)
+    loaders = experiment.loaders(settings, augment=get_method(method).augmented)
     seed_everything(args.seed)  # whether the original was trained just now or read again must not show
     unlearning = UnlearningRun(
         model, loaders, settings, target, method, experiment.precision, run.record, args.seed, args.log_interval,

@@ -11,7 +11,7 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from benchmarks.leaderboard.cells import Cell, append_cell, data_flags, method_flags, read_cells, run_cell
+from benchmarks.leaderboard.cells import Cell, append_cell, data_flags, is_tuned, method_flags, read_cells, run_cell
 from benchmarks.leaderboard.pages import write_pages
 from benchmarks.leaderboard.trained_models import Training, resolve, train_originals
 from benchmarks.sweeps.sweep import EngineArgs, RunAll, command_line, engine_of, results_of
@@ -20,6 +20,7 @@ from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser,
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
 from helper_functions.run_lock import RunLock
+from unlearning.methods.own import label_of
 
 PRESETS = Path("configs/leaderboard")
 # Flags that do not change the results.
@@ -32,7 +33,7 @@ class Args(EngineArgs, FurtherArgs):
 
     methods: list[str] = dataclasses.field(default_factory=lambda: ["constrained", "scrub", "finetune"])
     """Rows. NAME takes the flags of TUNED/KIND/NAME.yaml, where KIND is that of the forget set; without such a file it
-    is the method of that name with its defaults."""
+    is the method of that name with its defaults; FILE.py:METHOD is your own."""
     forget: list[str] = dataclasses.field(default_factory=lambda: ["random:0.1"])
     """Forget sets as --forget of the scripts names them, or memorised:low, memorised:middle, memorised:high."""
     seeds: list[Seed] = dataclasses.field(default_factory=lambda: [0])
@@ -78,7 +79,8 @@ def main(args: Args) -> dict:
         raise UserError(f"{results}: no finished cell; {failed[0] if failed else 'run some first'}")
     # A later row for the same place replaces an earlier one: it has newer flags.
     latest = {(row["method"], row["forget"], row["seed"]): row for row in rows.values()}
-    write_pages(list(latest.values()), Path(args.output), args.title, command(args), top5=args.top5)
+    shown = [{**row, "tuned": is_tuned(args.tuned, row)} for row in latest.values()]
+    write_pages(shown, Path(args.output), args.title, command(args), top5=args.top5)
     print(f"{len(latest)} cells in {results}, leaderboard.csv, leaderboard.md and leaderboard.html beside it")
     if failed:
         raise UserError(f"{len(failed)} cells could not be run, the first of them {failed[0]}")
@@ -121,7 +123,8 @@ def _cells(args: Args, flags: dict, run_all: RunAll) -> list[Cell]:
         asked = {"forget": resolved, "seed": seed, "retain_budget": args.retain_budget}
         for method in args.methods:
             own = {**flags, **method_flags(args.tuned, forget.partition(":")[0], method), **asked}
-            cells.append(Cell(method, forget, seed, own, *models, f"{args.log_dir}/cells", args.log_interval, further))
+            where = label_of(method), forget, seed
+            cells.append(Cell(*where, own, *models, f"{args.log_dir}/cells", args.log_interval, further))
     return cells
 
 

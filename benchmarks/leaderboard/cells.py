@@ -19,7 +19,8 @@ from helper_functions.errors import UserError
 from helper_functions.files import key_of, load_config
 from helper_functions.run_folder import CHECKPOINT, RESULTS, result_weights, run_quietly
 from models.arguments import ModelArgs
-from unlearning.methods import METHODS
+from unlearning.methods import METHODS, get_method
+from unlearning.methods.own import fingerprint, is_own, stem_of
 
 # Kinds of forget sets that use the tuned flags of another kind unless they have their own.
 SIMILAR = {"superclass": "class", "file": "random", "memorised": "random"}
@@ -50,6 +51,8 @@ class Cell:
     def key(self) -> str:
         """Hash of everything that the figures depend on."""
         flags = {name: value for name, value in self.flags.items() if name not in ELSEWHERE}
+        if "method" in flags:
+            flags["method"] = fingerprint(flags["method"])
         models = [model_key(load_config(Path(folder) / "config.yaml")) for folder in (self.original, *self.retrained)]
         # Absent when empty: keys of cells without further figures stay those of existing records.
         further = {"further": self.further} if self.further else {}
@@ -66,13 +69,31 @@ def data_flags(train_config: str) -> dict:
 
 def method_flags(tuned: str | None, kind: str, method: str) -> dict:
     """A row's flags: TUNED/KIND/METHOD.yaml, else the defaults of the method of that name, else a UserError."""
-    for place in (kind, SIMILAR.get(kind, kind)):
-        path = Path(tuned or "") / place / f"{method}.yaml"
-        if tuned is not None and path.is_file():
-            return load_config(path)
+    if is_own(method):
+        get_method(method)
+        return {**tuned_flags(tuned, kind, method), "method": method}
+    if found := tuned_flags(tuned, kind, method):
+        return found
     if method not in METHODS:
         raise UserError(f"--methods {method}: no method, and no {kind}/{method}.yaml in --tuned {tuned}")
     return {"method": method}
+
+
+def tuned_flags(tuned: str | None, kind: str, method: str) -> dict:
+    """The content of TUNED/KIND/METHOD.yaml, or of that of a similar kind; empty where there is none."""
+    for place in (kind, SIMILAR.get(kind, kind)):
+        path = Path(tuned or "") / place / f"{stem_of(method)}.yaml"
+        if tuned is not None and path.is_file():
+            return load_config(path)
+    return {}
+
+
+def is_tuned(tuned: str | None, row: dict) -> bool:
+    """Whether a row of a method of the user's own has the flags that were tuned for it; others count as tuned."""
+    if not is_own(row["method"]):
+        return True
+    found = tuned_flags(tuned, row["forget"].partition(":")[0], row["method"])
+    return bool(found) and all(row["config"].get(name) == value for name, value in found.items() if name != "method")
 
 
 def run_cell(cell: dict) -> dict:
@@ -81,9 +102,10 @@ def run_cell(cell: dict) -> dict:
     flags = {**cell.flags, "figures": False, "log_dir": cell.log_dir, "log_interval": cell.log_interval}
     flags |= {"weight_path": f"{cell.original}/model.pt"}
     argv = command_line(flags) + ["--retrained_weight_path", *(f"{folder}/model.pt" for folder in cell.retrained)]
-    begun = [path.parent for path in Path(cell.log_dir).glob(f"{cell.method}-{cell.key}-*/{CHECKPOINT}")]
+    name = f"{stem_of(cell.method)}-{cell.key}"
+    begun = [path.parent for path in Path(cell.log_dir).glob(f"{name}-*/{CHECKPOINT}")]
     argv += ["--resume", str(begun[0])] if begun else []
-    folder, report = run_quietly(script, argv, f"{cell.method}-{cell.key}")
+    folder, report = run_quietly(script, argv, name)
     row = _row(cell, folder, report)
     if cell.further:
         _add_further(row, folder, cell)
@@ -113,6 +135,7 @@ def _add_further(row: dict, run: Path, cell: Cell) -> None:
     own |= {"weight_path": weights, "splits": run / "splits.npz", "original_weight_path": f"{cell.original}/model.pt"}
     own |= {"retrained_weight_path": [f"{folder}/model.pt" for folder in cell.retrained]}
     if "shadow_models" in cell.further:
+        own |= {"shadow_method": cell.flags["method"]} if is_own(cell.flags["method"]) else {}
         own |= {"shadow_config": run / "config.yaml", "shadow_dir": run.parent.parent / "shadows"}
     with contextlib.redirect_stdout(io.StringIO()):
         models = judge.main(judge.get_parser().parse(command_line({**own, **cell.further})))["models"]

@@ -84,6 +84,7 @@ def _table(board: Board, top5: bool) -> list[str]:
         texts = [(column.name, *column.text(entry)) for column in shown]
         cells = [f"{mean} ± {sd}" if sd and column == "avg_gap" else mean for column, mean, sd in texts]
         mark = f" ({entry.mark})" if entry.mark else ""
+        mark += " *not tuned*" * (not entry.tuned)
         lines.append([str(entry.rank or ""), name + mark, str(entry.seeds), *cells])
     head, *body = (f"| {' | '.join(cells)} |" for cells in (heads, *lines))
     return [head, "|---:|---|" + "---:|" * (len(heads) - 2), *body]

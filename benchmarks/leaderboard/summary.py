@@ -35,6 +35,7 @@ class Entry:
     values: dict[str, Spread]
     mark: str = ""  # why a method has no rank: did nothing, over budget, not judged
     rank: int | None = None  # by AvgGap among the methods without a mark, from 1
+    tuned: bool = True  # False for a method of the user's own with other flags than a search has found
 
     def mean(self, name: str) -> float | None:
         """The mean of a value; None where it is missing."""
@@ -111,7 +112,8 @@ def _entry(method: str, kind: str, rows: list[dict]) -> Entry:
              for row, feasible in zip(rows, verdicts, strict=True)]  # fmt: skip
     names = dict.fromkeys(name for line in lines for name in line)
     values = {name: spread(line.get(name) for line in lines) for name in names}
-    return Entry(method, kind, len(rows), values, _mark(values, len(rows)) if kind == "method" else "")
+    return Entry(method, kind, len(rows), values, _mark(values, len(rows)) if kind == "method" else "",
+                 tuned=all(row.get("tuned", True) for row in rows))  # fmt: skip
 
 
 def _mark(values: dict[str, Spread], seeds: int) -> str:

@@ -26,8 +26,9 @@ from helper_functions.errors import NotFinite, UserError
 from helper_functions.files import key_of, write_bytes
 from helper_functions.run_folder import run_quietly
 from unlearning.arguments import MethodArgs
-from unlearning.methods import METHODS, defaults_of
+from unlearning.methods import METHODS, defaults_of, get_method
 from unlearning.methods.method import RETAIN_EPOCHS, Log, Search, Span
+from unlearning.methods.own import fingerprint, is_own, label_of, stem_of
 
 VALIDATION_WEIGHT = 0.01  # objective per point of validation accuracy: decides between equally good trials
 OVER_BUDGET = 200.0  # least objective of a trial over the budget; larger than any within it
@@ -64,6 +65,21 @@ SPACES: dict[str, Space] = {
 SPACES["scrub_r"] = Space({"method": "scrub", "rewind": True}, METHODS["scrub"].search)
 
 
+def space_of(method: str) -> Space:
+    """What is searched of a row of `SPACES`, or of the user's own `FILE.py:METHOD`.
+
+    Raises:
+        UserError: there is no such row, or the method states no `search`.
+    """
+    if not is_own(method):
+        if method not in SPACES:
+            raise UserError(f"--methods {method}: one of {', '.join(SPACES)}, or FILE.py:METHOD")
+        return SPACES[method]
+    if not (searched := get_method(method).search):
+        raise UserError(f"--methods {method}: it has nothing to tune; state search= in its file (CONTRIBUTING.md)")
+    return Space({"method": method}, searched)
+
+
 def start(space: Space, distributions: dict[str, BaseDistribution]) -> dict[str, object]:
     """The method's own defaults, moved into the bounds where they lie outside: the first trial of every search."""
     own = vars(MethodArgs()) | defaults_of(space.fixed["method"])
@@ -88,7 +104,7 @@ class Args(EngineArgs):
     """Flags of benchmarks/leaderboard/tune.py."""
 
     methods: list[str] = dataclasses.field(default_factory=lambda: list(SPACES))
-    """Methods that are tuned, and scrub_r."""
+    """Methods that are tuned, scrub_r, and FILE.py:METHOD of your own."""
     forget: list[str] = dataclasses.field(default_factory=lambda: ["random:0.1"])
     """One forget set of each kind."""
     trials: PositiveInt = 30
@@ -116,8 +132,8 @@ def get_parser() -> ScriptParser:
 
 def main(args: Args) -> dict:
     """Run the missing trials, write the best flags; returns the best trial of each method and forget set."""
-    if unknown := [name for name in args.methods if name not in SPACES]:
-        raise UserError(f"--methods {unknown[0]}: one of {', '.join(SPACES)}")
+    for method in args.methods:
+        space_of(method)
     training = Training(args.train_config, f"{args.log_dir}/models")
     places = [{**dataclasses.asdict(training), "forget": forget, "seed": args.seed} for forget in args.forget]
     best = {}
@@ -136,7 +152,7 @@ def main(args: Args) -> dict:
             winner = min(trials, key=lambda trial: trial["value"])
             best[f"{search['method']} {search['forget']}"] = winner
             write_best(args, search["method"], search["forget"], winner, len(trials))
-            what = f"{search['method']:20s} {search['forget']:16s}"
+            what = f"{label_of(search['method']):20s} {search['forget']:16s}"
             print(f"{what} {winner['value']:8.3f}  {winner['flags']}", flush=True)
     return {"best": best}
 
@@ -145,7 +161,7 @@ def run_search(search: dict) -> list[dict]:
     """All trials of one method on one forget set, in order; recorded ones are not run again."""
     args = Args(**search["args"])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space, trials, study = SPACES[search["method"]], [], optuna.create_study()
+    space, trials, study = space_of(search["method"]), [], optuna.create_study()
     distributions = space.distributions(args.most_retain_epochs)
     study.enqueue_trial(start(space, distributions))
     known, fixed = read_rows(Path(args.record)), data_flags(args.train_config)
@@ -155,9 +171,10 @@ def run_search(search: dict) -> list[dict]:
         study.sampler = optuna.samplers.TPESampler(n_startup_trials=args.trials // 3, seed=args.seed * 1000 + number)
         trial = study.ask(distributions)
         values = rounded(trial.params, distributions)
-        key = key_of({**fixed, **values, "number": number, "row": search["method"], "trained": search["trained"]})
+        what = {"method": fingerprint(fixed["method"]), "row": label_of(search["method"])}
+        key = key_of({**fixed, **values, **what, "number": number, "trained": search["trained"]})
         if key not in known:
-            row = {"key": key, "method": search["method"], "forget": search["forget"], "number": number}
+            row = {"key": key, "method": what["row"], "forget": search["forget"], "number": number}
             known[key] = {**row, "flags": values, **run_trial(search["original"], {**fixed, **values}, key)}
             append_row(Path(args.record), known[key])
         trials.append(known[key])
@@ -195,11 +212,11 @@ def objective(figures: dict, verdict: dict, kind: str) -> float:
 def write_best(args: Args, method: str, forget: str, winner: dict, trials: int) -> None:
     """Write the flags of the best trial as a configuration of the main script."""
     kind = forget.partition(":")[0]
-    path = Path(args.tuned) / kind / f"{method}.yaml"
+    path = Path(args.tuned) / kind / f"{stem_of(method)}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     state = "within" if winner["feasible"] else "beyond, as all of them,"
     about = f"Best of {trials} trials on {forget}, seed {args.seed}: {winner['value']:.3g}, {state} a budget of"
-    flags = yaml.safe_dump({**SPACES[method].fixed, **winner["flags"]}, sort_keys=False)
+    flags = yaml.safe_dump({**space_of(method).fixed, **winner["flags"]}, sort_keys=False)
     write_bytes(path, f"# {about} {args.retain_budget:g}.\n{flags}".encode())
 
 

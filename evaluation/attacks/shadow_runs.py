@@ -15,9 +15,11 @@ from evaluation.attacks.lira import TrainAndForget
 from evaluation.report.record import file_digest
 from helper_functions.config import RunArgs
 from helper_functions.errors import UserError
-from helper_functions.files import key_of
+from helper_functions.files import key_of, load_config
 from helper_functions.run_folder import TRACES, result_weights
+from helper_functions.user_code import refuse_unnamed
 from models.arguments import ModelArgs
+from unlearning.methods.own import fingerprint, is_own
 
 # Arguments that shadow runs leave at their defaults.
 FROM_SCRATCH = (
@@ -39,8 +41,11 @@ def read_method(script: ModuleType, path: str, judged: Any) -> Any:
     The --train_ flags of the configuration apply to the shadows' originals.
 
     Raises:
-        UserError: it cannot be read, is not a configuration of the script, or forgets nothing.
+        UserError: it cannot be read, is not a configuration of the script, forgets nothing, or names code as its method
+            that the flags do not.
     """
+    if is_own(method := load_config(path).get("method")):
+        refuse_unnamed("shadow_method", method, judged.shadow_method, f"--shadow_config {path}")
     args = script.get_parser().parse(["--config_file", str(path)])
     if not args.untrain:
         raise UserError(f"--shadow_config {path}: untrain is False in it; give that of a run that unlearned")
@@ -55,7 +60,8 @@ def read_method(script: ModuleType, path: str, judged: Any) -> Any:
 
 def deciding(args: Any) -> dict:
     """The arguments that determine a shadow model, for the hash of its folder."""
-    return {name: value for name, value in dataclasses.asdict(args).items() if name not in ELSEWHERE}
+    found = {name: value for name, value in dataclasses.asdict(args).items() if name not in ELSEWHERE}
+    return found | {"method": fingerprint(args.method)}
 
 
 def by_script(

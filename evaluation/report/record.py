@@ -19,7 +19,7 @@ from evaluation.report.page import PAGE, report_page
 from evaluation.report.requesters import list_digest, requester_page
 from evaluation.report.tables import plain
 from helper_functions.code_version import code_version
-from helper_functions.run_folder import CHECKPOINT, ORIGINAL, RESULT
+from helper_functions.run_folder import CHECKPOINT, CODE, ORIGINAL, RESULT
 from helper_functions.training.devices import describe_environment
 from unlearning.confirmation import FILE
 from unlearning.experiment import Experiment
@@ -34,7 +34,7 @@ WEIGHTS = (RESULT, "infeasible*.*", "not_forgotten*.*", "unlearned.*")
 # Other files of a run folder whose digests a report holds.
 RECORDS = {
     "config.yaml": "configuration", "splits.npz": "splits", "metrics.jsonl": "figures", HASHES: "hashes",
-    REQUESTS: "requests", CHECKPOINT: "checkpoint", FILE: "preprocessing",
+    REQUESTS: "requests", CHECKPOINT: "checkpoint", FILE: "preprocessing", CODE: "method",
 }  # fmt: skip
 ENVIRONMENT = ("python", "torch", "device", "cpu", "cpu_threads")
 TRACE_POINTS = 300

@@ -25,10 +25,12 @@ from evaluation.report.tables import plain
 from evaluation.verify.checks import ROUNDING, Check, all_near, at, exact
 from evaluation.verify.figures import Recorded, check_figures, check_files
 from helper_functions.code_version import code_version
+from helper_functions.config import ScriptParser
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
 from helper_functions.training.distribution import world_size
 from models.sources import refuse_unnamed_code
+from unlearning.methods.own import is_own, with_flags
 
 NEEDED = ("report.json", "config.yaml", "splits.npz")
 # Flags of test.py that give the present places of data, models and code, and the device.
@@ -156,11 +158,16 @@ def _rendered_again(name: str, kept: bytes, made: bytes, report: dict) -> Check:
 def _recorded(folder: Path, report: dict, given: Any, scripts: Mapping[str, ModuleType]) -> Recorded:
     """The run as its configuration describes it, with the present places of data and models."""
     config = folder / "config.yaml"
-    names = set(load_config(config))
-    fitting = [name for name, script in scripts.items() if names == {f.name for f in dataclasses.fields(script.Args)}]
+    values = load_config(config)
+    known = {name: {field.name for field in dataclasses.fields(script.Args)} for name, script in scripts.items()}
+    # The flags of a method of the user's own are known from their values, without its code.
+    own = is_own(values.get("method"))
+    fitting = [name for name, names in known.items() if names == set(values) or own and names < set(values)]
     if not fitting:
         raise UserError(f"--verify {folder}: config.yaml does not belong to an unlearning script of this version")
-    args = scripts[fitting[0]].get_parser().parse(["--config_file", str(config)])
+    flags = {name: value for name, value in values.items() if name not in known[fitting[0]]}
+    args_class = with_flags(scripts[fitting[0]].Args, str(values.get("method")), flags)
+    args = ScriptParser(args_class).parse(["--config_file", str(config)])
     default = type(given)()
     moved = {name: getattr(given, name) for name in MOVED if getattr(given, name) != getattr(default, name)}
     if "model" not in moved:

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,26 @@ from unlearning.methods import METHODS
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = "dataset: digits\nmodel: resnet8\nwidth: 4\nnum_epochs: 1\nbatch_size: 64\n"
+
+# A method of the user's own: all weights become smaller.
+OWN = """
+import torch
+
+from unlearning.methods.baseline import BaselineSpec
+from unlearning.methods.method import Span, one_shot
+
+
+def spec(context):
+    @torch.no_grad()
+    def begin():
+        for weight in context.model.parameters():
+            weight.mul_(context.args.shrink)
+
+    return BaselineSpec(begin=begin)
+
+
+METHOD = one_shot(spec, search={"shrink": Span(0.1, 0.9)}, shrink=0.5)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +146,38 @@ class TestLeaderboard:
         found = json.loads(by_hand.read_text())["models"][str(retrained / "model.pt")]
         for name in ("relearn_steps", "linear_probe_top1"):
             assert row["retrained"][0][name] == pytest.approx(found[name], rel=1e-5)
+
+    def test_a_method_of_the_users_own_is_not_tuned_until_it_is(self, folder):
+        path, tuned = folder / "mine.py", folder / "tuned"
+        path.write_text(OWN)
+        method, out = f"{path}:METHOD", folder / "own"
+        flags = [*map(str, self.flags(folder, method)), "--output", str(out), "--tuned", str(tuned)]
+
+        def board() -> tuple[dict, str]:
+            (row,) = leaderboard.main(leaderboard.get_parser().parse(flags))["rows"]
+            lines = (out / "leaderboard.md").read_text().splitlines()
+            (line,) = (line for line in lines if "| mine.py:METHOD" in line)
+            assert ("not tuned" in line) == ("<i>not tuned</i>" in (out / "leaderboard.html").read_text())
+            return row, line
+
+        row, line = board()
+        assert row["method"] == "mine.py:METHOD" and row["config"]["shrink"] == 0.5 and "*not tuned*" in line
+        assert [run.name.startswith("mine.py_METHOD-") for run in (folder / "runs/cells").glob("mine*")] == [True]
+        asked = ["--methods", method, "--forget", "class:3", "--seed", "0", "--trials", "2", "--workers", "1"]
+        asked += ["--train_config", folder / "train.yaml", "--log_dir", folder / "runs", "--tuned", tuned]
+        done = tune.main(tune.get_parser().parse([*map(str, asked), "--record", str(folder / "own.jsonl")]))
+        found = load_config(tuned / "class" / "mine.py_METHOD.yaml")
+        assert found == {"method": method, **done["best"][f"{method} class:3"]["flags"]}
+        assert list(found) == ["method", "shrink"] and 0.1 <= found["shrink"] <= 0.9
+        again, line = board()
+        assert again["config"]["shrink"] == found["shrink"] and "not tuned" not in line
+        path.write_text(OWN.replace("0.5", "0.6"))  # other code is another method
+        assert board()[0]["key"] != again["key"]
+
+    def test_a_method_without_a_search_is_not_tuned(self, tmp_path):
+        (tmp_path / "yours.py").write_text(re.sub(r"search=.*?}, ", "", OWN))
+        with pytest.raises(UserError, match="nothing to tune; state search="):
+            tune.space_of(f"{tmp_path}/yours.py:METHOD")
 
     def test_a_cell_that_was_stopped_goes_on_with_its_run(self, folder, monkeypatch):
         args = leaderboard.get_parser().parse([*map(str, self.flags(folder, "finetune")), "--seeds", "1"])

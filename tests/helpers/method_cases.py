@@ -11,7 +11,7 @@ from data.loaders import TensorLoader
 from helper_functions.record import RunRecord
 from helper_functions.training.devices import Precision
 from unlearning.arguments import MethodArgs
-from unlearning.methods import METHODS, defaults_of
+from unlearning.methods import METHODS, arguments_of, defaults_of, get_method
 from unlearning.run import Unlearned, UnlearningRun
 
 CPU = Precision(torch.device("cpu"), torch.float32)
@@ -85,8 +85,8 @@ def weights_of(model: nn.Module) -> State:
 
 def settings_of(method: str, **settings) -> MethodArgs:
     """A method's own values and others in their place; without those that mean nothing to it."""
-    known = {name: value for name, value in settings.items() if name in METHODS[method].follows}
-    return MethodArgs(**{**defaults_of(method), **known})
+    known = {name: value for name, value in settings.items() if name in get_method(method).follows}
+    return arguments_of(method, MethodArgs)(**{**defaults_of(method), **known})
 
 
 def begin(

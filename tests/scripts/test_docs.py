@@ -72,6 +72,7 @@ def run_folder(tmp_path_factory) -> Path:
     """A finished run within its budget, as `runs/NAME` of a folder that has the repository's configurations."""
     folder = tmp_path_factory.mktemp("commands")
     (folder / "configs").symlink_to(ROOT / "configs")
+    (folder / "npo.py").write_text(blocks("CONTRIBUTING.md", "python"))
     flags = ("--dataset", "digits", *SMALL, "--train_num_epochs", 1, "--num_epochs", 1, "--retain_budget", 100)
     flags += ("--keep_checkpoint", "--figures", False)
     unlearning.main(parse(unlearning, *flags, "--log_dir", folder / "made"))

@@ -6,6 +6,7 @@ from contrastive_discrimination.held_out import FOLDS
 from contrastive_discrimination.pairs import ClassMates
 from data.split_record import Splits
 from helper_functions.errors import UserError
+from helper_functions.user_code import did_you_mean
 from unlearning.arguments import MethodArgs, PublishedArgs, UnlearnArgs
 from unlearning.constrained.discriminator_target import OWN_MATCH
 from unlearning.constrained.targets import own_target
@@ -33,6 +34,7 @@ from unlearning.methods import (
     untrain_contrastive,
 )
 from unlearning.methods.method import RETAIN_EPOCHS, Log, Method, constrained
+from unlearning.methods.own import is_own, load_own, own_flags, with_flags
 
 METHODS: dict[str, Method] = {
     "constrained": constrained(
@@ -68,15 +70,28 @@ METHODS: dict[str, Method] = {
 }
 
 
-def defaults_of(method: str) -> dict[str, object]:
-    """A method's own values of flags; those that are not there have the values that `--help` shows.
+def get_method(name: str) -> Method:
+    """One of `METHODS`, or the user's own, `FILE.py:METHOD`.
 
     Raises:
         UserError: there is no such method.
     """
-    if method not in METHODS:
-        raise UserError(f"method {method!r}: one of {', '.join(METHODS)}")
-    return dict(METHODS[method].defaults)
+    if is_own(name):
+        return load_own(name)
+    if name not in METHODS:
+        known = f"one of {', '.join(METHODS)}, or FILE.py:METHOD"
+        raise UserError(f"--method {name}: {known}{did_you_mean(name, METHODS)}")
+    return METHODS[name]
+
+
+def defaults_of(method: str) -> dict[str, object]:
+    """A method's own values of flags; those that are not there have the values that `--help` shows."""
+    return dict(get_method(method).defaults)
+
+
+def arguments_of(method: object, base: type) -> type:
+    """A dataclass of arguments, with the flags of the user's own method where `method` is one."""
+    return with_flags(base, method, own_flags(defaults_of(method))) if is_own(method) else base
 
 
 def check_images(method: str, args: MethodArgs, target: str, splits: Splits, num_classes: int) -> None:
@@ -85,7 +100,7 @@ def check_images(method: str, args: MethodArgs, target: str, splits: Splits, num
     Raises:
         UserError: saying how many there are.
     """
-    if not METHODS[method].discriminates:
+    if not get_method(method).discriminates:
         return
     for name in ("forget", "validation"):
         if (count := len(getattr(splits, name))) < FOLDS:
@@ -102,10 +117,10 @@ def check_method(method: str, args: MethodArgs) -> None:
     Raises:
         UserError: naming the flag.
     """
-    if METHODS[method].constrained:
+    if get_method(method).constrained:
         if args.num_epochs == args.finetune_num_epochs == 0:
             raise UserError("--num_epochs 0 --finetune_num_epochs 0: nothing is left to do; give one of them passes")
-    elif "num_epochs" in METHODS[method].follows and not args.num_epochs:
+    elif "num_epochs" in get_method(method).follows and not args.num_epochs:
         raise UserError(f"--num_epochs {args.num_epochs}: method {method} needs at least one pass")
     if method == "constrained" and args.stop_criterion == "discriminator":
         raise UserError("--stop_criterion discriminator: method constrained has none; use another criterion")
@@ -116,5 +131,5 @@ def check_method(method: str, args: MethodArgs) -> None:
     # Fields of base classes come in the order of the classes.
     for field in (*dataclasses.fields(UnlearnArgs), *dataclasses.fields(PublishedArgs)):
         value = getattr(args, field.name)
-        if field.name not in METHODS[method].follows and value != field.default:
+        if field.name not in get_method(method).follows and value != field.default:
             raise UserError(f"--{field.name} {value}: method {method} has no such thing; leave it out")
