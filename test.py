@@ -1,6 +1,6 @@
 """Judge checkpoints: accuracy and loss on every part, attacks, distances to retrained models; test images are touched.
 
-    python test.py --weight_path runs/unlearning-20260101-120000/model.pt
+    python test.py --weight_path runs/NAME/model.pt
     python test.py --weight_path downloaded.pth --model resnet50 --data_dir photos --dataset imagefolder
     python test.py --weight_path unlearned.pt --retrained_weight_path a.pt b.pt c.pt --splits runs/NAME/splits.npz
     python test.py --weight_path unlearned.pt --original_weight_path original.pt --relearn --linear_probe

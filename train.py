@@ -15,6 +15,7 @@ from helper_functions.config import RunArgs, ScriptParser, run_script
 from helper_functions.errors import UserError
 from helper_functions.files import save_tensors, write_json
 from helper_functions.record import RunRecord
+from helper_functions.run_folder import run_name
 from models.arguments import ModelArgs
 from optimizer.training import Recipe, fit_classifier
 from unlearning.confirmation import confirm
@@ -48,10 +49,11 @@ def main(args: Args) -> dict:
     if args.retain_only and len(splits.forget) == 0:
         raise UserError("--retain_only True: there is no forget set to leave out; name it by --forget or --splits")
     model = experiment.model()
-    record = record or RunRecord.create(args.log_dir, args.name_prefix or "train", args, precision.device)
+    name = "retrained" if args.retain_only else "original"
+    prefix = args.name_prefix or run_name("train", name, splits.short_request)
+    record = record or RunRecord.create(args.log_dir, prefix, args, precision.device)
     splits.save(record.path("splits.npz"))
 
-    name = "retrained" if args.retain_only else "original"
     indices = splits.retain if args.retain_only else splits.train
     cost = fit_classifier(
         model, sets.training(indices, args.batch_size), args, precision, record,
@@ -60,8 +62,9 @@ def main(args: Args) -> dict:
     )  # fmt: skip
     save_tensors(model.state_dict(), record.path("model.pt"))
     seen = confirm(experiment, model, None, None).save(record, experiment)
-    report = {"models": {name: judge(model, sets, precision).figures}, "cost": {name: cost}, "preprocessing": seen}
-    report = plain(report)
+    figures = judge(model, sets, precision).figures
+    record.hparams(args, splits.forget_request, figures)
+    report = plain({"models": {name: figures}, "cost": {name: cost}, "preprocessing": seen})
     write_json(record.path("report.json"), report)
     record.close()
     print(f"\n{table(report['models'], tuple(FIGURES))}\n\n{cost_table({name: cost})}")

@@ -27,6 +27,7 @@ from evaluation.report.write import write_report
 from helper_functions.config import RunArgs, ScriptParser, run_script
 from helper_functions.errors import UserError
 from helper_functions.record import RunRecord
+from helper_functions.run_folder import run_name
 from helper_functions.training.devices import choose_device, choose_precision
 from models.arguments import ModelArgs
 from unlearning.arguments import MethodArgs
@@ -34,6 +35,7 @@ from unlearning.dial import DialArgs, line_of
 from unlearning.experiment import Experiment
 from unlearning.known_weights import described, own_weights
 from unlearning.methods import METHODS, arguments_of, check_method, defaults_of, get_method
+from unlearning.methods.own import stem_of
 from unlearning.run import UnlearningRun
 from unlearning.sequence import SequenceArgs, taken_over
 from unlearning.setup import OriginalArgs, TraceArgs, check_forgetting, forget, set_up
@@ -137,7 +139,8 @@ def untrain_constrained(
         saved = record is not None or log_dir is not None
         if record is None:
             place = log_dir if saved else stack.enter_context(tempfile.TemporaryDirectory())
-            record = RunRecord.create(place, name_prefix or "untrain_constrained", args, compute.device)
+            name = name_prefix or run_name("untrain_constrained", stem_of(method))
+            record = RunRecord.create(place, name, args, compute.device)
         run = UnlearningRun(model, loaders, args, forget_target, method, compute, record, seed, log_interval, on_nan)
         outcome = conclude(run, run.run(checkpoint), saved)
     if outcome.advice:

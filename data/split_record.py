@@ -95,6 +95,12 @@ class Splits:
         """Images that earlier requests forgot, whether they are still there or deleted."""
         return len(self.forgotten) + self.deleted
 
+    @property
+    def short_request(self) -> str:
+        """The request without the folders of a file, for names."""
+        kind, colon, value = self.forget_request.partition(":")
+        return f"{kind}{colon}{Path(value).name if kind in ('file', 'requests') else value}"
+
     def following(self, *, again: bool = False) -> "Splits":
         """The splits from which the next request of a sequence starts: its training set is this one's retain set.
 

@@ -47,7 +47,7 @@ class RunArgs:
     log_dir: str = "runs"
     """Folder in which the run makes its own folder."""
     name_prefix: str | None = None
-    """Beginning of the run folder's name; the script's name by default."""
+    """Beginning of the run folder's name; script, method and forget set by default."""
     resume: str | None = None
     """Run folder to go on with, with its own configuration; the result is that of a run that was never interrupted."""
     on_nan: Literal["stop", "rewind"] | None = None

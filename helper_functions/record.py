@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from helper_functions.config import ScriptParser
+from helper_functions.config import FIRST_FLAGS, ScriptParser
 from helper_functions.errors import UserError
 from helper_functions.files import load_config, load_tensors, remove_unfinished, save_config, save_tensors, write_json
 from helper_functions.run_folder import CHECKPOINT
@@ -103,6 +103,20 @@ class RunRecord:
             finite = values[values.isfinite()]
             if len(finite):
                 self.writer.add_histogram(name, finite.float().cpu(), step)
+
+    @on_main
+    def hparams(self, args: object, forget: str, figures: dict[str, float | None]) -> None:
+        """TensorBoard's table of runs: the flags that matter first, those that were set, and figures at the end.
+
+        `forget` is the request, which the flags may leave to earlier splits.
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(args)}
+        shown = {
+            name: value for name, value in {**vars(args), "forget": forget}.items()
+            if (name in FIRST_FLAGS or value != defaults[name]) and isinstance(value, bool | int | float | str)
+        }  # fmt: skip
+        final = {f"final/{name}": value for name, value in figures.items() if value is not None}
+        self.writer.add_hparams(shown, final, run_name=".")
 
     @on_main
     def print_row(self, name: str, epoch: int, num_epochs: int, figures: dict[str, float]) -> None:

@@ -20,11 +20,18 @@ RESULT, INFEASIBLE, NOT_FORGOTTEN = RESULTS = ("model.pt", "infeasible.pt", "not
 TRACES = ORIGINAL, REWOUND, CHECKPOINT = ("original.pt", "rewound.pt", "checkpoint.pt")
 # A copy of the file of the user's own method.
 CODE = "method.py"
+# Characters of a run folder's name that come from a method, or from a forget set.
+LONGEST_PART = 32
 
 
 def as_name(text: str) -> str:
     """A text as part of a file's or a folder's name: everything but letters, digits, `_`, `.`, `+` and `-` is `_`."""
     return re.sub(r"[^\w.+-]+", "_", text, flags=re.ASCII).strip("._-") or "_"
+
+
+def run_name(*parts: str) -> str:
+    """The beginning of a run folder's name: script, method and forget set, or what there is of them."""
+    return "-".join(as_name(part)[:LONGEST_PART] for part in parts if part)
 
 
 def run_quietly(script: ModuleType, flags: Sequence[object], name: str) -> tuple[Path, dict]:

@@ -15,7 +15,7 @@ from helper_functions.config import NonNegativeFloat, NonNegativeInt, PositiveFl
 from helper_functions.errors import UserError
 from helper_functions.files import write_bytes, write_json
 from helper_functions.record import RunRecord
-from helper_functions.run_folder import CODE
+from helper_functions.run_folder import CODE, run_name
 from helper_functions.training.devices import seed_everything
 from helper_functions.training.distribution import from_main
 from helper_functions.training.loop import Cost
@@ -31,7 +31,7 @@ from unlearning.dial import end_of
 from unlearning.experiment import Experiment
 from unlearning.known_weights import resumed
 from unlearning.methods import arguments_of, check_images, check_method, get_method
-from unlearning.methods.own import file_of, is_own
+from unlearning.methods.own import file_of, is_own, stem_of
 from unlearning.run import Unlearned, UnlearningRun
 from unlearning.sequence import check_previous, follow
 
@@ -114,7 +114,7 @@ def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun
     Args:
         args: an instance of a script's `Args`, with the fields of `RunArgs`, `DataArgs`, `ModelArgs`, `UnlearnArgs` and
             `OriginalArgs`.
-        name: beginning of the folder's name where --name_prefix gives none.
+        name: beginning of the folder's name where --name_prefix gives none; method and forget set follow.
         must_forget: whether arguments or earlier splits have to name a forget set.
         check: refuses what the script would need and cannot have, from arguments, data and the original.
 
@@ -149,7 +149,10 @@ def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun
     if previous is not None:
         notes["sequence"] = follow(previous, args, experiment, models["original"])
         said, left = [*said, f"sequence {notes['sequence']}"], notes["sequence"].left_of(left)
-    record = record or RunRecord.create(args.log_dir, args.name_prefix or name, args, experiment.precision.device)
+    if record is None:
+        method = getattr(args, "mode", None) or (args.method if args.untrain else "original")
+        name = args.name_prefix or run_name(name, stem_of(method), experiment.splits.short_request)
+        record = RunRecord.create(args.log_dir, name, args, experiment.precision.device)
     experiment.splits.save(record.path("splits.npz"))
     if is_own(method := getattr(args, "method", None)):
         keep_code(file_of(method), record)

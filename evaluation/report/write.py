@@ -1,6 +1,5 @@
 """The end of a run: judge every model, give the verdict, write and print the report."""
 
-import dataclasses
 import warnings
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -20,7 +19,6 @@ from evaluation.report.record import complete_report, how_forgotten
 from evaluation.report.requesters import evidence_for
 from evaluation.report.tables import cost_table, plain, table
 from evaluation.verdict import Verdict, give_verdict, next_try
-from helper_functions.config import FIRST_FLAGS
 from helper_functions.files import save_tensors, write_bytes, write_json
 from helper_functions.record import RunRecord
 from helper_functions.run_folder import INFEASIBLE, NOT_FORGOTTEN, RESULT, RESULTS, TRACES
@@ -256,15 +254,7 @@ def show_run(run: PreparedRun, models: dict[str, nn.Module], judgements: dict[st
     """
     record, args = run.record, run.args
     main = next(name for name in ("unlearned", "student", "original") if name in models)
-    flags = {}
-    for field in dataclasses.fields(args):
-        value = getattr(args, field.name)
-        # The flags that matter first, and those that were set.
-        matters = field.name in FIRST_FLAGS or value != field.default
-        if matters and isinstance(value, bool | int | float | str):
-            flags[field.name] = value
-    final = {f"final/{name}": value for name, value in judgements[main].figures.items() if value is not None}
-    record.writer.add_hparams(flags, final, run_name=".")
+    record.hparams(args, run.experiment.splits.forget_request, judgements[main].figures)
     if not args.figures:
         return
     _graph(record.writer, run.experiment, models[main])

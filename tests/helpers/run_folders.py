@@ -2,11 +2,13 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from helper_functions.run_folder import result_weights
 
@@ -54,6 +56,24 @@ def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Ten
     assert one.keys() == other.keys()
     for name, value in one.items():
         assert torch.equal(value, other[name]), name
+
+
+def unexplained_tags(folder: Path) -> list[str]:
+    """Tags of a run's events without a row in the table of runs/README.md, where PART is a name and `*` is anything."""
+    table = (Path(__file__).parents[2] / "runs/README.md").read_text().partition("\n## TensorBoard")[2]
+    cells = re.findall(r"^\| (`.*?) \|", table.partition("\n## ")[0], re.M)
+    names = re.findall("`(.+?)`", " ".join(cells))
+    known = [re.escape(name).replace("PART", r"\w+").replace(r"\*", ".+") for name in names]
+    tags = events_of(folder).Tags()
+    found = [tag for kind in ("scalars", "histograms", "images") for tag in tags[kind]]
+    assert found and known
+    return [tag for tag in found if not any(re.fullmatch(name, tag) for name in known)]
+
+
+def hparams_of(folder: Path) -> set[str]:
+    """Names of the flags in TensorBoard's table of runs."""
+    started = events_of(folder).PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    return set(HParamsPluginData.FromString(started).session_start_info.hparams)
 
 
 def events_of(folder: Path) -> EventAccumulator:

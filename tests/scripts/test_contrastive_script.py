@@ -16,9 +16,11 @@ from helpers.run_folders import (
     VERDICT,
     assert_same_weights,
     figures_of,
+    hparams_of,
     report_of,
     results_of,
     status_of,
+    unexplained_tags,
     weights_of,
 )
 
@@ -106,7 +108,9 @@ class TestTrain:
             "preprocessing.json",
             "original.pt", "original.json", "model.pt", "classifier.pt", "report.json",
         }  # fmt: skip
-        assert distillation.folder.name.startswith("contrastive-")
+        assert re.match(r"contrastive-train-\d{8}-\d{6}", distillation.folder.name)
+        assert {"dataset", "mode", "num_epochs", "seed"} <= hparams_of(distillation.folder)
+        assert not unexplained_tags(distillation.folder)
         assert yaml.safe_load((distillation.folder / "config.yaml").read_text())["mode"] == "train"
         assert weights_of(distillation.folder).keys() == weights_of(distillation.folder, "original.pt").keys()
         assert weights_of(distillation.folder, "classifier.pt")

@@ -11,7 +11,7 @@ import torch
 from helpers.method_cases import PLAIN, assert_same_weights, descend, everything, network, streams
 from helpers.method_cases import run as run_method
 from helpers.processes import REPOSITORY, SMALL, assert_refused, contents, fork, only, signal_at
-from helpers.run_folders import figures_of
+from helpers.run_folders import figures_of, unexplained_tags
 from torch import nn
 
 from helper_functions.files import load_config, load_tensors
@@ -79,7 +79,8 @@ def test_folder_configuration_and_report_carry_it(whole, method):
     assert (config["method"], config["npo_beta"], config["learning_rate"]) == (method, BETA, 0.005)
     assert report["run"]["method"] == report["forget"]["method"] == method
     assert "method" in {file["role"] for file in report["files"]} and (whole / "method.py").read_text() == CODE
-    assert method in (whole / "report.html").read_text()
+    assert method in (whole / "report.html").read_text() and not unexplained_tags(whole)
+    assert whole.name.startswith("unlearning-npo.py_METHOD-random_40-")
 
 
 def test_its_report_holds_without_its_code(whole, method):

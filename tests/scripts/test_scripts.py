@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 from functools import partial
 
@@ -19,14 +20,15 @@ from helpers.run_folders import (
     assert_same_weights,
     events_of,
     figures_of,
+    hparams_of,
     recorded_scalars,
     report_of,
     scalars_of,
     status_of,
+    unexplained_tags,
     weights_of,
 )
 from PIL import Image
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import test
 import train
@@ -91,6 +93,12 @@ class TestTrain:
         assert report["cost"]["original"]["images"] == 2 * len(np.load(original.folder / "splits.npz")["train"])
         assert original.done.err == "" and str(original.folder / "model.pt") in original.done.out
 
+    def test_tensorboard_has_its_flags_and_final_figures(self, original):
+        assert {"dataset", "model", "num_epochs", "learning_rate", "forget", "seed"} <= hparams_of(original.folder)
+        assert "final/test_top1" in events_of(original.folder).Tags()["scalars"]
+        assert not unexplained_tags(original.folder)
+        assert re.fullmatch(r"train-original-random_40-\d{8}-\d{6}", original.folder.name)
+
     def test_images_in_host_memory_train_the_same_weights(self, original, tmp_path):
         flags = ("--config_file", original.folder / "config.yaml", "--data_on_device", "no", "--log_dir", tmp_path)
         assert fork("train.py", *flags).status == 0
@@ -153,9 +161,10 @@ class TestUnlearn:
         assert {"forget/losses", "unseen/losses"} <= set(tags["histograms"])
         assert len(events.Histograms("forget/losses")) == 3  # epochs of both stages
         assert tags["graph"] and "forget/images" not in tags["images"]
-        started = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
-        shown = set(HParamsPluginData.FromString(started).session_start_info.hparams)
+        shown = hparams_of(quickstart.folder)
         assert {"dataset", "forget", "method", "retain_budget"} <= shown and "chance_margin" not in shown
+        assert "final/forget_top1" in tags["scalars"] and not unexplained_tags(quickstart.folder)
+        assert re.fullmatch(r"unlearning-constrained-mislabelled_0\.1-\d{8}-\d{6}", quickstart.folder.name)
 
     def test_tensorboard_shows_what_the_record_holds(self, quickstart):
         assert scalars_of(quickstart.folder) == recorded_scalars(quickstart.folder)

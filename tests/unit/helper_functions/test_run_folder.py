@@ -9,9 +9,25 @@ import pytest
 import train
 from helper_functions.errors import UserError
 from helper_functions.record import RunRecord
-from helper_functions.run_folder import read_scalars, run_quietly
+from helper_functions.run_folder import read_scalars, run_name, run_quietly
 
 FLAGS = ("--model", "resnet8", "--width", 4, "--num_epochs", 1, "--dataset", "digits")
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        (("unlearning", "constrained", "random:0.1"), "unlearning-constrained-random_0.1"),
+        (("train", "original", ""), "train-original"),
+        (("unlearning", "scrub", "class:aquarium fish,7"), "unlearning-scrub-class_aquarium_fish_7"),
+        (("unlearning", "../../x", "file:.."), "unlearning-x-file"),
+        (("unlearning", "ssd", "class:" + "very_long," * 99), "unlearning-ssd-class_very_long_very_long_very_l"),
+        (("unlearning", "ssd", "group:Zoë\n*?"), "unlearning-ssd-group_Zo"),
+    ],
+)
+def test_a_run_is_named_by_script_method_and_forget_set(parts, name, tmp_path):
+    assert run_name(*parts) == name
+    (tmp_path / f"{name}-20260101-120000").mkdir()
 
 
 def test_a_script_gives_its_folder_and_report_and_says_nothing(tmp_path, capsys):
