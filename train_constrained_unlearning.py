@@ -133,7 +133,6 @@ def untrain_constrained(
     check_method(method, args)
     ScriptParser(type(args), "untrain_constrained").parse_object(dataclasses.asdict(args))
     compute = choose_precision(choose_device(device), precision)
-    model.to(compute.device)
     loaders = {"retain": retainloader, "forget": forgetloader, "unseen": unseenloader, "validation": validloader}
     with contextlib.ExitStack() as stack:
         saved = record is not None or log_dir is not None
@@ -141,6 +140,7 @@ def untrain_constrained(
             place = log_dir if saved else stack.enter_context(tempfile.TemporaryDirectory())
             name = name_prefix or run_name("untrain_constrained", stem_of(method))
             record = RunRecord.create(place, name, args, compute.device)
+        model.to(compute.device)
         run = UnlearningRun(model, loaders, args, forget_target, method, compute, record, seed, log_interval, on_nan)
         outcome = conclude(run, run.run(checkpoint), saved)
     if outcome.advice:

@@ -118,6 +118,12 @@ def test_a_run_does_not_go_on_with_other_code(whole, method, tmp_path):
     assert_refused(done, UNLEARN, "it has changed since", "start anew")
 
 
+def test_its_code_is_not_run_where_only_a_folder_names_it(whole, method):
+    assert_refused(fork(UNLEARN, "--dial", whole), UNLEARN, f"add --method {method}")
+    flags = ("--weight_path", whole / "model.pt", "--shadow_models", 4, "--shadow_config", whole / "config.yaml")
+    assert_refused(fork("test.py", *flags), "test.py", f"add --shadow_method {method}")
+
+
 def test_help_shows_its_flags(method):
     done = fork(UNLEARN, "--help", method)
     assert done.status == 0 and "--npo_beta 0.5" in done.out and "--learning_rate 0.005" in done.out
