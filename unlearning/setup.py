@@ -132,7 +132,7 @@ def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun
         again=previous is not None and previous.asked_again > 0, with_copies=getattr(args, "with_copies", False),
     )  # fmt: skip
     args, models = experiment.args, {"original": experiment.model(args.weight_path)}
-    confirmed = kept(record)
+    confirmed = kept(record.folder) if record is not None else None
     if confirmed is None and args.weight_path is not None:
         confirmed = confirm(experiment, models["original"], args.weight_path, args.expected_accuracy)
     for number, path in enumerate(args.retrained_weight_path, start=1):

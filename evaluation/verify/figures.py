@@ -32,7 +32,7 @@ from evaluation.verify.checks import ROUNDING, Check, all_near, at, exact, near,
 from helper_functions.errors import UserError
 from helper_functions.run_folder import RESULTS
 from helper_functions.training.devices import describe_environment
-from unlearning.confirmation import accuracies
+from unlearning.confirmation import accuracies, kept
 from unlearning.experiment import Experiment
 from unlearning.sequence import DIGITS
 
@@ -170,6 +170,8 @@ def _preprocessing(run: Recorded, models: dict[str, nn.Module], tolerance: Calla
     # Data and code may lie elsewhere now.
     seen = plain(experiment.seen() | {name: getattr(run.args, name) for name in ("data_dir", "transform")})
     checks = [exact(f"input: {name}", at(told, name), value) for name, value in seen.items()]
+    recorded = dataclasses.asdict(found) if (found := kept(run.folder)) is not None else {}
+    checks += [exact(f"input: {name}", at(told, name), recorded.get(name)) for name in ("confirmed_by", "warning")]
     found = accuracies(experiment, models["original"]) if "original" in models else {}
     for part, top1 in found.items():
         name = f"original before any work: {part.replace('_', '-')}"

@@ -165,10 +165,11 @@ class TestCodeOfARun:
         shutil.copytree(folder, copy)
         report = json.loads((copy / "report.json").read_text())
         report["preprocessing"]["accuracy"]["forget"] -= 20
-        report["preprocessing"]["resize"] = "short"
+        report["preprocessing"] |= {"resize": "short", "confirmed_by": "run"}
         (copy / "report.json").write_text(json.dumps(report))
         done = fork("test.py", "--verify", copy)
         assert done.status == 3 and re.search("input: resize .*DIFFERS", done.out)
+        assert re.search("input: confirmed_by .*DIFFERS", done.out)
         assert re.search("original before any work: forget .*DIFFERS", done.out)
 
 
