@@ -89,11 +89,12 @@ class PreparedRun:
     one. `notes` join the report: `copies` and `near_duplicates` of forget images elsewhere, `sequence` for a request
     after others, `preprocessing` and how it is confirmed.
     `weight_file` is the format of the original's file, where it came from one. `requests` are those of --requests.
+    A dry run has no record, and random weights where the original would be trained.
     """
 
     args: Any
     experiment: Experiment
-    record: RunRecord
+    record: RunRecord | None
     checkpoint: dict | None
     models: dict[str, nn.Module]
     costs: dict[str, Cost]
@@ -146,13 +147,16 @@ def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun
     if previous is not None:
         notes["sequence"] = follow(previous, args, experiment, models["original"])
         said, left = [*said, f"sequence {notes['sequence']}"], notes["sequence"].left_of(left)
+    own, known = dataclasses.replace(args, retain_budget=left), confirmed.lines() if confirmed is not None else []
+    if getattr(args, "dry_run", False):
+        print("\n".join([experiment.describe(), *said, *known]))
+        return PreparedRun(own, experiment, None, None, models, {}, notes)
     record = record or RunRecord.create(args.log_dir, args.name_prefix or name, args, experiment.precision.device)
     experiment.splits.save(record.path("splits.npz"))
-    print("\n".join([experiment.describe(), *said, f"run      {record.folder}"]))
+    print("\n".join([experiment.describe(), *said, f"run      {record.folder}", *known]))
     if confirmed is not None:
-        print("\n".join(confirmed.lines()))
         notes["preprocessing"] = confirmed.save(record, experiment)
-    own, requests = dataclasses.replace(args, retain_budget=left), from_main(lambda: _requests(experiment, record))
+    requests = from_main(lambda: _requests(experiment, record))
     form = experiment.forms.get(args.weight_path)
     run = PreparedRun(own, experiment, record, record.load_checkpoint(), models, {}, notes, form, requests)
     _train_missing(run)
@@ -221,17 +225,22 @@ def settings_from(args: Any) -> MethodArgs:
     return MethodArgs(**{name: getattr(args, name) for name in names})
 
 
-def forget(run: PreparedRun, method: str) -> Unlearned:
-    """Unlearn a copy of the original by one of `METHODS`; it joins the run's models as `unlearned`."""
+def begin(run: PreparedRun, method: str) -> UnlearningRun:
+    """A run of one of `METHODS` on a copy of the original, which joins the run's models as `unlearned`."""
     args, experiment = run.args, run.experiment
     model = run.models["unlearned"] = copy.deepcopy(run.models["original"])
     settings, target = settings_from(args), experiment.target(args.forget_target)
     loaders = experiment.loaders(settings, augment=METHODS[method].augmented)
     seed_everything(args.seed)  # whether the original was trained just now or read again must not show
-    unlearning = UnlearningRun(
+    return UnlearningRun(
         model, loaders, settings, target, method, experiment.precision, run.record, args.seed, args.log_interval,
         args.on_nan,
     )  # fmt: skip
+
+
+def forget(run: PreparedRun, unlearning: UnlearningRun) -> Unlearned:
+    """Run it to its end."""
+    args, experiment, target = run.args, run.experiment, unlearning.context.target
     if getattr(args, "dial", None) is not None:
         outcome = unlearning.turn(experiment.model(str(end_of(args.dial))).state_dict())
         run.costs["unlearned"] = outcome.cost
