@@ -14,6 +14,7 @@ from data.exclusion import HASHES, pixel_hashes
 from evaluation.gaps import retrained_of, summarise_gaps
 from evaluation.judge import Judgement, judge_all
 from evaluation.metrics import loss_histograms
+from evaluation.report.classes import class_falls
 from evaluation.report.figures import draw_dial, draw_images, draw_losses
 from evaluation.report.page import PAGE
 from evaluation.report.record import complete_report
@@ -65,6 +66,7 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
             "method": outcome.method, "target": outcome.target, "chosen_epoch": outcome.chosen,
             "line_search": outcome.events, "multiplier": outcome.multiplier, "share": outcome.share,
         }  # fmt: skip
+        report["class_falls"] = class_falls(judgements, run.experiment, run.args.judged_retain_images)
         if run.requests:
             report["requesters"] = evidence_for(run.requests, judgements, run.experiment)
         if outcome.dial:

@@ -15,6 +15,7 @@ from data.copies import find_copies, find_near_duplicates, near_distance
 from data.image_list import REQUESTS, load_requests
 from data.preprocessing import file_of
 from evaluation.judge import Judgement
+from evaluation.report.classes import class_falls
 from evaluation.report.page import PAGE, PICTURE
 from evaluation.report.record import (
     ENVIRONMENT,
@@ -124,7 +125,7 @@ def check_figures(run: Recorded) -> list[Check]:
     checks.append(histograms if complete else dataclasses.replace(histograms, found="missing", holds=None))
     names = ("splits_sha256", "final_test", "judged_retain_images")
     checks += [exact(name.replace("_", " "), run.report.get(name), found[name]) for name in names]
-    checks += _requesters(run, judgements, tolerance("mia_auc"))
+    checks += _requesters(run, judgements, tolerance("mia_auc")) + _class_falls(run, judgements, same)
     return checks + _verdict(run, judgements, tolerance("retain_top1")) + _pictures(run)
 
 
@@ -208,6 +209,18 @@ def _requesters(run: Recorded, judgements: dict[str, Judgement], tolerance: floa
         for entry in (entries if isinstance(entries, list) else [])
     ]
     return [all_near("requesters", told, found, tolerance)]
+
+
+def _class_falls(run: Recorded, judgements: dict[str, Judgement], same: bool) -> list[Check]:
+    what, told = "classes that lost most", run.report.get("class_falls")
+    if run.method is None:
+        return [exact(what, told, None)]
+    if "original" not in judgements:
+        return [Check(what, "", "missing", None)]
+    found = plain(class_falls(judgements, run.experiment, run.args.judged_retain_images))
+    check = all_near(what, told, found, ROUNDING)
+    # Elsewhere, one image that is classified differently changes the list.
+    return [check if same or check.holds else dataclasses.replace(check, holds=None)]
 
 
 def _verdict(run: Recorded, judgements: dict[str, Judgement], tolerance: float) -> list[Check]:

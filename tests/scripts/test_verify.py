@@ -177,6 +177,7 @@ class TestDetects:
         assert done.status == 3 and "verdict: retain budget" in found
         assert ("settings (config.yaml)" in found) == (not covered)
 
+    LOST = {"class": "x", "images": 9, "before": 50.0, "after": 25.0, "low": 10.0, "high": 60.0, "fall": 25.0}
     CHANGES = {
         "models.unlearned.test_top1": (12.5, "unlearned: test top-1"),
         "models.unlearned.mia_auc": (0.501, "unlearned: membership attack AUC"),
@@ -188,6 +189,7 @@ class TestDetects:
         "request.images": (41, "images to forget"),
         "trace.epochs.retain_fall.0": (0.123, "trace"),
         "loss_histograms.unlearned.forget.0": (50.0, "loss histograms"),
+        "class_falls.held_out": ([LOST], "classes that lost most"),
         "run.method": ("scrub", "method"),
         "avg_gap.unlearned": (0.01, "gaps to retrained, by the report's figures"),
         "data.images.retain": (7, "data set and its parts"),
