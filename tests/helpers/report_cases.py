@@ -67,6 +67,7 @@ def example(retrained: int = 1, **parts: object) -> dict:
                         "fall": 4.375}],
             "held_out": [],
         },
+        "model_card_sha256": SHA,
         "splits_sha256": SHA,
         "final_test": "stratified",
         "judged_retain_images": 960,

@@ -212,6 +212,15 @@ class TestDetects:
         done, states = verify(folder)
         assert done.status == 3 and "report.html" in differing(states)
 
+    def test_one_changed_word_of_the_model_card(self, folder, verify):
+        card = folder / "model_card.md"
+        card.write_text(card.read_text().replace("same use", "any use", 1).replace("None:", "Any:", 1))
+        done, states = verify(folder)
+        assert done.status == 3 and "model_card.md" in differing(states)
+        card.unlink()
+        done, states = verify(folder)
+        assert done.status == 0 and states["model_card.md"] == "not checked"
+
     def test_another_picture(self, folder, verify):
         """One that the report tells of, in the place of another."""
         page = (folder / "report.html").read_text()
