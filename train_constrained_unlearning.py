@@ -6,6 +6,7 @@
     python train_constrained_unlearning.py --data_dir photos --requests requests.csv --weight_path model.pt
     python train_constrained_unlearning.py --previous_run runs/NAME --forget file:second.txt
     python train_constrained_unlearning.py --dial runs/NAME --retain_budget 0.5
+    python train_constrained_unlearning.py --data_dir photos --weight_path model.pt --forget file:second.txt --dry_run
 
 From Python, with any module and loaders: `untrain_constrained`.
 """
@@ -22,6 +23,7 @@ from torch import nn
 
 from data.arguments import DataArgs
 from evaluation.outcome import Outcome, conclude
+from evaluation.outlook import DryRunArgs, check_dry_run, outlook, rehearse
 from evaluation.report.arguments import ReportArgs, check_report
 from evaluation.report.write import write_report
 from helper_functions.config import RunArgs, ScriptParser, run_script
@@ -38,14 +40,16 @@ from unlearning.methods import METHODS, arguments_of, check_method, defaults_of,
 from unlearning.methods.own import stem_of
 from unlearning.run import UnlearningRun
 from unlearning.sequence import SequenceArgs, taken_over
-from unlearning.setup import OriginalArgs, TraceArgs, check_forgetting, forget, set_up
+from unlearning.setup import OriginalArgs, TraceArgs, begin, check_forgetting, forget, set_up
 
 # For an unknown model and data, ours begin with a short step; the line search lengthens it.
 CAREFUL = {"learning_rate": 0.001}
 
 
 @dataclasses.dataclass
-class Args(RunArgs, DataArgs, ModelArgs, MethodArgs, OriginalArgs, SequenceArgs, DialArgs, TraceArgs, ReportArgs):
+class Args(
+    RunArgs, DataArgs, ModelArgs, MethodArgs, OriginalArgs, SequenceArgs, DialArgs, TraceArgs, ReportArgs, DryRunArgs
+):  # fmt: skip
     """Flags of train_constrained_unlearning.py."""
 
     method: Literal[*METHODS] | str = "constrained"
@@ -157,8 +161,14 @@ def check(args: Args, experiment: Experiment, original: nn.Module) -> None:
 def main(args: Args) -> dict:
     """Train or load the original, forget, judge; returns what `report.json` holds."""
     check_report(args, args.untrain)
-    run = set_up(args, "unlearning", args.untrain, check)
-    outcome = forget(run, run.args.method) if run.args.untrain else None
+    check_dry_run(args)
+    run, outcome = set_up(args, "unlearning", args.untrain, check), None
+    if run.args.untrain:
+        unlearning = begin(run, run.args.method)
+        print("\n".join(outlook(run, unlearning)))
+        if args.dry_run:
+            return rehearse(run, unlearning)
+        outcome = forget(run, unlearning)
     return write_report(run, outcome, "train_constrained_unlearning.py")
 
 

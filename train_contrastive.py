@@ -14,6 +14,7 @@ from typing import Literal
 from torch import nn
 
 from data.arguments import DataArgs
+from evaluation.outlook import outlook
 from evaluation.report.arguments import ReportArgs, check_report
 from evaluation.report.write import write_report, write_student_report
 from helper_functions.config import PositiveInt, RunArgs, ScriptParser, run_script
@@ -22,7 +23,7 @@ from unlearning.arguments import DISCRIMINATING, UnlearnArgs
 from unlearning.distillation import Distillation, DistillationArgs, check_distillation
 from unlearning.experiment import Experiment
 from unlearning.known_weights import described, own_weights
-from unlearning.setup import OriginalArgs, TraceArgs, check_forgetting, forget, set_up
+from unlearning.setup import OriginalArgs, TraceArgs, begin, check_forgetting, forget, set_up
 
 
 @dataclasses.dataclass
@@ -57,7 +58,9 @@ def main(args: Args) -> dict:
     check_report(args, args.mode != "train")
     run = set_up(args, "contrastive", args.mode != "train", check)
     if run.args.mode != "train":
-        return write_report(run, forget(run, run.args.mode), "train_contrastive.py")
+        unlearning = begin(run, run.args.mode)
+        print("\n".join(outlook(run, unlearning)))
+        return write_report(run, forget(run, unlearning), "train_contrastive.py")
     distillation = Distillation(run)
     return write_student_report(run, distillation.critic, distillation.train())
 

@@ -1,7 +1,4 @@
-"""How a picture becomes the model's input, as flags, a recipe that a library ships, or the user's own code state it.
-
-A library's data configuration joins as an entry of `RECIPES`, a function from its name to fields of `Preprocessing`.
-"""
+"""How a picture becomes the model's input, as flags, a recipe that a library ships, or the user's own code state it."""
 
 import dataclasses
 import inspect
@@ -12,15 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.recipes import recipe
 from helper_functions.config import FiniteFloat, PositiveFloat, PositiveInt
 from helper_functions.errors import UserError
-from helper_functions.user_code import called, did_you_mean, load_module, refuse_unnamed
+from helper_functions.user_code import called, load_named, refuse_unnamed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 DEFAULT_SIZE = [64, 64]
 LARGEST_SIZE = 4096
+# Mean difference of pixels between 0 and 1, up to which two libraries' ways to resize are the same.
+AGREES = 2 / 255
 # What the user's own code decides.
 DECIDED = ("resize", "resize_size", "crop", "interpolation")
 Reader = Callable[["Image"], np.ndarray]
@@ -45,9 +45,9 @@ class Preprocessing:
     exif_orientation: bool | None = None
     """Turn photographs upright by their EXIF tag (True by default; torchvision's ImageFolder does not)."""
     transform: str | None = None
-    """Instead of these flags: torchvision:ResNet50_Weights.IMAGENET1K_V2, a recipe by its name; or FILE.py:FUNCTION,
-    your code, which is executed: a transform of PIL images, or a function that returns one. What it gives in floating
-    point is the model's input; uint8 is normalised by --mean and --std."""
+    """Instead of these flags: the data configuration of torchvision:ResNet50_Weights.IMAGENET1K_V2, timm:NAME or
+    hf:FOLDER; or FILE.py:FUNCTION, your code, which is executed: a transform of PIL images, or a function that returns
+    one. What it gives in floating point is the model's input; uint8 is normalised by --mean and --std."""
     mean: list[FiniteFloat] | None = None
     """Normalisation of pixels between 0 and 1, a number a channel; the data set's own by default."""
     std: list[PositiveFloat] | None = None
@@ -202,45 +202,25 @@ def _pair(name: str, value: int | list[int] | None) -> list[int] | None:
 
 
 def _recipe(transform: str) -> dict[str, Any]:
-    """Fields of `Preprocessing` that a library states, by `LIBRARY:NAME`."""
-    library, _, name = transform.partition(":")
-    if library not in RECIPES or not name:
-        forms = " or ".join([*(f"{library}:NAME" for library in RECIPES), "FILE.py:FUNCTION"])
-        raise UserError(f"--transform {transform}: it is no {forms}")
-    return RECIPES[library](name)
+    """Fields of a library's recipe; UserError where they give another input than the library's own transform."""
+    from PIL.Image import fromarray
 
-
-def _torchvision_recipe(name: str) -> dict[str, Any]:
-    """Of weights by their torchvision name, `ResNet50_Weights.IMAGENET1K_V2`."""
-    import torchvision.models as zoo
-    from torchvision.transforms._presets import ImageClassification
-
-    try:
-        preset = zoo.get_weight(name).transforms()
-    except (ValueError, LookupError):
-        every = [f"{kind.__name__}.{entry}" for kind in map(zoo.get_model_weights, zoo.list_models()) for entry in
-                 kind.__members__]  # fmt: skip
-        hint = did_you_mean(name, every, "torchvision:")
-        raise UserError(f"--transform torchvision:{name}: torchvision has no such weights{hint}") from None
-    if not isinstance(preset, ImageClassification):
-        raise UserError(f"--transform torchvision:{name}: these are no weights of an image classifier")
-    return {
-        "image_size": _pair("image_size", preset.crop_size), "resize": "short",
-        "resize_size": _pair("resize_size", preset.resize_size), "crop": "center",
-        "interpolation": preset.interpolation.value, "mean": list(preset.mean), "std": list(preset.std),
-    }  # fmt: skip
-
-
-RECIPES: dict[str, Callable[[str], dict[str, Any]]] = {"torchvision": _torchvision_recipe}
+    known, theirs = recipe(transform)
+    ramp = np.linspace(0, 255, 300, dtype=np.uint8)
+    picture = fromarray(np.stack(np.broadcast_arrays(ramp, ramp[:200, None], 0 * ramp), axis=2))
+    expected = called(f"--transform {transform}", lambda: theirs(picture))
+    mean, std = torch.tensor(known["mean"]), torch.tensor(known["std"])
+    ours = (torch.tensor(Preprocessing(**known).resolved().reader()(picture)) / 255 - mean) / std
+    found = expected.permute(1, 2, 0)
+    if ours.shape != found.shape or ((ours - found) * std).abs().mean() > AGREES:
+        raise UserError(f"--transform {transform}: flags cannot state its preprocessing; give FILE.py:FUNCTION")
+    return known
 
 
 def _own_transform(spec: str) -> Callable[["Image"], object]:
     """The user's transform; an error in it is a UserError, as is one that gives another result each time."""
-    what, (place, _, name) = f"--transform {spec}", spec.rpartition(":")
-    module = called(what, lambda: load_module(place, "transform"))
-    if not hasattr(module, name):
-        raise UserError(f"{what}: {place} has no {name!r}{did_you_mean(name, vars(module))}")
-    found = getattr(module, name)
+    what = f"--transform {spec}"
+    found = called(what, lambda: load_named(spec, "transform"))
     if inspect.isclass(found) or (inspect.isfunction(found) and _takes_nothing(found)):
         found = called(what, found)
     if not callable(found):

@@ -103,6 +103,11 @@ class PairedLoader:
     def __len__(self) -> int:
         return len(self.leader)
 
+    @property
+    def num_images(self) -> int:
+        """Images in one epoch, of both streams; TensorLoaders only."""
+        return self.leader.num_images + len(self) * self.follower.loader.batch_size
+
     def __iter__(self) -> Iterator[dict[str, Batch]]:
         if self.position and not self._resumes:
             # The last epoch was left early; this is the next one.

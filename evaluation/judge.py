@@ -96,11 +96,11 @@ def judge(
             figures |= _by_class_group(sets, logits, labels)
     if final and {"forget", "test"} <= losses.keys():
         figures |= against_test(sets, losses, outputs, retain)
-    held_out_right = torch.cat([right[part][_stays(sets.splits, part)] for part in HELD_OUT])
+    held_out_right = torch.cat([right[part][stays(sets.splits, part)] for part in HELD_OUT])
     return Judgement(figures, losses, outputs, right["retain"], held_out_right, right["forget"])
 
 
-def _stays(splits: Splits, part: str) -> Tensor:
+def stays(splits: Splits, part: str) -> Tensor:
     """Which images of a part have classes that retain images have as well, bool `[n]`."""
     return torch.isin(splits.labels[getattr(splits, part)], splits.labels[splits.retain])
 

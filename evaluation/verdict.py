@@ -77,6 +77,11 @@ def is_forgotten(target: str, figures: dict[str, float], num_classes: int) -> bo
     return figures["forget_top1"] <= figures["unseen_top1"] + UNSEEN_TOLERANCE
 
 
+def met_before(target: str, original: dict[str, float], num_classes: int) -> bool:
+    """Whether the original itself counts as forgotten."""
+    return math.isfinite(original["forget_loss"]) and is_forgotten(target, original, num_classes)
+
+
 def give_verdict(
     original: dict[str, float], unlearned: dict[str, float], retain_budget: float, target: str, num_classes: int,
     retain: tuple[float, float], held_out: tuple[float, float],
@@ -87,5 +92,5 @@ def give_verdict(
     """
     feasible = keeps_budget(retain_budget, retain, held_out) and math.isfinite(unlearned["retain_loss"])
     forgotten = is_forgotten(target, unlearned, num_classes)
-    met_before = math.isfinite(original["forget_loss"]) and is_forgotten(target, original, num_classes)
-    return Verdict(feasible, forgotten, retain_budget, retain_budget - retain[0], retain[1], *held_out, met_before)
+    before = met_before(target, original, num_classes)
+    return Verdict(feasible, forgotten, retain_budget, retain_budget - retain[0], retain[1], *held_out, before)

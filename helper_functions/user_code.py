@@ -1,4 +1,4 @@
-"""Code of the user's own, which a flag names. It is executed, so that nobody but the user may name it."""
+"""Code of the user's own, which is executed, so that nobody but the user may name it; libraries that may be absent."""
 
 import difflib
 import importlib
@@ -45,6 +45,27 @@ def load_module(place: str, flag: str) -> ModuleType:
             del sys.modules[name]
             raise
     return sys.modules[name]
+
+
+def load_named(spec: str, flag: str) -> object:
+    """What `FILE.py:NAME` or `package.module:NAME` names; UserError where it is not there."""
+    place, _, name = spec.rpartition(":")
+    module = load_module(place, flag)
+    if not hasattr(module, name):
+        raise UserError(f"--{flag} {spec}: {place} has no {name!r}{did_you_mean(name, vars(module))}")
+    return getattr(module, name)
+
+
+def library(name: str) -> ModuleType:
+    """timm or transformers, without its messages and progress bars; UserError where it is not installed."""
+    try:
+        found = importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"{name} is not installed ({error}): pip install -r requirements-models.txt") from None
+    if name == "transformers":
+        found.utils.logging.set_verbosity_error()
+        found.utils.logging.disable_progress_bar()
+    return found
 
 
 def _look_in(folder: str) -> None:

@@ -1,18 +1,16 @@
 """Classifiers from elsewhere: timm, a folder of transformers, and the user's own code, which the user has named."""
 
-import importlib
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import nn
 
 from helper_functions.errors import UserError
 from helper_functions.safe_files.plain_yaml import load_plain
-from helper_functions.user_code import called, did_you_mean, load_module, refuse_unnamed
+from helper_functions.user_code import called, did_you_mean, library, load_named, refuse_unnamed
 
 TIMM, HUGGING_FACE = "timm:", "hf:"
 # Options of timm that would read or download other files.
@@ -109,28 +107,13 @@ def _from_folder(folder: str, num_classes: int) -> nn.Module:
 
 
 def _from_code(name: str, options: dict, num_classes: int) -> nn.Module:
-    place, _, function = name.rpartition(":")
-    module = made(name, lambda: load_module(place, "model"))
-    found = getattr(module, function, None)
+    found = made(name, lambda: load_named(name, "model"))
     if not callable(found):
-        names = [each for each, value in vars(module).items() if callable(value)]
-        raise UserError(f"--model {name}: {place} has no function {function!r}{did_you_mean(function, names)}")
+        raise UserError(f"--model {name}: it is a {type(found).__name__}; name a function or a class")
     model = made(name, lambda: found(**{"num_classes": num_classes, **options}))
     if not isinstance(model, nn.Module):
         raise UserError(f"--model {name}: it returned a {type(model).__name__}; return a torch.nn.Module")
     return model
-
-
-def library(name: str) -> ModuleType:
-    """timm or transformers, without its messages and progress bars; UserError where it is not installed."""
-    try:
-        found = importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(f"{name} is not installed ({error}): pip install -r requirements-models.txt") from None
-    if name == "transformers":
-        found.utils.logging.set_verbosity_error()
-        found.utils.logging.disable_progress_bar()
-    return found
 
 
 def made(name: str, make: Callable[[], object]) -> object:

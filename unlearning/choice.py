@@ -1,6 +1,7 @@
 """Which epoch's weights a run ends with: the nearest to the target within the budget, the last, or SCRUB+R's."""
 
 import math
+from pathlib import Path
 
 from torch import nn
 
@@ -82,7 +83,12 @@ class ScrubRewind:
     """
 
     def __init__(self, record: RunRecord) -> None:
-        self.record, self.chosen = record, record.path(REWOUND)
+        self.record = record
+
+    @property
+    def chosen(self) -> Path:
+        """File of the chosen weights."""
+        return self.record.path(REWOUND)
 
     @on_main
     def consider(self, epochs: Epochs, model: nn.Module) -> None:

@@ -120,17 +120,17 @@ def confirm(
     return Confirmation(accuracy, "comparison")
 
 
-def kept(record: RunRecord | None) -> Confirmation | None:
-    """That of a run that is resumed; None where it had not come so far."""
+def kept(folder: Path) -> Confirmation | None:
+    """That of an earlier run; None where it had not come so far."""
 
     def read() -> Confirmation | None:
-        if record is None or not record.path(FILE).is_file():
+        if not (folder / FILE).is_file():
             return None
         try:
-            told = json.loads(record.path(FILE).read_text())
+            told = json.loads((folder / FILE).read_text())
             return Confirmation(**{field.name: told[field.name] for field in dataclasses.fields(Confirmation)})
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            raise UserError(f"{record.path(FILE)} is damaged; start a new run without --resume") from None
+            raise UserError(f"{folder / FILE} is damaged; copy it anew, or run it again") from None
 
     return from_main(read)
 

@@ -92,11 +92,12 @@ class PreparedRun:
     one. `notes` join the report: `copies` and `near_duplicates` of forget images elsewhere, `sequence` for a request
     after others, `preprocessing` and how it is confirmed.
     `weight_file` is the format of the original's file, where it came from one. `requests` are those of --requests.
+    A dry run has no record, and random weights where the original would be trained.
     """
 
     args: Any
     experiment: Experiment
-    record: RunRecord
+    record: RunRecord | None
     checkpoint: dict | None
     models: dict[str, nn.Module]
     costs: dict[str, Cost]
@@ -135,7 +136,7 @@ def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun
         again=previous is not None and previous.asked_again > 0, with_copies=getattr(args, "with_copies", False),
     )  # fmt: skip
     args, models = experiment.args, {"original": experiment.model(args.weight_path)}
-    confirmed = kept(record)
+    confirmed = kept(record.folder) if record is not None else None
     if confirmed is None and args.weight_path is not None:
         confirmed = confirm(experiment, models["original"], args.weight_path, args.expected_accuracy)
     for number, path in enumerate(args.retrained_weight_path, start=1):
@@ -149,6 +150,10 @@ def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun
     if previous is not None:
         notes["sequence"] = follow(previous, args, experiment, models["original"])
         said, left = [*said, f"sequence {notes['sequence']}"], notes["sequence"].left_of(left)
+    own, known = dataclasses.replace(args, retain_budget=left), confirmed.lines() if confirmed is not None else []
+    if getattr(args, "dry_run", False):
+        print("\n".join([experiment.describe(), *said, *known]))
+        return PreparedRun(own, experiment, None, None, models, {}, notes)
     if record is None:
         method = getattr(args, "mode", None) or (args.method if args.untrain else "original")
         name = args.name_prefix or run_name(name, stem_of(method), experiment.splits.short_request)
@@ -156,11 +161,10 @@ def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun
     experiment.splits.save(record.path("splits.npz"))
     if is_own(method := getattr(args, "method", None)):
         keep_code(file_of(method), record)
-    print("\n".join([experiment.describe(), *said, f"run      {record.folder}"]))
+    print("\n".join([experiment.describe(), *said, f"run      {record.folder}", *known]))
     if confirmed is not None:
-        print("\n".join(confirmed.lines()))
         notes["preprocessing"] = confirmed.save(record, experiment)
-    own, requests = dataclasses.replace(args, retain_budget=left), from_main(lambda: _requests(experiment, record))
+    requests = from_main(lambda: _requests(experiment, record))
     form = experiment.forms.get(args.weight_path)
     run = PreparedRun(own, experiment, record, record.load_checkpoint(), models, {}, notes, form, requests)
     _train_missing(run)
@@ -242,17 +246,22 @@ def settings_from(args: Any, method: str) -> MethodArgs:
     return kind(**{name: getattr(args, name) for name in names})
 
 
-def forget(run: PreparedRun, method: str) -> Unlearned:
-    """Unlearn a copy of the original by a method; it joins the run's models as `unlearned`."""
+def begin(run: PreparedRun, method: str) -> UnlearningRun:
+    """A run of one of `METHODS` on a copy of the original, which joins the run's models as `unlearned`."""
     args, experiment = run.args, run.experiment
     model = run.models["unlearned"] = copy.deepcopy(run.models["original"])
     settings, target = settings_from(args, method), experiment.target(args.forget_target)
     loaders = experiment.loaders(settings, augment=get_method(method).augmented)
     seed_everything(args.seed)  # whether the original was trained just now or read again must not show
-    unlearning = UnlearningRun(
+    return UnlearningRun(
         model, loaders, settings, target, method, experiment.precision, run.record, args.seed, args.log_interval,
         args.on_nan,
     )  # fmt: skip
+
+
+def forget(run: PreparedRun, unlearning: UnlearningRun) -> Unlearned:
+    """Run it to its end."""
+    args, experiment, target = run.args, run.experiment, unlearning.context.target
     if getattr(args, "dial", None) is not None:
         outcome = unlearning.turn(experiment.model(str(end_of(args.dial))).state_dict())
         run.costs["unlearned"] = outcome.cost

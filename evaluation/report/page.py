@@ -25,7 +25,7 @@ from evaluation.report.tables import digits_of
 from evaluation.verdict import UNSEEN_TOLERANCE, ZERO_TOLERANCE
 from unlearning.dial import BUDGETS, bought
 
-PAGE = "report.html"
+PAGE, CARD = "report.html", "model_card.md"
 TEMPLATE = Path(__file__).parent / "template"
 # A picture in the page.
 PICTURE = re.compile(r'<img src="data:image/png;base64,([A-Za-z0-9+/=]*)"')
@@ -68,6 +68,11 @@ def report_page(report: dict, pictures: Sequence[bytes] = ()) -> str:
     )  # fmt: skip
 
 
+def model_card(report: dict) -> str:
+    """The model card of a report with a verdict, by Hugging Face's headings; it names no image, class or person."""
+    return render("model_card.md", report, words=words)
+
+
 def render(template: str, report: dict, **values: object) -> str:
     """A template filled with a report, its headline and what else it shows."""
     headline, kind = words.headline(report)
@@ -87,7 +92,7 @@ def generator() -> str:
 @functools.cache
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True, finalize=_printable,
+        loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=jinja2.select_autoescape(["html"]), finalize=_printable,
         undefined=jinja2.ChainableUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from data.exclusion import HASHES
 from data.image_list import REQUESTS
 from data.preprocessing import file_of, names_code
 from data.split_record import PARTS, Splits
-from evaluation.report.page import PAGE, report_page
+from evaluation.report.page import CARD, PAGE, model_card, report_page
 from evaluation.report.requesters import list_digest, requester_page
 from evaluation.report.tables import plain
 from helper_functions.code_version import code_version
@@ -29,6 +29,7 @@ from unlearning.setup import PreparedRun
 SCHEMA_VERSION = 1
 # The report's own digest, which the page shows, and the page's digest, which the former therefore leaves out.
 DIGEST, PAGE_DIGEST = "report_sha256", "page_sha256"
+CARD_DIGEST = "model_card_sha256"
 # File names of results: the plain `state_dict`, and the same in the format of the original's weights.
 WEIGHTS = (RESULT, "infeasible*.*", "not_forgotten*.*", "unlearned.*")
 # Other files of a run folder whose digests a report holds.
@@ -88,6 +89,9 @@ def complete_report(
     pages = {entry["page"]: requester_page(report, entry).encode() for entry in report.get("requesters", [])}
     for entry in report.get("requesters", []):
         entry[PAGE_DIGEST] = hashlib.sha256(pages[entry["page"]]).hexdigest()
+    if "verdict" in report:
+        pages[CARD] = model_card(report).encode()
+        report[CARD_DIGEST] = hashlib.sha256(pages[CARD]).hexdigest()
     report[DIGEST] = report_digest(report)
     page = report_page(report, [png for _, png in pictures]).encode()
     return report | {PAGE_DIGEST: hashlib.sha256(page).hexdigest()}, {PAGE: page, **pages}

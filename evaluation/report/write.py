@@ -13,6 +13,7 @@ from data.exclusion import HASHES, pixel_hashes
 from evaluation.gaps import retrained_of, summarise_gaps
 from evaluation.judge import Judgement, judge_all
 from evaluation.metrics import loss_histograms
+from evaluation.report.classes import class_falls
 from evaluation.report.figures import draw_dial, draw_images, draw_losses
 from evaluation.report.page import PAGE
 from evaluation.report.record import complete_report, how_forgotten
@@ -62,6 +63,7 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
         report = {"verdict": verdict, **report}
         how = how_forgotten(outcome)
         report |= {**how, "forget": {**report["forget"], **how["forget"]}}
+        report["class_falls"] = class_falls(judgements, run.experiment, run.args.judged_retain_images)
         if run.requests:
             report["requesters"] = evidence_for(run.requests, judgements, run.experiment)
         summary = summarise_run(verdict, outcome, run.args, run.notes["preprocessing"])

@@ -15,6 +15,7 @@ from data.copies import find_copies, find_near_duplicates, near_distance
 from data.image_list import REQUESTS, load_requests
 from data.preprocessing import file_of
 from evaluation.judge import Judgement
+from evaluation.report.classes import class_falls
 from evaluation.report.page import PAGE, PICTURE
 from evaluation.report.record import (
     ENVIRONMENT,
@@ -32,7 +33,7 @@ from evaluation.verify.checks import ROUNDING, Check, all_near, at, exact, near,
 from helper_functions.errors import UserError
 from helper_functions.run_folder import RESULTS
 from helper_functions.training.devices import describe_environment
-from unlearning.confirmation import accuracies
+from unlearning.confirmation import accuracies, kept
 from unlearning.experiment import Experiment
 from unlearning.sequence import DIGITS
 
@@ -124,7 +125,7 @@ def check_figures(run: Recorded) -> list[Check]:
     checks.append(histograms if complete else dataclasses.replace(histograms, found="missing", holds=None))
     names = ("splits_sha256", "final_test", "judged_retain_images")
     checks += [exact(name.replace("_", " "), run.report.get(name), found[name]) for name in names]
-    checks += _requesters(run, judgements, tolerance("mia_auc"))
+    checks += _requesters(run, judgements, tolerance("mia_auc")) + _class_falls(run, judgements, same)
     return checks + _verdict(run, judgements, tolerance("retain_top1")) + _pictures(run)
 
 
@@ -170,6 +171,8 @@ def _preprocessing(run: Recorded, models: dict[str, nn.Module], tolerance: Calla
     # Data and code may lie elsewhere now.
     seen = plain(experiment.seen() | {name: getattr(run.args, name) for name in ("data_dir", "transform")})
     checks = [exact(f"input: {name}", at(told, name), value) for name, value in seen.items()]
+    recorded = dataclasses.asdict(found) if (found := kept(run.folder)) is not None else {}
+    checks += [exact(f"input: {name}", at(told, name), recorded.get(name)) for name in ("confirmed_by", "warning")]
     found = accuracies(experiment, models["original"]) if "original" in models else {}
     for part, top1 in found.items():
         name = f"original before any work: {part.replace('_', '-')}"
@@ -206,6 +209,18 @@ def _requesters(run: Recorded, judgements: dict[str, Judgement], tolerance: floa
         for entry in (entries if isinstance(entries, list) else [])
     ]
     return [all_near("requesters", told, found, tolerance)]
+
+
+def _class_falls(run: Recorded, judgements: dict[str, Judgement], same: bool) -> list[Check]:
+    what, told = "classes that lost most", run.report.get("class_falls")
+    if run.method is None:
+        return [exact(what, told, None)]
+    if "original" not in judgements:
+        return [Check(what, "", "missing", None)]
+    found = plain(class_falls(judgements, run.experiment, run.args.judged_retain_images))
+    check = all_near(what, told, found, ROUNDING)
+    # Elsewhere, one image that is classified differently changes the list.
+    return [check if same or check.holds else dataclasses.replace(check, holds=None)]
 
 
 def _verdict(run: Recorded, judgements: dict[str, Judgement], tolerance: float) -> list[Check]:

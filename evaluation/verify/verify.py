@@ -18,8 +18,8 @@ from typing import Any
 
 from data.preprocessing import refuse_unnamed_transform
 from evaluation.gaps import summarise_gaps
-from evaluation.report.page import PAGE, PICTURE, generator, report_page
-from evaluation.report.record import DIGEST, PAGE_DIGEST, SCHEMA_VERSION, file_digest, report_digest
+from evaluation.report.page import CARD, PAGE, PICTURE, generator, model_card, report_page
+from evaluation.report.record import CARD_DIGEST, DIGEST, PAGE_DIGEST, SCHEMA_VERSION, file_digest, report_digest
 from evaluation.report.requesters import requester_page
 from evaluation.report.tables import plain
 from evaluation.verify.checks import ROUNDING, Check, all_near, at, exact
@@ -127,7 +127,23 @@ def _own_checks(folder: Path, report: dict) -> list[Check]:
     entries = report.get("requesters")
     for entry in entries if isinstance(entries, list) else ():
         checks += _requester_checks(folder, report, entry)
+    if CARD_DIGEST in report:
+        checks += _card_checks(folder, report)
     return [*checks, all_near("gaps to retrained, by the report's figures", told, gaps, ROUNDING)]
+
+
+def _card_checks(folder: Path, report: dict) -> list[Check]:
+    """Of the model card, which may have moved with the weights."""
+    path = folder / CARD
+    if not path.is_file():
+        return [Check(CARD, "a file", "missing", None)]
+    kept = path.read_bytes()
+    digest = exact(CARD, report[CARD_DIGEST], hashlib.sha256(kept).hexdigest())
+    try:
+        made = model_card(report).encode()
+    except Exception:  # a malformed report can raise anything
+        return [digest, Check(f"{CARD}, rendered again", "a file", "cannot be", False)]
+    return [digest, _rendered_again(CARD, kept, made, report)]
 
 
 def _requester_checks(folder: Path, report: dict, entry: dict) -> list[Check]:

@@ -140,6 +140,11 @@ class NamedLoader:
     def __len__(self) -> int:
         return len(self.loader)
 
+    @property
+    def num_images(self) -> int:
+        """Images in one pass over a loader that knows."""
+        return self.loader.num_images
+
     def __iter__(self) -> Iterator[dict]:
         for batch in self.loader:
             yield {self.name: tuple(batch)}

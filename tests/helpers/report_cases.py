@@ -62,6 +62,12 @@ def example(retrained: int = 1, **parts: object) -> dict:
         "cost": {"original": cost, "unlearned": cost, "retrained": {**cost, "seconds": 50.0}},
         "forget": {"request": "file:withdrawn.txt", "images": 40, "method": "constrained", "target": "unseen",
                    "chosen_epoch": 2, "multiplier": 11.0, "share": 1.0, "line_search": [{"step": 7, "share": 0.5}]},
+        "class_falls": {
+            "retain": [{"class": "cat", "images": 96, "before": 95.0, "after": 90.625, "low": 82.95, "high": 95.62,
+                        "fall": 4.375}],
+            "held_out": [],
+        },
+        "model_card_sha256": SHA,
         "splits_sha256": SHA,
         "final_test": "stratified",
         "judged_retain_images": 960,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms.v2  # noqa: F401  # makes a folder of torch's where it is imported first
 from helpers import guard
 from helpers.guard import Forbidden, TooLong, watched
 from hypothesis import HealthCheck, given, settings

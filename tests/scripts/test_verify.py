@@ -177,6 +177,7 @@ class TestDetects:
         assert done.status == 3 and "verdict: retain budget" in found
         assert ("settings (config.yaml)" in found) == (not covered)
 
+    LOST = {"class": "x", "images": 9, "before": 50.0, "after": 25.0, "low": 10.0, "high": 60.0, "fall": 25.0}
     CHANGES = {
         "models.unlearned.test_top1": (12.5, "unlearned: test top-1"),
         "models.unlearned.mia_auc": (0.501, "unlearned: membership attack AUC"),
@@ -188,6 +189,7 @@ class TestDetects:
         "request.images": (41, "images to forget"),
         "trace.epochs.retain_fall.0": (0.123, "trace"),
         "loss_histograms.unlearned.forget.0": (50.0, "loss histograms"),
+        "class_falls.held_out": ([LOST], "classes that lost most"),
         "run.method": ("scrub", "method"),
         "avg_gap.unlearned": (0.01, "gaps to retrained, by the report's figures"),
         "data.images.retain": (7, "data set and its parts"),
@@ -209,6 +211,15 @@ class TestDetects:
         (folder / "report.html").write_text(page.replace(">Request<", ">Wish<", 1))
         done, states = verify(folder)
         assert done.status == 3 and "report.html" in differing(states)
+
+    def test_one_changed_word_of_the_model_card(self, folder, verify):
+        card = folder / "model_card.md"
+        card.write_text(card.read_text().replace("same use", "any use", 1).replace("None:", "Any:", 1))
+        done, states = verify(folder)
+        assert done.status == 3 and "model_card.md" in differing(states)
+        card.unlink()
+        done, states = verify(folder)
+        assert done.status == 0 and states["model_card.md"] == "not checked"
 
     def test_another_picture(self, folder, verify):
         """One that the report tells of, in the place of another."""

@@ -35,6 +35,7 @@ from unlearning.context import MethodContext, RunListener
 from unlearning.evaluator import Evaluation, keeps_budget
 from unlearning.streams import OriginalAnswers, TwoStreams
 
+STAGES = ("forget", "finetune")
 # How much more the constraint costs after a pass that broke the budget.
 RAISE = 2.0
 # Shares of the line from the original that are tried where fine-tuning ends outside of the budget.
@@ -77,9 +78,7 @@ class ConstrainedTrainer(Trainer):
         self.original |= listener.original
         if state is None:
             self._refresh_target(self.context.evaluator.original_losses)
-        asked = self.args.num_epochs
-        passes = FORGET_EPOCHS[self.context.target] if asked is None else asked
-        for number, num_epochs in enumerate((passes, self.args.finetune_num_epochs)):
+        for number, num_epochs in enumerate(self.stage_epochs):
             if num_epochs == 0 or (state is not None and state["stage"] > number):
                 continue
             self.set_up_stage(number, num_epochs)
@@ -87,10 +86,21 @@ class ConstrainedTrainer(Trainer):
                 self.restore(state)
             run_loop(self, self.config)
 
+    @property
+    def stage_epochs(self) -> tuple[int, int]:
+        """Passes of each stage."""
+        asked = self.args.num_epochs
+        return FORGET_EPOCHS[self.context.target] if asked is None else asked, self.args.finetune_num_epochs
+
+    def planned(self) -> list[tuple[str, int, int, int]]:
+        """Of each stage its name, passes, gradient steps and images in them."""
+        stages = zip(STAGES, self.stage_epochs, self.stage_batches, strict=True)
+        return [(name, n, n * len(batches), n * batches.num_images) for name, n, batches in stages if n]
+
     def set_up_stage(self, number: int, num_epochs: int) -> None:
         """Problem, solver, schedule and line search of stage 1 (number 0) or 2 (number 1)."""
         context, args = self.context, self.args
-        self.stage, self.name, self.batches = number, ("forget", "finetune")[number], self.stage_batches[number]
+        self.stage, self.name, self.batches = number, STAGES[number], self.stage_batches[number]
         if number == 0:
             self.streams, gap = context.streams, context.evaluator.retain_loss_gap
             self.problem = ForgetSubjectToRetain(self.streams, self.target, args, self.original_answers, gap)

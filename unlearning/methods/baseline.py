@@ -101,6 +101,13 @@ class BaselineTrainer(Trainer):
             for parameter in held:
                 parameter.requires_grad_(True)
 
+    def planned(self) -> list[tuple[str, int, int, int]]:
+        """Name, passes over streams, gradient steps and images in them; empty where all is done at once."""
+        if self.spec.passes is None:
+            return []
+        parts = [part.batches for epoch in range(self.args.num_epochs) for part in self.spec.passes(epoch)]
+        return [("unlearn", len(parts), sum(map(len, parts)), sum(part.num_images for part in parts))]
+
     def _set_up(self) -> None:
         context, args, listener = self.context, self.args, self.listener
         self.descent = Descent(build_optimizer(context.model, args), context.model, args.max_grad_norm)

@@ -172,7 +172,8 @@ class TestRecipes:
         [
             ("torchvision:ResNet50_Weights.IMAGENET1K_V3", "did you mean torchvision:ResNet50_Weights.IMAGENET1K_V"),
             ("torchvision:FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1", "no weights of an image classifier"),
-            ("torchvision:", "FILE.py:FUNCTION"), ("squash", "torchvision:NAME or FILE.py:FUNCTION"),
+            ("torchvision:", "FILE.py:FUNCTION"),
+            ("squash", "torchvision:NAME or timm:NAME or hf:FOLDER or FILE.py:FUNCTION"),
         ],
     )  # fmt: skip
     def test_what_is_no_recipe(self, folder, transform, says):

@@ -62,6 +62,13 @@ class TestPage:
         assert page.row("Accuracy on the retained images") == ["92.50", "91.75", "97.10", "−5.35"]
         assert "the result is 0.50 points from the retrained model" in page.text
 
+    def test_the_classes_that_lost_most(self):
+        page = page_of()
+        assert page.row("cat") == ["96", "95.00", "90.62 82.95–95.62", "4.38"]
+        assert "Classes that lost most on retained images" in page.headings
+        assert not any("no model has learned" in heading for heading in page.headings), "an empty list"
+        assert "Classes that lost most" not in page_of(class_falls=None).text
+
     def test_several_retrained_models_stand_as_their_mean_and_none_is_said(self):
         page = page_of(3)
         assert page.row("Accuracy on test images")[2:] == ["97.20", "−5.45"]

@@ -90,7 +90,7 @@ class TestCode:
     @pytest.mark.parametrize(
         ("name", "parts"),
         [
-            (f"{FILE}:convnet", ("no function 'convnet'", "did you mean convnext or")),
+            (f"{FILE}:convnet", ("no 'convnet'", "did you mean convnext or")),
             (f"{FILE}:broken", ("ValueError: 10 are too many", "small_models.py, line")),
             (f"{FILE}:no_model", ("Tensor", "torch.nn.Module")),
             (f"{FILE}:vit,depth=3", ("TypeError", "depth")),
