@@ -11,6 +11,8 @@ from torch import nn
 
 from contrastive_discrimination.critic import Critic
 from data.exclusion import HASHES, pixel_hashes
+from data.forget import BY_NAME, parse_forget
+from data.pictures.pixel_cache import overwrite
 from evaluation.gaps import retrained_of, summarise_gaps
 from evaluation.judge import Judgement, judge_all
 from evaluation.metrics import loss_histograms
@@ -24,7 +26,7 @@ from helper_functions.config import FIRST_FLAGS
 from helper_functions.files import save_tensors, write_bytes, write_json
 from helper_functions.run_folder import INFEASIBLE, NOT_FORGOTTEN, RESULT, RESULTS, TRACES
 from helper_functions.safe_files.printable import one_line, printable
-from helper_functions.training.distribution import from_main, on_main
+from helper_functions.training.distribution import from_main, on_main, say
 from helper_functions.training.inference import evaluation_mode
 from helper_functions.training.loop import Cost
 from models.weight_files import WeightFile, shown, write_weight_file
@@ -81,7 +83,10 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
     report, pages = from_main(lambda: complete_report(run, outcome, script, report, removed))
     for name, page in pages.items():
         write_bytes(run.record.path(name), page)
-    return _finish(run, run.models, judgements, report, summary + weights, removed)
+    report = _finish(run, run.models, judgements, report, summary + weights, removed)
+    if fulfilled:
+        _overwrite_withdrawn(run.experiment)
+    return report
 
 
 def write_student_report(run: PreparedRun, critic: Critic, auc: dict[str, float]) -> dict:
@@ -133,6 +138,15 @@ def verdict_of(judgements: dict[str, Judgement], args: Any, target: str, experim
     return give_verdict(
         original.figures, unlearned.figures, args.retain_budget, target, classes, retain, held_out
     )
+
+
+@on_main
+def _overwrite_withdrawn(experiment: Experiment) -> None:
+    """Take withdrawn pictures out of the file of pixels."""
+    dataset, splits = experiment.dataset, experiment.splits
+    if dataset.pixel_file is not None and parse_forget(splits.forget_request).kind in BY_NAME:
+        count = overwrite(dataset.pixel_file, [dataset.file_names[image] for image in splits.forget.tolist()])
+        say(f"cache    {count:,} withdrawn pictures overwritten in {dataset.pixel_file}; later runs leave them out")
 
 
 def _finish(
