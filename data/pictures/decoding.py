@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 from tqdm import tqdm
 
-from data.pictures import AHEAD, Pictures
+from data.pictures.fetched import AHEAD, Pictures
 from data.pictures.listing import Listing, opened, strict
 from data.preprocessing import Preprocessing
 from helper_functions.errors import UserError
