@@ -10,14 +10,17 @@ from data.augmentation import Augmentation
 from data.pictures.fetched import Pictures
 from data.pixels import Normaliser, channels_last_storage
 from data.random_streams import torch_seed
+from helper_functions.training.spread import SharedRows, own_rows
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor | SharedRows, Tensor]
 # One pass or a part of it: indices, int64 [n] on the images' device, and the plan of the augmentation, int64 [n, 5].
 Drawn = tuple[Tensor, Tensor | None]
 
 
 class TensorLoader:
     """A sized iterable of `(inputs, labels)`: float32 [B, C, H, W] normalised, channels_last; int64 [B]; on the device.
+
+    Where ranks share a run, the inputs are `SharedRows`: each rank gathers, augments and moves its own rows alone.
 
     No batch has more than batch_size images, and batch sizes differ by at most one: a small last batch would have noisy
     batch-norm statistics and weigh as much as a whole one.
@@ -112,7 +115,8 @@ class TensorLoader:
 
     def assemble(self, indices: Tensor, plan: Tensor | None) -> Batch:
         """The batch of these images, which are on the device: indices int64 [B], plan int64 [B, 5] or None."""
-        return self._inputs(self.storage, indices, plan), self.labels.index_select(0, indices)
+        labels, (own, plan) = self.labels.index_select(0, indices), _own(indices, plan)
+        return self._shared(self._inputs(self.storage, own, plan), len(indices)), labels
 
     def assembled(self, draws: Iterable[Drawn]) -> Iterator[Batch]:
         """The batches of these draws, one after the other; an endless iterable gives an endless iterator."""
@@ -122,12 +126,22 @@ class TensorLoader:
             return
         wanted, draws = tee(draws)
         pinned = self.device.type == "cuda"
-        coming = self.images.fetch((indices for indices, _ in wanted), pinned)
+        coming = self.images.fetch((_own(*draw)[0] for draw in wanted), pinned)
         for pixels, (indices, plan) in zip(coming, draws, strict=True):
             pixels, labels = pixels.to(self.device, non_blocking=pinned), self.labels.index_select(0, indices)
-            yield self._inputs(pixels, torch.arange(len(pixels), device=self.device), plan), labels.to(self.device)
+            rows, (_, plan) = torch.arange(len(pixels), device=self.device), _own(indices, plan)
+            yield self._shared(self._inputs(pixels, rows, plan), len(indices)), labels.to(self.device)
+
+    def _shared(self, inputs: Tensor, count: int) -> Tensor | SharedRows:
+        return inputs if len(inputs) == count else SharedRows.of(inputs, count)
 
     def _inputs(self, storage: Tensor, indices: Tensor, plan: Tensor | None) -> Tensor:
         if plan is None:
             return self.normaliser(storage.index_select(0, indices))
         return self.augmentation.apply(storage, indices, plan, self.normaliser)
+
+
+def _own(indices: Tensor, plan: Tensor | None) -> Drawn:
+    """The draws of the rows that this rank makes."""
+    rows = own_rows(len(indices))
+    return (indices, plan) if rows is None else (indices[rows], None if plan is None else plan[rows])

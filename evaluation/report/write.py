@@ -13,6 +13,7 @@ from contrastive_discrimination.critic import Critic
 from data.exclusion import HASHES, pixel_hashes
 from data.forget import BY_NAME, parse_forget
 from data.pictures.pixel_cache import overwrite
+from data.pixels import channels_last_storage
 from evaluation.gaps import retrained_of, summarise_gaps
 from evaluation.judge import Judgement, judge_all
 from evaluation.metrics import loss_histograms
@@ -299,10 +300,11 @@ def _graph(writer, experiment: Experiment, model: nn.Module) -> None:
 
 def _forgotten_images(experiment: Experiment, models: dict[str, nn.Module]):
     indices = experiment.splits.forget[:SHOWN_IMAGES]
-    inputs, labels = next(iter(experiment.sets.evaluation(indices)))
-    named = []
+    # Made here, since rank 0 is alone, and loaders make a rank's own rows.
+    loader, named = experiment.sets.evaluation(indices), []
+    inputs = loader.normaliser(channels_last_storage(experiment.dataset.images[indices]).to(loader.device))
     for model in (models["original"], models["unlearned"]):
         with evaluation_mode(model), torch.inference_mode(), experiment.precision.autocast():
             named.append(model(inputs).argmax(1).tolist())
     pictures = torch.stack([experiment.dataset.picture(index) for index in indices.tolist()])
-    return draw_images(pictures, experiment.dataset.classes, labels.tolist(), *named)
+    return draw_images(pictures, experiment.dataset.classes, experiment.splits.labels[indices].tolist(), *named)
