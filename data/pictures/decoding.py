@@ -55,23 +55,27 @@ class _Files(MapDataset):
     def __getitem__(self, places: np.ndarray) -> Decoded:
         facts = np.zeros(len(places), facts_of(self.shape[-1]))
         pixels = np.empty((len(places) if self.keep else 1, *self.shape), self.dtype)
-        for number, place in enumerate(places.tolist()):
-            target = pixels[number if self.keep else 0]
-            try:
-                found = self.read(place)
-            except UserError as error:
-                fatal = f"{error} ({self.listing.folder / self.listing.files[place]})"
-                return Decoded(places, None, facts, fatal)
-            unreadable = isinstance(found, str)
-            target[:] = 0 if unreadable else found
-            facts[number] = describe(target, UNREADABLE if unreadable else DECODED)
+        with strict():
+            for number, place in enumerate(places.tolist()):
+                target = pixels[number if self.keep else 0]
+                try:
+                    found = self.read(place)
+                except UserError as error:
+                    fatal = f"{error} ({self.listing.folder / self.listing.files[place]})"
+                    return Decoded(places, None, facts, fatal)
+                unreadable = isinstance(found, str)
+                target[:] = 0 if unreadable else found
+                facts[number] = describe(target, UNREADABLE if unreadable else DECODED)
         return Decoded(places, pixels if self.keep else None, facts)
 
     def read(self, place: int) -> np.ndarray | str:
-        """Pixels [H, W, C], or why the picture cannot be read; UserError for what is wrong with every picture."""
+        """Pixels [H, W, C], or why the picture cannot be read; UserError for what is wrong with every picture.
+
+        The caller is `strict`.
+        """
         self.reader = self.reader or self.stated.reader()
         try:
-            with strict(), opened(self.listing.folder / self.listing.files[place], self.one_large) as image:
+            with opened(f"{self.listing.folder}/{self.listing.files[place]}", self.one_large) as image:
                 found = self.reader(image)
         except UserError:
             raise
@@ -92,26 +96,29 @@ def describe(pixels: np.ndarray, state: int) -> tuple:
     values = pixels.reshape(-1, pixels.shape[-1])
     if values.dtype != np.uint8:
         return state, digest, np.zeros((2, values.shape[1]), np.int64)
-    wide = values.astype(np.int64)
-    return state, digest, np.stack([wide.sum(0), (wide * wide).sum(0)])
+    # Integers, which double precision keeps exact up to 2^53.
+    wide = values.astype(np.float64)
+    return state, digest, (np.ones(len(wide)) @ wide, (wide.T @ wide).diagonal())
 
 
 def first_shape(listing: Listing, stated: Preprocessing) -> tuple[tuple[int, int, int], np.dtype]:
     """Shape and dtype of the first picture that can be read, which all others share; those of none: 0 x 0 x 0."""
     files = _Files(listing, stated, (), None, True)
-    for place, name in enumerate(listing.files):
-        try:
-            found = files.read(place)
-        except UserError as error:
-            raise UserError(f"{error} ({listing.folder / name})") from error
-        if not isinstance(found, str):
-            return found.shape, found.dtype
+    with strict():
+        for place, name in enumerate(listing.files):
+            try:
+                found = files.read(place)
+            except UserError as error:
+                raise UserError(f"{error} ({listing.folder / name})") from error
+            if not isinstance(found, str):
+                return found.shape, found.dtype
     return (0, 0, 0), np.dtype(np.uint8)
 
 
 def why_unreadable(listing: Listing, stated: Preprocessing, place: int) -> str:
     """Why a picture cannot be read."""
-    found = _Files(listing, stated, (), None, True).read(place)
+    with strict():
+        found = _Files(listing, stated, (), None, True).read(place)
     return found if isinstance(found, str) else "it has changed meanwhile"
 
 

@@ -137,7 +137,7 @@ def strict() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(path: Path, one_large: contextlib.AbstractContextManager = _one_large) -> "Iterator[Image]":
+def opened(path: str | Path, one_large: contextlib.AbstractContextManager = _one_large) -> "Iterator[Image]":
     """An open picture; of the large ones, one at a time is open among all who share the lock."""
     from PIL import Image
 
