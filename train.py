@@ -18,6 +18,7 @@ from helper_functions.record import RunRecord
 from models.arguments import ModelArgs
 from optimizer.training import Recipe, fit_classifier
 from unlearning.confirmation import confirm
+from unlearning.evaluator import JUDGED
 from unlearning.experiment import Experiment
 from unlearning.known_weights import resumed
 
@@ -60,7 +61,7 @@ def main(args: Args) -> dict:
     )  # fmt: skip
     save_tensors(model.state_dict(), record.path("model.pt"))
     seen = confirm(experiment, model, None, None).save(record, experiment)
-    report = {"models": {name: judge(model, sets, precision).figures}, "cost": {name: cost}, "preprocessing": seen}
+    report = {"models": {name: judge(model, sets, precision, retain_images=JUDGED).figures}, "cost": {name: cost}, "preprocessing": seen}
     report = plain(report)
     write_json(record.path("report.json"), report)
     record.close()

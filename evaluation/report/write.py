@@ -32,7 +32,7 @@ from helper_functions.training.inference import evaluation_mode
 from helper_functions.training.loop import Cost
 from models.weight_files import WeightFile, shown, write_weight_file
 from unlearning.dial import BUDGETS, bought
-from unlearning.evaluator import paired_fall
+from unlearning.evaluator import JUDGED, paired_fall
 from unlearning.experiment import Experiment
 from unlearning.run import Unlearned
 from unlearning.setup import PreparedRun
@@ -111,7 +111,7 @@ def judge_models(models: dict[str, nn.Module], experiment: Experiment, args: Any
     order = [*(name for name in ("original", "unlearned") if name in models), *retrained_of(models)]
     return judge_all(
         {name: models[name] for name in order}, experiment.sets, experiment.precision,
-        final=args.judge == "final", retain_images=args.judged_retain_images,
+        final=args.judge == "final", retain_images=args.judged_retain_images or JUDGED,
     )  # fmt: skip
 
 
