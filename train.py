@@ -61,8 +61,8 @@ def main(args: Args) -> dict:
     )  # fmt: skip
     save_tensors(model.state_dict(), record.path("model.pt"))
     seen = confirm(experiment, model, None, None).save(record, experiment)
-    report = {"models": {name: judge(model, sets, precision, retain_images=JUDGED).figures}, "cost": {name: cost}, "preprocessing": seen}
-    report = plain(report)
+    figures = judge(model, sets, precision, retain_images=JUDGED).figures
+    report = plain({"models": {name: figures}, "cost": {name: cost}, "preprocessing": seen})
     write_json(record.path("report.json"), report)
     record.close()
     print(f"\n{table(report['models'], tuple(FIGURES))}\n\n{cost_table({name: cost})}")
