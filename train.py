@@ -19,6 +19,7 @@ from helper_functions.run_folder import run_name
 from models.arguments import ModelArgs
 from optimizer.training import Recipe, fit_classifier
 from unlearning.confirmation import confirm
+from unlearning.evaluator import JUDGED
 from unlearning.experiment import Experiment
 from unlearning.known_weights import resumed
 
@@ -62,7 +63,7 @@ def main(args: Args) -> dict:
     )  # fmt: skip
     save_tensors(model.state_dict(), record.path("model.pt"))
     seen = confirm(experiment, model, None, None).save(record, experiment)
-    figures = judge(model, sets, precision).figures
+    figures = judge(model, sets, precision, retain_images=JUDGED).figures
     record.hparams(args, splits.forget_request, figures)
     report = plain({"models": {name: figures}, "cost": {name: cost}, "preprocessing": seen})
     write_json(record.path("report.json"), report)

@@ -9,6 +9,7 @@ from data.augmentation import Augmentation
 from data.datasets import DATASETS, DOWNLOADED, Dataset, load_dataset
 from data.forget import CONFUSIONS
 from data.image_list import in_class_order
+from data.pictures.reading import CACHES
 from data.preprocessing import Preprocessing
 from helper_functions.config import NonNegativeInt, OpenUnitInterval
 from helper_functions.errors import UserError
@@ -59,17 +60,26 @@ class DataArgs(Preprocessing):
     imagefolder alphabetical."""
     skip_unreadable: bool = False
     """Leave out an imagefolder's unreadable files instead of stopping at the first."""
+    cache: Literal[*CACHES] = "auto"
+    """Where an imagefolder's decoded pictures are: in memory; in a file on the disk, which later runs use again; or
+    nowhere, decoded for each batch. auto is memory for what fits in half of what is free, the disk for more."""
+    cache_dir: str | None = None
+    """Folder of that file; cache in --log_dir by default."""
 
 
-def dataset_from(args: DataArgs) -> Dataset:
-    """Load the data set as it is stated.
+def dataset_from(args: DataArgs, whole: bool = False) -> Dataset:
+    """Load the data set as it is stated; `whole`, with pictures that were overwritten in the file on the disk.
 
     Raises UserError where it cannot be loaded, or does not fit what is stated.
     """
     name = dataset_name(args)
     data_dir = args.data_dir or f"data/{name}"
-    with first_on_machine() if name in DOWNLOADED else contextlib.nullcontext():
-        dataset = load_dataset(name, data_dir, Preprocessing.of(args), skip_unreadable=args.skip_unreadable)
+    with first_on_machine() if name in (*DOWNLOADED, "imagefolder") else contextlib.nullcontext():
+        dataset = load_dataset(
+            name, data_dir, Preprocessing.of(args), skip_unreadable=args.skip_unreadable, cache=args.cache,
+            cache_dir=args.cache_dir or Path(getattr(args, "log_dir", None) or "runs") / "cache", whole=whole,
+            write=not getattr(args, "dry_run", False),
+        )  # fmt: skip
     return dataset if args.class_order is None else in_class_order(dataset, args.class_order)
 
 

@@ -5,7 +5,6 @@ from PIL import Image
 
 from data.datasets import Dataset
 from data.image_list import NAMED, and_more, name_image
-from data.partition import copy_groups
 from data.split_record import Splits
 
 EXAMPLES = 20
@@ -30,7 +29,7 @@ def find_copies(dataset: Dataset, splits: Splits) -> dict[str, dict]:
     """
     if len(splits.forget) == 0:
         return {}
-    groups = copy_groups(dataset.images)
+    groups = dataset.copy_groups
     first = {int(groups[image]): image for image in reversed(splits.forget.tolist())}
     found = {}
     for name in MEANING:
@@ -56,7 +55,7 @@ def find_near_duplicates(dataset: Dataset, splits: Splits, distance: int) -> dic
     Gives `distance` and, for each of `parts` with such images, their `count` and up to 20 `examples`: the nearest
     forget image, the other one, and the bits between them. Exact copies are left out. Source: pHash, by imagehash.
     """
-    forget, groups = splits.forget.numpy(), copy_groups(dataset.images)
+    forget, groups = splits.forget.numpy(), dataset.copy_groups
     ours, found = _perceptual_hashes(dataset, forget), {}
     for name in MEANING if len(forget) else ():
         part = getattr(splits, name).numpy()

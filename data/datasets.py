@@ -4,7 +4,7 @@ import hashlib
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.imagefolder import read_image_folder
+from data.partition import copy_groups, groups_of
+from data.pictures.fetched import Pictures
+from data.pictures.reading import Cache, read_image_folder
 from data.preprocessing import Preprocessing, as_flags
 from helper_functions.errors import UserError
 from helper_functions.safe_files.regular_files import open_bytes
@@ -46,15 +48,17 @@ CIFAR100_SUPERCLASSES: dict[str, tuple[str, ...]] = {
 class Dataset:
     """Images, their true labels, and the names of the classes.
 
-    images: [N, C, H, W] in channels_last memory, uint8, or float32 where a user's own transform gives that; labels:
-    int64 [N]; images[:num_train] are the data set's own training part in its own order, the rest its official test part
-    (num_train == N where there is none). mean, std: per channel, of uint8 pixels scaled to [0, 1]. superclasses: name
-    to the class names in it, or empty. folder, file_names: of an image folder, and of its pictures, relative to it,
-    with forward slashes. preprocessing: how the images became what they are, and are normalised.
+    images: [N, C, H, W] in channels_last memory, or `Pictures` where they are not all there; uint8, or float32 where a
+    user's own transform gives that; labels: int64 [N]; images[:num_train] are the data set's own training part in its
+    own order, the rest its official test part (num_train == N where there is none). mean, std: per channel, of uint8
+    pixels scaled to [0, 1]. superclasses: name to the class names in it, or empty. folder, file_names: of an image
+    folder, and of its pictures, relative to it, with forward slashes. preprocessing: how the images became what they
+    are, and are normalised. digests: of each image's pixels, [N]. pixel_file: folder of the file that holds the pixels,
+    if one does.
     """
 
     name: str
-    images: Tensor
+    images: Tensor | Pictures
     labels: Tensor
     classes: tuple[str, ...]
     num_train: int
@@ -64,6 +68,13 @@ class Dataset:
     file_names: tuple[str, ...] | None = None
     folder: Path | None = None
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    digests: np.ndarray | None = None
+    pixel_file: Path | None = None
+
+    @cached_property
+    def copy_groups(self) -> np.ndarray:
+        """int64 [N]: for each image, the index of the first with identical pixels."""
+        return copy_groups(self.images) if self.digests is None else groups_of(self.digests)
 
     @property
     def num_classes(self) -> int:
@@ -131,19 +142,21 @@ _READ_ERRORS = (OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
 
 
 def load_dataset(
-    name: str, data_dir: str | Path, stated: Preprocessing | None = None, *, skip_unreadable: bool = False
-) -> Dataset:
+    name: str, data_dir: str | Path, stated: Preprocessing | None = None, *, skip_unreadable: bool = False,
+    cache: Cache = "memory", cache_dir: str | Path = "cache", whole: bool = False, write: bool = True,
+) -> Dataset:  # fmt: skip
     """Load one of `DATASETS` from data_dir; those of `DOWNLOADED` are downloaded with progress where they are absent.
 
     Of what is `stated`, mean and std apply to all data sets, everything else to `imagefolder` alone, as does
-    skip_unreadable: whether undecodable files are left out. Raises UserError for an unknown name and for data that is
-    absent, damaged or unreadable, or does not fit what is stated.
+    skip_unreadable: whether undecodable files are left out; cache and the rest as of `read_image_folder`.
+    Raises UserError for an unknown name and for data that is absent, damaged or unreadable, or does not fit what is
+    stated.
     """
     stated = stated or Preprocessing()
     if name not in DATASETS:
         raise UserError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
     if name == "imagefolder":
-        dataset = _load_imagefolder(Path(data_dir), stated.resolved(), skip_unreadable)
+        dataset = _load_imagefolder(Path(data_dir), stated.resolved(), skip_unreadable, cache, cache_dir, whole, write)
     else:
         given = {key: value for key, value in stated.stated().items() if key not in ("mean", "std")}
         if given:
@@ -239,14 +252,19 @@ def _load_digits(data_dir: Path) -> Dataset:
     return Dataset("digits", _as_images(pixels), labels, _DIGITS, len(pixels), *_channel_statistics(pixels))
 
 
-def _load_imagefolder(data_dir: Path, stated: Preprocessing, skip_unreadable: bool) -> Dataset:
-    pixels, numbers, classes, file_names = read_image_folder(data_dir, stated, skip_unreadable)
-    stated, channels = stated.of_pixels(pixels), pixels.shape[-1]
+def _load_imagefolder(
+    data_dir: Path, stated: Preprocessing, skip_unreadable: bool, *where: Cache | str | Path | bool
+) -> Dataset:
+    found = read_image_folder(data_dir, stated, skip_unreadable, *where)
+    listing, (count, channels, height, width) = found.listing, found.images.shape
+    floating = found.images.is_floating_point()
+    stated = stated.of_pixels(np.empty((0, height, width, channels), np.float32 if floating else np.uint8))
     identity = (0.0,) * channels, (1.0,) * channels
-    statistics = identity if pixels.dtype == np.float32 else _channel_statistics(pixels)
+    statistics = identity if floating else _statistics(found.facts["sums"].sum(0), count * height * width)
     return Dataset(
-        "imagefolder", _as_images(pixels), torch.from_numpy(numbers), classes, len(pixels), *statistics,
-        file_names=file_names, folder=data_dir, preprocessing=stated,
+        "imagefolder", found.images, torch.from_numpy(listing.labels), listing.classes, count, *statistics,
+        file_names=listing.files, folder=data_dir, preprocessing=stated, digests=found.facts["digest"],
+        pixel_file=found.place,
     )  # fmt: skip
 
 
@@ -256,16 +274,18 @@ def _as_images(pixels: np.ndarray) -> Tensor:
 
 
 def _channel_statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of pixels uint8 [N, H, W, C] scaled to [0, 1].
+    """Mean and standard deviation per channel of pixels uint8 [N, H, W, C] scaled to [0, 1]."""
+    values = pixels.reshape(-1, pixels.shape[-1]).astype(np.int64)
+    return _statistics(np.stack([values.sum(0), (values * values).sum(0)]), len(values))
 
-    Computed from counts of the 256 values, which are exact integers for any number of images.
-    """
-    values = np.arange(256) / 255
-    counts = [np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(pixels.shape[-1])]
-    means = [float(count @ values / count.sum()) for count in counts]
-    variances = [float(count @ (values - mean) ** 2 / count.sum()) for count, mean in zip(counts, means, strict=True)]
+
+def _statistics(sums: np.ndarray, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The same from sums and sums of squares, int64 [2, C], of so many pixels; exact for any number of images."""
+    means = tuple(int(total) / (255 * count) for total in sums[0])
+    # Python's integers do not overflow.
+    spread = [(count * int(square) - int(total) ** 2) / (255 * count) ** 2 for total, square in sums.T]
     # Images of one colour have no spread; any positive number then serves.
-    return tuple(means), tuple(max(variance**0.5, 1 / 255) for variance in variances)
+    return means, tuple(max(variance**0.5, 1 / 255) for variance in spread)
 
 
 DATASETS: dict[str, Callable[..., Dataset]] = {

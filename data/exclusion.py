@@ -10,7 +10,7 @@ import torch
 
 from data.datasets import Dataset
 from data.image_list import lines
-from data.imagefolder import read_pictures
+from data.pictures.listing import read_pictures
 from data.preprocessing import upright
 from data.split_record import Splits
 from helper_functions.errors import UserError

@@ -6,6 +6,8 @@ from torch import Tensor
 from data.augmentation import Augmentation
 from data.datasets import Dataset
 from data.loaders import TensorLoader
+from data.pictures.fetched import Pictures
+from data.pixels import channels_last_storage
 from data.split_record import Splits
 from data.views import evaluation_batch
 from helper_functions.config import OnDevice
@@ -35,9 +37,14 @@ class ImageSets:
     ) -> None:
         self.dataset, self.splits, self.augmentation = dataset, splits, augmentation
         self.device, self.seed = device, seed
-        self.streamed = not (fits(dataset.images.nbytes, device) if on_device == "auto" else on_device == "yes")
-        place = torch.device("cpu") if self.streamed else device
-        self.images = dataset.images.to(place)
+        images = dataset.images
+        stays = fits(images.nbytes, device) if on_device == "auto" else on_device == "yes"
+        if not stays and not isinstance(images, Pictures):
+            images = Pictures(channels_last_storage(images))
+        elif stays and device.type != "cpu":
+            images = (images[:] if isinstance(images, Pictures) else images).to(device)
+        self.images = images
+        place = torch.device("cpu") if isinstance(images, Pictures) else device
         self.given_labels = splits.labels.to(place)
         self.true_labels = dataset.labels.to(place)
 
@@ -56,7 +63,7 @@ class ImageSets:
     def _loader(self, indices: Tensor, batch_size: int, **options) -> TensorLoader:
         return TensorLoader(
             self.images, self.given_labels, indices, batch_size, mean=self.dataset.mean, std=self.dataset.std,
-            device=self.device, streamed=self.streamed, **options,
+            device=self.device, **options,
         )  # fmt: skip
 
 

@@ -1,15 +1,18 @@
 """Batches of images on the device or in host memory: a batch is an index into one tensor."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import tee
 
 import torch
 from torch import Tensor
 
 from data.augmentation import Augmentation
+from data.pictures.fetched import Pictures
 from data.pixels import Normaliser, channels_last_storage
 from data.random_streams import torch_seed
+from helper_functions.training.spread import SharedRows, own_rows
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor | SharedRows, Tensor]
 # One pass or a part of it: indices, int64 [n] on the images' device, and the plan of the augmentation, int64 [n, 5].
 Drawn = tuple[Tensor, Tensor | None]
 
@@ -17,11 +20,13 @@ Drawn = tuple[Tensor, Tensor | None]
 class TensorLoader:
     """A sized iterable of `(inputs, labels)`: float32 [B, C, H, W] normalised, channels_last; int64 [B]; on the device.
 
+    Where ranks share a run, the inputs are `SharedRows`: each rank gathers, augments and moves its own rows alone.
+
     No batch has more than batch_size images, and batch sizes differ by at most one: a small last batch would have noisy
     batch-norm statistics and weigh as much as a whole one.
 
     images: uint8 or float32 [N, C, H, W], moved to the device once, without a copy where they are there already in
-    channels_last memory; with `streamed` they stay in host memory and each batch is moved when it is needed.
+    channels_last memory; of `Pictures`, batches are fetched and moved while the one before is in use.
     labels: int64 [N]; indices: int64 [n], which of the images are loaded.
     Order and augmentation of pass e are a pure function of (seed, e). Each `iter()` runs pass `epoch` and advances
     `epoch` by one, so resuming means setting `epoch`.
@@ -29,7 +34,7 @@ class TensorLoader:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | Pictures,
         labels: Tensor,
         indices: Tensor,
         batch_size: int,
@@ -40,13 +45,13 @@ class TensorLoader:
         shuffle: bool = False,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        streamed: bool = False,
     ):
         self.device = torch.device(device)
-        self.streamed = streamed
-        place = torch.device("cpu") if streamed else self.device
-        self.storage = channels_last_storage(images.to(place))
-        self.labels = labels.to(place)
+        fetched = isinstance(images, Pictures)
+        self.images = images if fetched else images.to(self.device)
+        # [N, H, W, C]; None where pictures are fetched.
+        self.storage = None if fetched else channels_last_storage(self.images)
+        self.labels = labels.to(self.place)
         self.mean, self.std = tuple(mean), tuple(std)
         self.indices = indices.cpu()
         self.batch_size = batch_size
@@ -62,12 +67,16 @@ class TensorLoader:
         """Images in one pass."""
         return len(self.indices)
 
+    @property
+    def place(self) -> torch.device:
+        """Where indices and labels are: beside the images."""
+        return torch.device("cpu") if self.storage is None else self.device
+
     def in_order(self, indices: Tensor, batch_size: int) -> "TensorLoader":
         """A loader over the same images and labels in the order of these indices, without augmentation."""
         return TensorLoader(
-            self.storage.permute(0, 3, 1, 2), self.labels, indices, batch_size,
-            mean=self.mean, std=self.std, device=self.device, streamed=self.streamed,
-        )  # fmt: skip
+            self.images, self.labels, indices, batch_size, mean=self.mean, std=self.std, device=self.device
+        )
 
     def __len__(self) -> int:
         return -(-self.num_images // self.batch_size)
@@ -80,9 +89,8 @@ class TensorLoader:
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one pass from batch `start` on; the loader's `epoch` is unchanged."""
         indices, plan = self.draw_pass(epoch)
-        for number in range(start, len(self)):
-            part = self._part(number)
-            yield self.assemble(indices[part], None if plan is None else plan[part])
+        parts = (self._part(number) for number in range(start, len(self)))
+        return self.assembled((indices[part], None if plan is None else plan[part]) for part in parts)
 
     def images_of(self, epoch: int, number: int) -> Tensor:
         """The images of batch `number` of a pass, int64 [B] on the CPU."""
@@ -103,23 +111,37 @@ class TensorLoader:
         if self.augmentation is not None:
             generator = torch.Generator(self.device).manual_seed(torch_seed(self.seed, "augmentation", epoch))
             plan = self.augmentation.draw(len(order), self.image_size, generator)
-        return order.to(self.storage.device), plan
+        return order.to(self.place), plan
 
     def assemble(self, indices: Tensor, plan: Tensor | None) -> Batch:
-        """The batch of these images: indices int64 [B] on the images' device, plan int64 [B, 5] or None."""
-        storage, labels = self.storage, self.labels
-        if self.streamed:
-            storage, labels = (_fetch(kept, indices, self.device) for kept in (storage, labels))
-            indices = torch.arange(len(indices), device=self.device)
+        """The batch of these images, which are on the device: indices int64 [B], plan int64 [B, 5] or None."""
+        labels, (own, plan) = self.labels.index_select(0, indices), _own(indices, plan)
+        return self._shared(self._inputs(self.storage, own, plan), len(indices)), labels
+
+    def assembled(self, draws: Iterable[Drawn]) -> Iterator[Batch]:
+        """The batches of these draws, one after the other; an endless iterable gives an endless iterator."""
+        if self.storage is not None:
+            for indices, plan in draws:
+                yield self.assemble(indices, plan)
+            return
+        wanted, draws = tee(draws)
+        pinned = self.device.type == "cuda"
+        coming = self.images.fetch((_own(*draw)[0] for draw in wanted), pinned)
+        for pixels, (indices, plan) in zip(coming, draws, strict=True):
+            pixels, labels = pixels.to(self.device, non_blocking=pinned), self.labels.index_select(0, indices)
+            rows, (_, plan) = torch.arange(len(pixels), device=self.device), _own(indices, plan)
+            yield self._shared(self._inputs(pixels, rows, plan), len(indices)), labels.to(self.device)
+
+    def _shared(self, inputs: Tensor, count: int) -> Tensor | SharedRows:
+        return inputs if len(inputs) == count else SharedRows.of(inputs, count)
+
+    def _inputs(self, storage: Tensor, indices: Tensor, plan: Tensor | None) -> Tensor:
         if plan is None:
-            inputs = self.normaliser(storage.index_select(0, indices))
-        else:
-            inputs = self.augmentation.apply(storage, indices, plan, self.normaliser)
-        return inputs, labels.index_select(0, indices)
+            return self.normaliser(storage.index_select(0, indices))
+        return self.augmentation.apply(storage, indices, plan, self.normaliser)
 
 
-def _fetch(kept: Tensor, indices: Tensor, device: torch.device) -> Tensor:
-    """Rows of a tensor in host memory, moved to the device; pinned memory makes the copy asynchronous."""
-    pinned = device.type == "cuda"
-    rows = torch.empty((len(indices), *kept.shape[1:]), dtype=kept.dtype, pin_memory=pinned)
-    return torch.index_select(kept, 0, indices, out=rows).to(device, non_blocking=pinned)
+def _own(indices: Tensor, plan: Tensor | None) -> Drawn:
+    """The draws of the rows that this rank makes."""
+    rows = own_rows(len(indices))
+    return (indices, plan) if rows is None else (indices[rows], None if plan is None else plan[rows])

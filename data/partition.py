@@ -8,6 +8,9 @@ from torch import Tensor
 
 from data.pixels import channels_last_storage
 
+# Bytes of a digest of pixels.
+DIGEST = 16
+
 
 @dataclass(frozen=True)
 class Partition:
@@ -34,9 +37,14 @@ class Partition:
 def copy_groups(images: Tensor) -> np.ndarray:
     """int64 [N]: for each image uint8 [N, C, H, W], the index of the first with identical pixels."""
     pixels = channels_last_storage(images).numpy().reshape(len(images), -1)
-    first: dict[bytes, int] = {}
-    digests = (hashlib.blake2b(image, digest_size=16).digest() for image in pixels)
-    return np.array([first.setdefault(digest, index) for index, digest in enumerate(digests)], dtype=np.int64)
+    digests = [hashlib.blake2b(image, digest_size=DIGEST).digest() for image in pixels]
+    return groups_of(np.array(digests, dtype=f"V{DIGEST}"))
+
+
+def groups_of(digests: np.ndarray) -> np.ndarray:
+    """The same from a digest of each image, [N]."""
+    _, first, place = np.unique(digests, return_index=True, return_inverse=True)
+    return first[place].astype(np.int64)
 
 
 def stratified_share(

@@ -29,6 +29,10 @@ class Args(Preprocessing):
     """Leave out an imagefolder's unreadable files instead of stopping at the first."""
 
 
+# Images that are hashed at a time.
+CHUNK = 4096
+
+
 def get_parser() -> ScriptParser:
     return ScriptParser(Args, "data.prepare", "Download, verify and describe a data set.")
 
@@ -48,7 +52,9 @@ def main(args: Args) -> dict[str, Any]:
 
 def describe(dataset: Dataset, folder: Path) -> dict[str, Any]:
     """Sizes, classes, how the files were verified, and the SHA-256 of the decoded pixels and labels."""
-    digest = hashlib.sha256(channels_last_storage(dataset.images).numpy())
+    digest = hashlib.sha256()
+    for part in torch.arange(len(dataset.images)).split(CHUNK):
+        digest.update(channels_last_storage(dataset.images[part]).numpy())
     digest.update(dataset.labels.numpy().astype("<i8"))
     counts = torch.bincount(dataset.labels, minlength=dataset.num_classes)
     return {

@@ -121,11 +121,15 @@ class Preprocessing:
                 def resize(image: "Image") -> "Image":
                     return ImageOps.pad(image, (width, height), method)
 
+            cropped = tuple(self.image_size[::-1])
             crop = v2.CenterCrop(self.image_size) if self.crop == "center" else v2.Identity()
 
             def prepare(image: "Image") -> "Image":
                 _refuse_strip(image, self)
-                return crop(resize(image))
+                # torchvision takes as long to leave a small picture alone as Pillow to decode it.
+                fits = min(image.size) == height if self.resize == "short" else image.size == (width, height)
+                image = image if fits else resize(image)
+                return image if image.size == cropped else crop(image)
 
         def read(image: "Image") -> np.ndarray:
             image = upright(image, self.exif_orientation)
@@ -156,11 +160,12 @@ def upright(image: "Image", by_exif: bool = True) -> "Image":
     """A whole picture in RGB, as its EXIF data turn it or as it lies in the file."""
     from PIL import Image, ImageOps
 
-    turned = ImageOps.exif_transpose(image) if by_exif else image
+    # Without such data it would only be copied.
+    turned = ImageOps.exif_transpose(image) if by_exif and image.getexif() else image
     if turned.mode.startswith("I"):
         # 16-bit grey, of which a plain conversion turns every value above 255 to white.
         turned = Image.fromarray((np.asarray(turned) >> 8).astype(np.uint8))
-    return turned.convert("RGB")
+    return turned if turned.mode == "RGB" else turned.convert("RGB")
 
 
 def names_code(transform: str | None) -> bool:

@@ -18,7 +18,7 @@ from data.forget import (
     select_forget,
 )
 from data.image_list import read_image_list
-from data.partition import Partition, copy_groups, stratified_share
+from data.partition import Partition, stratified_share
 from data.random_streams import random_state
 from data.split_record import Splits
 from helper_functions.errors import UserError
@@ -103,7 +103,7 @@ def _partition(
     listed = read_image_list(validation[5:], dataset) if validation.startswith("file:") else None
     if listed is not None and len(listed) == len(own):
         raise UserError(f"{validation} lists the whole training part of {dataset.name}; leave some to train on")
-    groups = copy_groups(dataset.images)
+    groups = dataset.copy_groups
     # Around the request, where the pictures are the user's own; copies stay together.
     spared = np.isin(groups, groups[named] if dataset.file_names is not None else [])
 
@@ -142,7 +142,7 @@ def _select(
         return np.empty(0, dtype=np.int64)
     forget, train = np.union1d(select_forget(request, dataset, partition, seed), partition.asked_again), partition.train
     if with_copies:
-        groups = copy_groups(dataset.images)
+        groups = dataset.copy_groups
         forget = train[np.isin(groups[train], groups[forget])]
     if len(forget) == len(train):
         more = "its copies" if with_copies else "those asked for again"

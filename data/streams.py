@@ -1,7 +1,7 @@
 """Endless and paired streams of batches that resume at an exact position."""
 
 from collections.abc import Iterator, Sized
-from itertools import islice
+from itertools import islice, tee
 from typing import Any
 
 import torch
@@ -47,27 +47,32 @@ class CyclingLoader:
 
     def _seek(self, epoch: int, position: int) -> None:
         self.epoch, self.position = epoch, position
-        self._drawn: Drawn | None = None  # the current pass of a TensorLoader
+        self._images: Iterator[tuple[Batch, tuple[int, int]]] | None = None  # of a TensorLoader
         self._batches: Iterator[Batch] | None = None  # the current pass of another iterable
 
     def _take_images(self) -> Batch:
-        parts, missing = [], self.loader.batch_size
-        while missing:
-            indices, plan = self._next_part(missing)
-            missing -= len(indices)
-            parts.append((indices, plan))
-        indices, plans = zip(*parts, strict=True)
-        return self.loader.assemble(torch.cat(indices), None if plans[0] is None else torch.cat(plans))
+        if self._images is None:
+            drawn, places = tee(self._draws())
+            batches = self.loader.assembled(draw for draw, _ in drawn)
+            self._images = zip(batches, (place for _, place in places), strict=True)
+        batch, (self.epoch, self.position) = next(self._images)
+        return batch
 
-    def _next_part(self, most: int) -> Drawn:
-        if self.position == self.loader.num_images:
-            self._seek(self.epoch + 1, 0)
-        if self._drawn is None:
-            self._drawn = self.loader.draw_pass(self.epoch)
-        indices, plan = self._drawn
-        part = slice(self.position, min(self.position + most, len(indices)))
-        self.position = part.stop
-        return indices[part], None if plan is None else plan[part]
+    def _draws(self) -> Iterator[tuple[Drawn, tuple[int, int]]]:
+        """The draws of one batch after another, each with the epoch and the position behind it."""
+        epoch, position, drawn = self.epoch, self.position, None
+        while True:
+            parts, missing = [], self.loader.batch_size
+            while missing:
+                if position == self.loader.num_images:
+                    epoch, position, drawn = epoch + 1, 0, None
+                indices, plan = drawn = drawn or self.loader.draw_pass(epoch)
+                part = slice(position, min(position + missing, len(indices)))
+                missing -= part.stop - part.start
+                position = part.stop
+                parts.append((indices[part], None if plan is None else plan[part]))
+            indices, plans = zip(*parts, strict=True)
+            yield (torch.cat(indices), None if plans[0] is None else torch.cat(plans)), (epoch, position)
 
     def _take_batch(self) -> Batch:
         if self._batches is None:

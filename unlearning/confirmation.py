@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from data.imagefolder import read_pictures
 from data.loaders import TensorLoader
+from data.pictures.listing import read_pictures
 from data.preprocessing import Preprocessing, as_flags, names_code
 from data.views import evaluation_batch, fixed_sample
 from helper_functions.config import Percentage

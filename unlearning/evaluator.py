@@ -16,6 +16,8 @@ from helper_functions.training.inference import predict
 from unlearning.constrained.difficulty import Difficulty
 
 RETAIN_SAMPLE = 5000
+# Most retain images of a final report: for more, the margin of the sample is at most 0.3 points.
+JUDGED = 50_000
 ONE_SIDED_95 = 1.645
 
 

@@ -73,7 +73,9 @@ class Experiment:
         # Before the data set, which takes longer to load.
         if weight_path is not None and not Path(weight_path).is_file():
             raise UserError(f"--weight_path {weight_path}: there is no such file")
-        self.dataset = dataset_from(args)
+        # These need the pictures of a run that may have overwritten some since.
+        whole = any(getattr(args, name, None) is not None for name in ("resume", "dial", "splits"))
+        self.dataset = dataset_from(args, whole)
         self.size_stated = args.image_size is not None
         # What was not stated is recorded as well.
         self.args = args = dataclasses.replace(args, **self.dataset.preprocessing.stated())

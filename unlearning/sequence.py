@@ -14,7 +14,7 @@ from helper_functions.files import load_config
 from helper_functions.run_folder import ORIGINAL, RESULTS, result_weights
 from helper_functions.training.distribution import from_main
 from helper_functions.training.inference import predict
-from unlearning.evaluator import paired_fall
+from unlearning.evaluator import JUDGED, paired_fall
 from unlearning.experiment import Experiment
 from unlearning.known_weights import DESCRIBING, MODEL, TREATMENT, refuse_code
 from unlearning.methods import get_method
@@ -253,7 +253,7 @@ def follow(previous: Previous, args: Any, experiment: Experiment, model: nn.Modu
         )
     first, spent = previous.first_original(), previous.spent
     if first is not None:
-        images = fixed_sample(experiment.splits.retain, args.judged_retain_images)
+        images = fixed_sample(experiment.splits.retain, args.judged_retain_images or JUDGED)
         right = []
         for compared in (experiment.model(str(first)), model):
             logits, labels = predict(compared, experiment.sets.evaluation(images), experiment.precision)

@@ -61,7 +61,7 @@ class OriginalArgs(KnownArgs):
     """What the report rests on: everything, test images and attacks included, or no more than a run may look at while
     flags are tuned."""
     judged_retain_images: PositiveInt | None = None
-    """Retain images, drawn once for all models, that the report and the verdict rest on; all of them by default. For a
+    """Most retain images, drawn once for all models, that the report and the verdict rest on; 50,000 by default. For a
     sample, the verdict adds the margin of a one-sided 95 % bound to the fall."""
 
     def recipe(self) -> Recipe:

@@ -24,7 +24,7 @@ from unlearning.experiment import Experiment
 # Flags that do not change what a run computes (--sync_bn needs several ranks, a cell has one).
 ELSEWHERE = (
     "log_dir", "name_prefix", "resume", "device", "precision", "deterministic", "sync_bn", "data_on_device", "compile",
-    "compile_mode", "log_interval", "figures", "data_dir", "on_nan",
+    "compile_mode", "log_interval", "figures", "data_dir", "on_nan", "cache", "cache_dir",
 )  # fmt: skip
 LATER = ("exclude", "groups", "requests")
 THIRDS = ("low", "middle", "high")

@@ -10,6 +10,9 @@ from torch import nn
 
 from contrastive_discrimination.critic import Critic
 from data.exclusion import HASHES, pixel_hashes
+from data.forget import BY_NAME, parse_forget
+from data.pictures.pixel_cache import overwrite
+from data.pixels import channels_last_storage
 from evaluation.gaps import retrained_of, summarise_gaps
 from evaluation.judge import Judgement, judge_all
 from evaluation.metrics import loss_histograms
@@ -24,12 +27,12 @@ from helper_functions.files import save_tensors, write_bytes, write_json
 from helper_functions.record import RunRecord
 from helper_functions.run_folder import INFEASIBLE, NOT_FORGOTTEN, RESULT, RESULTS, TRACES
 from helper_functions.safe_files.printable import one_line, printable
-from helper_functions.training.distribution import from_main, on_main
+from helper_functions.training.distribution import from_main, on_main, say
 from helper_functions.training.inference import evaluation_mode
 from helper_functions.training.loop import Cost
 from models.weight_files import WeightFile, shown, write_weight_file
 from unlearning.dial import BUDGETS, bought
-from unlearning.evaluator import paired_fall
+from unlearning.evaluator import JUDGED, paired_fall
 from unlearning.experiment import Experiment
 from unlearning.run import Unlearned
 from unlearning.setup import PreparedRun
@@ -63,7 +66,7 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
         report = {"verdict": verdict, **report}
         how = how_forgotten(outcome)
         report |= {**how, "forget": {**report["forget"], **how["forget"]}}
-        report["class_falls"] = class_falls(judgements, run.experiment, run.args.judged_retain_images)
+        report["class_falls"] = class_falls(judgements, run.experiment, run.args.judged_retain_images or JUDGED)
         if run.requests:
             report["requesters"] = evidence_for(run.requests, judgements, run.experiment)
         summary = summarise_run(verdict, outcome, run.args, run.notes["preprocessing"])
@@ -76,7 +79,10 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
     report, pages = from_main(lambda: complete_report(run, outcome, script, report, removed))
     for name, page in pages.items():
         write_bytes(run.record.path(name), page)
-    return _finish(run, run.models, judgements, report, summary + weights, removed)
+    report = _finish(run, run.models, judgements, report, summary + weights, removed)
+    if fulfilled:
+        _overwrite_withdrawn(run.experiment)
+    return report
 
 
 def write_student_report(run: PreparedRun, critic: Critic, auc: dict[str, float]) -> dict:
@@ -100,7 +106,7 @@ def judge_models(models: dict[str, nn.Module], experiment: Experiment, args: Any
     order = [*(name for name in ("original", "unlearned") if name in models), *retrained_of(models)]
     return judge_all(
         {name: models[name] for name in order}, experiment.sets, experiment.precision,
-        final=args.judge == "final", retain_images=args.judged_retain_images,
+        final=args.judge == "final", retain_images=args.judged_retain_images or JUDGED,
     )  # fmt: skip
 
 
@@ -128,6 +134,15 @@ def verdict_of(judgements: dict[str, Judgement], args: Any, target: str, experim
     return give_verdict(
         original.figures, unlearned.figures, args.retain_budget, target, classes, retain, held_out
     )
+
+
+@on_main
+def _overwrite_withdrawn(experiment: Experiment) -> None:
+    """Take withdrawn pictures out of the file of pixels."""
+    dataset, splits = experiment.dataset, experiment.splits
+    if dataset.pixel_file is not None and parse_forget(splits.forget_request).kind in BY_NAME:
+        count = overwrite(dataset.pixel_file, [dataset.file_names[image] for image in splits.forget.tolist()])
+        say(f"cache    {count:,} withdrawn pictures overwritten in {dataset.pixel_file}; later runs leave them out")
 
 
 def _finish(
@@ -282,10 +297,11 @@ def _graph(writer, experiment: Experiment, model: nn.Module) -> None:
 
 def _forgotten_images(experiment: Experiment, models: dict[str, nn.Module]):
     indices = experiment.splits.forget[:SHOWN_IMAGES]
-    inputs, labels = next(iter(experiment.sets.evaluation(indices)))
-    named = []
+    # Made here, since rank 0 is alone, and loaders make a rank's own rows.
+    loader, named = experiment.sets.evaluation(indices), []
+    inputs = loader.normaliser(channels_last_storage(experiment.dataset.images[indices]).to(loader.device))
     for model in (models["original"], models["unlearned"]):
         with evaluation_mode(model), torch.inference_mode(), experiment.precision.autocast():
             named.append(model(inputs).argmax(1).tolist())
     pictures = torch.stack([experiment.dataset.picture(index) for index in indices.tolist()])
-    return draw_images(pictures, experiment.dataset.classes, labels.tolist(), *named)
+    return draw_images(pictures, experiment.dataset.classes, experiment.splits.labels[indices].tolist(), *named)

@@ -34,6 +34,7 @@ from helper_functions.errors import UserError
 from helper_functions.run_folder import RESULTS
 from helper_functions.training.devices import describe_environment
 from unlearning.confirmation import accuracies, kept
+from unlearning.evaluator import JUDGED
 from unlearning.experiment import Experiment
 from unlearning.sequence import DIGITS
 
@@ -217,7 +218,7 @@ def _class_falls(run: Recorded, judgements: dict[str, Judgement], same: bool) ->
         return [exact(what, told, None)]
     if "original" not in judgements:
         return [Check(what, "", "missing", None)]
-    found = plain(class_falls(judgements, run.experiment, run.args.judged_retain_images))
+    found = plain(class_falls(judgements, run.experiment, run.args.judged_retain_images or JUDGED))
     check = all_near(what, told, found, ROUNDING)
     # Elsewhere, one image that is classified differently changes the list.
     return [check if same or check.holds else dataclasses.replace(check, holds=None)]

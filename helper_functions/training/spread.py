@@ -1,8 +1,10 @@
 """Forward passes that ranks share: each computes a part of the batch, and every rank gets all outputs."""
 
 import contextlib
+import operator
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partialmethod
 
 import torch
 import torch.distributed as dist
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
 
 from helper_functions.errors import UserError
 from helper_functions.training.batch_norm import batch_norm_layers, no_running_stats_update
@@ -20,16 +23,16 @@ from helper_functions.training.distribution import rank, world_size
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 # Fewest images of a rank in a shared pass: a single image with a feature map of one pixel has no variance.
 FEWEST = 2
-# Sizes of all ranks' parts in the current forward pass; None where each rank computes the whole batch.
-_sizes: list[int] | None = None
+# How many rows of each joined batch each rank computes in the current forward pass; None: each computes all of them.
+_parts: list[list[int]] | None = None
 
 
 def spread(model: nn.Module, mode: CompileMode | None = None) -> Callable[[Tensor], Tensor]:
     """A model's forward pass `[B, ...]` to `[B, K]`, computed by all ranks together; the model itself for one process.
 
-    Every rank passes the same whole batch and gets the outputs of all of it, so losses, constraints and multipliers are
-    the same on all ranks, whatever their form. After a backward pass every rank has the gradient of the whole batch.
-    `mode` compiles the pass by torch.compile.
+    Every rank passes the same whole batch, or its rows of it as `SharedRows`, and gets the outputs of all of it, so
+    losses, constraints and multipliers are the same on all ranks, whatever their form. After a backward pass every rank
+    has the gradient of the whole batch. `mode` compiles the pass by torch.compile.
     """
     if world_size() > 1:
         return _Spread(model, mode)
@@ -41,13 +44,82 @@ def split_sizes(count: int, ranks: int) -> list[int]:
     return [count // ranks + (number < count % ranks) for number in range(ranks)]
 
 
+def own_rows(count: int) -> slice | None:
+    """Which rows of a batch this rank makes; None: all of them, where it is alone or the batch is too small."""
+    ranks = world_size()
+    if ranks == 1 or count < FEWEST * ranks:
+        return None
+    sizes = split_sizes(count, ranks)
+    return slice(sum(sizes[: rank()]), sum(sizes[: rank() + 1]))
+
+
+def _on_whole(rows: "SharedRows", operation: Callable[[Tensor, object], Tensor], other: object) -> Tensor:
+    return operation(rows.whole(), other.whole() if isinstance(other, SharedRows) else other)
+
+
+class SharedRows:
+    """A batch `[B, ...]` of which this rank holds the rows that it makes, `own_rows`, and the other ranks the rest.
+
+    Batches that are joined by `torch.cat` stay so. All else that a tensor can do is done with the whole batch, which
+    every rank gathers then.
+    """
+
+    def __init__(self, own: Tensor, parts: list[list[int]]) -> None:
+        self.own, self.parts = own, parts
+
+    @classmethod
+    def of(cls, own: Tensor, count: int) -> "SharedRows":
+        """From this rank's rows of a batch of so many."""
+        return cls(own, [split_sizes(count, world_size())])
+
+    def __len__(self) -> int:
+        return sum(map(sum, self.parts))
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the whole batch."""
+        return torch.Size((len(self), *self.own.shape[1:]))
+
+    @property
+    def device(self) -> torch.device:
+        """Of the rows."""
+        return self.own.device
+
+    def to(self, *place, **options) -> "SharedRows":
+        """The rows there."""
+        return SharedRows(self.own.to(*place, **options), self.parts)
+
+    def whole(self) -> Tensor:
+        """The batch, gathered from all ranks; all of them have to ask for it."""
+        return _gathered(self.own, self.parts)
+
+    def __getattr__(self, name: str):
+        return getattr(self.whole(), name)
+
+    def __getitem__(self, wanted) -> Tensor:
+        return self.whole()[wanted]
+
+    # Python looks operators up in the class.
+    __add__ = __radd__ = partialmethod(_on_whole, operator.add)
+    __mul__ = __rmul__ = partialmethod(_on_whole, operator.mul)
+    __sub__ = partialmethod(_on_whole, operator.sub)
+    __truediv__ = partialmethod(_on_whole, operator.truediv)
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.cat and not kwargs and len(args) == 1 and all(isinstance(each, cls) for each in args[0]):
+            return cls(torch.cat([each.own for each in args[0]]), [part for each in args[0] for part in each.parts])
+        args, kwargs = tree_map(lambda each: each.whole() if isinstance(each, cls) else each, (args, kwargs or {}))
+        return function(*args, **kwargs)
+
+
 def whole(rows: Tensor) -> Tensor:
     """The rows `[B, ...]` of the whole batch from those of this rank's part, with their gradient; in a shared pass.
 
     Outside of one, the rows themselves. The gradient of this rank's rows is multiplied by the number of ranks, since
     DistributedDataParallel averages the gradients over ranks.
     """
-    return rows if _sizes is None else _Whole.apply(rows, _sizes)
+    return rows if _parts is None else _Whole.apply(rows, _parts)
 
 
 def share_batch_norm(model: nn.Module) -> nn.Module:
@@ -69,17 +141,19 @@ class _Spread:
         self.learning: list[bool] = []
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        sizes = split_sizes(len(inputs), world_size()) if len(inputs) >= FEWEST * world_size() else None
-        part, number = (inputs, 0) if sizes is None else (inputs.split(sizes)[rank()], rank())
+        if not isinstance(inputs, SharedRows) and (rows := own_rows(len(inputs))) is not None:
+            inputs = SharedRows.of(inputs[rows], len(inputs))
+        shared = isinstance(inputs, SharedRows)
+        part, number, parts = (inputs.own, rank(), inputs.parts) if shared else (inputs, 0, None)
         draws = _draws_of_its_own(number, inputs.device) if self.model.training else contextlib.nullcontext()
-        global _sizes
-        before, _sizes = _sizes, sizes
+        global _parts
+        before, _parts = _parts, parts
         try:
             with draws:
                 outputs = whole(self._forward(part)(part))
         finally:
-            _sizes = before
-        if sizes is not None:
+            _parts = before
+        if shared:
             _average_running_statistics(self.model)
         return outputs
 
@@ -116,9 +190,9 @@ class SharedBatchNorm(_BatchNorm):
         """Any number of dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if _sizes is None or not self.training:
+        if _parts is None or not self.training:
             return super().forward(input)
-        images = sum(_sizes)
+        images = sum(map(sum, _parts))
         count = images * input[0, 0].numel()
         weight = input.new_ones(self.num_features, dtype=torch.float32) if self.weight is None else self.weight
         bias = torch.zeros_like(weight) if self.bias is None else self.bias
@@ -168,16 +242,26 @@ class _Normalise(torch.autograd.Function):
 
 class _Whole(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, sizes: list[int]) -> Tensor:
-        ctx.sizes = sizes
-        # Collectives require one shape.
-        padded = rows.new_zeros(max(sizes), *rows.shape[1:])
-        padded[: len(rows)] = rows
-        return torch.cat([part[:size] for part, size in zip(_stacked(padded), sizes, strict=True)])
+    def forward(ctx, rows: Tensor, parts: list[list[int]]) -> Tensor:
+        ctx.parts = parts
+        return _gathered(rows, parts)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient.split(ctx.sizes)[rank()] * dist.get_world_size(), None
+        batches = gradient.split([sum(part) for part in ctx.parts])
+        own = [batch.split(part)[rank()] for batch, part in zip(batches, ctx.parts, strict=True)]
+        return torch.cat(own) * dist.get_world_size(), None
+
+
+def _gathered(rows: Tensor, parts: list[list[int]]) -> Tensor:
+    """All ranks' rows, batch by batch; without gradient."""
+    # Collectives require one shape.
+    sizes = [sum(part) for part in zip(*parts, strict=True)]
+    padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    held = [found[:size].split(list(of_rank)) for found, size, of_rank in zip(
+        _stacked(padded), sizes, zip(*parts, strict=True), strict=True)]  # fmt: skip
+    return torch.cat([each for batch in zip(*held, strict=True) for each in batch])
 
 
 def _stacked(values: Tensor) -> Tensor:

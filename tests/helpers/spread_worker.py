@@ -14,8 +14,13 @@ from torch import Tensor, nn
 
 sys.path[:0] = map(str, Path(__file__).parents[1:3])
 
+from data.augmentation import Augmentation  # noqa: E402
+from data.loaders import TensorLoader  # noqa: E402
+from data.pictures.fetched import Pictures  # noqa: E402
+from data.pixels import channels_last_storage  # noqa: E402
+from data.streams import CyclingLoader  # noqa: E402
 from helper_functions.files import save_tensors  # noqa: E402
-from helper_functions.training.distribution import from_main, process_group  # noqa: E402
+from helper_functions.training.distribution import from_main, process_group, world_size  # noqa: E402
 from helper_functions.training.inference import predict  # noqa: E402
 from helper_functions.training.spread import share_batch_norm, spread  # noqa: E402
 from helpers.method_cases import CPU, network, run, streams  # noqa: E402
@@ -101,6 +106,57 @@ def batch_norms() -> Tensors:
             inputs = 100 + torch.randn(shape, generator=generator)
             found |= {f"{name} {count} {key}": value.clone() for key, value in step(model, inputs, forward).items()}
     return found
+
+
+def rows() -> Tensors:
+    """Batches of loaders, some of them joined."""
+    images = torch.randint(256, (40, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for name, source in (("memory", images), ("fetched", Pictures(channels_last_storage(images)))):
+        streams = [
+            CyclingLoader(TensorLoader(
+                source, torch.arange(40), torch.arange(first, 40), size, mean=[0.4] * 3, std=[0.3] * 3,
+                augmentation=Augmentation(padding=2, cutout=3), shuffle=True, seed=first,
+            )) for first, size in ((0, 8), (5, 5), (9, 3))
+        ]  # fmt: skip
+        for number in range(7):
+            batches, labels = zip(*(stream.take() for stream in streams), strict=True)
+            joined = torch.cat(batches)
+            assert joined.shape == (16, 3, 6, 6) and len(batches[0]) == 8
+            found |= {f"{name} {number}": joined + 0, f"{name} {number} labels": torch.cat(labels)}
+            found[f"{name} {number} two"] = torch.cat(batches[:2]).square()
+    return found
+
+
+def gathered() -> Tensors:
+    """How many images all processes gather for a pass in batches of eight, and of three."""
+    read, counts, found = Pictures.read, [], {}
+
+    def spy(pictures: Pictures, indices: Tensor, pinned: bool = False) -> Tensor:
+        counts.append(len(indices))
+        return read(pictures, indices, pinned)
+
+    Pictures.read = spy
+    pictures = Pictures(torch.zeros(40, 2, 2, 1, dtype=torch.uint8))
+    for size in (8, 3):
+        counts.clear()
+        list(TensorLoader(pictures, torch.arange(40), torch.arange(40), size, mean=[0.5], std=[0.3]))
+        found[str(size)] = torch.tensor(sum(counts))
+        if world_size() > 1:
+            torch.distributed.all_reduce(found[str(size)])
+    return found
+
+
+def joined() -> Tensors:
+    """A pass over joined batches of a loader, of even and odd sizes."""
+    model = share_batch_norm(network()).train()
+    images = torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    loaders = [
+        TensorLoader(images, torch.arange(20), torch.arange(first, 20), size, mean=[0.5], std=[0.3])
+        for first, size in ((0, 7), (2, 4), (4, 5))
+    ]
+    batch = torch.cat([next(iter(loader))[0] for loader in loaders])
+    return step(model, batch)
 
 
 def low_precision() -> Tensors:

@@ -29,8 +29,8 @@ from data.datasets import Dataset
 from data.exclusion import read_hashes
 from data.forget import parse_forget, select_forget
 from data.image_list import read_image_list
-from data.imagefolder import read_image_folder
 from data.partition import Partition
+from data.pictures.reading import read_image_folder
 from data.preprocessing import Preprocessing
 from data.split_record import Splits
 from data.splits import make_splits

@@ -20,7 +20,7 @@ import train_contrastive
 from benchmarks.sweeps.sweep import read_rows
 from data.datasets import Dataset, load_dataset
 from data.image_list import FURTHER_LINES, LINES_PER_IMAGE, read_image_list
-from data.imagefolder import read_image_folder
+from data.pictures.reading import read_image_folder
 from data.preprocessing import Preprocessing
 from helper_functions.config import run_script
 from helper_functions.errors import UserError
@@ -301,7 +301,7 @@ class TestPictures:
     def test_read(self, folder, kind, recwarn):
         content, colour = GOOD_PICTURES[kind]
         (folder / "a/x.png").write_bytes(content)
-        pixels = read_image_folder(folder, SMALLEST, False)[0][1]
+        pixels = read_image_folder(folder, SMALLEST, False).images[1].permute(1, 2, 0).numpy()
         assert np.abs(pixels.astype(int) - colour).max() <= 2  # JPEG's
         assert not recwarn.list
 
@@ -312,7 +312,7 @@ class TestPictures:
         (folder / "a/device.png").symlink_to("/dev/zero")
         (folder / "a/itself.png").symlink_to("itself.png")
         (folder / "a/nowhere.png").symlink_to("nowhere.jpg")
-        assert read_image_folder(folder, SMALLEST, False)[3] == ("a/0.png", "a/x.png/inside.png", "b/0.png")
+        assert read_image_folder(folder, SMALLEST, False).listing.files == ("a/0.png", "a/x.png/inside.png", "b/0.png")
 
     def test_links(self, folder, tmp_path):
         """Links to pictures and to class folders are followed; links that lead to a cycle are not."""
@@ -322,7 +322,7 @@ class TestPictures:
         (folder / "c").symlink_to(tmp_path / "elsewhere")
         (folder / "a/up").symlink_to("..")
         (folder / "a/again").symlink_to(".")
-        assert read_image_folder(folder, SMALLEST, False)[3] == ("a/0.png", "a/1.png", "b/0.png", "c/1.png")
+        assert read_image_folder(folder, SMALLEST, False).listing.files == ("a/0.png", "a/1.png", "b/0.png", "c/1.png")
 
     def test_a_folder_deeper_than_any_path(self, folder, monkeypatch):
         monkeypatch.chdir(folder / "a")

@@ -194,7 +194,7 @@ class TestImages:
         parts = streams()
         retain = parts["retain"]
         follower = CyclingLoader(
-            TensorLoader(retain.storage.permute(0, 3, 1, 2), retain.labels, retain.indices, batch_size, mean=(0.5,),
+            TensorLoader(retain.images, retain.labels, retain.indices, batch_size, mean=(0.5,),
                          std=(0.3,), shuffle=True, seed=4)  # fmt: skip
         )
         pairs = PairedLoader(parts["forget"], follower)

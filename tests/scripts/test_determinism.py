@@ -1,11 +1,12 @@
 """A command repeats its bits in any surroundings; with another number of threads it differs in the last digits."""
 
+import contextlib
 import json
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from helpers.processes import REPOSITORY, SMALL, TIMEOUT, assert_refused, fork, 
 from helpers.steps import around_steps
 from PIL import Image
 
-from data.imagefolder import read_image_folder
+from data.pictures.reading import read_image_folder
 from data.preprocessing import Preprocessing
 from helper_functions.training.devices import lacks_determinism
 
@@ -178,14 +179,24 @@ def take_a_step_without_deterministic_form() -> None:
     around_steps(other)
 
 
+class Backwards(list):
+    """The entries of a folder, the last one first."""
+
+    def __init__(self, entries: Iterable) -> None:
+        super().__init__(list(entries)[::-1])
+
+    def close(self) -> None:
+        """Nothing is open any more."""
+
+
 def test_pictures_are_in_the_same_order_however_the_folder_lists_them(tmp_path, monkeypatch):
     for name in ("b/2.png", "a/1.png", "a/deeper/0.png", "Z/1.png", "ä/1.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (2, 2), (len(name), 0, 0)).save(tmp_path / name)
     first = read_image_folder(tmp_path, Preprocessing(2).resolved(), False)
-    walk, iterdir = os.walk, Path.iterdir
-    monkeypatch.setattr(os, "walk", lambda *a, **k: reversed([(top, [], n[::-1]) for top, _, n in walk(*a, **k)]))
+    scandir, iterdir = os.scandir, Path.iterdir
+    monkeypatch.setattr(os, "scandir", lambda path: contextlib.closing(Backwards(scandir(path))))
     monkeypatch.setattr(Path, "iterdir", lambda folder: iter(sorted(iterdir(folder))[::-1]))
     second = read_image_folder(tmp_path, Preprocessing(2).resolved(), False)
-    assert (first[0] == second[0]).all() and (first[1] == second[1]).all() and first[2:] == second[2:]
-    assert first[3] == ("Z/1.png", "a/1.png", "a/deeper/0.png", "b/2.png", "ä/1.png")
+    assert (first.images == second.images).all() and (first.listing.labels == second.listing.labels).all()
+    assert first.listing.files == second.listing.files == ("Z/1.png", "a/1.png", "a/deeper/0.png", "b/2.png", "ä/1.png")

@@ -49,10 +49,20 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 
 class TestPasses:
-    @pytest.mark.parametrize("name", ["passes", "changing_layers", "features", "batch_norms"])
+    @pytest.mark.parametrize("name", ["passes", "changing_layers", "features", "batch_norms", "joined"])
     def test_logits_gradients_and_buffers_are_those_of_one_process(self, name, computed):
         alone, spread = computed(name)
         assert_close(spread, alone, atol=2e-4, rtol=1e-4)
+
+    def test_all_ranks_rows_are_the_batch_of_one_process(self, computed):
+        alone, spread = computed("rows")
+        assert_close(spread, alone, atol=0, rtol=0)
+
+    def test_a_rank_gathers_no_rows_but_its_own(self, computed):
+        alone, spread = computed("gathered")
+        # Batches of three are too small to share.
+        assert [int(found["8"]) for found in (alone, spread)] == [40, 40]
+        assert [int(found["3"]) for found in (alone, spread)] == [40, 80]
 
     def test_low_precision_gives_them_up_to_its_own_rounding(self, computed):
         alone, spread = computed("low_precision")

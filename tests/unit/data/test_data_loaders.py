@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from data.augmentation import Augmentation
 from data.loaders import TensorLoader
+from data.pictures.fetched import Pictures
 from data.pixels import Normaliser, channels_last_storage
 from data.streams import CyclingLoader
 
@@ -19,9 +20,9 @@ LABELS = 2 * torch.arange(100)
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-def loader(indices=range(100), batch_size=10, **options) -> TensorLoader:
+def loader(indices=range(100), batch_size=10, images=IMAGES, **options) -> TensorLoader:
     indices = torch.tensor(list(indices), dtype=torch.int64)
-    return TensorLoader(IMAGES, LABELS, indices, batch_size, mean=MEAN, std=STD, **options)
+    return TensorLoader(images, LABELS, indices, batch_size, mean=MEAN, std=STD, **options)
 
 
 def normalised(indices: torch.Tensor) -> torch.Tensor:
@@ -106,24 +107,26 @@ def test_golden_order():
 def test_images_on_the_device_are_not_copied():
     images = IMAGES.to(memory_format=torch.channels_last)
     storages = [
-        TensorLoader(images, LABELS, torch.arange(3), 1, mean=MEAN, std=STD).storage.data_ptr() for _ in range(2)
+        TensorLoader(images, LABELS, torch.arange(3), 1, mean=MEAN, std=STD).images.data_ptr() for _ in range(2)
     ]
     assert storages == [images.data_ptr()] * 2
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 @pytest.mark.parametrize("augmentation", [None, Augmentation(padding=2, cutout=3)])
-def test_streamed_images_make_the_same_batches(device, augmentation):
+@pytest.mark.parametrize("rows", [None, torch.arange(100).flip(0)])
+def test_fetched_pictures_make_the_same_batches(device, augmentation, rows):
     options = {"shuffle": True, "seed": 2, "augmentation": augmentation, "device": device}
-    kept, streamed = loader(**options), loader(**options, streamed=True)
-    assert streamed.storage.device == streamed.labels.device == torch.device("cpu")
-    for (a, x), (b, y) in zip(kept, streamed, strict=True):
+    storage = channels_last_storage(IMAGES)
+    pictures = Pictures(storage if rows is None else storage[rows], rows)
+    kept, fetched = loader(**options), loader(**options, images=pictures)
+    for (a, x), (b, y) in zip(kept, fetched, strict=True):
         assert a.device == b.device and torch.equal(a, b) and torch.equal(x, y)
-    streams = CyclingLoader(kept), CyclingLoader(streamed)
+    streams = CyclingLoader(kept), CyclingLoader(fetched)
     for _ in range(15):  # beyond the end of a pass
         for one, other in zip(*(stream.take() for stream in streams), strict=True):
             assert torch.equal(one, other)
-    assert streamed.in_order(torch.arange(4), 2).streamed
+    assert fetched.in_order(torch.arange(4), 2).images is pictures
 
 
 @CUDA

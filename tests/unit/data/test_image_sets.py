@@ -6,6 +6,7 @@ import torch
 from data.augmentation import Augmentation
 from data.datasets import Dataset
 from data.image_sets import ImageSets, fits
+from data.pictures.fetched import Pictures
 from data.splits import make_splits
 
 SIZE = 240
@@ -80,7 +81,7 @@ class TestEvaluation:
         sets = image_sets()
         loaders = [sets.training(sets.splits.train, 8), sets.training(sets.splits.forget, 8, stream=2)]
         loaders += [sets.evaluation(sets.splits.test), sets.evaluation(sets.splits.retain)]
-        assert len({loader.storage.data_ptr() for loader in loaders}) == 1
+        assert len({loader.images.data_ptr() for loader in loaders}) == 1
 
 
 class TestPlace:
@@ -93,5 +94,5 @@ class TestPlace:
     def test_every_loader_takes_the_images_from_there(self, on_device, streamed):
         sets = image_sets(on_device=on_device)
         loaders = (sets.training(sets.splits.train, 16), sets.evaluation(sets.splits.validation))
-        assert [loader.streamed for loader in loaders] == [streamed, streamed]
+        assert [isinstance(loader.images, Pictures) for loader in loaders] == [streamed, streamed]
         assert passed(loaders[1]) == sets.splits.validation.tolist()

@@ -53,7 +53,7 @@ class TestTensorLoader:
 
     def test_no_image_is_copied(self):
         loader = tensor_loader()
-        assert evaluation_view(loader, 10).storage.data_ptr() == loader.storage.data_ptr()
+        assert evaluation_view(loader, 10).images.data_ptr() == loader.images.data_ptr()
 
 
 class TestOtherLoaders:

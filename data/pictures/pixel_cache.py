@@ -1,0 +1,229 @@
+"""One file of decoded pixels a machine, for image folders that do not fit in memory.
+
+`CACHE_DIR/KEY/` belongs to a folder and a preprocessing. In it, each `pixels-*/` is complete: `pixels.npy`, the
+pictures one after the other; `facts.npy`, what is known of each; `files`, their names. `building/` is one that is being
+made; a later process goes on with it.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from data.pictures.decoding import MISSING, WITHDRAWN, Decoded, decode, facts_of
+from data.pictures.fetched import Pictures
+from data.pictures.listing import Listing
+from data.preprocessing import Preprocessing, file_of, names_code
+from helper_functions.errors import UserError
+from helper_functions.files import key_of
+from helper_functions.training.distribution import say
+
+BUILDING, PIXELS, FACTS, FILES, LOCK = "building", "pixels.npy", "facts.npy", "files", "lock"
+# Seconds between two points from which a build that was killed with its machine goes on.
+INTERVAL = 5.0
+
+
+@dataclass(eq=False)
+class PixelFile:
+    """Pixels [M, H, W, C] and facts [M], both mapped, of the files of a listing, in its order."""
+
+    folder: Path
+    files: tuple[str, ...]
+    facts: np.ndarray
+    pixels: np.ndarray
+
+    @classmethod
+    def open(cls, folder: Path, mode: str = "r") -> "PixelFile | None":
+        """Read one; None where there is none, or a damaged one."""
+        try:
+            files = tuple((folder / FILES).read_bytes().decode("utf-8", "surrogateescape").split("\0"))
+            facts, pixels = (np.load(folder / name, mmap_mode=mode) for name in (FACTS, PIXELS))
+        except (OSError, ValueError, EOFError):
+            return None
+        if facts.dtype != _row(facts_of(pixels.shape[-1])) or not len(facts) == len(files) == len(pixels):
+            return None
+        return cls(folder, files, facts, pixels)
+
+    def serves(self, listing: Listing) -> bool:
+        """Whether it holds exactly these pictures as they are now."""
+        return self.files == listing.files and bool((self.facts["stamp"] == listing.stamps).all())
+
+    def tensor(self, rows: np.ndarray) -> Pictures:
+        """The pictures in some rows."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            storage = torch.from_numpy(self.pixels)
+        return Pictures(storage, torch.from_numpy(rows))
+
+
+def _row(facts: np.dtype) -> np.dtype:
+    return np.dtype([("stamp", "<i8", (2,)), *((name, facts[name]) for name in facts.names)])
+
+
+def place_of(cache_dir: str | Path, folder: Path, stated: Preprocessing) -> Path:
+    """Where the pixels of a folder under a preprocessing, which is resolved, are kept."""
+    code = Path(file_of(stated.transform)).read_bytes() if names_code(stated.transform) else b""
+    made = {name: value for name, value in stated.stated().items() if name not in ("mean", "std")}
+    key = {"folder": str(folder.resolve()), "code": hashlib.sha256(code).hexdigest(), **made}
+    return Path(cache_dir) / key_of(key)
+
+
+def cached(place: Path, listing: Listing, stated: Preprocessing, shape: tuple[int, int, int], dtype) -> PixelFile:
+    """The pixels of these pictures, built where they are not there; only what differs is decoded again.
+
+    Raises:
+        UserError: there is no room, or nothing can be written; for what is wrong with every picture.
+    """
+    found = newest(place)
+    if found is not None and found.serves(listing):
+        return found
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with _lock(place):
+            found = newest(place)
+            if found is None or not found.serves(listing):
+                found = _build(place, listing, stated, shape, dtype, found)
+            return found
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--cache_dir {place.parent}: {reason}; name another folder, or give --cache none") from error
+
+
+def newest(place: Path) -> PixelFile | None:
+    """The complete file that is there, if one is."""
+    return next((file for file in map(PixelFile.open, sorted(place.glob("pixels-*"), reverse=True)) if file), None)
+
+
+@contextlib.contextmanager
+def _lock(place: Path) -> Iterator[None]:
+    lock = FileLock(place / LOCK, mode=0o644)
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        say(f"cache    another process writes {place}; waiting for it")
+        held = lock.acquire()
+    with held:
+        yield
+
+
+def _build(
+    place: Path, listing: Listing, stated: Preprocessing, shape: tuple[int, int, int], dtype, old: PixelFile | None
+) -> PixelFile:
+    folder, count = place / BUILDING, len(listing.files)
+    begun = PixelFile.open(folder, "r+")
+    if begun is None or begun.files != listing.files or not (begun.facts["stamp"] == listing.stamps).all():
+        begun = _empty(folder, listing, shape, dtype)
+        kinds = {(file.pixels.shape[1:], file.pixels.dtype) for file in (old, begun) if file is not None}
+        if old is not None and len(kinds) == 1:
+            _take_over(old, begun)
+    wanted = np.flatnonzero(begun.facts["state"] == MISSING)
+    say(f"cache    {len(wanted):,} of {count:,} pictures to decode into {place}, {begun.pixels.nbytes / 1e9:,.2f} GB")
+    gone = {} if old is None else _withdrawn(old)
+    waiting: list[tuple[np.ndarray, np.ndarray]] = []
+    flushed = time.monotonic()
+
+    def put(found: Decoded) -> None:
+        nonlocal flushed
+        back = np.array([row["digest"].tobytes() in gone for row in found.facts], dtype=bool)
+        found.pixels[back], found.facts["state"][back] = 0, WITHDRAWN
+        begun.pixels[found.places] = found.pixels
+        waiting.append((found.places, found.facts))
+        if time.monotonic() - flushed > INTERVAL:
+            _settle(begun, waiting)
+            flushed = time.monotonic()
+
+    try:
+        decode(listing, stated, shape, dtype, wanted, put)
+    finally:
+        _settle(begun, waiting)
+    name = f"pixels-{time.time_ns():020d}"
+    folder.rename(place / name)
+    for other in place.glob("pixels-*"):
+        if other.name != name:
+            shutil.rmtree(other, ignore_errors=True)
+    return PixelFile.open(place / name)
+
+
+def _settle(begun: PixelFile, waiting: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Pixels reach the disk before the facts that say that they are there."""
+    begun.pixels.flush()
+    for places, facts in waiting:
+        for name in facts.dtype.names:
+            begun.facts[name][places] = facts[name]
+    waiting.clear()
+    begun.facts.flush()
+
+
+def _empty(folder: Path, listing: Listing, shape: tuple[int, int, int], dtype) -> PixelFile:
+    """A file with room for all pictures, so that a full disk is noticed now."""
+    shutil.rmtree(folder, ignore_errors=True)
+    making = Path(tempfile.mkdtemp(prefix=f".{BUILDING}.", dir=folder.parent))
+    try:
+        count = len(listing.files)
+        pixels = np.lib.format.open_memmap(making / PIXELS, "w+", np.dtype(dtype), (count, *shape))
+        if hasattr(os, "posix_fallocate"):
+            with open(making / PIXELS, "rb+") as file:
+                os.posix_fallocate(file.fileno(), 0, pixels.offset + pixels.nbytes)
+        facts = np.lib.format.open_memmap(making / FACTS, "w+", _row(facts_of(shape[-1])), (count,))
+        facts["stamp"] = listing.stamps
+        facts.flush()
+        (making / FILES).write_bytes("\0".join(listing.files).encode("utf-8", "surrogateescape"))
+        making.rename(folder)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+    return PixelFile(folder, listing.files, facts, pixels)
+
+
+def _take_over(old: PixelFile, new: PixelFile) -> None:
+    """Copy the rows of pictures that have not changed; tells what has."""
+    places = {name: row for row, name in enumerate(old.files)}
+    rows = np.array([places.get(name, -1) for name in new.files])
+    known = np.flatnonzero(rows >= 0)
+    same = known[(old.facts["stamp"][rows[known]] == new.facts["stamp"][known]).all(1)]
+    same = same[old.facts["state"][rows[same]] != MISSING]
+    for part in np.array_split(same, max(1, len(same) // 1024)):
+        new.pixels[part] = old.pixels[rows[part]]
+        new.facts[part] = old.facts[rows[part]]
+    changed = np.setdiff1d(known, same)
+    names = {
+        "changed": [new.files[place] for place in changed], "gone": sorted(set(old.files) - set(new.files)),
+        "new": [new.files[place] for place in np.flatnonzero(rows < 0)],
+    }  # fmt: skip
+    for what, found in names.items():
+        if found:
+            say(f"cache    {what}: {len(found):,} (first: {found[0]})")
+
+
+def _withdrawn(file: PixelFile) -> set[bytes]:
+    """Digests of the pictures that were overwritten."""
+    return {digest.tobytes() for digest in file.facts["digest"][file.facts["state"] == WITHDRAWN]}
+
+
+def overwrite(place: Path, names: list[str]) -> int:
+    """Overwrite the pixels of these pictures with zeros, on the disk, and note it; how many there were.
+
+    A later run leaves such pictures out, also where the same pixels come back under the same name.
+    """
+    if newest(place) is None:
+        return 0
+    with _lock(place):
+        file = PixelFile.open(newest(place).folder, "r+")
+        wanted = set(names)
+        rows = np.array([row for row, name in enumerate(file.files) if name in wanted], dtype=np.int64)
+        file.pixels[rows] = 0
+        file.pixels.flush()
+        file.facts["sums"][rows] = 0
+        file.facts["state"][rows] = WITHDRAWN
+        file.facts.flush()
+    return len(rows)
