@@ -155,3 +155,33 @@ def test_what_needs_the_original_says_so(plain, keeping, tmp_path):
     assert_refused(fork(UNLEARN, "--resume", plain.folder), UNLEARN, "that run has ended")
     done = fork(UNLEARN, "--dial", keeping.folder, *flags)
     assert done.status in (0, 4) and (keeping.folder / "original.pt").is_file(), done
+
+
+@pytest.fixture(scope="module")
+def on_disk(forget, tmp_path_factory) -> tuple[Ran, Path]:
+    """As it is by default, but from a file of pixels; and that file's folder."""
+    cache = tmp_path_factory.mktemp("cache")
+    return forget("--cache", "disk", "--cache_dir", cache), cache
+
+
+def test_a_file_of_pixels_gives_the_same_weights_and_figures(plain, on_disk):
+    ran, _ = on_disk
+    before, after = weights_of(plain.folder), weights_of(ran.folder)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert report_of(plain.folder)["models"] == report_of(ran.folder)["models"]
+
+
+def test_withdrawn_pictures_are_gone_from_the_file_and_left_out_of_the_next_run(office, on_disk, tmp_path):
+    ran, cache = on_disk
+    wanted = {name: needle for name, needle in pictures(office).items() if name.endswith("pixels")}
+    held = Image.open(office / "photos/bay/00.png").tobytes()
+    found = holding(cache, wanted | {"another picture": held})
+    names = (office / "withdrawn.txt").read_text().split()
+    assert set().union(*found.values()) == {"another picture"}, "the search finds what is there"
+    assert f"cache    {len(names)} withdrawn pictures overwritten in {cache}" in ran.done.out
+    assert fork("test.py", "--verify", ran.folder).status == 0
+    flags = ("--data_dir", office / "photos", "--image_size", SIZE, "--cache", "disk", "--cache_dir", cache)
+    done = fork("train.py", *flags, *SMALL, "--num_epochs", 1, "--log_dir", tmp_path)
+    assert done.status == 0 and f"{len(names)} withdrawn pictures are left out" in done.out, done
+    left = load_dataset("imagefolder", office / "photos", Preprocessing(SIZE), cache="disk", cache_dir=cache)
+    assert not set(left.file_names) & set(names) and len(left.file_names) == EACH * len(KINDS) - len(names)
