@@ -67,15 +67,15 @@ def read_image_folder(
     count = len(listing.files)
     if not shape[0]:  # none of them can be read
         cache = "none"
+    fits = count * int(np.prod(shape)) * dtype.itemsize <= SHARE * _free()
     if cache == "auto":
-        alone = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) == 1
-        cache = "memory" if alone and count * int(np.prod(shape)) * dtype.itemsize <= SHARE * _free() else "disk"
+        cache = "memory" if fits and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) == 1 else "disk"
     place, facts, images = None, np.zeros(count, facts_of(shape[-1])), None
     if cache == "disk":
         place = place_of(cache_dir, folder, stated)
         there = newest(place)
         if not write and (there is None or not there.serves(listing)):
-            cache = "none"
+            cache = "memory" if fits else "none"
     if cache == "disk":
         file = cached(place, listing, stated, shape, dtype)
         facts = np.empty(count, facts.dtype)
@@ -83,7 +83,7 @@ def read_image_folder(
             facts[name] = file.facts[name]
         withdrawn = facts["state"] == WITHDRAWN
         if withdrawn.any() and whole:
-            cache, facts = "none", np.zeros(count, facts.dtype)
+            cache, facts = "memory" if fits else "none", np.zeros(count, facts.dtype)
         elif withdrawn.any():
             say(f"cache    {withdrawn.sum():,} withdrawn pictures are left out; remove {place} to bring them back")
     if not shape[0]:
