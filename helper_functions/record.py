@@ -218,4 +218,4 @@ def _read_arguments(folder: str, args_class: type) -> object:
     names = {field.name for field in dataclasses.fields(args_class)}
     if set(load_config(config)) != names:
         raise UserError(f"--resume {folder}: that run was made by another script or version")
-    return ScriptParser(args_class).parse(["--config_file", str(config), "--resume", str(folder)])
+    return dataclasses.replace(ScriptParser(args_class).parse(["--config_file", str(config)]), resume=str(folder))

@@ -83,8 +83,7 @@ class Training:
         finished = [folder for folder in found if (folder / "report.json").exists()]
         if finished:
             return finished[0]
-        argv += ["--resume", str(found[0])] if found else []
-        return run_quietly(train, argv, f"{name}-{key}")[0]
+        return run_quietly(train, ["--resume", found[0]] if found else argv, f"{name}-{key}")[0]
 
     def experiment(self, original: Path, seed: int) -> Experiment:
         """Data, splits and models of an original."""

@@ -45,7 +45,7 @@ def refuse(place, monkeypatch, capsys):
 
     def check(script: str, *flags: object, says: list[object], here: bool = False) -> None:
         earlier = contents(place)
-        if script != "test.py":
+        if script != "test.py" and "--resume" not in flags:
             flags = ("--log_dir", place / "runs", *flags)
         if here:
             # The script has its own, which is not meant for pytest.
@@ -75,7 +75,7 @@ class TestCommandLine:
         [
             (["--nonsense", 3], ["--nonsense 3"]),
             (["--name_pre=abbreviated"], ["--name_pre=abbreviated"]),
-            (["--width", 0], ["--width", "v>0"]),
+            (["--width", 0], ["--width", "a whole number above 0"]),
             (["--seed", 2**64], ["--seed", 2**64]),
             (["--dataset", "mnist"], ["--dataset", "mnist", "imagefolder"]),
             (["--mean", 0.5, "nan"], ["--mean", "nan"]),
@@ -256,6 +256,10 @@ class TestResume:
     def test_what_is_no_run(self, refuse, place):
         for folder in (place / "nowhere", place):
             refuse("train.py", "--resume", folder, says=["--resume", folder, "no run folder"])
+
+    def test_other_flags_beside_it(self, refuse, place):
+        flags = ("--resume", only(place / "runs"), "--num_epochs", 3, "--seed=1")
+        refuse("train.py", *flags, says=["--resume", "leave out --num_epochs and --seed"])
 
     def test_a_run_of_another_script(self, refuse, place):
         run_folder = only(place / "runs")
