@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where this file is run by its path
+
 from data.datasets import DATASETS, DOWNLOADED, Dataset, load_dataset
 from data.pixels import channels_last_storage
 from data.preprocessing import Preprocessing
