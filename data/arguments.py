@@ -12,6 +12,7 @@ from data.image_list import in_class_order
 from data.preprocessing import Preprocessing
 from helper_functions.config import NonNegativeInt, OpenUnitInterval
 from helper_functions.errors import UserError
+from helper_functions.progress import progress_bar
 from helper_functions.training.distribution import first_on_machine
 
 AUGMENTATIONS = {"none": (0, False), "flip": (0, True), "crop": (4, False), "crop_flip": (4, True)}  # padding, flip
@@ -68,7 +69,7 @@ def dataset_from(args: DataArgs) -> Dataset:
     """
     name = dataset_name(args)
     data_dir = args.data_dir or f"data/{name}"
-    with first_on_machine() if name in DOWNLOADED else contextlib.nullcontext():
+    with progress_bar(f"loading {name}"), first_on_machine() if name in DOWNLOADED else contextlib.nullcontext():
         dataset = load_dataset(name, data_dir, Preprocessing.of(args), skip_unreadable=args.skip_unreadable)
     return dataset if args.class_order is None else in_class_order(dataset, args.class_order)
 

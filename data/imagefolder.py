@@ -15,6 +15,7 @@ import numpy as np
 
 from data.preprocessing import Preprocessing, Reader
 from helper_functions.errors import UserError
+from helper_functions.progress import progress
 from helper_functions.training.distribution import say
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _decode_all(folder: Path, files: list[str], stated: Preprocessing) -> tuple[
             target[:] = found
             return None
 
-        return pixels, list(pool.map(place, files, pixels))
+        return pixels, list(progress(pool.map(place, files, pixels), "reading pictures", len(files)))
 
 
 @contextlib.contextmanager

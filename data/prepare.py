@@ -3,9 +3,13 @@
 python -m data.prepare --dataset cifar100 --data_dir data/cifar100
 """
 
+import sys
+
+if __name__ == "__main__" and sys.stderr.isatty() and "--quiet" not in sys.argv:
+    print("data.prepare: loading PyTorch, which takes seconds", file=sys.stderr, flush=True)
+
 import dataclasses
 import hashlib
-import sys
 from pathlib import Path
 from typing import Any, Literal
 

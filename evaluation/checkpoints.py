@@ -14,6 +14,7 @@ from evaluation.judge import Judgement
 from helper_functions.config import NonNegativeInt
 from helper_functions.errors import UserError
 from helper_functions.files import check_new_file
+from helper_functions.progress import progress
 from helper_functions.training.devices import Precision
 from helper_functions.training.distribution import world_size
 from models.weights import reinitialised
@@ -114,7 +115,7 @@ def probe_further(
     precision: Precision,
 ) -> None:  # fmt: skip
     """Add the figures of --relearn and --linear_probe; the re-initialised model is not relearned."""
-    for name, model in models.items():
+    for name, model in progress(models.items(), "probing models"):
         figures = judgements[name].figures
         if args.relearn and name != FLOOR:
             goal = judgements[ORIGINAL].figures["forget_top1"]

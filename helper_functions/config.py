@@ -41,11 +41,11 @@ WORDS = {
     OpenUnitInterval: "a number above 0 and below 1", HalfOpenUnitInterval: "a number from 0 and below 1",
 }  # fmt: skip
 # That may stand beside --resume: the run has all others.
-BESIDE_RESUME = ("resume", "on_nan", "model", "method", "transform")
+BESIDE_RESUME = ("resume", "on_nan", "model", "method", "transform", "quiet")
 # Shown first by --help, by the scripts that have them.
 FIRST_FLAGS = (
     "help", "config_file", "dataset", "data_dir", "forget", "model", "weight_path", "method", "mode", "retain_budget",
-    "forget_target", "num_epochs", "learning_rate", "log_dir", "resume", "seed", "device",
+    "forget_target", "num_epochs", "learning_rate", "log_dir", "resume", "seed", "device", "quiet",
 )  # fmt: skip
 
 
@@ -100,7 +100,7 @@ class ScriptParser(ArgumentParser):
     choice any case, `--config_file` is applied before the command line in any position, abbreviations are refused, and
     an error is one line. `--help` groups the flags by the base class that defines them. `presets` gives, from the
     parsed arguments, defaults that replace those of the dataclass, such as a method's own; `extend` gives, from
-    --method, the dataclass with the flags of a method that is the user's own.
+    --method, the dataclass with the flags of a method that is the user's own. `quiet`: --quiet was given.
     """
 
     def __init__(
@@ -113,8 +113,9 @@ class ScriptParser(ArgumentParser):
     ) -> None:
         usage = "%(prog)s [--config_file FILE] [--FLAG VALUE ...]"
         super().__init__(prog, usage=usage, description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
-        self.args_class, self.presets, self.extend = args_class, presets, extend
+        self.args_class, self.presets, self.extend, self.quiet = args_class, presets, extend, False
         self.add_argument("--config_file", type=str, help="YAML file of flags; the command line overrides it.")
+        self.add_argument("--quiet", type=bool, default=False, help="Show no progress: no bars, and no rows of epochs.")
         self.add_class_arguments(args_class, None)
         for action in self._actions:
             if getattr(action, "_typehint", None) is bool:
@@ -188,7 +189,9 @@ class ScriptParser(ArgumentParser):
         words = ["--help" if word == "-h" else word for word in (sys.argv[1:] if argv is None else argv)]
         argv, given = self._as_parsed(words)
         if self.extend is not None and (extended := self.extend(self._method(given))) is not self.args_class:
-            return ScriptParser(extended, self.prog, self.description, self.presets).parse(words)
+            parser = ScriptParser(extended, self.prog, self.description, self.presets)
+            parsed, self.quiet = parser.parse(words), parser.quiet
+            return parsed
         if "help" in given and "method" in self._fields and (method := given["help"] or given.get("method")):
             self._print_method(method)
         others = [f"--{name}" for name in given if name not in BESIDE_RESUME]
@@ -214,6 +217,7 @@ class ScriptParser(ArgumentParser):
             raise
         except YAML_ERRORS as error:  # jsonargparse does not expect all that PyYAML raises
             raise UserError(f"{' '.join(argv) or path}: a value that is no valid YAML ({error})") from None
+        self.quiet = parsed.quiet
         flags = {name: _builtin(parsed[name]) for name in self._fields}
         check_flags(flags)
         return self.args_class(**flags)

@@ -16,6 +16,7 @@ import torch
 from helper_functions.config import FIRST_FLAGS, ScriptParser
 from helper_functions.errors import UserError
 from helper_functions.files import load_config, load_tensors, remove_unfinished, save_config, save_tensors, write_json
+from helper_functions.progress import shown
 from helper_functions.run_folder import CHECKPOINT
 from helper_functions.run_lock import RunLock
 from helper_functions.signals import run_under_way
@@ -120,7 +121,9 @@ class RunRecord:
 
     @on_main
     def print_row(self, name: str, epoch: int, num_epochs: int, figures: dict[str, float]) -> None:
-        """Print one row of the table of epochs, with a heading where the columns change."""
+        """Print one row of the table of epochs, with a heading where the columns change; nothing with --quiet."""
+        if shown.quiet:
+            return
         titles = [f"{column.removeprefix('train/').replace('/', ' '):>8s}" for column in figures]
         if self._columns != (name, titles):
             print(f"\n{name + ' epoch':>16s}  {'  '.join(titles)}")

@@ -167,7 +167,7 @@ class Experiment:
         return {name: getattr(self.args, name) for name in names} | stated | shape
 
     def describe(self) -> str:
-        """Data set and its parts, preprocessing, forget set and device, a line each."""
+        """Data set and its parts, preprocessing, forget set, and model with its device, a line each."""
         splits = self.splits
         parts = (*PARTS, OPTIONAL) if len(splits.forgotten) else PARTS
         sizes = ", ".join(f"{name} {len(getattr(splits, name)):,}" for name in parts)
@@ -180,7 +180,8 @@ class Experiment:
         }  # fmt: skip
         shape = " x ".join(map(str, (self.dataset.in_channels, *self.dataset.image_size)))
         seen = f"{shape}, {printable(as_flags(stated))}"
-        return f"data     {data}\ninput    {seen}\nforget   {forget}\ndevice   {device}, {dtype}"
+        model = f"{printable(self.args.model)} on {device}, {dtype}"
+        return f"data     {data}\ninput    {seen}\nforget   {forget}\nmodel    {model}"
 
     def target(self, name: str) -> str:
         """The forget target called `name`, or the one that fits the forget set for `auto`."""

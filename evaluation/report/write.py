@@ -21,6 +21,7 @@ from evaluation.report.requesters import evidence_for
 from evaluation.report.tables import cost_table, plain, table
 from evaluation.verdict import Verdict, give_verdict, next_try
 from helper_functions.files import save_tensors, write_bytes, write_json
+from helper_functions.progress import progress_bar
 from helper_functions.record import RunRecord
 from helper_functions.run_folder import INFEASIBLE, NOT_FORGOTTEN, RESULT, RESULTS, TRACES
 from helper_functions.safe_files.printable import one_line, printable
@@ -73,7 +74,8 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
     # Only rank 0 has written the files, and it may be the only one that can read them.
     fulfilled = verdict is not None and verdict.weights == RESULT
     removed = [run.record.path(name) for name in TRACES if fulfilled and not run.args.keep_checkpoint]
-    report, pages = from_main(lambda: complete_report(run, outcome, script, report, removed))
+    with progress_bar("writing the report"):
+        report, pages = from_main(lambda: complete_report(run, outcome, script, report, removed))
     for name, page in pages.items():
         write_bytes(run.record.path(name), page)
     return _finish(run, run.models, judgements, report, summary + weights, removed)
@@ -140,7 +142,8 @@ def _finish(
     """
     record = run.record
     write_json(record.path("report.json"), report)
-    show_run(run, models, judgements, report)
+    with progress_bar("drawing figures"):
+        show_run(run, models, judgements, report)
     gone = [path.name for path in removed if path.is_file()]
     remove(removed)
     record.close()

@@ -202,6 +202,11 @@ class TestCommandLine:
         assert parser.parse(["--method", "NegGrad+"]).method == "neggrad_plus"
         assert parser.parse(["--method", "SCRUB"]).msteps == parser.parse(["--method", "scrub"]).msteps
 
+    @pytest.mark.parametrize(("argv", "quiet"), [([], False), (["--quiet"], True), (["--quiet", "False"], False)])
+    def test_quiet_is_no_argument_of_a_run(self, argv, quiet):
+        parser = get_parser()
+        assert parser.parse(argv) == Args() and parser.quiet is quiet
+
     def test_nothing_beside_resume(self, tmp_path):
         parser = train_constrained_unlearning.get_parser()
         for flags in (["--seed", "3"], ["--config_file", "a.yaml", "--untrain"]):
