@@ -56,13 +56,14 @@ def main(args: Args) -> dict:
     name = "retrained" if args.retain_only else "original"
     prefix = args.name_prefix or run_name("train", name, splits.short_request)
     record = record or RunRecord.create(args.log_dir, prefix, args, precision.device)
+    checkpoint = record.load_checkpoint()
     splits.save(record.path("splits.npz"))
     print(f"{experiment.describe()}\nrun      {record.folder}")
 
     indices = splits.retain if args.retain_only else splits.train
     cost = fit_classifier(
         model, sets.training(indices, args.batch_size), args, precision, record,
-        name=name, checkpoint=record.load_checkpoint(), log_interval=args.log_interval,
+        name=name, checkpoint=checkpoint, log_interval=args.log_interval,
         evaluate=experiment.validation_figures, on_nan=args.on_nan,
     )  # fmt: skip
     save_tensors(model.state_dict(), record.path("model.pt"))

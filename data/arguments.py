@@ -12,6 +12,7 @@ from data.image_list import in_class_order
 from data.preprocessing import Preprocessing
 from helper_functions.config import NonNegativeInt, OpenUnitInterval
 from helper_functions.errors import UserError
+from helper_functions.files import check_folder
 from helper_functions.progress import progress_bar
 from helper_functions.training.distribution import first_on_machine
 
@@ -86,9 +87,10 @@ def dataset_name(args: DataArgs) -> str:
     for marker, name in MARKERS.items():
         if (folder / marker).exists():
             return name
-    if not folder.is_dir():
-        true = "it is a file, not a folder" if folder.exists() else "there is no such folder"
-        raise UserError(f"--data_dir {args.data_dir}: {true}; --dataset cifar10, cifar100 or svhn downloads into one")
+    remedy = "; --dataset cifar10, cifar100 or svhn downloads into one"
+    check_folder("data_dir", folder, remedy)
+    if not any(folder.iterdir()):
+        raise UserError(f"--data_dir {folder}: the folder is empty{remedy}")
     if any(child.is_dir() for child in folder.iterdir()):
         return "imagefolder"
     raise UserError(f"--data_dir {args.data_dir}: no data set is recognised in it; name it by --dataset")

@@ -15,6 +15,7 @@ from torch import Tensor
 from data.imagefolder import read_image_folder
 from data.preprocessing import Preprocessing, as_flags
 from helper_functions.errors import UserError
+from helper_functions.files import check_folder
 from helper_functions.safe_files.regular_files import open_bytes
 
 # The 20 superclasses and the five classes in each (Krizhevsky 2009).
@@ -198,6 +199,8 @@ def _open(name: str, data_dir: Path, parts: Sequence[bool | str]) -> list[Any]:
     """Both parts, read by torchvision, which compares MD5 sums before it opens a file."""
     import torchvision.datasets
 
+    if data_dir.exists():
+        check_folder("data_dir", data_dir)
     reader = getattr(torchvision.datasets, "FashionMNIST" if name == "fashion_mnist" else name.upper())
     remedy = _remedy(name, data_dir)
     try:

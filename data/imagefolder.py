@@ -79,9 +79,10 @@ def _list_images(folder: Path) -> tuple[list[str], list[str], np.ndarray]:
             others += left
             labels += [label] * len(found)
     except OSError as error:
-        raise UserError(f"cannot list {folder}: {error.strerror}; give --data_dir a folder of class folders") from error
+        raise UserError(f"--data_dir {folder}: {error.strerror}; give a folder of class folders") from error
     if len(classes) < 2:
-        raise UserError(f"{folder} has {len(classes)} class folders; give --data_dir a folder with at least two")
+        count = f"one class folder, {classes[0]}" if classes else "no class folders"
+        raise UserError(f"--data_dir {folder}: it has {count}; give a folder with at least two")
     if others:
         kinds = Counter(path.suffix.lower() or "no suffix" for path in others).most_common()
         counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds)

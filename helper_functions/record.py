@@ -15,7 +15,15 @@ import torch
 
 from helper_functions.config import FIRST_FLAGS, ScriptParser
 from helper_functions.errors import UserError
-from helper_functions.files import load_config, load_tensors, remove_unfinished, save_config, save_tensors, write_json
+from helper_functions.files import (
+    check_folder,
+    load_config,
+    load_tensors,
+    remove_unfinished,
+    save_config,
+    save_tensors,
+    write_json,
+)
 from helper_functions.progress import shown
 from helper_functions.run_folder import CHECKPOINT
 from helper_functions.run_lock import RunLock
@@ -215,6 +223,7 @@ def _is_time(stamp: str) -> bool:
 
 
 def _read_arguments(folder: str, args_class: type) -> object:
+    check_folder("resume", folder)
     config = Path(folder) / "config.yaml"
     if not config.is_file():
         raise UserError(f"--resume {folder}: no run folder (it has no config.yaml)")

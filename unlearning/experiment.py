@@ -23,7 +23,7 @@ from helper_functions.training.inference import predict
 from helper_functions.training.spread import share_batch_norm
 from models.classifiers import get_model
 from models.trainable import set_trainable
-from models.weight_files import WeightFile, read_weight_file
+from models.weight_files import WeightFile, check_weight_file, read_weight_file
 from models.weights import infer_stem, load_weights
 from unlearning.arguments import UnlearnArgs, batch_sizes, finetune_batch_sizes
 
@@ -71,8 +71,8 @@ class Experiment:
         mode = args.compile_mode if args.compile else None
         self.precision = choose_precision(choose_device(args.device, args.deterministic), args.precision, mode)
         # Before the data set, which takes longer to load.
-        if weight_path is not None and not Path(weight_path).is_file():
-            raise UserError(f"--weight_path {weight_path}: there is no such file")
+        if weight_path is not None:
+            check_weight_file(weight_path)
         self.dataset = dataset_from(args)
         self.size_stated = args.image_size is not None
         # What was not stated is recorded as well.

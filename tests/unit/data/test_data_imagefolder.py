@@ -132,7 +132,9 @@ def test_a_class_without_readable_images_is_named(folder):
 def test_folders_that_are_none(tmp_path, folder):
     assert "No such file" in complaint(tmp_path / "nowhere")
     assert "Not a directory" in complaint(folder / "readme.png")
-    assert "0 class folders" in complaint(folder / "cats")
+    assert "no class folders" in complaint(folder / "cats")
+    (tmp_path / "one" / "cats").mkdir(parents=True)
+    assert "one class folder, cats;" in complaint(tmp_path / "one")
 
 
 @pytest.mark.parametrize("size", [0, -3, 10**9])
