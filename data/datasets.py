@@ -17,6 +17,7 @@ from data.preprocessing import Preprocessing, as_flags
 from helper_functions.errors import UserError
 from helper_functions.files import check_folder
 from helper_functions.safe_files.regular_files import open_bytes
+from helper_functions.wording import counted
 
 # The 20 superclasses and the five classes in each (Krizhevsky 2009).
 CIFAR100_SUPERCLASSES: dict[str, tuple[str, ...]] = {
@@ -157,7 +158,8 @@ def load_dataset(
     for key in ("mean", "std"):
         used[key] = getattr(dataset.preprocessing, key) or list(getattr(dataset, key))
         if len(used[key]) != dataset.in_channels:
-            raise UserError(f"--{key} {used[key]}: {name} has {dataset.in_channels} channels, give one number for each")
+            channels = counted(dataset.in_channels, "channel")
+            raise UserError(f"--{key} {used[key]}: {name} has {channels}, give one number for each")
     preprocessing = replace(dataset.preprocessing, **used)
     return replace(dataset, mean=tuple(used["mean"]), std=tuple(used["std"]), preprocessing=preprocessing)
 

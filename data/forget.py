@@ -14,6 +14,7 @@ from data.partition import Partition
 from data.random_streams import random_state
 from helper_functions.errors import UserError
 from helper_functions.training.distribution import say
+from helper_functions.wording import counted
 
 GRAMMAR = "random:0.1, random:500, class:apple,7, superclass:fish, mislabelled:0.1, group:NAME or file:PATH"
 # Fewer random images than these need the word, since random:2 may be meant as a share.
@@ -174,7 +175,7 @@ def _listed(request: ForgetRequest, dataset: Dataset, partition: Partition, seed
     names = and_more([str(name_image(image, dataset)) for image in before[:NAMED]], len(before))
     if len(before) == len(listed):
         raise UserError(f"{request.path} lists only images that earlier requests forgot: {names}; list other images")
-    say(f"skipped {len(before):,} images of {request.path} that earlier requests forgot: {names}")
+    say(f"skipped {counted(len(before), 'image')} of {request.path} that earlier requests forgot: {names}")
     return np.setdiff1d(listed, before)
 
 

@@ -17,6 +17,7 @@ from data.preprocessing import Preprocessing, Reader
 from helper_functions.errors import UserError
 from helper_functions.progress import progress
 from helper_functions.training.distribution import say
+from helper_functions.wording import counted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,7 +47,7 @@ def read_image_folder(
     if unreadable and not skip_unreadable:
         raise UserError(f"cannot read image {folder / unreadable[0]}; remove it or pass --skip_unreadable")
     if unreadable:
-        say(f"skipped {len(unreadable)} unreadable images: {', '.join(unreadable)}", file=sys.stderr)
+        say(f"skipped {counted(len(unreadable), 'file')} that cannot be read: {', '.join(unreadable)}", file=sys.stderr)
         pixels, labels = pixels[readable], labels[readable]
         files = [name for name, good in zip(files, readable, strict=True) if good]
     missing = np.setdiff1d(np.arange(len(classes)), labels)
@@ -85,9 +86,9 @@ def _list_images(folder: Path) -> tuple[list[str], list[str], np.ndarray]:
         raise UserError(f"--data_dir {folder}: it has {count}; give a folder with at least two")
     if others:
         kinds = Counter(path.suffix.lower() or "no suffix" for path in others).most_common()
-        counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds)
+        told = ", ".join(f"{count:,} {kind}" for kind, count in kinds)
         first = min(others).relative_to(folder).as_posix()
-        say(f"left out {len(others):,} files of other kinds: {counted} (first: {first})", file=sys.stderr)
+        say(f"left out {counted(len(others), 'file of other kinds')}: {told} (first: {first})", file=sys.stderr)
     return classes, files, np.array(labels, dtype=np.int64)
 
 

@@ -47,11 +47,13 @@ class Verdict:
         return RESULT if self.forgotten else NOT_FORGOTTEN
 
     def __str__(self) -> str:
-        change = self.slack - self.retain_budget
-        sampled = f" (at most {self.margin:.1f} lower, by a sample at 95 %)" if self.margin else ""
-        allowed = f"{self.retain_budget:g} allowed{sampled}"
-        held_out = f"held-out {-self.held_out_fall:+.1f} ± {self.held_out_margin:.1f}"
-        return f"{self.outcome}: retain accuracy {change:+.1f} points of the {allowed}, {held_out}"
+        lost = round(self.retain_budget - self.slack, 1)
+        further = "more" if lost >= 0 else "less"
+        sampled = f" (at most {self.margin:.1f} {further}, by a sample at 95 %)" if self.margin else ""
+        allowed = f"lost of the {self.retain_budget:g} allowed" if lost >= 0 else "gained"
+        held_out = round(self.held_out_fall, 1)
+        held_out = f"{abs(held_out):.1f} ± {self.held_out_margin:.1f} {'lost' if held_out >= 0 else 'gained'}"
+        return f"{self.outcome}: retain accuracy {abs(lost):.1f} points {allowed}{sampled}, held-out {held_out}"
 
 
 def next_try(verdict: Verdict, flag: str, epochs: int) -> str | None:

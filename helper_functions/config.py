@@ -21,7 +21,7 @@ from helper_functions.files import load_config
 from helper_functions.safe_files.plain_yaml import YAML_ERRORS, refuse_aliases
 from helper_functions.safe_files.printable import check_flags
 from helper_functions.training.compilation import CompileMode
-from helper_functions.user_code import did_you_mean
+from helper_functions.wording import did_you_mean
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -276,7 +276,8 @@ class ScriptParser(ArgumentParser):
 
 def _choices(annotation: object) -> tuple[str, ...]:
     """The words that an annotation names."""
-    return sum((get_args(option) for option in _options(annotation) if get_origin(option) is Literal), ())
+    named = (get_args(option) for option in _options(annotation) if get_origin(option) is Literal)
+    return tuple(str(word) for words in named for word in words)
 
 
 def _as_spelled(text: str, choices: Sequence[str]) -> str:

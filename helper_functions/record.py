@@ -136,7 +136,7 @@ class RunRecord:
         if self._columns != (name, titles):
             print(f"\n{name + ' epoch':>16s}  {'  '.join(titles)}")
             self._columns = (name, titles)
-        cells = [f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}" for value in figures.values()]
+        cells = [f"{value + 0.0:.4g}" if abs(value) < 1 else f"{value:.2f}" for value in figures.values()]
         row = "  ".join(cell.rjust(len(title)) for cell, title in zip(cells, titles, strict=True))
         print(f"{f'{epoch}/{num_epochs}':>16s}  {row}", flush=True)
 

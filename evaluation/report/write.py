@@ -28,6 +28,7 @@ from helper_functions.safe_files.printable import one_line, printable
 from helper_functions.training.distribution import from_main, on_main
 from helper_functions.training.inference import evaluation_mode
 from helper_functions.training.loop import Cost
+from helper_functions.wording import counted
 from models.weight_files import WeightFile, shown, write_weight_file
 from unlearning.dial import BUDGETS, bought
 from unlearning.evaluator import paired_fall
@@ -154,7 +155,8 @@ def _finish(
     if record.path(PAGE).is_file():
         print(f"report   {record.path(PAGE)}")
     for entry in report.get("requesters", ()):
-        print(f"page     {record.path(entry['page'])}: {printable(entry['requester'])}, {entry['images']} images")
+        whose = f"{printable(entry['requester'])}, {counted(entry['images'], 'image')}"
+        print(f"page     {record.path(entry['page'])}: {whose}")
     print(f"figures  {record.path('report.json')}")
     print(f"watch    tensorboard --logdir {Path(record.folder).parent}")
     return report
@@ -166,8 +168,8 @@ def summarise_run(verdict: Verdict, outcome: Unlearned, args: Any, seen: dict | 
     if seen is not None and seen["confirmed_by"] is None:
         lines.insert(1, f"         UNCONFIRMED: the model may see other pictures than in training; {seen['warning']}")
     if outcome.dial:
-        rows = [(budget, bought(outcome.dial, budget)[1]) for budget in BUDGETS]
-        lines.append("dial     " + ", ".join(f"{budget:g} points: forget {top1:.1f} %" for budget, top1 in rows))
+        rows = [f"{budget:g}: {bought(outcome.dial, budget)[1]:.1f} %" for budget in BUDGETS]
+        lines.append(f"dial     forget accuracy by points of budget: {', '.join(rows)}")
     if outcome.held_out_auc:
         lines.append(PAIRS.format(outcome.held_out_auc["original"], outcome.held_out_auc["unlearned"]))
     if advice := advise(verdict, outcome, args):
@@ -189,7 +191,8 @@ def _chosen(outcome: Unlearned) -> str:
         return f"{outcome.share:g} of the way from the original to that run's result"
     share = "" if outcome.share == 1 else f", {outcome.share:g} of the way from the original"
     shorter = sum(event["share"] < 1 for event in outcome.events)
-    said = f"; passes shortened: {shorter}, lengthened: {len(outcome.events) - shorter}" if outcome.dial else ""
+    longer = len(outcome.events) - shorter
+    said = f"; {counted(shorter, 'pass')} shortened, {longer} lengthened" if outcome.events else ""
     return f"epoch {outcome.chosen} of {len(outcome.epochs)}{share}{said}"
 
 

@@ -6,7 +6,7 @@ from contrastive_discrimination.held_out import FOLDS
 from contrastive_discrimination.pairs import ClassMates
 from data.split_record import Splits
 from helper_functions.errors import UserError
-from helper_functions.user_code import did_you_mean
+from helper_functions.wording import did_you_mean
 from unlearning.arguments import MethodArgs, PublishedArgs, UnlearnArgs
 from unlearning.constrained.discriminator_target import OWN_MATCH
 from unlearning.constrained.targets import own_target

@@ -113,7 +113,7 @@ def test_an_unreadable_file_stops_or_is_skipped(folder, kind, capsys):
     assert dataset.file_names == ("cats/1.JPG", "cats/2.png", "dogs/old/0.jpeg")
     assert dataset.labels.tolist() == [0, 0, 1] and len(dataset.images) == 3
     printed = capsys.readouterr().err
-    assert "skipped 1 unreadable" in printed and "dogs/3.PNG" in printed and printed.count("skipped") == 1
+    assert "skipped 1 file that cannot be read" in printed and "dogs/3.PNG" in printed and printed.count("skipped") == 1
 
 
 def test_a_large_picture_is_refused_below_the_hard_limit(folder, monkeypatch):

@@ -196,6 +196,12 @@ class TestCommandLine:
         assert parse("--solver", written).solver == parse(f"--solver={written}").solver == "lagrangian"
         assert parse("--config_file", config(f"solver: {written}")).solver == "lagrangian"
 
+    def test_numbers_to_choose_from(self):
+        parser = train_constrained_unlearning.get_parser()
+        assert parser.parse(["--channels", "3"]).channels == 3
+        with pytest.raises(UserError, match="--channels 2: unknown; give one of 1, 3"):
+            parser.parse(["--channels", "2"])
+
     def test_methods_as_their_papers_write_them(self):
         parser = train_constrained_unlearning.get_parser()
         assert parser.parse(["--method", "SCRUB"]).method == "scrub"
