@@ -61,8 +61,9 @@ def parse_forget(spec: str) -> ForgetRequest:
         if count == 0:
             raise UserError(f"forget request {spec!r} asks for no image; give a positive number")
         if count < FEWEST_UNNAMED and not number[2]:
-            images, share = f"random:{count}images", f"random:{count / 100:g}"
-            raise UserError(f"forget request {spec!r}: {count} images or {count} %? write {images} or {share}")
+            images = counted(count, "image")
+            ways = f"random:{images.replace(' ', '')} or random:{count / 100:g}"
+            raise UserError(f"forget request {spec!r}: {images} or {count} %? write {ways}")
         return ForgetRequest(kind, count=count)
     return ForgetRequest(kind, fraction=parse_fraction(value, f"forget request {spec!r}"))
 
