@@ -48,12 +48,12 @@ class Verdict:
 
     def __str__(self) -> str:
         lost = round(self.retain_budget - self.slack, 1)
-        further = "more" if lost >= 0 else "less"
-        sampled = f" (at most {self.margin:.1f} {further}, by a sample at 95 %)" if self.margin else ""
-        allowed = f"lost of the {self.retain_budget:g} allowed" if lost >= 0 else "gained"
+        gained = f" ({-lost:.1f} gained)" if lost < 0 else ""
+        sampled = f" (at most {self.margin:.1f} lower, by a sample at 95 %)" if self.margin else ""
+        retain = f"{max(0.0, lost):.1f} points lost of the {self.retain_budget:g} allowed{gained}{sampled}"
         held_out = round(self.held_out_fall, 1)
         held_out = f"{abs(held_out):.1f} ± {self.held_out_margin:.1f} {'lost' if held_out >= 0 else 'gained'}"
-        return f"{self.outcome}: retain accuracy {abs(lost):.1f} points {allowed}{sampled}, held-out {held_out}"
+        return f"{self.outcome}: retain accuracy {retain}, held-out {held_out}"
 
 
 def next_try(verdict: Verdict, flag: str, epochs: int) -> str | None:

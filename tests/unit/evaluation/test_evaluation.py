@@ -141,8 +141,9 @@ class TestVerdict:
         broken = str(Verdict(False, False, 2.0, -1.0))
         assert broken.startswith("NOT forgotten, budget NOT kept: retain accuracy 3.0 points lost of the 2 allowed")
         gained = str(Verdict(True, True, 1.0, 1.3, 0.2, -2.5, 1.0))
-        sampled = "(at most 0.2 less, by a sample at 95 %)"
-        assert gained.endswith(f"retain accuracy 0.3 points gained {sampled}, held-out 2.5 ± 1.0 gained")
+        sampled = "(at most 0.2 lower, by a sample at 95 %)"
+        said = f"retain accuracy 0.0 points lost of the 1 allowed (0.3 gained) {sampled}, held-out 2.5 ± 1.0 gained"
+        assert gained.endswith(said)
         assert "retain accuracy 0.0 points lost" in str(Verdict(True, True, 1.0, 1.01)), "no minus before nothing"
         assert Verdict(True, False, 1.0, 0.6, met_before=True).outcome == "NOT forgotten, budget kept"
 
