@@ -188,16 +188,16 @@ class ScriptParser(ArgumentParser):
         """An instance of the dataclass from a command line (the process's own by default); an error is a UserError."""
         words = ["--help" if word == "-h" else word for word in (sys.argv[1:] if argv is None else argv)]
         argv, given = self._as_parsed(words)
+        others = [f"--{name}" for name in given if name not in BESIDE_RESUME]
+        if given.get("resume") and others and "resume" in self._fields:
+            stated = f"--resume {given['resume']} {' '.join(others)}"
+            raise UserError(f"{stated}: a run goes on with its own flags; leave out {' and '.join(others)}")
         if self.extend is not None and (extended := self.extend(self._method(given))) is not self.args_class:
             parser = ScriptParser(extended, self.prog, self.description, self.presets)
             parsed, self.quiet = parser.parse(words), parser.quiet
             return parsed
         if "help" in given and "method" in self._fields and (method := given["help"] or given.get("method")):
             self._print_method(method)
-        others = [f"--{name}" for name in given if name not in BESIDE_RESUME]
-        if given.get("resume") and others and "resume" in self._fields:
-            stated = f"--resume {given['resume']} {' '.join(others)}"
-            raise UserError(f"{stated}: a run goes on with its own flags; leave out {' and '.join(others)}")
         files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         files.error = self.error
         files.add_argument("--config_file")

@@ -79,8 +79,8 @@ def get_method(name: str) -> Method:
     if is_own(name):
         return load_own(name)
     if name not in METHODS:
-        known = f"one of {', '.join(METHODS)}, or FILE.py:METHOD"
-        raise UserError(f"--method {name}: {known}{did_you_mean(name, METHODS)}")
+        known = f"; give one of {', '.join(METHODS)}, or FILE.py:METHOD"
+        raise UserError(f"--method {name}: unknown{did_you_mean(name, METHODS) or known}")
     return METHODS[name]
 
 
