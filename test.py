@@ -12,8 +12,12 @@ A re-initialised model stands beside them as a floor. Splits are the splits.npz 
 cannot be checked.
 """
 
-import dataclasses
 import sys
+
+if __name__ == "__main__" and sys.stderr.isatty() and "--quiet" not in sys.argv:
+    print("test.py: loading PyTorch, which takes seconds", file=sys.stderr, flush=True)
+
+import dataclasses
 from pathlib import Path
 
 import train_constrained_unlearning

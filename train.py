@@ -5,11 +5,15 @@
     python train.py --config_file configs/cifar100/resnet18_cpu.yaml --retain_only
 """
 
-import dataclasses
 import sys
 
+if __name__ == "__main__" and sys.stderr.isatty() and "--quiet" not in sys.argv:
+    print("train.py: loading PyTorch, which takes seconds", file=sys.stderr, flush=True)
+
+import dataclasses
+
 from data.arguments import DataArgs
-from evaluation.judge import judge
+from evaluation.judge import judge_all
 from evaluation.report.tables import FIGURES, cost_table, plain, table
 from helper_functions.config import RunArgs, ScriptParser, run_script
 from helper_functions.errors import UserError
@@ -53,17 +57,19 @@ def main(args: Args) -> dict:
     name = "retrained" if args.retain_only else "original"
     prefix = args.name_prefix or run_name("train", name, splits.short_request)
     record = record or RunRecord.create(args.log_dir, prefix, args, precision.device)
+    checkpoint = record.load_checkpoint()
     splits.save(record.path("splits.npz"))
+    print(f"{experiment.describe()}\nrun      {record.folder}")
 
     indices = splits.retain if args.retain_only else splits.train
     cost = fit_classifier(
         model, sets.training(indices, args.batch_size), args, precision, record,
-        name=name, checkpoint=record.load_checkpoint(), log_interval=args.log_interval,
+        name=name, checkpoint=checkpoint, log_interval=args.log_interval,
         evaluate=experiment.validation_figures, on_nan=args.on_nan,
     )  # fmt: skip
     save_tensors(model.state_dict(), record.path("model.pt"))
     seen = confirm(experiment, model, None, None).save(record, experiment)
-    figures = judge(model, sets, precision, retain_images=JUDGED).figures
+    figures = judge_all({name: model}, sets, precision, retain_images=JUDGED)[name].figures
     record.hparams(args, splits.forget_request, figures)
     report = plain({"models": {name: figures}, "cost": {name: cost}, "preprocessing": seen})
     write_json(record.path("report.json"), report)

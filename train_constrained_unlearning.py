@@ -11,9 +11,13 @@
 From Python, with any module and loaders: `untrain_constrained`.
 """
 
+import sys
+
+if __name__ == "__main__" and sys.stderr.isatty() and "--quiet" not in sys.argv:
+    print("train_constrained_unlearning.py: loading PyTorch, which takes seconds", file=sys.stderr, flush=True)
+
 import contextlib
 import dataclasses
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterable

@@ -7,8 +7,12 @@
 The teacher of both untrain modes is the original; they are also methods of train_constrained_unlearning.py.
 """
 
-import dataclasses
 import sys
+
+if __name__ == "__main__" and sys.stderr.isatty() and "--quiet" not in sys.argv:
+    print("train_contrastive.py: loading PyTorch, which takes seconds", file=sys.stderr, flush=True)
+
+import dataclasses
 from typing import Literal
 
 from torch import nn

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 from data.augmentation import Augmentation
-from data.datasets import DATASETS, DOWNLOADED, Dataset, load_dataset
+from data.datasets import DATASETS, Dataset, load_dataset
 from data.forget import CONFUSIONS
 from data.image_list import in_class_order
 from data.pictures.reading import CACHES
 from data.preprocessing import Preprocessing
 from helper_functions.config import NonNegativeInt, OpenUnitInterval
 from helper_functions.errors import UserError
+from helper_functions.files import check_folder
+from helper_functions.progress import progress_bar
 from helper_functions.training.distribution import first_on_machine
 
 AUGMENTATIONS = {"none": (0, False), "flip": (0, True), "crop": (4, False), "crop_flip": (4, True)}  # padding, flip
@@ -74,7 +76,9 @@ def dataset_from(args: DataArgs, whole: bool = False) -> Dataset:
     """
     name = dataset_name(args)
     data_dir = args.data_dir or f"data/{name}"
-    with first_on_machine() if name in (*DOWNLOADED, "imagefolder") else contextlib.nullcontext():
+    # Pictures of a folder have a bar of their own.
+    bar = contextlib.nullcontext() if name == "imagefolder" else progress_bar(f"loading {name}")
+    with bar, contextlib.nullcontext() if name == "digits" else first_on_machine():
         dataset = load_dataset(
             name, data_dir, Preprocessing.of(args), skip_unreadable=args.skip_unreadable, cache=args.cache,
             cache_dir=args.cache_dir or Path(getattr(args, "log_dir", None) or "runs") / "cache", whole=whole,
@@ -95,9 +99,10 @@ def dataset_name(args: DataArgs) -> str:
     for marker, name in MARKERS.items():
         if (folder / marker).exists():
             return name
-    if not folder.is_dir():
-        true = "it is a file, not a folder" if folder.exists() else "there is no such folder"
-        raise UserError(f"--data_dir {args.data_dir}: {true}; --dataset cifar10, cifar100 or svhn downloads into one")
+    remedy = "; --dataset cifar10, cifar100 or svhn downloads into one"
+    check_folder("data_dir", folder, remedy)
+    if not any(folder.iterdir()):
+        raise UserError(f"--data_dir {folder}: the folder is empty{remedy}")
     if any(child.is_dir() for child in folder.iterdir()):
         return "imagefolder"
     raise UserError(f"--data_dir {args.data_dir}: no data set is recognised in it; name it by --dataset")

@@ -17,7 +17,9 @@ from data.pictures.fetched import Pictures
 from data.pictures.reading import Cache, read_image_folder
 from data.preprocessing import Preprocessing, as_flags
 from helper_functions.errors import UserError
+from helper_functions.files import check_folder
 from helper_functions.safe_files.regular_files import open_bytes
+from helper_functions.wording import counted
 
 # The 20 superclasses and the five classes in each (Krizhevsky 2009).
 CIFAR100_SUPERCLASSES: dict[str, tuple[str, ...]] = {
@@ -169,7 +171,8 @@ def load_dataset(
     for key in ("mean", "std"):
         used[key] = getattr(dataset.preprocessing, key) or list(getattr(dataset, key))
         if len(used[key]) != dataset.in_channels:
-            raise UserError(f"--{key} {used[key]}: {name} has {dataset.in_channels} channels, give one number for each")
+            channels = counted(dataset.in_channels, "channel")
+            raise UserError(f"--{key} {used[key]}: {name} has {channels}, give one number for each")
     preprocessing = replace(dataset.preprocessing, **used)
     return replace(dataset, mean=tuple(used["mean"]), std=tuple(used["std"]), preprocessing=preprocessing)
 
@@ -211,6 +214,8 @@ def _open(name: str, data_dir: Path, parts: Sequence[bool | str]) -> list[Any]:
     """Both parts, read by torchvision, which compares MD5 sums before it opens a file."""
     import torchvision.datasets
 
+    if data_dir.exists():
+        check_folder("data_dir", data_dir)
     reader = getattr(torchvision.datasets, "FashionMNIST" if name == "fashion_mnist" else name.upper())
     remedy = _remedy(name, data_dir)
     try:

@@ -15,6 +15,7 @@ from data.preprocessing import upright
 from data.split_record import Splits
 from helper_functions.errors import UserError
 from helper_functions.training.distribution import say
+from helper_functions.wording import counted
 
 # Beside the weights that have forgotten.
 HASHES = "forgotten.sha256"
@@ -64,7 +65,8 @@ def exclude(splits: Splits, dataset: Dataset, path: str | Path) -> Splits:
     hashes = pixel_hashes(dataset, range(len(dataset.labels)))
     found = torch.tensor([index for index, each in enumerate(hashes) if each in listed], dtype=torch.int64)
     named = len({hashes[index] for index in found.tolist()})
-    say(f"exclude  {named:,} of the {len(listed):,} pictures of {path} found: {len(found):,} images left out")
+    pictures, images = counted(len(listed), "picture"), counted(len(found), "image")
+    say(f"exclude  {named:,} of the {pictures} of {path} found: {images} left out")
     left = splits.without(found)
     if empty := [part for part in ("train", "validation", "test") if not len(getattr(left, part))]:
         raise UserError(f"--exclude {path}: it leaves no {empty[0]} image; give more data")

@@ -14,6 +14,7 @@ from data.partition import Partition
 from data.random_streams import random_state
 from helper_functions.errors import UserError
 from helper_functions.training.distribution import say
+from helper_functions.wording import counted
 
 GRAMMAR = "random:0.1, random:500, class:apple,7, superclass:fish, mislabelled:0.1, group:NAME or file:PATH"
 # Fewer random images than these need the word, since random:2 may be meant as a share.
@@ -60,8 +61,9 @@ def parse_forget(spec: str) -> ForgetRequest:
         if count == 0:
             raise UserError(f"forget request {spec!r} asks for no image; give a positive number")
         if count < FEWEST_UNNAMED and not number[2]:
-            images, share = f"random:{count}images", f"random:{count / 100:g}"
-            raise UserError(f"forget request {spec!r}: {count} images or {count} %? write {images} or {share}")
+            images = counted(count, "image")
+            ways = f"random:{images.replace(' ', '')} or random:{count / 100:g}"
+            raise UserError(f"forget request {spec!r}: {images} or {count} %? write {ways}")
         return ForgetRequest(kind, count=count)
     return ForgetRequest(kind, fraction=parse_fraction(value, f"forget request {spec!r}"))
 
@@ -174,7 +176,7 @@ def _listed(request: ForgetRequest, dataset: Dataset, partition: Partition, seed
     names = and_more([str(name_image(image, dataset)) for image in before[:NAMED]], len(before))
     if len(before) == len(listed):
         raise UserError(f"{request.path} lists only images that earlier requests forgot: {names}; list other images")
-    say(f"skipped {len(before):,} images of {request.path} that earlier requests forgot: {names}")
+    say(f"skipped {counted(len(before), 'image')} of {request.path} that earlier requests forgot: {names}")
     return np.setdiff1d(listed, before)
 
 

@@ -3,13 +3,19 @@
 python -m data.prepare --dataset cifar100 --data_dir data/cifar100
 """
 
+import sys
+
+if __name__ == "__main__" and sys.stderr.isatty() and "--quiet" not in sys.argv:
+    print("data.prepare: loading PyTorch, which takes seconds", file=sys.stderr, flush=True)
+
 import dataclasses
 import hashlib
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where this file is run by its path
 
 from data.datasets import DATASETS, DOWNLOADED, Dataset, load_dataset
 from data.pixels import channels_last_storage

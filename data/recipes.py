@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from helper_functions.errors import UserError
-from helper_functions.user_code import called, did_you_mean, library
+from helper_functions.user_code import called, library
+from helper_functions.wording import did_you_mean
 
 Recipe = tuple[dict[str, Any], Callable]
 

@@ -1,7 +1,6 @@
 """Checkpoints to judge: arguments and their checks, loading, and the figures that need more than a forward pass."""
 
 import dataclasses
-from pathlib import Path
 
 from torch import nn
 
@@ -13,7 +12,8 @@ from evaluation.gaps import is_retrained
 from evaluation.judge import Judgement
 from helper_functions.config import NonNegativeInt
 from helper_functions.errors import UserError
-from helper_functions.files import check_new_file
+from helper_functions.files import check_file, check_new_file
+from helper_functions.progress import progress
 from helper_functions.training.devices import Precision
 from helper_functions.training.distribution import world_size
 from models.weights import reinitialised
@@ -66,8 +66,8 @@ def check_checkpoints(args: CheckpointArgs) -> None:
     named += [("retrained_weight_path", path) for path in args.retrained_weight_path]
     named += [("original_weight_path", args.original_weight_path), ("shadow_config", args.shadow_config)]
     for flag, path in named:
-        if path is not None and not Path(path).is_file():
-            raise UserError(f"--{flag} {path}: there is no such file")
+        if path is not None:
+            check_file(flag, path)
     if args.relearn and args.original_weight_path is None:
         raise UserError("--relearn True: give --original_weight_path, whose forget accuracy is the goal")
     check_shadow_models(args.shadow_models)
@@ -114,7 +114,7 @@ def probe_further(
     precision: Precision,
 ) -> None:  # fmt: skip
     """Add the figures of --relearn and --linear_probe; the re-initialised model is not relearned."""
-    for name, model in models.items():
+    for name, model in progress(models.items(), "probing models"):
         figures = judgements[name].figures
         if args.relearn and name != FLOOR:
             goal = judgements[ORIGINAL].figures["forget_top1"]

@@ -16,6 +16,7 @@ from evaluation.attacks.matching import class_matched
 from evaluation.attacks.rmia import rmia_scores
 from evaluation.gaps import Figures, is_retrained
 from evaluation.metrics import activation_distance, js_divergence, utility
+from helper_functions.progress import progress
 from helper_functions.training.devices import Precision
 from helper_functions.training.inference import predict
 
@@ -52,7 +53,8 @@ def judge_all(
     ones, which gives the noise floor. `how` are `final` and `retain_images` of `judge`; nothing is compared unless
     `final`.
     """
-    judgements = {name: judge(model, sets, precision, **how) for name, model in models.items()}
+    judged = progress(models.items(), "judging models")
+    judgements = {name: judge(model, sets, precision, **how) for name, model in judged}
     if not how.get("final", True) or len(sets.splits.forget) == 0:
         return judgements
     for name, judgement in judgements.items():

@@ -47,11 +47,13 @@ class Verdict:
         return RESULT if self.forgotten else NOT_FORGOTTEN
 
     def __str__(self) -> str:
-        change = self.slack - self.retain_budget
+        lost = round(self.retain_budget - self.slack, 1)
+        gained = f" ({-lost:.1f} gained)" if lost < 0 else ""
         sampled = f" (at most {self.margin:.1f} lower, by a sample at 95 %)" if self.margin else ""
-        allowed = f"{self.retain_budget:g} allowed{sampled}"
-        held_out = f"held-out {-self.held_out_fall:+.1f} ± {self.held_out_margin:.1f}"
-        return f"{self.outcome}: retain accuracy {change:+.1f} points of the {allowed}, {held_out}"
+        retain = f"{max(0.0, lost):.1f} points lost of the {self.retain_budget:g} allowed{gained}{sampled}"
+        held_out = round(self.held_out_fall, 1)
+        held_out = f"{abs(held_out):.1f} ± {self.held_out_margin:.1f} {'lost' if held_out >= 0 else 'gained'}"
+        return f"{self.outcome}: retain accuracy {retain}, held-out {held_out}"
 
 
 def next_try(verdict: Verdict, flag: str, epochs: int) -> str | None:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
 from helper_functions.errors import NotFinite, UserError
+from helper_functions.progress import shown
 from helper_functions.safe_files.printable import one_line
 from helper_functions.signals import Stopped, listening, run_under_way
 from helper_functions.training.devices import lacks_determinism
@@ -51,7 +52,9 @@ def run_script(get_parser: Callable[[], "ScriptParser"], main: Callable[..., dic
 def _status(parser: "ScriptParser", main: Callable[..., dict], goes_on: bool) -> int:
     try:
         with listening():
-            result = main(parser.parse())
+            args = parser.parse()
+            shown.quiet = parser.quiet
+            result = main(args)
             sys.stdout.flush()
             wait_for_main()
     except UserError as error:

@@ -66,6 +66,20 @@ def make_folder(flag: str, path: str | Path) -> Path:
     return Path(path)
 
 
+def check_file(flag: str, path: str | Path) -> None:
+    """Raise UserError where the path that a flag names is no file."""
+    if not Path(path).is_file():
+        true = "it is a folder; name a file in it" if Path(path).is_dir() else "there is no such file"
+        raise UserError(f"--{flag} {path}: {true}")
+
+
+def check_folder(flag: str, path: str | Path, remedy: str = "") -> None:
+    """Raise UserError where the path that a flag names is no folder."""
+    if not Path(path).is_dir():
+        true = "it is a file, not a folder" if Path(path).exists() else "there is no such folder"
+        raise UserError(f"--{flag} {path}: {true}{remedy}")
+
+
 def check_new_file(flag: str, path: str | None) -> None:
     """Refuse a file that exists, or whose folder does not, by a UserError that names the flag."""
     if path is not None and Path(path).exists():

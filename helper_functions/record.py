@@ -15,7 +15,16 @@ import torch
 
 from helper_functions.config import FIRST_FLAGS, ScriptParser
 from helper_functions.errors import UserError
-from helper_functions.files import load_config, load_tensors, remove_unfinished, save_config, save_tensors, write_json
+from helper_functions.files import (
+    check_folder,
+    load_config,
+    load_tensors,
+    remove_unfinished,
+    save_config,
+    save_tensors,
+    write_json,
+)
+from helper_functions.progress import shown
 from helper_functions.run_folder import CHECKPOINT
 from helper_functions.run_lock import RunLock
 from helper_functions.signals import run_under_way
@@ -120,12 +129,14 @@ class RunRecord:
 
     @on_main
     def print_row(self, name: str, epoch: int, num_epochs: int, figures: dict[str, float]) -> None:
-        """Print one row of the table of epochs, with a heading where the columns change."""
+        """Print one row of the table of epochs, with a heading where the columns change; nothing with --quiet."""
+        if shown.quiet:
+            return
         titles = [f"{column.removeprefix('train/').replace('/', ' '):>8s}" for column in figures]
         if self._columns != (name, titles):
             print(f"\n{name + ' epoch':>16s}  {'  '.join(titles)}")
             self._columns = (name, titles)
-        cells = [f"{value:.4g}" if abs(value) < 1 else f"{value:.2f}" for value in figures.values()]
+        cells = [f"{value + 0.0:.4g}" if abs(value) < 1 else f"{value:.2f}" for value in figures.values()]
         row = "  ".join(cell.rjust(len(title)) for cell, title in zip(cells, titles, strict=True))
         print(f"{f'{epoch}/{num_epochs}':>16s}  {row}", flush=True)
 
@@ -212,10 +223,11 @@ def _is_time(stamp: str) -> bool:
 
 
 def _read_arguments(folder: str, args_class: type) -> object:
+    check_folder("resume", folder)
     config = Path(folder) / "config.yaml"
     if not config.is_file():
         raise UserError(f"--resume {folder}: no run folder (it has no config.yaml)")
     names = {field.name for field in dataclasses.fields(args_class)}
     if set(load_config(config)) != names:
         raise UserError(f"--resume {folder}: that run was made by another script or version")
-    return ScriptParser(args_class).parse(["--config_file", str(config), "--resume", str(folder)])
+    return dataclasses.replace(ScriptParser(args_class).parse(["--config_file", str(config)]), resume=str(folder))

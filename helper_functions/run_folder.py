@@ -37,9 +37,10 @@ def run_name(*parts: str) -> str:
 def run_quietly(script: ModuleType, flags: Sequence[object], name: str) -> tuple[Path, dict]:
     """Call a script's `main` with flags as on its command line, and `name` as --name_prefix; discard its output.
 
-    Returns the run folder, that of `--resume` or the one that it made, and the report.
+    Returns the run folder, that of `--resume`, which stands alone, or the one that it made, and the report.
     """
-    args = script.get_parser().parse([*map(str, flags), "--name_prefix", name])
+    argv = [*map(str, flags)]
+    args = script.get_parser().parse(argv if "--resume" in argv else [*argv, "--name_prefix", name])
     with contextlib.redirect_stdout(io.StringIO()):
         report = script.main(args)
     return run_under_way.folder, report

@@ -1,16 +1,16 @@
 """Code of the user's own, which is executed, so that nobody but the user may name it; libraries that may be absent."""
 
-import difflib
 import importlib
 import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 from helper_functions.errors import UserError
+from helper_functions.wording import did_you_mean
 
 
 def refuse_unnamed(flag: str, name: str, asked: str | None, source: str) -> None:
@@ -84,10 +84,3 @@ def called(what: str, make: Callable[[], object]) -> object:
         where = traceback.extract_tb(error.__traceback__)[-1]
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{what}: {reason} ({Path(where.filename).name}, line {where.lineno})") from error
-
-
-def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`; did you mean NAME?` for the names that begin so, or are closest; empty where none is close."""
-    known = list(known)
-    close = [each for each in known if name and each.startswith(name)][:3] or difflib.get_close_matches(name, known, 3)
-    return f"; did you mean {' or '.join(prefix + each for each in close)}?" if close else ""

@@ -7,7 +7,7 @@ from torch import nn
 
 from helper_functions.errors import UserError
 from helper_functions.training.inference import evaluation_mode
-from helper_functions.user_code import did_you_mean
+from helper_functions.wording import did_you_mean
 from models.cropped_convolution import crop_convolutions
 from models.resnet import SmallResNet
 from models.sources import TIMM, Size, build, is_code, made, with_options

@@ -10,7 +10,8 @@ from torch import nn
 
 from helper_functions.errors import UserError
 from helper_functions.safe_files.plain_yaml import load_plain
-from helper_functions.user_code import called, did_you_mean, library, load_named, refuse_unnamed
+from helper_functions.user_code import called, library, load_named, refuse_unnamed
+from helper_functions.wording import did_you_mean
 
 TIMM, HUGGING_FACE = "timm:", "hf:"
 # Options of timm that would read or download other files.

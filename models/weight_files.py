@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from helper_functions.errors import UserError
-from helper_functions.files import read_tensors, save_tensors, whole_file
+from helper_functions.files import check_file, read_tensors, save_tensors, whole_file
 from helper_functions.safe_files.regular_files import open_bytes
 from helper_functions.training.distribution import on_main
 
 CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
+SAVE = "save model.state_dict() with torch.save or safetensors"
 WRAPPER_PREFIXES = re.compile(r"\A(module\.|_orig_mod\.)+")  # DistributedDataParallel's and torch.compile's
 # Other dtypes (quantised, complex, float8) have no unique conversion to trainable weights.
 DTYPES = (
@@ -53,6 +54,19 @@ class WeightFile:
         own = {name: value.dtype for name, value in model.state_dict().items()}
         bare = all(name == given for name, given in self.names.items())
         return self.format == "torch" and self.key is None and bare and self.dtypes == own
+
+
+def check_weight_file(path: str | Path) -> None:
+    """Refuse a --weight_path whose first bytes are those of another kind of file.
+
+    Raises:
+        UserError: naming the path.
+    """
+    check_file("weight_path", path)
+    with open_bytes(path) as file:
+        known = file.read(4).startswith((b"PK\x03\x04", b"\x80"))
+    if not (known or _is_safetensors(Path(path))):
+        raise UserError(f"--weight_path {path}: no readable checkpoint, but another kind of file; {SAVE}")
 
 
 def read_weight_file(path: str | Path) -> tuple[dict[str, Tensor], WeightFile]:
@@ -141,7 +155,7 @@ def _read(path: Path) -> tuple[object, str, dict[str, str] | None]:
     except ValueError as error:
         raise UserError(
             f"{path} is no readable checkpoint ({error}): truncated, of another format, or pickled objects instead of "
-            "tensors; save model.state_dict() with torch.save or safetensors"
+            f"tensors; {SAVE}"
         ) from error
 
 

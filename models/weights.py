@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from helper_functions.errors import UserError
 from helper_functions.training.batch_norm import FrozenStatistics
+from helper_functions.wording import counted
 from models.sources import saved_names
 from models.weight_files import WeightFile, shown
 from models.weight_names import match_names
@@ -145,11 +146,11 @@ def _shape_mismatch(
     if key == "conv1.weight" and None not in stems and stems[0] != stems[1]:
         return f"the weights have the {stems[0]} stem, the model has the {stems[1]} stem: pass stem {stems[0]}"
     if key == f"{head_path(model)}.weight".lstrip(".") and theirs[1:] == ours[1:]:
-        return f"head has {theirs[0]} classes, the data set has {ours[0]}: pass the data that it was trained on"
+        return f"head has {counted(theirs[0], 'class')}, the data have {ours[0]}: pass the data that it was trained on"
     first_convolution = next((key for key, value in own.items() if value.ndim == 4), None)
     if key == first_convolution and len(theirs) == 4 and (theirs[0], *theirs[2:]) == (ours[0], *ours[2:]):
         return (
-            f"the weights take images of {theirs[1]} channels, the data set's have {ours[1]}: "
+            f"the weights take images of {counted(theirs[1], 'channel')}, the data set's have {ours[1]}: "
             "pass the data that they were trained on"
         )
     return f"{key} is {list(theirs)} in the file and {list(ours)} in {name}: pass the model (and width) of the weights"

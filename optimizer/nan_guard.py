@@ -10,6 +10,7 @@ from helper_functions.files import write_json
 from helper_functions.record import RunRecord
 from helper_functions.training.distribution import say
 from helper_functions.training.passes import Fault
+from helper_functions.wording import counted
 
 # So often a run goes back: steps are then a 32nd of what they were.
 MOST_REWINDS = 5
@@ -91,7 +92,7 @@ def stopped_by(fault: Fault, record: RunRecord, remedy: str, rewinds: int = 0, *
     where = f"epoch {fault.epoch}, step {fault.step}, batch {fault.batch} of {fault.batches}"
     shown = [f"{name} images {_first(images)}" for name, images in fault.images.items()]
     details = ", ".join([where, *shown, f"all in {path}"])
-    tried = f" after {rewinds} rewinds" if rewinds else ""
+    tried = f" after {counted(rewinds, 'rewind')}" if rewinds else ""
     last = "there is no checkpoint yet" if record.step is None else f"the last good checkpoint is of step {record.step}"
     error = NotFinite(f"{fault.phase}: {fault.figure} became NaN or infinite{tried} ({details}); {last}; {remedy}")
     error.may_rewind = may_rewind and rewinds == 0

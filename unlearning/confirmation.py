@@ -14,6 +14,7 @@ from data.views import evaluation_batch, fixed_sample
 from helper_functions.config import Percentage
 from helper_functions.errors import UserError
 from helper_functions.files import write_json
+from helper_functions.progress import progress
 from helper_functions.record import RunRecord
 from helper_functions.training.distribution import from_main
 from helper_functions.training.inference import predict
@@ -274,7 +275,7 @@ def _predicted(
     own = decoded.pop()
     readers = [None if one == own or dataset.name != "imagefolder" else one.reader() for one in decoded]
     found: list[list[Tensor]] = [[] for _ in tried]
-    for part in images.split(CHUNK):
+    for part in progress(images.split(CHUNK), "checking the preprocessing"):
         wanted = [reader for reader in readers if reader is not None]
         read = iter(())
         if wanted:

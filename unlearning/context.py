@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from data.streams import CyclingLoader, PairedLoader
 from data.views import evaluation_view
+from helper_functions.progress import progress
 from helper_functions.record import RunRecord
 from helper_functions.training.devices import Precision
 from helper_functions.training.loop import Cost, NamedLoader
@@ -92,7 +93,7 @@ class MethodContext:
 
     def images(self, name: str, limit: int | None = None) -> Iterable[tuple[Tensor, Tensor]]:
         """Batches of a stream's images in a fixed order, not augmented, on the device; at most about `limit` images."""
-        for inputs, labels in evaluation_view(self.loaders[name], limit, self.seed):
+        for inputs, labels in progress(evaluation_view(self.loaders[name], limit, self.seed), f"reading {name} images"):
             yield inputs.to(self.precision.device), labels.to(self.precision.device)
 
     def state_dict(self) -> dict:

@@ -1,7 +1,6 @@
 """Distillation: a student learns a teacher's outputs through a discriminator, without labels."""
 
 import dataclasses
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from contrastive_discrimination.teaching import CriticSteps, PassForTeacher, Sca
 from data.views import evaluation_view
 from helper_functions.config import PositiveFloat
 from helper_functions.errors import UserError
-from helper_functions.files import load_tensors
+from helper_functions.files import check_file, load_tensors
 from helper_functions.metrics import summarise
 from helper_functions.training.devices import seed_everything, seeded
 from helper_functions.training.inference import predict
@@ -54,8 +53,8 @@ class DistillationArgs:
         """
         for flag in ("weight_path_student", "weight_path_classifier"):
             path = getattr(self, flag)
-            if path is not None and not Path(path).is_file():
-                raise UserError(f"--{flag} {path}: there is no such file")
+            if path is not None:
+                check_file(flag, path)
         if self.mode != "train":
             for flag in ("weight_path_student", "weight_path_classifier", "freeze_student", "freeze_classifier"):
                 if getattr(self, flag):

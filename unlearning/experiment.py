@@ -23,7 +23,7 @@ from helper_functions.training.inference import predict
 from helper_functions.training.spread import share_batch_norm
 from models.classifiers import get_model
 from models.trainable import set_trainable
-from models.weight_files import WeightFile, read_weight_file
+from models.weight_files import WeightFile, check_weight_file, read_weight_file
 from models.weights import infer_stem, load_weights
 from unlearning.arguments import UnlearnArgs, batch_sizes, finetune_batch_sizes
 
@@ -71,8 +71,8 @@ class Experiment:
         mode = args.compile_mode if args.compile else None
         self.precision = choose_precision(choose_device(args.device, args.deterministic), args.precision, mode)
         # Before the data set, which takes longer to load.
-        if weight_path is not None and not Path(weight_path).is_file():
-            raise UserError(f"--weight_path {weight_path}: there is no such file")
+        if weight_path is not None:
+            check_weight_file(weight_path)
         # These need the pictures of a run that may have overwritten some since.
         whole = any(getattr(args, name, None) is not None for name in ("resume", "dial", "splits"))
         self.dataset = dataset_from(args, whole)
@@ -169,7 +169,7 @@ class Experiment:
         return {name: getattr(self.args, name) for name in names} | stated | shape
 
     def describe(self) -> str:
-        """Data set and its parts, preprocessing, forget set and device, a line each."""
+        """Data set and its parts, preprocessing, forget set, and model with its device, a line each."""
         splits = self.splits
         parts = (*PARTS, OPTIONAL) if len(splits.forgotten) else PARTS
         sizes = ", ".join(f"{name} {len(getattr(splits, name)):,}" for name in parts)
@@ -182,7 +182,8 @@ class Experiment:
         }  # fmt: skip
         shape = " x ".join(map(str, (self.dataset.in_channels, *self.dataset.image_size)))
         seen = f"{shape}, {printable(as_flags(stated))}"
-        return f"data     {data}\ninput    {seen}\nforget   {forget}\ndevice   {device}, {dtype}"
+        model = f"{printable(self.args.model)} on {device}, {dtype}"
+        return f"data     {data}\ninput    {seen}\nforget   {forget}\nmodel    {model}"
 
     def target(self, name: str) -> str:
         """The forget target called `name`, or the one that fits the forget set for `auto`."""

@@ -14,6 +14,7 @@ from helper_functions.files import load_config
 from helper_functions.run_folder import ORIGINAL, RESULTS, result_weights
 from helper_functions.training.distribution import from_main
 from helper_functions.training.inference import predict
+from helper_functions.wording import counted
 from unlearning.evaluator import JUDGED, paired_fall
 from unlearning.experiment import Experiment
 from unlearning.known_weights import DESCRIBING, MODEL, TREATMENT, refuse_code
@@ -200,7 +201,7 @@ class Sequence:
         return round(left, DIGITS)
 
     def __str__(self) -> str:
-        images = f"{self.forgotten_images:,} images forgotten before"
+        images = f"{counted(self.forgotten_images, 'image')} forgotten before"
         if self.asked_again:
             images += f", {self.asked_again:,} that the request before did not forget are asked for again"
         return f"request {self.number}; {images}, {self.budget_spent:.2f} points of the budget spent"

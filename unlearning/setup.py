@@ -14,6 +14,7 @@ from data.image_list import REQUESTS, Request, load_requests, read_requests
 from helper_functions.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from helper_functions.errors import UserError
 from helper_functions.files import write_bytes, write_json
+from helper_functions.progress import progress_bar
 from helper_functions.record import RunRecord
 from helper_functions.run_folder import CODE, run_name
 from helper_functions.training.devices import seed_everything
@@ -142,10 +143,12 @@ def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun
     for number, path in enumerate(args.retrained_weight_path, start=1):
         models["retrained" if number == 1 else f"retrained-{number}"] = experiment.retrained(path)
     check(args, experiment, models["original"])
-    notes = {"copies": from_main(lambda: find_copies(experiment.dataset, experiment.splits))}
+    with progress_bar("comparing pictures"):
+        notes = {"copies": from_main(lambda: find_copies(experiment.dataset, experiment.splits))}
     said, left = tell_copies(notes["copies"], experiment.splits), args.retain_budget
     if (distance := near_distance(args.near_duplicates, experiment.dataset)) is not None:
-        near = from_main(lambda: find_near_duplicates(experiment.dataset, experiment.splits, distance))
+        with progress_bar("comparing pictures"):
+            near = from_main(lambda: find_near_duplicates(experiment.dataset, experiment.splits, distance))
         notes["near_duplicates"], said = near, [*said, *tell_near_duplicates(near)]
     if previous is not None:
         notes["sequence"] = follow(previous, args, experiment, models["original"])
@@ -157,7 +160,8 @@ def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun
     if record is None:
         method = getattr(args, "mode", None) or (args.method if args.untrain else "original")
         name = args.name_prefix or run_name(name, stem_of(method), experiment.splits.short_request)
-        record = RunRecord.create(args.log_dir, name, args, experiment.precision.device)
+        with progress_bar("preparing the run folder"):
+            record = RunRecord.create(args.log_dir, name, args, experiment.precision.device)
     experiment.splits.save(record.path("splits.npz"))
     if is_own(method := getattr(args, "method", None)):
         keep_code(file_of(method), record)

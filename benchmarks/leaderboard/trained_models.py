@@ -16,7 +16,7 @@ from benchmarks.sweeps.sweep import RunAll, command_line, results_of
 from data.random_streams import random_state
 from evaluation.report.record import file_digest
 from helper_functions.errors import UserError
-from helper_functions.files import key_of, load_config
+from helper_functions.files import check_file, key_of, load_config
 from helper_functions.run_folder import result_weights, run_quietly
 from helper_functions.training.inference import predict
 from unlearning.experiment import Experiment
@@ -39,8 +39,7 @@ def model_key(config: dict) -> str:
     for name in ("splits", "forget"):
         path = Path(str(values.get(name) or "").removeprefix("file:"))
         if name == "splits" and values.get(name) or str(values.get(name)).startswith("file:"):
-            if not path.is_file():
-                raise UserError(f"--{name} {values[name]}: there is no such file")
+            check_file(name, path)
             values[name] = file_digest(path)
     if not values.get("retain_only"):
         values["forget"] = original_of(values.get("forget"))
@@ -83,8 +82,7 @@ class Training:
         finished = [folder for folder in found if (folder / "report.json").exists()]
         if finished:
             return finished[0]
-        argv += ["--resume", str(found[0])] if found else []
-        return run_quietly(train, argv, f"{name}-{key}")[0]
+        return run_quietly(train, ["--resume", found[0]] if found else argv, f"{name}-{key}")[0]
 
     def experiment(self, original: Path, seed: int) -> Experiment:
         """Data, splits and models of an original."""

@@ -17,6 +17,8 @@ import optuna
 import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where this file is run by its path
+
 import train_constrained_unlearning as script
 from benchmarks.leaderboard.cells import data_flags
 from benchmarks.leaderboard.trained_models import Training, train_originals

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where this file is run by its path
+
 from benchmarks.speed.bench import images_from
 from benchmarks.speed.forgetting_cost import BATCH_SIZE, HELD_OUT, Forgetting, Setting
 from helper_functions.config import PositiveInt, ScriptParser, Seed, run_script

@@ -15,10 +15,13 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import truediv
+from pathlib import Path
 from typing import Literal
 
 import PIL
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where this file is run by its path
 
 from benchmarks.speed.bench import JOBS, Bench, Pair, images_from
 from benchmarks.speed.utilisation import matrix_product

@@ -18,6 +18,8 @@ from typing import Literal
 import torch
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where this file is run by its path
+
 from benchmarks.leaderboard.trained_models import Training
 from benchmarks.sweeps.sweep import command_line
 from data.datasets import load_dataset

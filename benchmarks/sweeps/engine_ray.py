@@ -21,11 +21,11 @@ import ray
 import torch
 from ray import ObjectRef, exceptions
 from ray.remote_function import RemoteFunction
-from tqdm import tqdm
 
 from benchmarks.sweeps.sweep import outcome
 from helper_functions.errors import UserError
 from helper_functions.files import key_of
+from helper_functions.progress import progress
 
 ATTEMPTS = 5  # at a cell that kills every process that runs it
 QUIET = {"log_to_driver": False, "logging_level": "error"}  # what a run prints is dropped, as in local processes
@@ -84,7 +84,7 @@ def run_all(
     cells = list(cells)
     attempt = _task(work, gpus_per_run, lock)
     pending = {attempt.remote(cell): cell for cell in cells}
-    for reference in tqdm(_as_finished(list(pending)), title, len(cells), disable=None):
+    for reference in progress(_as_finished(list(pending)), title, len(cells)):
         cell = pending.pop(reference)
         try:
             yield cell, *ray.get(reference)

@@ -12,6 +12,8 @@ import statistics
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where this file is run by its path
+
 import train_constrained_unlearning as script
 from benchmarks.leaderboard.cells import short
 from benchmarks.sweeps.sweep import append_all, command_line, read_rows, results_of, run_all

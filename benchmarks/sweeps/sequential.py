@@ -19,6 +19,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where this file is run by its path
+
 import train_constrained_unlearning as script
 from benchmarks.leaderboard.cells import data_flags, short
 from benchmarks.leaderboard.summary import grouped

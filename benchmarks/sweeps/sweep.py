@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from tqdm import tqdm
 
 from helper_functions.config import ClosedUnitInterval, PositiveInt
 from helper_functions.errors import NotFinite, UserError
+from helper_functions.progress import progress
 from helper_functions.signals import Stopped, listening
 
 # `run_all(work, cells, title=...)` yields `(cell, result, error)` as cells finish, as `run_all` below does.
@@ -124,7 +124,7 @@ def run_all(work: Callable[[dict], dict], cells: Iterable[dict], workers: int, t
     """
     cells = list(cells)
     if workers == 1 or not cells:
-        for cell in tqdm(cells, title, disable=None):
+        for cell in progress(cells, title):
             yield cell, *outcome(lambda cell=cell: work(cell))
         return
     children = set(active_children())
@@ -136,7 +136,7 @@ def run_all(work: Callable[[dict], dict], cells: Iterable[dict], workers: int, t
                 futures = {pool.submit(stoppable, work, cell): cell for cell in cells}
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            for future in tqdm(as_completed(futures), title, len(cells), disable=None):
+            for future in progress(as_completed(futures), title, len(cells)):
                 yield futures[future], *outcome(future.result)
         except BaseException:
             for child in set(active_children()) - children:

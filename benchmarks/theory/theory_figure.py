@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from scipy.optimize import minimize_scalar
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where this file is run by its path
+
 from benchmarks.theory.convex import DECAY, NUM_CLASSES, Digits, Front, digits_case
 from helper_functions.config import PositiveInt, ScriptParser, run_script
 from helper_functions.files import check_folder_of, whole_file

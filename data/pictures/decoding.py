@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
-from tqdm import tqdm
 
 from data.pictures.fetched import AHEAD, Pictures
 from data.pictures.listing import Listing, opened, strict
 from data.preprocessing import Preprocessing
 from helper_functions.errors import UserError
-from helper_functions.training.distribution import is_main
+from helper_functions.progress import progress_bar
 
 # Bytes of pixels, and pictures, that a worker decodes at a time. So few pictures are not worth starting workers.
 CHUNK_BYTES, CHUNK, FEW = 2**21, 256, 64
@@ -124,7 +123,7 @@ def why_unreadable(listing: Listing, stated: Preprocessing, place: int) -> str:
 
 def decode(
     listing: Listing, stated: Preprocessing, shape: tuple[int, int, int], dtype: np.dtype, wanted: np.ndarray,
-    place: Callable[[Decoded], None], *, keep: bool = True, what: str = "decoding",
+    place: Callable[[Decoded], None], *, keep: bool = True,
 ) -> None:  # fmt: skip
     """Decode the pictures at the places `wanted` and hand each chunk to `place`.
 
@@ -136,7 +135,7 @@ def decode(
     workers = 0 if len(wanted) <= FEW else min(os.cpu_count() or 1, len(chunks))
     files = _Files(listing, stated, shape, dtype, keep)
     loader = DataLoader(files, None, sampler=chunks, num_workers=workers, generator=torch.Generator())
-    with tqdm(total=len(wanted), desc=what, unit=" pictures", leave=False, disable=None if is_main() else True) as bar:
+    with progress_bar("reading pictures", len(wanted), unit=" pictures") as bar:
         for found in loader:
             if found.fatal:
                 raise UserError(found.fatal)

@@ -17,6 +17,7 @@ import numpy as np
 from data.preprocessing import Reader
 from helper_functions.errors import UserError
 from helper_functions.training.distribution import say
+from helper_functions.wording import counted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,13 +88,14 @@ def list_images(folder: Path) -> Listing:
             labels += [label] * len(found)
             others += left
     except OSError as error:
-        raise UserError(f"cannot list {folder}: {error.strerror}; give --data_dir a folder of class folders") from error
+        raise UserError(f"--data_dir {folder}: {error.strerror}; give a folder of class folders") from error
     if len(classes) < 2:
-        raise UserError(f"{folder} has {len(classes)} class folders; give --data_dir a folder with at least two")
+        count = f"one class folder, {classes[0]}" if classes else "no class folders"
+        raise UserError(f"--data_dir {folder}: it has {count}; give a folder with at least two")
     if others:
         kinds = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in others).most_common()
-        counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds)
-        say(f"left out {len(others):,} files of other kinds: {counted} (first: {min(others)})", file=sys.stderr)
+        told = ", ".join(f"{count:,} {kind}" for kind, count in kinds)
+        say(f"left out {counted(len(others), 'file of other kinds')}: {told} (first: {min(others)})", file=sys.stderr)
     stamps = np.array(stamps, dtype=np.int64).reshape(-1, 2)
     return Listing(folder, tuple(classes), tuple(files), np.array(labels, dtype=np.int64), stamps)
 

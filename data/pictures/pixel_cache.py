@@ -27,6 +27,7 @@ from data.preprocessing import Preprocessing, file_of, names_code
 from helper_functions.errors import UserError
 from helper_functions.files import key_of
 from helper_functions.training.distribution import say
+from helper_functions.wording import counted
 
 BUILDING, PIXELS, FACTS, FILES, LOCK = "building", "pixels.npy", "facts.npy", "files", "lock"
 # Seconds between two points from which a build that was killed with its machine goes on.
@@ -127,7 +128,8 @@ def _build(
         if old is not None and len(kinds) == 1:
             _take_over(old, begun)
     wanted = np.flatnonzero(begun.facts["state"] == MISSING)
-    say(f"cache    {len(wanted):,} of {count:,} pictures to decode into {place}, {begun.pixels.nbytes / 1e9:,.2f} GB")
+    size = f"{begun.pixels.nbytes / 1e9:,.2f} GB"
+    say(f"cache    {len(wanted):,} of {counted(count, 'picture')} to decode into {place}, {size}")
     gone = {} if old is None else _withdrawn(old)
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     flushed = time.monotonic()

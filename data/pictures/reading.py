@@ -28,6 +28,7 @@ from data.pictures.pixel_cache import cached, newest, place_of
 from data.preprocessing import Preprocessing
 from helper_functions.errors import UserError
 from helper_functions.training.distribution import say
+from helper_functions.wording import counted
 
 CACHES = ("auto", "memory", "disk", "none")
 Cache = Literal[*CACHES]
@@ -85,7 +86,8 @@ def read_image_folder(
         if withdrawn.any() and whole:
             cache, facts = "memory" if fits else "none", np.zeros(count, facts.dtype)
         elif withdrawn.any():
-            say(f"cache    {withdrawn.sum():,} withdrawn pictures are left out; remove {place} to bring them back")
+            count_left = counted(int(withdrawn.sum()), "withdrawn picture")
+            say(f"cache    {count_left} left out; remove {place} to bring them back")
     if not shape[0]:
         facts["state"] = UNREADABLE
     elif cache != "disk":
@@ -132,7 +134,7 @@ def _refuse(listing: Listing, stated: Preprocessing, unreadable: np.ndarray, ski
     told = [f"{listing.files[place]} ({why_unreadable(listing, stated, place)})" for place in shown]
     if not skip:
         raise UserError(f"cannot read image {listing.folder / told[0]}; remove it or pass --skip_unreadable")
-    say(f"skipped {len(told):,} unreadable images: {', '.join(told)}", file=sys.stderr)
+    say(f"skipped {counted(len(told), 'file')} that cannot be read: {', '.join(told)}", file=sys.stderr)
 
 
 def _free() -> int:

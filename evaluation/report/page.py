@@ -23,6 +23,7 @@ from evaluation.report.figures import (
 )
 from evaluation.report.tables import digits_of
 from evaluation.verdict import UNSEEN_TOLERANCE, ZERO_TOLERANCE
+from helper_functions.wording import counted
 from unlearning.dial import BUDGETS, bought
 
 PAGE, CARD = "report.html", "model_card.md"
@@ -50,7 +51,7 @@ def report_page(report: dict, pictures: Sequence[bytes] = ()) -> str:
         }
     return render(
         "page.html", report=report, words=words,
-        heading=f"Removal of {images:,} image{'' if images == 1 else 's'} from an image classifier",
+        heading=f"Removal of {counted(images, 'image')} from an image classifier",
         heads=["", *_heads(shown, report)], forgetting=_forgetting(report, shown),
         attacks=[[title, *_cells(name, shown)] for name, (title, _) in attacks.items()],
         readings=[(title, reading.format(ideal=ideal)) for title, reading in attacks.values()],
@@ -77,8 +78,8 @@ def render(template: str, report: dict, **values: object) -> str:
     """A template filled with a report, its headline and what else it shows."""
     headline, kind = words.headline(report)
     return _environment().get_template(template).render(
-        report=report, headline=headline, kind=kind, number=words.number, count="{:,}".format, generator=generator(),
-        **values,
+        report=report, headline=headline, kind=kind, number=words.number, count="{:,}".format, counted=counted,
+        generator=generator(), **values,
     )  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def _forgetting(report: dict, shown: dict[str, Figures]) -> list[list[str]]:
     for name, (title, part) in words.FORGETTING.items():
         given = name.replace("_true", "")
         if _is_known(name, shown) and (given == name or any(m.get(name) != m.get(given) for m in shown.values())):
-            images = Markup(" <small>({:,} images)</small>").format(report["data"]["images"][part])
+            images = Markup(" <small>({})</small>").format(counted(report["data"]["images"][part], "image"))
             rows.append([escape(title) + images, *_cells(name, shown)])
     return rows
 
@@ -143,5 +144,5 @@ def _cells(figure: str, shown: dict[str, Figures]) -> list[str]:
         cells.append(escape(words.number(figures.get(figure), digits)) + interval)
     if {"unlearned", "retrained"} <= set(shown):
         pair = [shown[name].get(figure) for name in ("unlearned", "retrained")]
-        cells.append("–" if None in pair else f"{pair[0] - pair[1]:+.{digits}f}".replace("-", "−"))
+        cells.append("–" if None in pair else f"{pair[0] - pair[1]:+z.{digits}f}".replace("-", "−"))
     return cells

@@ -61,7 +61,7 @@ def table(models: dict[str, Figures], figures: tuple[str, ...] = HEADLINES) -> s
         for values in compared.values():
             gap = signed_gaps(values, shown["retrained"]).get(figure)
             inside = gap is not None and limits is not None and limits.holds(values[figure])
-            cells.append(_cell(gap, f"+{form}") + (MARK if inside else pad))
+            cells.append(_cell(gap, f"+z{form}") + (MARK if inside else pad))
         rows.append([FIGURES[figure], *cells])
         intervals = [_interval(values, figure) for values in shown.values()]
         if any(intervals):

@@ -133,4 +133,4 @@ def seconds(value: float) -> str:
 
 def number(value: float | None, digits: int = 2) -> str:
     """A figure, an en dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None else f"{value:z.{digits}f}"

@@ -24,12 +24,14 @@ from evaluation.report.requesters import evidence_for
 from evaluation.report.tables import cost_table, plain, table
 from evaluation.verdict import Verdict, give_verdict, next_try
 from helper_functions.files import save_tensors, write_bytes, write_json
+from helper_functions.progress import progress_bar
 from helper_functions.record import RunRecord
 from helper_functions.run_folder import INFEASIBLE, NOT_FORGOTTEN, RESULT, RESULTS, TRACES
 from helper_functions.safe_files.printable import one_line, printable
 from helper_functions.training.distribution import from_main, on_main, say
 from helper_functions.training.inference import evaluation_mode
 from helper_functions.training.loop import Cost
+from helper_functions.wording import counted
 from models.weight_files import WeightFile, shown, write_weight_file
 from unlearning.dial import BUDGETS, bought
 from unlearning.evaluator import JUDGED, paired_fall
@@ -76,7 +78,8 @@ def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> di
     # Only rank 0 has written the files, and it may be the only one that can read them.
     fulfilled = verdict is not None and verdict.weights == RESULT
     removed = [run.record.path(name) for name in TRACES if fulfilled and not run.args.keep_checkpoint]
-    report, pages = from_main(lambda: complete_report(run, outcome, script, report, removed))
+    with progress_bar("writing the report"):
+        report, pages = from_main(lambda: complete_report(run, outcome, script, report, removed))
     for name, page in pages.items():
         write_bytes(run.record.path(name), page)
     report = _finish(run, run.models, judgements, report, summary + weights, removed)
@@ -142,7 +145,8 @@ def _overwrite_withdrawn(experiment: Experiment) -> None:
     dataset, splits = experiment.dataset, experiment.splits
     if dataset.pixel_file is not None and parse_forget(splits.forget_request).kind in BY_NAME:
         count = overwrite(dataset.pixel_file, [dataset.file_names[image] for image in splits.forget.tolist()])
-        say(f"cache    {count:,} withdrawn pictures overwritten in {dataset.pixel_file}; later runs leave them out")
+        said = counted(count, "withdrawn picture")
+        say(f"cache    {said} overwritten in {dataset.pixel_file}; later runs leave them out")
 
 
 def _finish(
@@ -155,7 +159,8 @@ def _finish(
     """
     record = run.record
     write_json(record.path("report.json"), report)
-    show_run(run, models, judgements, report)
+    with progress_bar("drawing figures"):
+        show_run(run, models, judgements, report)
     gone = [path.name for path in removed if path.is_file()]
     remove(removed)
     record.close()
@@ -166,7 +171,8 @@ def _finish(
     if record.path(PAGE).is_file():
         print(f"report   {record.path(PAGE)}")
     for entry in report.get("requesters", ()):
-        print(f"page     {record.path(entry['page'])}: {printable(entry['requester'])}, {entry['images']} images")
+        whose = f"{printable(entry['requester'])}, {counted(entry['images'], 'image')}"
+        print(f"page     {record.path(entry['page'])}: {whose}")
     print(f"figures  {record.path('report.json')}")
     print(f"watch    tensorboard --logdir {Path(record.folder).parent}")
     return report
@@ -178,8 +184,8 @@ def summarise_run(verdict: Verdict, outcome: Unlearned, args: Any, seen: dict | 
     if seen is not None and seen["confirmed_by"] is None:
         lines.insert(1, f"         UNCONFIRMED: the model may see other pictures than in training; {seen['warning']}")
     if outcome.dial:
-        rows = [(budget, bought(outcome.dial, budget)[1]) for budget in BUDGETS]
-        lines.append("dial     " + ", ".join(f"{budget:g} points: forget {top1:.1f} %" for budget, top1 in rows))
+        rows = [f"{budget:g}: {bought(outcome.dial, budget)[1]:.1f} %" for budget in BUDGETS]
+        lines.append(f"dial     forget accuracy by points of budget: {', '.join(rows)}")
     if outcome.held_out_auc:
         lines.append(PAIRS.format(outcome.held_out_auc["original"], outcome.held_out_auc["unlearned"]))
     if advice := advise(verdict, outcome, args):
@@ -201,7 +207,8 @@ def _chosen(outcome: Unlearned) -> str:
         return f"{outcome.share:g} of the way from the original to that run's result"
     share = "" if outcome.share == 1 else f", {outcome.share:g} of the way from the original"
     shorter = sum(event["share"] < 1 for event in outcome.events)
-    said = f"; passes shortened: {shorter}, lengthened: {len(outcome.events) - shorter}" if outcome.dial else ""
+    longer = len(outcome.events) - shorter
+    said = f"; {counted(shorter, 'pass')} shortened, {longer} lengthened" if outcome.events else ""
     return f"epoch {outcome.chosen} of {len(outcome.epochs)}{share}{said}"
 
 

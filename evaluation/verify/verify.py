@@ -27,7 +27,7 @@ from evaluation.verify.figures import Recorded, check_figures, check_files
 from helper_functions.code_version import code_version
 from helper_functions.config import ScriptParser
 from helper_functions.errors import UserError
-from helper_functions.files import load_config
+from helper_functions.files import check_folder, load_config
 from helper_functions.training.distribution import world_size
 from models.sources import refuse_unnamed_code
 from unlearning.methods.own import is_own, with_flags
@@ -75,8 +75,7 @@ def _refuse(args: Any, folder: Path) -> None:
         raise UserError(f"--{given[0]} {getattr(args, given[0])}: --verify takes only --{', --'.join(MOVED)} beside it")
     if world_size() > 1:
         raise UserError(f"--verify {folder}: it runs in one process; do not use torchrun")
-    if not folder.is_dir():
-        raise UserError(f"--verify {folder}: there is no such run folder")
+    check_folder("verify", folder)
     if missing := [name for name in NEEDED if not (folder / name).is_file()]:
         raise UserError(f"--verify {folder}: no folder of a finished run (it has no {missing[0]})")
 

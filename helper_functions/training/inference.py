@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from helper_functions.progress import progress
 from helper_functions.training.devices import Precision
 from helper_functions.training.spread import spread
 
@@ -30,7 +31,7 @@ def predict(model: nn.Module, loader: Iterable, precision: Precision) -> tuple[T
     """
     logits, labels, forward = [], [], spread(model)
     with evaluation_mode(model), torch.inference_mode(), precision.autocast():
-        for inputs, targets in loader:
+        for inputs, targets in progress(loader, "measuring"):
             logits.append(forward(inputs.to(precision.device, non_blocking=True)).float())
             labels.append(targets.to(precision.device, non_blocking=True))
     # Clones outside of inference mode, so that callers may keep them in ordinary computations.

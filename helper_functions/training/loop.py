@@ -5,7 +5,6 @@ progress bar on a terminal, and measures the cost.
 """
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from helper_functions.progress import progress_bar
 from helper_functions.signals import held_back, pending
-from helper_functions.training.distribution import from_main, is_main, wait_for_main
+from helper_functions.training.distribution import from_main, wait_for_main
 from helper_functions.training.passes import WEIGHTS, Fault, ResumableEpoch, all_finite
 from helper_functions.training.peak_memory import peak_memory, release_memory, reset_peak_memory
 
@@ -169,14 +169,16 @@ def run_loop(trainer: Trainer, config: LoopConfig) -> None:
     A signal raises Stopped, after a call of `on_stop` unless a figure or a weight is not finite.
     """
     with held_back():
-        epoch, place = config.start_epoch, config.place
+        epoch, place, began = config.start_epoch, config.place, time.perf_counter()
         while epoch < config.num_epochs:
-            for number, (name, batches) in enumerate(trainer.passes(epoch)):
+            passes = trainer.passes(epoch)
+            for number, (name, batches) in enumerate(passes):
                 if place is not None and number < place["pass"]:
                     continue
                 trainer.on_pass(epoch, number, resumed=place is not None)
                 running, done = ResumableEpoch(batches, config.device, place), False
-                watch, place = _PassWatch(trainer, config, running, epoch, number, name, len(batches)), None
+                watch = _PassWatch(trainer, config, running, epoch, number, name, len(batches), len(passes), began)
+                place = None
                 while not done:
                     with watch.progress_bar():
                         for batch in running:
@@ -203,15 +205,16 @@ class _PassWatch:
     number: int
     name: str
     total: int
+    passes: int
+    loop_began: float
 
     @contextlib.contextmanager
     def progress_bar(self) -> Iterator[None]:
         """Inside, the pass runs from where it was left; the bar is shown only on a terminal."""
-        self.images, self.began = 0, time.perf_counter()
+        self.images, self.began, self.shown = 0, time.perf_counter(), []
         self._stop_if_asked(last=True)
-        shows, done = is_main() and sys.stderr.isatty(), self.running.done
         title = f"{self.name} {self.epoch + 1}/{self.config.num_epochs}"
-        with tqdm(total=self.total, initial=done, desc=title, unit="step", leave=False, disable=not shows) as self.bar:
+        with progress_bar(title, self.total, self.running.done, "step") as self.bar:
             yield
 
     def after_step(self, batch: dict) -> bool:
@@ -220,6 +223,9 @@ class _PassWatch:
         self.images += images
         self.config.cost.images += images
         self.config.cost.gradient_steps += 1
+        if not self.bar.disable:
+            self.bar.set_postfix_str(", ".join([f"all in {self._left()}", *self.shown]), refresh=False)
+            self.bar.update(self.running.done - self.bar.n)
         if (self.running.done % self.config.log_interval == 0 or last) and self._report():
             return True
         self._stop_if_asked(last)
@@ -233,10 +239,16 @@ class _PassWatch:
         self.trainer.on_interval(figures, self.config.cost.gradient_steps)
         if non_finite is not None and self.trainer.on_fault(self.fault(*non_finite)):
             return True
-        self.bar.update(self.running.done - self.bar.n)
         shown = [f"{name.rpartition('/')[2]} {figures[name]:.3g}" for name in self.config.shown if name in figures]
-        self.bar.set_postfix_str(", ".join([f"{figures['images_per_second']:,.0f} images/s", *shown]), refresh=False)
+        self.shown = [f"{figures['images_per_second']:,.0f} images/s", *shown]
         return False
+
+    def _left(self) -> str:
+        """The time that all epochs will still take, if none ends the loop early."""
+        total, begun = self.config.num_epochs, self.config.start_epoch
+        done = self.epoch + (self.number + self.running.done / self.total) / self.passes
+        spent = time.perf_counter() - self.loop_began
+        return tqdm.format_interval(spent * (total - done) / (done - begun))
 
     def fault(self, ago: int = 0, figure: str = WEIGHTS) -> Fault:
         """What became NaN or infinite so many steps ago."""

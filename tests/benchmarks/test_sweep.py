@@ -163,7 +163,7 @@ class TestTrainedModels:
     def test_a_training_that_was_stopped_is_gone_on_with(self, training, tmp_path, monkeypatch):
         own = dataclasses.replace(training, log_dir=str(tmp_path))
         with monkeypatch.context() as patch:
-            patch.setattr(train, "judge_all" if hasattr(train, "judge_all") else "judge", interrupted)
+            patch.setattr(train, "judge_all", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 own.original("", 0)
         (begun,) = tmp_path.iterdir()

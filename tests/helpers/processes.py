@@ -178,6 +178,11 @@ def print_into(path: str | None) -> None:
     os.dup2(writer if path is None else os.open(path, os.O_WRONLY), 1)
 
 
+def onto_terminal(path: str) -> None:
+    """Standard error goes to the terminal of this name."""
+    os.dup2(os.open(path, os.O_WRONLY | os.O_NOCTTY), 2)
+
+
 def become_nobody() -> None:
     """Give up the rights of root, where this is root."""
     if os.geteuid() == 0:

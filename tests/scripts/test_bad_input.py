@@ -45,7 +45,7 @@ def refuse(place, monkeypatch, capsys):
 
     def check(script: str, *flags: object, says: list[object], here: bool = False) -> None:
         earlier = contents(place)
-        if script != "test.py":
+        if script != "test.py" and "--resume" not in flags:
             flags = ("--log_dir", place / "runs", *flags)
         if here:
             # The script has its own, which is not meant for pytest.
@@ -75,7 +75,7 @@ class TestCommandLine:
         [
             (["--nonsense", 3], ["--nonsense 3"]),
             (["--name_pre=abbreviated"], ["--name_pre=abbreviated"]),
-            (["--width", 0], ["--width", "v>0"]),
+            (["--width", 0], ["--width", "a whole number above 0"]),
             (["--seed", 2**64], ["--seed", 2**64]),
             (["--dataset", "mnist"], ["--dataset", "mnist", "imagefolder"]),
             (["--mean", 0.5, "nan"], ["--mean", "nan"]),
@@ -161,10 +161,14 @@ class TestWeights:
         refuse("test.py", *SMALL, "--weight_path", good, bad, says=[bad])
 
     def test_missing(self, refuse, place, original):
-        for flags in (["--weight_path", place / "absent.pt"], ["--weight_path", place]):
-            refuse(UNLEARN, *SMALL, *flags, says=flags)
-            refuse("test.py", *SMALL, *flags, says=flags)
+        for path, true in ((place / "absent.pt", "there is no such file"), (place, "it is a folder")):
+            for script in (UNLEARN, "test.py"):
+                refuse(script, *SMALL, "--weight_path", path, says=[f"--weight_path {path}: {true}"])
         refuse("test.py", says=["--weight_path"])
+
+    def test_text_is_told_apart_before_the_data_are_read(self, refuse):
+        for script in (UNLEARN, CONTRASTIVE, "test.py"):
+            refuse(script, *SMALL, "--weight_path", "README.md", says=["--weight_path README.md: ", "another kind"])
 
     def test_damaged(self, refuse_weights, original):
         whole = (original.folder / "model.pt").read_bytes()
@@ -231,8 +235,14 @@ class TestData:
         refuse("train.py", *SMALL, "--data_dir", place / "nowhere", says=[place / "nowhere", "--dataset"])
         imagefolder = ("--dataset", "imagefolder", "--data_dir")
         refuse("train.py", *SMALL, *imagefolder, place / "nowhere", says=[place / "nowhere", "No such file"])
-        refuse("train.py", *SMALL, *imagefolder, place, says=[place, "class folders"])
+        refuse("train.py", *SMALL, *imagefolder, place, says=[place, "one class folder, runs"])
         refuse("train.py", *SMALL, "--image_size", 32, says=["--image_size"])
+        (place / "empty").mkdir()
+        (place / "file").write_text("text")
+        for flags in ((), imagefolder[:2]):
+            refuse("train.py", *flags, "--data_dir", place / "file", says=[f"--data_dir {place / 'file'}: "], here=True)
+        refuse("train.py", "--data_dir", place / "empty", says=["the folder is empty"], here=True)
+        refuse("train.py", "--dataset", "cifar10", "--data_dir", place / "file", says=["it is a file"], here=True)
 
     def test_a_folder_without_permission(self, tmp_path):
         """Root may read everything, so root gives up its rights first."""
@@ -254,8 +264,12 @@ class TestData:
 
 class TestResume:
     def test_what_is_no_run(self, refuse, place):
-        for folder in (place / "nowhere", place):
-            refuse("train.py", "--resume", folder, says=["--resume", folder, "no run folder"])
+        for folder, true in ((place / "nowhere", "no such folder"), (place, "no run folder")):
+            refuse("train.py", "--resume", folder, says=["--resume", folder, true])
+
+    def test_other_flags_beside_it(self, refuse, place):
+        flags = ("--resume", only(place / "runs"), "--num_epochs", 3, "--seed=1")
+        refuse("train.py", *flags, says=["--resume", "leave out --num_epochs and --seed"])
 
     def test_a_run_of_another_script(self, refuse, place):
         run_folder = only(place / "runs")

@@ -201,6 +201,11 @@ def parse(*flags: object) -> object:
     return script.get_parser().parse([*map(str, flags)])
 
 
+def resuming(folder: Path) -> object:
+    """The arguments of a run, which keeps its own splits."""
+    return dataclasses.replace(parse("--config_file", folder / "config.yaml"), resume=str(folder))
+
+
 def right(experiment: Experiment, path: Path, images: torch.Tensor) -> torch.Tensor:
     logits, labels = predict(experiment.model(str(path)), experiment.sets.evaluation(images), experiment.precision)
     return logits.argmax(1) == labels
@@ -208,7 +213,7 @@ def right(experiment: Experiment, path: Path, images: torch.Tensor) -> torch.Ten
 
 class TestTwoRequests:
     def test_splits_and_report_say_what_was_forgotten_before(self, first, second, original):
-        experiment = Experiment(parse("--config_file", second.folder / "config.yaml", "--resume", second.folder))
+        experiment = Experiment(resuming(second.folder))
         before = Splits.load(first.folder / "splits.npz", experiment.dataset)
         splits = experiment.splits
         check_sequence([before, splits])
@@ -232,7 +237,7 @@ class TestTwoRequests:
         assert verdict["slack"] == pytest.approx(verdict["retain_budget"] - (points[1] - after), abs=1e-3)
 
     def test_what_earlier_requests_forgot_is_watched(self, first, second):
-        experiment = Experiment(parse("--config_file", second.folder / "config.yaml", "--resume", second.folder))
+        experiment = Experiment(resuming(second.folder))
         images = experiment.splits.forgotten
         models = {"original": first.folder / "model.pt", "unlearned": result_weights(second.folder)}
         models["retrained"] = second.folder / "retrained.pt"

@@ -182,6 +182,6 @@ def test_withdrawn_pictures_are_gone_from_the_file_and_left_out_of_the_next_run(
     assert fork("test.py", "--verify", ran.folder).status == 0
     flags = ("--data_dir", office / "photos", "--image_size", SIZE, "--cache", "disk", "--cache_dir", cache)
     done = fork("train.py", *flags, *SMALL, "--num_epochs", 1, "--log_dir", tmp_path)
-    assert done.status == 0 and f"{len(names)} withdrawn pictures are left out" in done.out, done
+    assert done.status == 0 and f"{len(names)} withdrawn pictures left out" in done.out, done
     left = load_dataset("imagefolder", office / "photos", Preprocessing(SIZE), cache="disk", cache_dir=cache)
     assert not set(left.file_names) & set(names) and len(left.file_names) == EACH * len(KINDS) - len(names)

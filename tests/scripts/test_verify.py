@@ -291,7 +291,7 @@ class TestCannotBeChecked:
             assert_refused(done, "test.py", *parts)
             assert done.out == ""
 
-        refused(tmp_path / "nowhere", "no such run folder", args=(tmp_path / "nowhere",))
+        refused(tmp_path / "nowhere", "no such folder", args=(tmp_path / "nowhere",))
         refused("no folder of a finished run", "report.json", args=(tmp_path,))
         refused("no report of an unlearning run", args=(original.folder,))
         refused("--relearn", "--verify", args=(folder, "--relearn"))

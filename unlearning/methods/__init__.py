@@ -6,7 +6,7 @@ from contrastive_discrimination.held_out import FOLDS
 from contrastive_discrimination.pairs import ClassMates
 from data.split_record import Splits
 from helper_functions.errors import UserError
-from helper_functions.user_code import did_you_mean
+from helper_functions.wording import did_you_mean
 from unlearning.arguments import MethodArgs, PublishedArgs, UnlearnArgs
 from unlearning.constrained.discriminator_target import OWN_MATCH
 from unlearning.constrained.targets import own_target
@@ -79,8 +79,8 @@ def get_method(name: str) -> Method:
     if is_own(name):
         return load_own(name)
     if name not in METHODS:
-        known = f"one of {', '.join(METHODS)}, or FILE.py:METHOD"
-        raise UserError(f"--method {name}: {known}{did_you_mean(name, METHODS)}")
+        known = f"; give one of {', '.join(METHODS)}, or FILE.py:METHOD"
+        raise UserError(f"--method {name}: unknown{did_you_mean(name, METHODS) or known}")
     return METHODS[name]
 
 

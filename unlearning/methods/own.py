@@ -10,7 +10,8 @@ from pathlib import Path
 from helper_functions.config import FiniteFloat
 from helper_functions.errors import UserError
 from helper_functions.run_folder import as_name
-from helper_functions.user_code import called, did_you_mean, load_module
+from helper_functions.user_code import called, load_module
+from helper_functions.wording import did_you_mean
 from unlearning.arguments import MethodArgs
 from unlearning.methods.method import Method
 

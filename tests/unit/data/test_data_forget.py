@@ -77,6 +77,7 @@ def test_grammar(spec, request_):
     ("random:0.0", "strictly between"), ("random:-0.1", "strictly between"), ("random:-5", "strictly between"),
     ("random:nan", "strictly between"), ("random:inf", "strictly between"), ("random:ten", "is not a number"),
     ("random:2", "2 images or 2 %? write random:2images or random:0.02"), ("random:9", "write random:9images"),
+    ("random:1", "1 image or 1 %? write random:1image or random:0.01"),
     ("random:" + "9" * 5000, "strictly between"), ("mislabelled:5", "strictly between"),
     ("mislabelled:x", "is not a number"), ("Random:0.1", "did you mean random"),
 ])  # fmt: skip

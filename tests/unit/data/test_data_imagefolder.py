@@ -113,7 +113,7 @@ def test_an_unreadable_file_stops_or_is_skipped(folder, kind, capsys):
     assert dataset.file_names == ("cats/1.JPG", "cats/2.png", "dogs/old/0.jpeg")
     assert dataset.labels.tolist() == [0, 0, 1] and len(dataset.images) == 3
     printed = capsys.readouterr().err
-    assert "skipped 1 unreadable" in printed and "dogs/3.PNG" in printed and printed.count("skipped") == 1
+    assert "skipped 1 file that cannot be read" in printed and "dogs/3.PNG" in printed and printed.count("skipped") == 1
 
 
 def test_a_large_picture_is_refused_below_the_hard_limit(folder, monkeypatch):
@@ -132,7 +132,9 @@ def test_a_class_without_readable_images_is_named(folder):
 def test_folders_that_are_none(tmp_path, folder):
     assert "No such file" in complaint(tmp_path / "nowhere")
     assert "Not a directory" in complaint(folder / "readme.png")
-    assert "0 class folders" in complaint(folder / "cats")
+    assert "no class folders" in complaint(folder / "cats")
+    (tmp_path / "one" / "cats").mkdir(parents=True)
+    assert "one class folder, cats;" in complaint(tmp_path / "one")
 
 
 @pytest.mark.parametrize("size", [0, -3, 10**9])

@@ -118,7 +118,7 @@ class TestFlags:
             ({"image_size": 0}, "between 1 and 4096"), ({"image_size": [8, 8, 8]}, "--image_size 8"),
             ({"resize_size": [8, 9]}, "takes one number"), ({"crop": "none"}, "--resize squash or fit"),
             ({"crop": "none", "resize": "fit", "resize_size": 70}, "--resize_size 70"),
-            ({"mean": [0.5]}, "3 channels"), ({"channels": 1, "std": [0.5] * 3}, "1 channels"),
+            ({"mean": [0.5]}, "3 channels"), ({"channels": 1, "std": [0.5] * 3}, "has 1 channel,"),
         ],
     )  # fmt: skip
     def test_what_cannot_be(self, folder, stated, says):

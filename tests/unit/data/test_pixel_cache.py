@@ -195,7 +195,7 @@ def test_unreadable_pictures_are_refused_or_left_out(folder, cache, capsys):
     with pytest.raises(UserError, match=r"cannot read image .*a/000.png \(.*\); remove it or pass --skip_unreadable"):
         load(folder, cache)
     left = load(folder, cache, skip_unreadable=True)
-    assert "skipped 2 unreadable images: a/000.png (" in capsys.readouterr().err
+    assert "skipped 2 files that cannot be read: a/000.png (" in capsys.readouterr().err
     assert len(left.file_names) == COUNT - 2 == len(left.labels) and "b/001.png" not in left.file_names
     assert equal(left, load(folder, "memory", skip_unreadable=True))
     # Mended, they are back.
@@ -223,7 +223,7 @@ def test_withdrawn_pictures_are_overwritten_and_left_out(folder, capsys):
     capsys.readouterr()
     now = load(folder, "disk")
     assert set(whole.file_names) - set(now.file_names) == set(names)
-    assert "2 withdrawn pictures are left out" in capsys.readouterr().out
+    assert "2 withdrawn pictures left out" in capsys.readouterr().out
     # Also after the folder has changed and the picture was saved again with the same pixels.
     draw(folder / "a/002.png", 2)
     draw(folder / "b/other.png", 500)

@@ -97,7 +97,7 @@ class TestVerdict:
         """A model that knows its training set by heart keeps its retain accuracy while it gets worse."""
         verdict = self.verdict(held_out=(fall, margin))
         assert verdict.feasible == feasible and verdict.slack == 1.0
-        assert f"held-out {-fall:.1f} ± {margin:.1f}" in str(verdict)
+        assert f"held-out {fall:.1f} ± {margin:.1f} lost" in str(verdict)
 
     @pytest.mark.parametrize(
         ("target", "changes", "forgotten"),
@@ -136,9 +136,15 @@ class TestVerdict:
 
     def test_says_it_in_words(self):
         assert str(Verdict(True, True, 1.0, 0.6)) == (
-            "forgotten, budget kept: retain accuracy -0.4 points of the 1 allowed, held-out -0.0 ± 0.0"
+            "forgotten, budget kept: retain accuracy 0.4 points lost of the 1 allowed, held-out 0.0 ± 0.0 lost"
         )
-        assert str(Verdict(False, False, 2.0, -1.0)).startswith("NOT forgotten, budget NOT kept: retain accuracy -3.0")
+        broken = str(Verdict(False, False, 2.0, -1.0))
+        assert broken.startswith("NOT forgotten, budget NOT kept: retain accuracy 3.0 points lost of the 2 allowed")
+        gained = str(Verdict(True, True, 1.0, 1.3, 0.2, -2.5, 1.0))
+        sampled = "(at most 0.2 lower, by a sample at 95 %)"
+        said = f"retain accuracy 0.0 points lost of the 1 allowed (0.3 gained) {sampled}, held-out 2.5 ± 1.0 gained"
+        assert gained.endswith(said)
+        assert "retain accuracy 0.0 points lost" in str(Verdict(True, True, 1.0, 1.01)), "no minus before nothing"
         assert Verdict(True, False, 1.0, 0.6, met_before=True).outcome == "NOT forgotten, budget kept"
 
 

@@ -160,9 +160,66 @@ class TestCommandLine:
         assert str(argv[0]).lstrip("-") in message
 
     def test_a_close_name_is_suggested(self, config, refused):
-        assert "did you mean num_epochs?" in refused("--num_epoch", 3)
+        assert "did you mean --num_epochs?" in refused("--num_epoch", 3)
+        assert "did you mean --learning_rate?" in refused("--learning-rate", 3)
         assert "did you mean learning_rate?" in refused("--config_file", config("learning_rat: 3\n"))
         assert "did you mean" not in refused("--zzz", 3)
+
+    @pytest.mark.parametrize(
+        ("argv", "line"),
+        [
+            (["--num_epochs", "many"], "--num_epochs many: no valid value; give a whole number above 0"),
+            (["--learning_rate=-1"], "--learning_rate -1: no valid value; give a number above 0"),
+            (["--seed"], "--seed: its value is missing; give a whole number from 0"),
+            (["--weight_path"], "--weight_path: its value is missing; File."),
+            (["--use_sam", "maybe"], "--use_sam maybe: no valid value; give true or false"),
+            (["--mean", "a", 1], "--mean a 1: no valid value; give several, each a number from 0 and below 1"),
+            (["--solver", "newton"], "--solver newton: unknown; give one of penalty, lagrangian"),
+            (["--solver", "penlty"], "--solver penlty: unknown; did you mean penalty?"),
+            (["--zzz", 3], "--zzz 3: no such flag; script.py --help lists them"),
+            (["lagrangian"], "lagrangian: a value without a flag; write --FLAG VALUE"),
+        ],
+    )
+    def test_a_mistake_is_told_in_our_words(self, argv, line, refused):
+        assert refused(*argv) == f"script.py: error: {line}\n"
+
+    def test_no_word_of_the_library_is_shown(self, config, refused):
+        for text in ("num_epochs: three", "mean: [.nan]", "solver: 3", "use_sam: so", "momentum: 2", "name: {a: 1}"):
+            name, _, value = text.partition(": ")
+            path = config(text)
+            line = refused("--config_file", path)
+            assert line.startswith(f"script.py: error: {path}: --{name} ")
+            assert not any(word in line for word in ("class '", "Literal", "Union", "type", "v>", "Expected", "Got"))
+
+    @pytest.mark.parametrize("written", ["Lagrangian", "LAGRANGIAN", "lagran-gian"])
+    def test_choices_in_any_case(self, written, config):
+        assert parse("--solver", written).solver == parse(f"--solver={written}").solver == "lagrangian"
+        assert parse("--config_file", config(f"solver: {written}")).solver == "lagrangian"
+
+    def test_numbers_to_choose_from(self):
+        parser = train_constrained_unlearning.get_parser()
+        assert parser.parse(["--channels", "3"]).channels == 3
+        with pytest.raises(UserError, match="--channels 2: unknown; give one of 1, 3"):
+            parser.parse(["--channels", "2"])
+
+    def test_methods_as_their_papers_write_them(self):
+        parser = train_constrained_unlearning.get_parser()
+        assert parser.parse(["--method", "SCRUB"]).method == "scrub"
+        assert parser.parse(["--method", "NegGrad+"]).method == "neggrad_plus"
+        assert parser.parse(["--method", "SCRUB"]).msteps == parser.parse(["--method", "scrub"]).msteps
+
+    @pytest.mark.parametrize(("argv", "quiet"), [([], False), (["--quiet"], True), (["--quiet", "False"], False)])
+    def test_quiet_is_no_argument_of_a_run(self, argv, quiet):
+        parser = get_parser()
+        assert parser.parse(argv) == Args() and parser.quiet is quiet
+
+    def test_nothing_beside_resume(self, tmp_path):
+        parser = train_constrained_unlearning.get_parser()
+        for flags in (["--seed", "3"], ["--config_file", "a.yaml", "--untrain"]):
+            with pytest.raises(UserError, match="--resume runs/x ") as refused:
+                parser.parse([*flags, "--resume", "runs/x"])
+            assert all(flag in str(refused.value) for flag in flags if flag.startswith("--"))
+        assert parser.parse(["--resume", "runs/x", "--on_nan", "stop", "--model", "a.py:net"]).on_nan == "stop"
 
     def test_help_is_no_error(self, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["script.py", "--help"])
@@ -174,13 +231,14 @@ class TestCommandLine:
         places = [out.index(text) for text in ("main flags", "--num_epochs", "Flags of a script", "--test ")]
         assert places == sorted(places)
 
-    def test_help_of_a_method(self, capsys):
+    @pytest.mark.parametrize("argv", [["--help", "scrub"], ["--help", "SCRUB"], ["--method", "scrub", "-h"]])
+    def test_help_of_a_method(self, argv, capsys):
         with pytest.raises(SystemExit) as ended:
-            train_constrained_unlearning.get_parser().parse(["--help", "scrub"])
+            train_constrained_unlearning.get_parser().parse(argv)
         out = capsys.readouterr().out
         assert not ended.value.code and "--msteps 2" in out and "--learning_rate 0.001" in out
         assert "--ssd_threshold" not in out and "--retain_budget" not in out
-        with pytest.raises(UserError, match="--method"):
+        with pytest.raises(UserError, match="--method srcub: unknown; did you mean scrub"):
             train_constrained_unlearning.get_parser().parse(["--help", "srcub"])
 
 

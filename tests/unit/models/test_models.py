@@ -191,7 +191,7 @@ class TestLoadState:
     @pytest.mark.parametrize(
         ("options", "parts"),
         [
-            ({"in_channels": 3}, ("images of 1 channels", "have 3")),
+            ({"in_channels": 3}, ("images of 1 channel,", "have 3")),
             ({"width": 8}, ("conv1.weight is [4, 1, 3, 3]", "[8, 1, 3, 3]", "width")),
             ({"name": "resnet20"}, ("is not a resnet20", "keys missing (first: layer1.1.conv1.weight)")),
         ],
