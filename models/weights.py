@@ -146,7 +146,8 @@ def _shape_mismatch(
     if key == "conv1.weight" and None not in stems and stems[0] != stems[1]:
         return f"the weights have the {stems[0]} stem, the model has the {stems[1]} stem: pass stem {stems[0]}"
     if key == f"{head_path(model)}.weight".lstrip(".") and theirs[1:] == ours[1:]:
-        return f"head has {counted(theirs[0], 'class')}, the data set has {ours[0]}: pass the data that it was trained on"
+        classes = counted(theirs[0], "class")
+        return f"head has {classes}, the data set has {ours[0]}: pass the data that it was trained on"
     first_convolution = next((key for key, value in own.items() if value.ndim == 4), None)
     if key == first_convolution and len(theirs) == 4 and (theirs[0], *theirs[2:]) == (ours[0], *ours[2:]):
         return (
