@@ -129,10 +129,10 @@ def _budget(unlearning: UnlearningRun) -> str:
     budget, held_out = unlearning.args.retain_budget, len(evaluator.original_right[1])
     steered = "likely kept, since weights outside of it are not taken" if unlearning.method.constrained else (
         f"open, since {unlearning.name} is not steered by it")  # fmt: skip
-    hidden = "" if visible is None else f" below {visible:.1f} points"
-    enough = "enough" if visible is not None and visible <= 2 * budget else "too few"
     sampled = f"{len(evaluator.retain_labels):,} of {evaluator.retain_images:,} retain images"
-    rests = f"it rests on {sampled} and {held_out:,} held-out ones, {enough}: a fall of theirs{hidden} does not show"
+    shows = "cannot show" if visible is None else f"shows from {visible:.1f} points on"
+    few = "" if visible is not None and visible <= 2 * budget else ": too few, hold out more (--validation)"
+    rests = f"measured on {sampled} and {held_out:,} held-out ones, whose fall {shows}{few}"
     return f"{budget:g} point{'s' * (budget != 1)}: {steered}; {rests}"
 
 
