@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -168,8 +167,10 @@ def _settle(begun: PixelFile, waiting: list[tuple[np.ndarray, np.ndarray]]) -> N
 
 def _empty(folder: Path, listing: Listing, shape: tuple[int, int, int], dtype) -> PixelFile:
     """A file with room for all pictures, so that a full disk is noticed now."""
-    shutil.rmtree(folder, ignore_errors=True)
-    making = Path(tempfile.mkdtemp(prefix=f".{BUILDING}.", dir=folder.parent))
+    making = folder.with_name(f".{BUILDING}")
+    for left in (folder, making):
+        shutil.rmtree(left, ignore_errors=True)
+    making.mkdir()
     try:
         count = len(listing.files)
         pixels = np.lib.format.open_memmap(making / PIXELS, "w+", np.dtype(dtype), (count, *shape))
