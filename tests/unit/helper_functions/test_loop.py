@@ -1,5 +1,6 @@
 """The one loop: counts, means, when it tells whom, and how often it reads from the device."""
 
+import contextlib
 import copy
 import itertools
 import os
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.streams import CyclingLoader, PairedLoader
+from helper_functions.training import loop
 from helper_functions.training.devices import Precision
 from helper_functions.training.loop import Cost, LoopConfig, NamedLoader, Trainer, run_loop
 from helper_functions.training.passes import ResumableEpoch
@@ -137,6 +139,37 @@ class TestCounts:
         trainer.on_interval = lambda figures, step: means.append(figures["loss"])
         run_loop(trainer, LoopConfig(1, log_interval=2))
         assert means[0] != means[0] and means[1] == 4
+
+
+class TestBar:
+    def test_it_counts_steps_and_estimates_the_time_of_all_epochs(self, monkeypatch):
+        """By a clock that takes a second a step: of 2 epochs of 3 steps, 5, 4, … 0 seconds are left."""
+        bars, seconds = [], [0.0]
+
+        class Bar:
+            disable, n = False, 0
+
+            def set_postfix_str(self, text, refresh) -> None:
+                self.texts = [*getattr(self, "texts", []), text.partition(",")[0]]
+
+            def update(self, steps) -> None:
+                self.n += steps
+
+        @contextlib.contextmanager
+        def progress_bar(title, total, done, unit):
+            bars.append((title, total, Bar()))
+            yield bars[-1][2]
+
+        monkeypatch.setattr(loop, "progress_bar", progress_bar)
+
+        def step(batch) -> dict[str, Tensor]:
+            seconds[0] += 1
+            return nothing(batch)
+
+        monkeypatch.setattr(loop.time, "perf_counter", lambda: seconds[0])
+        run_loop(Stepping(batches_of([2, 2, 2]), step), LoopConfig(2))
+        assert [(title, total, bar.n) for title, total, bar in bars] == [("training 1/2", 3, 3), ("training 2/2", 3, 3)]
+        assert [text for *_, bar in bars for text in bar.texts] == [f"all in 00:0{left}" for left in (5, 4, 3, 2, 1, 0)]
 
 
 class SeveralPasses(Counting):
