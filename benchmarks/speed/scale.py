@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where this file is run by its path
+
 from data.augmentation import Augmentation
 from data.datasets import Dataset, load_dataset
 from data.loaders import TensorLoader

@@ -37,7 +37,7 @@ def report_of(folder: Path) -> dict:
 
 def results_of(folder: Path) -> dict:
     """The report without what belongs to one run: when, where, at what cost, in which files."""
-    own = ("created", "run", "cost", "files", "report_sha256", "page_sha256")
+    own = ("created", "run", "cost", "files", "report_sha256", "page_sha256", "model_card_sha256")
     return {name: value for name, value in report_of(folder).items() if name not in own}
 
 

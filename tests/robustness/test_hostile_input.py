@@ -351,7 +351,7 @@ class TestPictures:
         dataset = load_dataset("imagefolder", folder, Preprocessing(4), skip_unreadable=True)
         assert dataset.num_train == 2 + len(classes) * len(names) and set(classes) < set(dataset.classes)
         printed = capsys.readouterr().err
-        assert printed.startswith("skipped 5 unreadable") and printable(printed, keep="\n") == printed
+        assert printed.startswith("skipped 5 files that cannot be read") and printable(printed, keep="\n") == printed
 
     def test_more_pixels_than_memory(self, folder, monkeypatch):
         def no_memory(*_: object, **__: object) -> None:

@@ -408,7 +408,7 @@ class TestRefusals:
             (["--weight_path_student", "absent.pt"], ["--weight_path_student absent.pt", "no such file"]),
             (["--weight_path_classifier", "absent.pt"], ["--weight_path_classifier absent.pt", "no such file"]),
             (["--freeze_classifier"], ["--freeze_classifier", "give --weight_path_classifier"]),
-            (["--noise", 0], ["--noise", "a whole number above 0"]),
+            (["--noise", 0], ["--noise", "a number above 0"]),
             (["--discriminator", "nonsense"], ["--discriminator", "nonsense", "scalar_product"]),
             (["--mode", "untrain_contrastive", "--discriminator", "mlp"], ["--discriminator mlp", "logistic"]),
             (["--mode", "untrain", *TOO_FEW_OUTPUTS], [" ".join(TOO_FEW_OUTPUTS)]),

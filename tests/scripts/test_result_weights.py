@@ -160,7 +160,7 @@ def test_a_budget_that_cannot_be_met(original, tmp_path):
     folder = only(tmp_path / "runs")
     names = {path.name for path in folder.iterdir()}
     assert {"infeasible.pt", "report.json", "config.yaml", "splits.npz"} <= names
-    assert not [name for name in names if name.startswith(("model", "unlearned"))]
+    assert not [name for name in names if name.startswith(("model.", "unlearned."))]
     assert f"weights  {folder}/infeasible.pt\n" in done.out and "not to be deployed" in done.out
     report = json.loads((folder / "report.json").read_text())
     assert report["verdict"]["feasible"] is False and report["verdict"]["slack"] < 0
