@@ -104,7 +104,10 @@ def run_cell(cell: dict) -> dict:
     argv = command_line(flags) + ["--retrained_weight_path", *(f"{folder}/model.pt" for folder in cell.retrained)]
     name = f"{stem_of(cell.method)}-{cell.key}"
     begun = [path.parent for path in Path(cell.log_dir).glob(f"{name}-*/{CHECKPOINT}")]
-    folder, report = run_quietly(script, ["--resume", begun[0]] if begun else argv, name)
+    if begun:
+        # Code is run only where it is named.
+        argv = ["--resume", begun[0], *(["--method", cell.flags["method"]] if is_own(cell.flags["method"]) else [])]
+    folder, report = run_quietly(script, argv, name)
     row = _row(cell, folder, report)
     if cell.further:
         _add_further(row, folder, cell)

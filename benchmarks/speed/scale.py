@@ -229,7 +229,7 @@ def measure_runs(args: Args, name: str, count: int) -> dict:
     trained = json.loads((weights.parent / "report.json").read_text())
     found["cost"]["trained"] = trained["cost"]["original"]
     found["figures"] = {
-        model: {key: figures[key] for key in ("retain/top1", "forget/top1", "test/top1") if key in figures}
+        model: {key: figures[key] for key in ("retain_top1", "forget_top1", "test_top1")}
         for model, figures in report["models"].items()
     }
     return found
