@@ -37,8 +37,13 @@ class Partition:
 def copy_groups(images: Tensor) -> np.ndarray:
     """int64 [N]: for each image uint8 [N, C, H, W], the index of the first with identical pixels."""
     pixels = channels_last_storage(images).numpy().reshape(len(images), -1)
-    digests = [hashlib.blake2b(image, digest_size=DIGEST).digest() for image in pixels]
+    digests = [digest_of(image) for image in pixels]
     return groups_of(np.array(digests, dtype=f"V{DIGEST}"))
+
+
+def digest_of(pixels: np.ndarray) -> bytes:
+    """`DIGEST` bytes that differ wherever the pixels of two images do."""
+    return hashlib.blake2b(pixels, digest_size=DIGEST).digest()
 
 
 def groups_of(digests: np.ndarray) -> np.ndarray:

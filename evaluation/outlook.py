@@ -12,6 +12,7 @@ from data.arguments import dataset_name
 from data.datasets import DOWNLOADED
 from evaluation.verdict import UNSEEN_TOLERANCE, ZERO_TOLERANCE, met_before
 from helper_functions.errors import UserError
+from helper_functions.wording import counted
 from unlearning.dial import FINER_SHARES, SHARES
 from unlearning.evaluator import keeps_budget, paired_fall
 from unlearning.run import UnlearningRun
@@ -102,9 +103,9 @@ def _plan(run: PreparedRun, unlearning: UnlearningRun) -> str:
         return f"{len(FINER_SHARES)} points of the line of {args.dial}, without gradients"
     first = ""
     if _is_untrained(run):
-        first = f"train the original ({args.train_num_epochs} passes); "
+        first = f"train the original ({counted(args.train_num_epochs, 'pass')}); "
     stages = [
-        f"{name}: {passes} pass{'es' * (passes != 1)}, {steps:,} steps, {images:,} images with gradients"
+        f"{name}: {counted(passes, 'pass')}, {counted(steps, 'step')}, {counted(images, 'image')} with gradients"
         for name, passes, steps, images in unlearning.trainer.planned()
     ]
     return f"{first}{unlearning.name}, target {unlearning.target.name}; {'; '.join(stages) or 'all at once'}"

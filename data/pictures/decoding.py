@@ -1,6 +1,5 @@
 """Decoding of an image folder by all cores: into memory, into a file, or for a batch when it is needed."""
 
-import hashlib
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 
+from data.partition import DIGEST, digest_of
 from data.pictures.fetched import AHEAD, Pictures
 from data.pictures.listing import Listing, opened, strict
 from data.preprocessing import Preprocessing
@@ -26,7 +26,7 @@ MISSING, DECODED, UNREADABLE, WITHDRAWN = range(4)
 
 def facts_of(channels: int) -> np.dtype:
     """What is known of a decoded picture: its state, a digest of its pixels, and their sums and sums of squares."""
-    return np.dtype([("state", "u1"), ("digest", "V16"), ("sums", "<i8", (2, channels))])
+    return np.dtype([("state", "u1"), ("digest", f"V{DIGEST}"), ("sums", "<i8", (2, channels))])
 
 
 @dataclass
@@ -91,7 +91,7 @@ class _Files(MapDataset):
 
 def describe(pixels: np.ndarray, state: int) -> tuple:
     """The facts of a picture [H, W, C]."""
-    digest = hashlib.blake2b(pixels, digest_size=16).digest()
+    digest = digest_of(pixels)
     values = pixels.reshape(-1, pixels.shape[-1])
     if values.dtype != np.uint8:
         return state, digest, np.zeros((2, values.shape[1]), np.int64)

@@ -55,7 +55,7 @@ class PixelFile:
         return cls(folder, files, facts, pixels)
 
     def serves(self, listing: Listing) -> bool:
-        """Whether it holds exactly these pictures as they are now."""
+        """Whether it is of exactly these pictures as they are now."""
         return self.files == listing.files and bool((self.facts["stamp"] == listing.stamps).all())
 
     def tensor(self, rows: np.ndarray) -> Pictures:
@@ -121,7 +121,7 @@ def _build(
 ) -> PixelFile:
     folder, count = place / BUILDING, len(listing.files)
     begun = PixelFile.open(folder, "r+")
-    if begun is None or begun.files != listing.files or not (begun.facts["stamp"] == listing.stamps).all():
+    if begun is None or not begun.serves(listing):
         begun = _empty(folder, listing, shape, dtype)
         kinds = {(file.pixels.shape[1:], file.pixels.dtype) for file in (old, begun) if file is not None}
         if old is not None and len(kinds) == 1:
@@ -129,7 +129,7 @@ def _build(
     wanted = np.flatnonzero(begun.facts["state"] == MISSING)
     size = f"{begun.pixels.nbytes / 1e9:,.2f} GB"
     say(f"cache    {len(wanted):,} of {counted(count, 'picture')} to decode into {place}, {size}")
-    gone = {} if old is None else _withdrawn(old)
+    gone = set() if old is None else _withdrawn(old)
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     flushed = time.monotonic()
 
@@ -194,7 +194,6 @@ def _take_over(old: PixelFile, new: PixelFile) -> None:
     rows = np.array([places.get(name, -1) for name in new.files])
     known = np.flatnonzero(rows >= 0)
     same = known[(old.facts["stamp"][rows[known]] == new.facts["stamp"][known]).all(1)]
-    same = same[old.facts["state"][rows[same]] != MISSING]
     for part in np.array_split(same, max(1, len(same) // 1024)):
         new.pixels[part] = old.pixels[rows[part]]
         new.facts[part] = old.facts[rows[part]]

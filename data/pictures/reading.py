@@ -74,8 +74,7 @@ def read_image_folder(
     place, facts, images = None, np.zeros(count, facts_of(shape[-1])), None
     if cache == "disk":
         place = place_of(cache_dir, folder, stated)
-        there = newest(place)
-        if not write and (there is None or not there.serves(listing)):
+        if not write and not ((there := newest(place)) and there.serves(listing)):
             cache = "memory" if fits else "none"
     if cache == "disk":
         file = cached(place, listing, stated, shape, dtype)
