@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from helpers.processes import SMALL, Ran, fork, only, run
+from helpers.processes import SMALL, Ran, fork, only
 from hypothesis import settings
 
 # A busy machine takes longer over any example.
@@ -25,7 +25,7 @@ def original(tmp_path_factory) -> Ran:
 def quickstart(tmp_path_factory) -> Ran:
     """The README's command, its model and its epochs made smaller, with a retrained model and both stages."""
     log_dir = tmp_path_factory.mktemp("quickstart")
-    done = run(
+    done = fork(
         "train_constrained_unlearning.py", "--config_file", "configs/quickstart.yaml", "--width", 4,
         "--train_num_epochs", 2, "--num_epochs", 2, "--finetune_num_epochs", 1, "--batch_size", 32,
         "--log_interval", 2, "--retrain", "--keep_checkpoint", "--log_dir", log_dir,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers.processes import SMALL, assert_refused, contents, fork, only, print_into, run, signal_at
+from helpers.processes import SMALL, assert_refused, contents, fork, only, print_into, signal_at
 from helpers.run_folders import (
     CONTRASTIVE,
     FIGURES,
@@ -218,10 +218,9 @@ class TestUnlearn:
 
 class TestJudge:
     def test_several_weights_and_a_floor(self, original, quickstart, tmp_path):
-        """In a fresh interpreter, as users start it."""
         weights = (original.folder / "model.pt", result_weights(quickstart.folder))
         output = tmp_path / "figures.json"
-        done = run("test.py", *SMALL, "--weight_path", *weights, "--output", output, "--log_dir", tmp_path / "runs")
+        done = fork("test.py", *SMALL, "--weight_path", *weights, "--output", output, "--log_dir", tmp_path / "runs")
         assert done.status == 0 and done.err == ""
         models = json.loads(output.read_text())["models"]
         assert list(models) == [*map(str, weights), "re-initialised"]
