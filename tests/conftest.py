@@ -8,7 +8,7 @@ from helpers.processes import SMALL, Ran, fork, only
 from hypothesis import settings
 
 # A busy machine takes longer over any example.
-settings.register_profile("untimed", deadline=None)
+settings.register_profile("untimed", deadline=None, max_examples=50)
 settings.load_profile("untimed")
 
 

@@ -110,8 +110,8 @@ def test_a_script_learns_and_forgets_the_same_with_it(tmp_path):
         folder, cache = tmp_path / f"runs{len(flags)}", tmp_path / f"cache{len(flags)}"
         done = fork(
             UNLEARN, "--model", f"{few}:few", "--precision", "fp32", "--figures", "False", "--judge", "validation",
-            "--forget", "random:40", "--train_num_epochs", 1, "--num_epochs", 1, "--finetune_num_epochs", 0, "--use_sam", *flags,
-            "--keep_checkpoint", "--log_dir", folder, before=partial(compile_into, cache),
+            "--forget", "random:40", "--train_num_epochs", 1, "--num_epochs", 1, "--finetune_num_epochs", 0,
+            "--use_sam", *flags, "--keep_checkpoint", "--log_dir", folder, before=partial(compile_into, cache),
         )  # fmt: skip
         assert done.status in (0, 3, 4), done.err
         # Passes with and without gradient are compiled.
