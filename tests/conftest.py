@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from helpers.processes import SMALL, Ran, fork, only
+from helpers.processes import SMALL, Ran, fork, judge_briefly, only
 from hypothesis import settings
 
 # A busy machine takes longer over any example.
@@ -52,8 +52,7 @@ def mislabelled(digits):
 def hasty(monkeypatch) -> None:
     """Discriminators that learn in a few steps, where it does not matter how much."""
     monkeypatch.setattr("contrastive_discrimination.games.WARM_UP_STEPS", 3)
-    monkeypatch.setattr("contrastive_discrimination.held_out.FEWEST_STEPS", 2)
-    monkeypatch.setattr("contrastive_discrimination.held_out.PASSES", 1)
+    judge_briefly(monkeypatch.setattr)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from helper_functions.errors import UserError
 from helper_functions.files import load_config, save_config
 from unlearning.methods import METHODS, check_method
 
+pytestmark = pytest.mark.usefixtures("hasty")
 TINY = "dataset: digits\nmodel: resnet8\nwidth: 4\nnum_epochs: 1\nbatch_size: 64\n"
 
 # A method of the user's own: all weights become smaller.

@@ -104,9 +104,7 @@ def _become(script: str, flags: list[str], files: tuple[str, str], before: Calla
     """The child: as `python script flags` with its output in two files."""
     import torch
 
-    from contrastive_discrimination import held_out
-
-    held_out.FEWEST_STEPS = 2  # most of the time of judging a small model
+    judge_briefly()
     for stream, file in zip((1, 2), files, strict=True):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
     os.chdir(REPOSITORY)
@@ -118,6 +116,14 @@ def _become(script: str, flags: list[str], files: tuple[str, str], before: Calla
         before()
     start = runpy.run_path if script.endswith(".py") else runpy.run_module
     start(script, run_name="__main__")
+
+
+def judge_briefly(patch: Callable = setattr) -> None:
+    """Discriminators that judge learn in a few steps: in the scripts' runs, most of the time goes into them."""
+    from contrastive_discrimination import held_out
+
+    patch(held_out, "FEWEST_STEPS", 2)
+    patch(held_out, "PASSES", 1)
 
 
 def signal_at(number: int, name: str = "SIGKILL", patch: Callable = setattr) -> None:
