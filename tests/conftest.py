@@ -1,5 +1,6 @@
 """Fixtures that several test modules share: runs of the scripts, digits with wrong labels, limits on time."""
 
+import gc
 import signal
 from collections.abc import Iterator
 
@@ -10,6 +11,11 @@ from hypothesis import settings
 # A busy machine takes longer over any example.
 settings.register_profile("untimed", deadline=None, max_examples=50)
 settings.load_profile("untimed")
+
+
+def pytest_collection_finish() -> None:
+    """Each run looks for garbage before its memory is measured: not among all that was imported."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ has done nothing else, for a child: a process all the same, with an exit status,
 
 import dataclasses
 import functools
+import gc
 import itertools
 import multiprocessing
 import os
@@ -59,11 +60,11 @@ def run(script: str, *flags: object, before: Callable[[], object] | None = None)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def fork(script: str, *flags: object, before: Callable[[], object] | None = None) -> Done:
+def fork(script: str | Path, *flags: object, before: Callable[[], object] | None = None) -> Done:
     """Run a script, or a module by its name, in a child of the server; `before`, pickled, is called in it first."""
     with tempfile.TemporaryDirectory() as folder:
         files = (f"{folder}/out", f"{folder}/err")
-        child = _server().Process(target=_become, args=(script, [str(flag) for flag in flags], files, before))
+        child = _server().Process(target=_become, args=(str(script), [str(flag) for flag in flags], files, before))
         child.start()
         child.join(TIMEOUT)
         if child.exitcode is None:
@@ -104,6 +105,7 @@ def _become(script: str, flags: list[str], files: tuple[str, str], before: Calla
     """The child: as `python script flags` with its output in two files."""
     import torch
 
+    gc.freeze()
     judge_briefly()
     for stream, file in zip((1, 2), files, strict=True):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
@@ -114,7 +116,7 @@ def _become(script: str, flags: list[str], files: tuple[str, str], before: Calla
     sys.argv = [script, *flags]
     if before is not None:
         before()
-    start = runpy.run_path if script.endswith(".py") else runpy.run_module
+    start = runpy.run_path if os.path.exists(script) else runpy.run_module
     start(script, run_name="__main__")
 
 
