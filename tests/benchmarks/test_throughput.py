@@ -20,7 +20,8 @@ FP32 = Precision(torch.device("cpu"), torch.float32)
 
 
 def test_pairs_of_every_job_are_measured_printed_and_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "MEASURED", 8)
+    monkeypatch.setattr(bench, "NUM_CLASSES", 2)
+    monkeypatch.setattr(bench, "MEASURED", 32)
     output = tmp_path / "throughput.json"
     main(Args(data_dir=str(tmp_path), batch_sizes=[4, 8], pairs=1, steps=1, device="cpu", output=str(output)))
     result, said = json.loads(output.read_text()), capsys.readouterr().out

@@ -75,8 +75,9 @@ class TestReads:
                 read.add(owners[loader.labels.data_ptr()])
             return assemble(loader, indices, plan)
 
-        monkeypatch.setattr(TensorLoader, "assemble", spy)
-        outcome = run(method, tmp_path, loaders=loaders, **SMALL)[1]
+        with monkeypatch.context() as patch:
+            patch.setattr(TensorLoader, "assemble", spy)
+            outcome = run(method, tmp_path, loaders=loaders, **SMALL)[1]
         assert read == READS.get(method, {"forget", "retain"})
         trainer = begin(method, tmp_path / "beside", **SMALL).trainer
         if method in OURS:
