@@ -124,6 +124,7 @@ class TestShadows:
         _, _, folder = judged
         config = tmp_path / "config.yaml"
         own = load_config(models["unlearned"] / "config.yaml")
+        del own["finetune_num_epochs"]  # which the method has not
         save_config({**own, "method": "finetune", "learning_rate": 0.01}, config)
         flags = ("--weight_path", result_weights(models["unlearned"]), "--shadow_models", 4, "--shadow_config", config)
         shutil.copytree(folder / "shadows" / "originals", tmp_path / "shared" / "originals")
