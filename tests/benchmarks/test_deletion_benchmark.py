@@ -20,7 +20,7 @@ def run(**flags) -> Done:
 def test_a_folder_is_made_and_each_seeds_request_answered(tmp_path):
     done = run(
         log_dir=tmp_path / "made", output=tmp_path / "deletion.json", classes=2, pictures=80, withdrawn=8,
-        image_size=32, train_num_epochs=12, train_batch_size=16, seeds=2,
+        image_size=16, train_num_epochs=12, train_batch_size=16, seeds=2,
     )  # fmt: skip
     assert done.status == 0 and done.err == "", done
     (folder,) = (tmp_path / "made").iterdir()
