@@ -29,6 +29,8 @@ demo: $(VENV)/.installed
 	$(BIN)/python train_constrained_unlearning.py --config_file configs/quickstart.yaml
 
 check test test-robustness test-lowest: export OMP_NUM_THREADS := 1
+# Processes that compile beside a test take longer to start than they save.
+check test test-robustness test-lowest: export TORCHINDUCTOR_COMPILE_THREADS := 1
 
 # Style, layers and unit tests.
 check: $(VENV)/.installed-dev

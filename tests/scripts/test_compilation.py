@@ -3,13 +3,11 @@
 import copy
 import json
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-import torch._inductor.config
 from helpers.processes import SMALL, fork, only
 from torch import nn
 
@@ -48,16 +46,6 @@ def after_a_step(model: nn.Module, forward_pass) -> dict[str, torch.Tensor]:
     found = {f"outputs {number}": output.detach() for number, output in enumerate(outputs)}
     found |= {f"gradient of {name}": parameter.grad for name, parameter in model.named_parameters()}
     return found | dict(model.named_buffers())
-
-
-def compile_here(patch: Callable = setattr) -> None:
-    """In this process: those that would compile beside it take seconds to start."""
-    patch(torch._inductor.config, "compile_threads", 1)
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch) -> None:
-    compile_here(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +99,6 @@ def test_without_the_flag_the_model_itself_is_called():
 
 
 def compile_into(folder: Path) -> None:
-    compile_here()
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
