@@ -19,13 +19,13 @@ def run(**flags) -> Done:
 
 def test_a_folder_is_made_and_each_seeds_request_answered(tmp_path):
     done = run(
-        log_dir=tmp_path / "made", output=tmp_path / "deletion.json", classes=2, pictures=80, withdrawn=8,
-        image_size=16, train_num_epochs=12, train_batch_size=16, seeds=2,
+        log_dir=tmp_path / "made", output=tmp_path / "deletion.json", classes=3, pictures=120, withdrawn=8,
+        image_size=32, train_num_epochs=12, train_batch_size=16, seeds=2,
     )  # fmt: skip
     assert done.status == 0 and done.err == "", done
     (folder,) = (tmp_path / "made").iterdir()
     names = {path.relative_to(folder / "photos").as_posix() for path in (folder / "photos").rglob("*.png")}
-    assert len(names) == 80 and {Path(name).parent.name for name in names} == {"0", "5"}
+    assert len(names) == 120 and {Path(name).parent.name for name in names} == {"0", "3", "6"}
     withdrawn, held_out = ((folder / f"{part}.txt").read_text().split("\n")[:-1] for part in ("withdrawn", "held_out"))
     assert len(withdrawn) == 8 and set(withdrawn) | set(held_out) < names and not set(withdrawn) & set(held_out)
 

@@ -103,7 +103,7 @@ def compile_into(folder: Path) -> None:
 
 
 def test_a_script_learns_and_forgets_the_same_with_it(tmp_path):
-    """One run with and one without --compile: it trains the original and unlearns with SAM."""
+    """One run with and one without --compile: it trains the original and unlearns."""
     found, few = {}, tmp_path / "few.py"
     few.write_text(FEW)
     for flags in ((), ("--compile",)):
@@ -111,7 +111,7 @@ def test_a_script_learns_and_forgets_the_same_with_it(tmp_path):
         done = fork(
             UNLEARN, "--model", f"{few}:few", "--precision", "fp32", "--figures", "False", "--judge", "validation",
             "--forget", "random:40", "--train_num_epochs", 1, "--num_epochs", 1, "--finetune_num_epochs", 0,
-            "--use_sam", *flags, "--keep_checkpoint", "--log_dir", folder, before=partial(compile_into, cache),
+            *flags, "--keep_checkpoint", "--log_dir", folder, before=partial(compile_into, cache),
         )  # fmt: skip
         assert done.status in (0, 3, 4), done.err
         # Passes with and without gradient are compiled.
