@@ -257,7 +257,7 @@ class TestCells:
         ]  # fmt: skip
 
 
-def test_a_sweep_over_flags_skips_finished_cells(tmp_path, capsys):
+def test_a_sweep_over_flags_skips_finished_cells(tmp_path, capsys, hasty):
     (tmp_path / "run.yaml").write_text("dataset: digits\nmodel: resnet8\nwidth: 4\ntrain_num_epochs: 1\n")
     flags = ["--config_file_of_runs", tmp_path / "run.yaml", "--output", tmp_path / "rows.jsonl"]
     flags += ["--forget", "class:3", "--learning_rate", 0.01, "--batch_size", 64, "--seeds", 1, "--workers", 1]

@@ -44,7 +44,7 @@ def folder(filed, tmp_path) -> Path:
 
 
 @pytest.fixture
-def verify(monkeypatch, capsys):
+def verify(monkeypatch, capsys, hasty):
     """Call the script in this process; checks by name, and what it left behind."""
 
     def call(folder: Path, *flags: object) -> tuple[Done, dict[str, str]]:

@@ -44,10 +44,10 @@ class TestAucWithInterval:
     def test_the_interval_is_a_brute_force_bootstraps(self):
         members, others = normal(60, 0, 0.7), normal(80, 1)
         found = auc_with_interval(members, others)
-        rng, resampled = np.random.default_rng(5), []
-        for _ in range(2000):
-            drawn = [rng.choice(side.numpy(), len(side)) for side in (members, others)]
-            resampled.append(scipy.stats.mannwhitneyu(*drawn).statistic / 60 / 80)
+        rng = np.random.default_rng(5)
+        drawn = [rng.choice(side.numpy(), (2000, len(side))) for side in (members, others)]
+        above = drawn[0][:, :, None] - drawn[1][:, None, :]
+        resampled = ((above > 0) + (above == 0) / 2).mean((1, 2))
         # Each end is a quantile of 2,000 resamples: its own noise is about 0.002.
         assert [found.low, found.high] == pytest.approx(np.quantile(resampled, [0.025, 0.975]), abs=0.008)
 

@@ -217,7 +217,7 @@ class TestHostileText:
         assert "\u202e" not in content and "\x07" not in content and r"\u202e" in page.text and r"\udcff" in page.text
         content.encode()
 
-    @settings(max_examples=25)
+    @settings(max_examples=15)
     @given(st.text(st.characters(exclude_categories=())))
     def test_any_text_is_one_text_node_of_printed_characters(self, value):
         def page(text: str) -> Page:
