@@ -9,6 +9,7 @@ from functools import partialmethod
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -203,6 +204,14 @@ class SharedBatchNorm(_BatchNorm):
             self.running_mean.lerp_(mean, factor)
             self.running_var.lerp_(variance * (count / (count - 1)), factor)
         return output
+
+    def of_all_ranks(self, variance: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Statistics of the whole batch from those of this rank's rows, with their gradient."""
+        if _parts is None:
+            return variance, mean
+        share = sum(part[rank()] for part in _parts) / sum(map(sum, _parts))
+        square, mean = all_reduce(share * torch.stack([variance + mean.square(), mean]))
+        return square - mean.square(), mean
 
 
 class _Normalise(torch.autograd.Function):
