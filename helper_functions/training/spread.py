@@ -9,7 +9,6 @@ from functools import partialmethod
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -210,7 +209,7 @@ class SharedBatchNorm(_BatchNorm):
         if _parts is None:
             return variance, mean
         share = sum(part[rank()] for part in _parts) / sum(map(sum, _parts))
-        square, mean = all_reduce(share * torch.stack([variance + mean.square(), mean]))
+        square, mean = _SumOfRanks.apply(share * torch.stack([variance + mean.square(), mean]))
         return square - mean.square(), mean
 
 
@@ -247,6 +246,18 @@ class _Normalise(torch.autograd.Function):
         slope, offset = ((weight * scale * part).view(shape) for part in (slope, offset))
         through = torch.addcmul(offset, inputs, slope)
         return (direct - through).to(inputs.dtype), of_weight, of_bias, None, None, None
+
+
+class _SumOfRanks(torch.autograd.Function):
+    """A sum over ranks, and of its gradient."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    backward = forward
 
 
 class _Whole(torch.autograd.Function):
