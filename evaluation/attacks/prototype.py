@@ -1,0 +1,59 @@
+"""Prototype relearning: does a mean feature of a few forget images bring the others back?"""
+
+import torch
+from torch import Tensor, nn
+
+from data.image_sets import ImageSets
+from data.random_streams import random_state
+from helper_functions.training.devices import Precision
+from models.features import classifier_head, predict_features
+
+# Images a class that the attacker has, at most half of them.
+SHOTS = 10
+
+
+def prototype_top1(model: nn.Module, sets: ImageSets, precision: Precision) -> float | None:
+    """Top-1 on forget images, in percent by given labels, once the head's rows of their classes are prototypes.
+
+    A class's prototype is the mean feature of `SHOTS` of its forget images, or of half of them where it has fewer than
+    twice as many; the other forget images are judged. No step is taken. Compare with the retrained model's figure,
+    whose features separate unseen images as well. The model is not changed. Source: arXiv 2506.01318, section 4
+    (prototypical relearning).
+
+    Returns:
+        The accuracy, or None where no class has two forget images, where features are not finite, or where the last
+        linear layer does not give the logits.
+    """
+    head = classifier_head(model)
+    features, logits, labels = predict_features(model, sets.evaluation(sets.splits.forget), precision)
+    if head.out_features != logits.shape[1] or not features.isfinite().all():
+        return None
+    shots = shots_of(labels.cpu(), sets.splits.seed).to(labels.device)
+    if not shots.any():
+        return None
+    after = with_prototypes(features, logits, labels, shots, head.weight.detach(), head.bias)[~shots]
+    return 100 * (after.argmax(1) == labels[~shots]).double().mean().item()
+
+
+def shots_of(labels: Tensor, seed: int) -> Tensor:
+    """Which images the attacker has, bool `[n]`: of each class of `labels` `[n]`, `SHOTS` and at most half."""
+    shots = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        places = random_state(seed, "prototype", int(label)).permutation(torch.nonzero(labels == label).flatten())
+        shots[torch.from_numpy(places[: min(SHOTS, len(places) // 2)])] = True
+    return shots
+
+
+def with_prototypes(
+    features: Tensor, logits: Tensor, labels: Tensor, shots: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Logits `[n, K]` of features `[n, F]` after the rows of the classes that have shots became prototypes.
+
+    A prototype has the mean norm of the rows `weight` `[K, F]`, and the mean of the biases `[K]`; `shots` is bool `[n]`.
+    """
+    logits, norm = logits.clone(), weight.norm(dim=1).mean()
+    for label in labels[shots].unique():
+        prototype = features[shots & (labels == label)].mean(0)
+        row = norm * prototype / prototype.norm().clamp(min=1e-12)
+        logits[:, label] = features @ row.to(features.dtype) + (0 if bias is None else bias.detach().mean())
+    return logits
