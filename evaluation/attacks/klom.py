@@ -13,8 +13,8 @@ def klom(unlearned: Tensor, retrained: Tensor) -> float:
 
     An image's margins over the models of a side are taken for Gaussian, as in U-LiRA: with fewer than
     `OWN_VARIANCE_FROM` models a side has one variance, pooled over images about their own means. Models of one
-    distribution have about 1.92 (1/N + 1/M). Source: Georgiev et al. 2024 (arXiv 2410.23232), section 3, with
-    histograms of 100 models in place of Gaussians.
+    distribution have about 1.92 (1/N + 1/M). Source: Georgiev et al. 2024 (arXiv 2410.23232), with histograms of
+    100 models in place of Gaussians.
 
     Args:
         unlearned: margins log(p / (1 - p)) of the label under each unlearned model, `[N, n]`, N at least 2.

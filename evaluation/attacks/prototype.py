@@ -17,8 +17,8 @@ def prototype_top1(model: nn.Module, sets: ImageSets, precision: Precision) -> f
 
     A class's prototype is the mean feature of `SHOTS` of its forget images, or of half of them where it has fewer than
     twice as many; the other forget images are judged. No step is taken. Compare with the retrained model's figure,
-    whose features separate unseen images as well. The model is not changed. Source: arXiv 2506.01318, section 4
-    (prototypical relearning).
+    whose features separate unseen images as well. The model is not changed. Source: arXiv 2506.01318 (prototypical
+    relearning).
 
     Returns:
         The accuracy, or None where no class has two forget images, where features are not finite, or where the last

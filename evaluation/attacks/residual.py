@@ -38,7 +38,7 @@ def residual_knowledge(unlearned: float, retrained: list[float]) -> float | None
 
     Above 1, the model knows more than one that never saw the images; below, it is wrong where that one is right.
     Probabilities are those of `right_near`; of retrained models, the mean. None where they are never right, as for
-    whole classes. Source: Hsu et al. 2025 (arXiv 2601.22359), for both probabilities over Gaussian noise.
+    whole classes. Source: arXiv 2601.22359 (NeurIPS 2025).
     """
     mean = sum(retrained) / len(retrained)
     return unlearned / mean if mean > 0 else None

@@ -8,8 +8,8 @@ def swap_advantage(confidences: Tensor, unlearned: Tensor) -> float:
 
     The attacker of a run calls the images members that are surer than the run's median. Shares are averaged over all
     runs before the absolute value is taken: in a swapped pair, what images are easy counts once for and once against,
-    so that retraining has 0 by symmetry and any other attacker's bias cancels. Source: Tu et al. 2025 (arXiv
-    2404.11577), section 3.3.
+    so that retraining has 0 by symmetry and any other attacker's bias cancels. Source: arXiv 2404.11577 (NeurIPS
+    2025).
 
     Args:
         confidences: of the label under each run's model, higher for members, `[N, T]`; runs 2j and 2j + 1 are a pair.
