@@ -192,10 +192,10 @@ def _known_losses(sets: ImageSets, losses: Outputs, retain: Tensor) -> tuple[Ten
 
 
 def exposure(sets: ImageSets, after: Judgement, before: Judgement, retain_images: int | None) -> Figures:
-    """`retain_exposure`: the rise of `retain_mia_auc` from before to after, from -1 to 1, with its interval; 0 is ideal.
+    """`retain_exposure`: the rise of `retain_mia_auc` from before to after, from -1 to 1, with its interval.
 
-    Positive where unlearning made the images that stay easier to recognise as training images. None where losses are
-    not finite or no test image has a retained class. Source: arXiv 2605.01129.
+    0 is ideal; positive where unlearning made the images that stay easier to recognise as training images. None where
+    losses are not finite or no test image has a retained class. Source: arXiv 2605.01129.
     """
     retain, found = fixed_sample(sets.splits.retain, retain_images), None
     if all({"retain", "test"} <= judgement.losses.keys() for judgement in (after, before)):

@@ -67,6 +67,7 @@ SEPARATING = {
     "rmia_auc": "AUC of likelihood ratios to the retrained models; 0.5: indistinguishable from test images",
     "forget_top1": "Top-1 accuracy on the forget set, %; as high as the retrained models'",
 }
+SHORT = {"forget_top1": "forget"}
 
 
 def columns(board: Board, top5: bool, every: bool = True) -> list[Column]:
@@ -78,7 +79,7 @@ def columns(board: Board, top5: bool, every: bool = True) -> list[Column]:
     ]  # fmt: skip
     shown = [
         Column("avg_gap", "AvgGap", "Mean absolute gap to the retrained models, points; beside retrained: noise floor"),
-        *(_figure(name, "forget" if name == "forget_top1" else FIGURES[name], note) for name, note in SEPARATING.items()),
+        *(_figure(name, SHORT.get(name, FIGURES[name]), note) for name, note in SEPARATING.items()),
         Column("share.seconds", "% of retraining", "Seconds in per cent of those of retraining", 1, 100),
         Column("kept", "within budget", "Seeds in which the retain budget was kept"),
         *accuracies,

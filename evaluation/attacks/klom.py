@@ -1,6 +1,5 @@
 """KLoM: do unlearned models' margins on an image vary as those of retrained models do?"""
 
-import torch
 from torch import Tensor
 
 from evaluation.attacks.lira import OWN_VARIANCE_FROM, VARIANCE_FLOOR

@@ -49,7 +49,7 @@ def with_prototypes(
 ) -> Tensor:
     """Logits `[n, K]` of features `[n, F]` after the rows of the classes that have shots became prototypes.
 
-    A prototype has the mean norm of the rows `weight` `[K, F]`, and the mean of the biases `[K]`; `shots` is bool `[n]`.
+    A prototype has the mean norm of the rows `weight` `[K, F]` and the mean of the biases `[K]`; `shots` is bool `[n]`.
     """
     logits, norm = logits.clone(), weight.norm(dim=1).mean()
     for label in labels[shots].unique():

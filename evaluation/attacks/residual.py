@@ -1,7 +1,7 @@
 """Residual knowledge: is a model right near forgotten images where a retrained one is not?"""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from data.image_sets import ImageSets
 from data.random_streams import torch_seed

@@ -47,7 +47,8 @@ def table(models: dict[str, Figures], figures: tuple[str, ...] = HEADLINES) -> s
 
     Several retrained models share one column, their mean, followed by a column with the band from lowest to highest;
     gaps of figures inside the band are marked. Below an attack's figure with a 95 % interval (`figure_low`,
-    `figure_high`) stands the interval. The last rows are AvgGap, AvgGap (SalUn) and ToW of each model, the noise floor, and long names.
+    `figure_high`) stands the interval. The last rows are AvgGap, AvgGap (SalUn) and ToW of each model, the noise floor,
+    and long names.
     """
     retrained = list(retrained_of(models).values())
     shown = {name: values for name, values in models.items() if not is_retrained(name)}

@@ -138,10 +138,8 @@ class TestWorstTenth:
 
     @pytest.mark.parametrize("decimals", [0, 8])
     def test_is_at_chance_where_members_are_as_others_tied_or_not(self, decimals):
-        found = [
-            worst_tenth(normal(200, 2 * seed).round(decimals=decimals), normal(200, 2 * seed + 1).round(decimals=decimals))
-            for seed in range(100)
-        ]  # fmt: skip
+        scores = [normal(200, seed).round(decimals=decimals) for seed in range(200)]
+        found = [worst_tenth(*pair) for pair in zip(scores[::2], scores[1::2], strict=True)]
         assert np.mean([each.value for each in found]) == pytest.approx(50, abs=4 * 50 / math.sqrt(100 * 36))
         assert sum(each.low <= 50 <= each.high for each in found) > 88
 

@@ -89,7 +89,8 @@ class TestKlom:
     def test_shadow_models_are_sorted_by_image(self):
         unlearned = swapped(6, 10)
         sides = by_unlearned(torch.where(unlearned, 1.0, 2.0), unlearned)
-        assert [side.shape for side in sides] == [(3, 10)] * 2 and [side.unique().tolist() for side in sides] == [[1], [2]]
+        assert [side.shape for side in sides] == [(3, 10)] * 2
+        assert [side.unique().tolist() for side in sides] == [[1], [2]]
 
 
 class Brightness(nn.Module):
