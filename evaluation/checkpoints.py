@@ -9,7 +9,7 @@ from data.image_sets import ImageSets
 from evaluation.attacks.klom import by_unlearned, klom
 from evaluation.attacks.lira import FEWEST, Shadows
 from evaluation.attacks.probe import linear_probe_top1
-from evaluation.attacks.prototype import prototype_top1
+from evaluation.attacks.prototype import prototype_figures
 from evaluation.attacks.relearn import relearn_steps
 from evaluation.attacks.swap import swap_advantage
 from evaluation.gaps import is_retrained, retrained_of
@@ -37,7 +37,8 @@ class FurtherArgs:
     linear_probe: bool = False
     """Refit a linear classifier on frozen features and judge it on the forget set."""
     prototype: bool = False
-    """Replace the head's rows of the forget set's classes by mean features of ten of its images, judge on the rest."""
+    """Replace the head's rows of the forget set's classes by mean features of one or ten of its images, and judge on
+    the others."""
     shadow_models: NonNegativeInt = 0
     """Number of shadow models of U-LiRA and the SWAP test, each trained and unlearned: even, at least 4; 0 turns both
     off."""
@@ -137,7 +138,7 @@ def probe_further(
         if args.linear_probe:
             figures["linear_probe_top1"] = linear_probe_top1(model, sets, precision, sets.splits.seed)
         if args.prototype:
-            figures["prototype_top1"] = prototype_top1(model, sets, precision)
+            figures |= prototype_figures(model, sets, precision)
     if args.klom:
         sides = given(judgements).values(), retrained_of(judgements).values()
         for part in KLOM_PARTS:

@@ -9,38 +9,39 @@ from helper_functions.training.devices import Precision
 from models.features import classifier_head, predict_features
 
 # Images a class that the attacker has, at most half of them.
-SHOTS = 10
+SHOTS = (1, 10)
 
 
-def prototype_top1(model: nn.Module, sets: ImageSets, precision: Precision) -> float | None:
+def prototype_figures(model: nn.Module, sets: ImageSets, precision: Precision) -> dict[str, float | None]:
     """Top-1 on forget images, in percent by given labels, once the head's rows of their classes are prototypes.
 
-    A class's prototype is the mean feature of `SHOTS` of its forget images, or of half of them where it has fewer than
-    twice as many; the other forget images are judged. No step is taken. Compare with the retrained model's figure,
-    whose features separate unseen images as well. The model is not changed. Source: arXiv 2506.01318 (prototypical
-    relearning).
+    A class's prototype is the mean feature of a few of its forget images, at most half of them; the other forget
+    images are judged. No step is taken, and the model is not changed. Compare with the retrained model's figures, whose
+    features separate unseen images as well. Source: arXiv 2506.01318 (prototypical relearning).
 
     Returns:
-        The accuracy, or None where no class has two forget images, where features are not finite, or where the last
-        linear layer does not give the logits.
+        `prototype1_top1` and `prototype10_top1`, by the number of images; None where no class has two forget images,
+        where features are not finite, or where the last linear layer does not give the logits.
     """
     head = classifier_head(model)
     features, logits, labels = predict_features(model, sets.evaluation(sets.splits.forget), precision)
-    if head.out_features != logits.shape[1] or not features.isfinite().all():
-        return None
-    shots = shots_of(labels.cpu(), sets.splits.seed).to(labels.device)
-    if not shots.any():
-        return None
-    after = with_prototypes(features, logits, labels, shots, head.weight.detach(), head.bias)[~shots]
-    return 100 * (after.argmax(1) == labels[~shots]).double().mean().item()
+    usable = head.out_features == logits.shape[1] and bool(features.isfinite().all())
+    found: dict[str, float | None] = {}
+    for count in SHOTS:
+        shots, name = shots_of(labels.cpu(), count, sets.splits.seed).to(labels.device), f"prototype{count}_top1"
+        found[name] = None
+        if usable and shots.any():
+            after = with_prototypes(features, logits, labels, shots, head.weight.detach(), head.bias)[~shots]
+            found[name] = 100 * (after.argmax(1) == labels[~shots]).double().mean().item()
+    return found
 
 
-def shots_of(labels: Tensor, seed: int) -> Tensor:
-    """Which images the attacker has, bool `[n]`: of each class of `labels` `[n]`, `SHOTS` and at most half."""
+def shots_of(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Which images the attacker has, bool `[n]`: of each class of `labels` `[n]`, `count` and at most half."""
     shots = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         places = random_state(seed, "prototype", int(label)).permutation(torch.nonzero(labels == label).flatten())
-        shots[torch.from_numpy(places[: min(SHOTS, len(places) // 2)])] = True
+        shots[torch.from_numpy(places[: min(count, len(places) // 2)])] = True
     return shots
 
 

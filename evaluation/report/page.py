@@ -140,15 +140,16 @@ def _cells(figure: str, shown: dict[str, Figures], gaps: dict[str, list[float]])
     """A figure of each model and the gap between unlearned and retrained, each with its interval if there is one."""
     digits, cells = digits_of(figure), []
 
-    def interval(low: float | None, high: float | None, form: str) -> Markup:
-        ends = "" if None in (low, high) else f"{low:{form}}–{high:{form}}".replace("-", "−")
-        return Markup("<small>{}</small>").format(ends) if ends else Markup("")
+    def interval(low: float | None, high: float | None, form: str, between: str = "–") -> Markup:
+        if None in (low, high):
+            return Markup("")
+        return Markup("<small>{}</small>").format(f"{low:z{form}}{between}{high:z{form}}".replace("-", "−"))
 
     for figures in shown.values():
         ends = (figures.get(f"{figure}_{end}") for end in ("low", "high"))
         cells.append(escape(words.number(figures.get(figure), digits)) + interval(*ends, f".{digits}f"))
     if {"unlearned", "retrained"} <= set(shown):
-        pair, form = [shown[name].get(figure) for name in ("unlearned", "retrained")], f"+z.{digits}f"
-        gap = "–" if None in pair else f"{pair[0] - pair[1]:{form}}".replace("-", "−")
-        cells.append(escape(gap) + interval(*gaps.get(figure, (None, None)), form))
+        pair, form = [shown[name].get(figure) for name in ("unlearned", "retrained")], f".{digits}f"
+        gap = "–" if None in pair else f"{pair[0] - pair[1]:+z{form}}".replace("-", "−")
+        cells.append(escape(gap) + interval(*gaps.get(figure, (None, None)), form, " to "))
     return cells

@@ -26,7 +26,8 @@ FIGURES = {
     "retain_exposure": "retain exposure", "js_divergence": "JS divergence, nats",
     "activation_distance": "activation distance", "residual_knowledge": "residual knowledge",
     "relearn_steps": "relearn time, steps", "linear_probe_top1": "linear probe on forget",
-    "prototype_top1": "prototypes on forget", "klom_retain": "KLoM, retain, nats", "klom_forget": "KLoM, forget, nats",
+    "prototype1_top1": "1-shot prototypes", "prototype10_top1": "10-shot prototypes",
+    "klom_retain": "KLoM, retain, nats", "klom_forget": "KLoM, forget, nats",
     "klom_validation": "KLoM, validation, nats", "klom_shadows": "KLoM, shadow models, nats",
     "swap_advantage": "SWAP advantage",
 }  # fmt: skip
@@ -46,8 +47,8 @@ def table(models: dict[str, Figures], figures: tuple[str, ...] = HEADLINES) -> s
     """Figures of the models side by side; with retrained models, the signed gap of each other model to their mean.
 
     Several retrained models share one column, their mean, followed by a column with the band from lowest to highest;
-    gaps of figures inside the band are marked. Below an attack's figure with a 95 % interval (`figure_low`,
-    `figure_high`) stands the interval. The last rows are AvgGap, AvgGap (SalUn) and ToW of each model, the noise floor,
+    gaps of figures inside the band are marked. Below an AUC with a 95 % interval (`figure_low`, `figure_high`)
+    stands the interval. The last rows are AvgGap, AvgGap (SalUn) and ToW of each model, the noise floor,
     and long names.
     """
     retrained = list(retrained_of(models).values())
@@ -71,8 +72,8 @@ def table(models: dict[str, Figures], figures: tuple[str, ...] = HEADLINES) -> s
             inside = gap is not None and limits is not None and limits.holds(values[figure])
             cells.append(_cell(gap, f"+z{form}") + (MARK if inside else pad))
         rows.append([FIGURES[figure], *cells])
-        # Of accuracies, the page has them: here they would double the table.
-        intervals = [] if "_top" in figure else [_interval(values, figure) for values in shown.values()]
+        # The page has those of other figures, which would double the table.
+        intervals = [_interval(values, figure) for values in shown.values()] if figure.endswith("_auc") else []
         if any(intervals):
             rows.append(["  95 % interval", *intervals])
     for measure, (title, form) in GAPS.items():
@@ -125,5 +126,4 @@ def _cell(value: float | None, form: str) -> str:
 
 def _interval(model: Figures, figure: str) -> str:
     low, high = (model.get(f"{figure}_{end}") for end in ("low", "high"))
-    digits = digits_of(figure)
-    return "" if low is None or high is None else f"{low:.{digits}f}–{high:.{digits}f}"
+    return "" if low is None or high is None else f"{low:.3f}–{high:.3f}"

@@ -72,7 +72,7 @@ class TestFigures:
             assert all(isinstance(value, int | float) for value in figures.values())
         assert found["original"]["relearn_steps"] == 0
         printed = ("band", "AvgGap (SalUn)", "ToW", "noise floor", "between 2 retrained models", "RMIA AUC", unlearned)
-        printed += ("U-LiRA AUC", "relearn time", "linear probe", "prototypes on forget", "SWAP advantage")
+        printed += ("U-LiRA AUC", "relearn time", "linear probe", "10-shot prototypes", "SWAP advantage")
         assert all(text in done.out for text in printed)
         assert all(set(intervals) >= {"avg_gap", "test_top1"} for intervals in report["gap_intervals"].values())
 

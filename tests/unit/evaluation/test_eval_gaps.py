@@ -206,7 +206,8 @@ class TestIntervals:
         expected = self.RIGHT.double().numpy()[:, rows].mean(2)
         assert found.shape == (3, 4000)
         np.testing.assert_allclose(found.mean(1), expected.mean(1), atol=0.004)
-        np.testing.assert_allclose(np.cov(found), np.cov(expected), atol=1.5e-4)
+        # In closed form; four standard errors.
+        np.testing.assert_allclose(np.cov(found), np.cov(self.RIGHT.numpy(), bias=True) / 90, atol=2.5e-4)
         same = resampled_shares(self.RIGHT[[0, 0]], 50, np.random.RandomState(0))
         assert torch.equal(same[0], same[1])
 
@@ -216,13 +217,13 @@ class TestIntervals:
         models = {name: {"forget_top1": 100 * right.double().mean().item(), "mia_auc": 0.5} for name, right in
                   zip(names, self.RIGHT, strict=True)}  # fmt: skip
         aucs = torch.linspace(0.4, 0.6, 500, dtype=torch.float64)
-        resampled = {name: {"forget_top1": share, "mia_auc": aucs + 0.1 * (name == "unlearned")} for name, share in
+        resampled = {name: {"forget_top1": share, "mia_auc": aucs + 0.3 * (name == "unlearned")} for name, share in
                      zip(names, shares, strict=True)}  # fmt: skip
         found = gap_intervals(models, resampled)
         gaps = shares[0] - (shares[1] + shares[2]) / 2
-        assert set(found) == {"unlearned"} and found["unlearned"]["mia_auc"] == pytest.approx((0.1, 0.1))
+        assert set(found) == {"unlearned"} and found["unlearned"]["mia_auc"] == pytest.approx((0.3, 0.3))
         assert found["unlearned"]["forget_top1"] == pytest.approx(np.quantile(gaps, [0.025, 0.975]))
-        low, high = np.quantile((gaps.abs() + 10) / 2, [0.025, 0.975])
+        low, high = np.quantile((gaps.abs() + 30) / 2, [0.025, 0.975])
         # The models' own AvgGap, with no gap of the AUC, lies below.
         own = avg_gap(models["unlearned"], mean_figures([models["retrained"], models["retrained-2"]]))
         assert own < low and found["unlearned"]["avg_gap"] == pytest.approx((own, high))

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from data.datasets import Dataset
 from data.image_sets import ImageSets
 from data.splits import make_splits
-from evaluation.attacks import prototype, residual
+from evaluation.attacks import residual
 from evaluation.attacks.klom import by_unlearned, klom
 from evaluation.attacks.lira import OWN_VARIANCE_FROM
-from evaluation.attacks.prototype import prototype_top1, shots_of, with_prototypes
+from evaluation.attacks.prototype import prototype_figures, shots_of, with_prototypes
 from evaluation.attacks.residual import residual_knowledge, right_near
 from evaluation.attacks.swap import swap_advantage
 
@@ -107,6 +107,7 @@ class Brightness(nn.Module):
 class TestResidual:
     def sets(self, size=600) -> ImageSets:
         images = torch.full((size, 1, 2, 2), 128, dtype=torch.uint8)
+        images[:, 0, 1, 0], images[:, 0, 1, 1] = torch.arange(size) // 256, torch.arange(size) % 256  # no copies
         data = Dataset("toy", images, (torch.arange(size) % 4 == 0).long(), ("a", "b"), size, (128 / 255,), (1.0,))
         return ImageSets(data, make_splits(data, "random:300"), None, torch.device("cpu"), 0)
 
@@ -160,18 +161,16 @@ class TestPrototype:
         data = Dataset("toy", images, labels, tuple("abcd"), size, (0.0,), (1.0,))
         return ImageSets(data, make_splits(data, forget), None, torch.device("cpu"), 0)
 
-    @pytest.mark.parametrize("shots", [1, 10])
-    def test_brings_back_what_the_features_hold_and_leaves_the_model(self, shots, monkeypatch):
-        monkeypatch.setattr(prototype, "SHOTS", shots)
+    def test_brings_back_what_the_features_hold_and_leaves_the_model(self):
         model = Head()
         before = copy.deepcopy(model.state_dict())
-        assert prototype_top1(model, self.sets(), CPU) == 100
+        assert prototype_figures(model, self.sets(), CPU) == {"prototype1_top1": 100, "prototype10_top1": 100}
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
     def test_is_at_chance_where_features_hold_nothing(self):
         """All classes have prototypes, of noise: none is better than another."""
-        found = prototype_top1(Head(informative=False), self.sets("random:300"), CPU)
-        assert found == pytest.approx(100 / CLASSES, abs=4 * 100 * math.sqrt(0.1875 / 260))
+        for value in prototype_figures(Head(informative=False), self.sets("random:300"), CPU).values():
+            assert value == pytest.approx(100 / CLASSES, abs=4 * 100 * math.sqrt(0.1875 / 260))
 
     def test_rows_are_mean_features_of_the_norm_of_the_others(self):
         features, weight, bias = torch.rand(6, 3), torch.randn(2, 3), torch.tensor([1.0, 2.0])
@@ -184,12 +183,12 @@ class TestPrototype:
 
     def test_shots_are_ten_of_a_class_and_at_most_half(self):
         labels = torch.tensor([0] * 50 + [1] * 7 + [2])
-        shots = shots_of(labels, 0)
+        shots = shots_of(labels, 10, seed=0)
         assert torch.bincount(labels[shots], minlength=3).tolist() == [10, 3, 0]
-        assert torch.equal(shots, shots_of(labels, 0)) and not torch.equal(shots, shots_of(labels, 1))
+        assert torch.equal(shots, shots_of(labels, 10, 0)) and not torch.equal(shots, shots_of(labels, 10, 1))
 
     def test_none_without_features_or_with_a_class_of_one_image(self):
         model = Head()
         model.register_forward_pre_hook(lambda _, images: (images[0] * torch.nan,))
-        assert prototype_top1(model, self.sets(), CPU) is None
-        assert prototype_top1(Head(), self.sets("random:1image"), CPU) is None
+        assert set(prototype_figures(model, self.sets(), CPU).values()) == {None}
+        assert set(prototype_figures(Head(), self.sets("random:1image"), CPU).values()) == {None}
