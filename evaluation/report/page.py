@@ -140,9 +140,10 @@ def _cells(figure: str, shown: dict[str, Figures], gaps: dict[str, list[float]])
     """A figure of each model and the gap between unlearned and retrained, each with its interval if there is one."""
     digits, cells = digits_of(figure), []
 
-    def interval(low: float | None, high: float | None, form: str, between: str = "–") -> Markup:
+    def interval(low: float | None, high: float | None, form: str) -> Markup:
         if None in (low, high):
             return Markup("")
+        between = " to " if low < 0 else "–"
         return Markup("<small>{}</small>").format(f"{low:z{form}}{between}{high:z{form}}".replace("-", "−"))
 
     for figures in shown.values():
@@ -151,5 +152,5 @@ def _cells(figure: str, shown: dict[str, Figures], gaps: dict[str, list[float]])
     if {"unlearned", "retrained"} <= set(shown):
         pair, form = [shown[name].get(figure) for name in ("unlearned", "retrained")], f".{digits}f"
         gap = "–" if None in pair else f"{pair[0] - pair[1]:+z{form}}".replace("-", "−")
-        cells.append(escape(gap) + interval(*gaps.get(figure, (None, None)), form, " to "))
+        cells.append(escape(gap) + interval(*gaps.get(figure, (None, None)), form))
     return cells

@@ -64,7 +64,7 @@ class TestPage:
         assert page.row("Accuracy on the retained images")[3] == "−5.35"
         said = "0.50 points from the retrained model (AvgGap; 95 % interval over images 0.25–2.00)."
         assert f"the result is {said}" in page.text
-        assert page.row("Exposure of retained images") == ["–", "−0.020−0.030–0.010", "–", "–"]
+        assert page.row("Exposure of retained images") == ["–", "−0.020−0.030 to 0.010", "–", "–"]
         assert page.row("Loss attack, worst tenth")[1] == "53.0040.00–90.00"
 
     def test_the_classes_that_lost_most(self):
