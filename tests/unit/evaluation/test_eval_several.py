@@ -167,6 +167,12 @@ class TestPrototype:
         assert prototype_figures(model, self.sets(), CPU) == {"prototype1_top1": 100, "prototype10_top1": 100}
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
+    @pytest.mark.parametrize("forget", ["class:b", "class:b,c"])
+    def test_a_class_does_not_come_back_by_a_row_that_takes_all_images(self, forget):
+        """All features are positive, so that a mean of them alone answers to any image."""
+        found = prototype_figures(Head(informative=False), self.sets(forget), CPU)
+        assert all(value < 75 for value in found.values())
+
     def test_is_at_chance_where_features_hold_nothing(self):
         """All classes have prototypes, of noise: none is better than another."""
         for value in prototype_figures(Head(informative=False), self.sets("random:300"), CPU).values():
