@@ -148,7 +148,8 @@ def _cells(figure: str, shown: dict[str, Figures], gaps: dict[str, list[float]])
 
     for figures in shown.values():
         ends = (figures.get(f"{figure}_{end}") for end in ("low", "high"))
-        cells.append(escape(words.number(figures.get(figure), digits)) + interval(*ends, f".{digits}f"))
+        value = words.number(figures.get(figure), digits).replace("-", "−")
+        cells.append(escape(value) + interval(*ends, f".{digits}f"))
     if {"unlearned", "retrained"} <= set(shown):
         pair, form = [shown[name].get(figure) for name in ("unlearned", "retrained")], f".{digits}f"
         gap = "–" if None in pair else f"{pair[0] - pair[1]:+z{form}}".replace("-", "−")

@@ -91,7 +91,7 @@ def tolerance_of(figure: str, images: dict[str, int], told: Any = None) -> float
 
 def titled(figure: str) -> str:
     """The title of a figure in tables."""
-    for end, title in (("_low", ", lower end"), ("_high", ", upper end")):
+    for end, title in (("_low", ", low"), ("_high", ", high")):
         if figure.endswith(end):
             return titled(figure.removesuffix(end)) + title
     return FIGURES.get(figure, figure)

@@ -185,7 +185,7 @@ class TestDetects:
         "models.unlearned.mia_worst_tenth": (51.25, "unlearned: membership worst tenth, %"),
         "models.unlearned.retain_exposure": (0.123, "unlearned: retain exposure"),
         "models.unlearned.residual_knowledge": (1.234, "unlearned: residual knowledge"),
-        "models.unlearned.test_top1_low": (1.5, "unlearned: test top-1, lower end"),
+        "models.unlearned.test_top1_low": (1.5, "unlearned: test top-1, low"),
         "gap_intervals.unlearned.avg_gap.0": (0.0123, "intervals of gaps"),
         "verdict.slack": (0.987, "verdict: slack"),
         "verdict.forgotten": ("toggled", "verdict: forgotten"),
