@@ -257,7 +257,7 @@ class TestMarkdown:
         assert len({count_cells(line) for line in text.splitlines() if line.startswith("|")}) == 1
 
     def test_top5_stands_beside_top1_on_request(self, rows):
-        shown = "| forget | forget top-5 | retain | retain top-5 | test | test top-5 |"
+        shown = "| forget top-5 | retain | retain top-5 | test | test top-5 |"
         assert shown in markdown(rows, "Board", "run", top5=True) and "top-5" not in markdown(rows, "Board", "run")
 
 
