@@ -14,7 +14,7 @@ from data.forget import corrupt_labels
 from data.image_sets import ImageSets
 from data.random_streams import random_state, torch_seed
 from data.split_record import Splits
-from evaluation.attacks.intervals import auc_figures, auc_with_interval, tpr_at_fpr
+from evaluation.attacks.intervals import auc_figures, auc_with_interval, tpr_at_fpr, worst_tenth
 from evaluation.attacks.matching import class_matched
 from helper_functions.errors import UserError
 from helper_functions.files import key_of, load_tensors, make_folder, save_config, save_tensors
@@ -215,17 +215,19 @@ def ulira_figures(scores: Tensor, forget: int, seed: int = 0) -> dict[str, float
 
     Returns:
         `ulira_auc` with the ends of its 95 % interval, `ulira_accuracy`, the mean of the shares of forget images above
-        and of test images not above 0, and `ulira_tpr`, true positives at 1 % false ones, both in percent. All None
-        where a side is empty or a score is not finite.
+        and of test images not above 0, `ulira_tpr`, true positives at 1 % false ones, both in percent, and
+        `ulira_worst_tenth` with its interval. All None where a side is empty or a score is not finite.
     """
     members, others = scores[:forget], scores[forget:]
     if min(len(members), len(others)) == 0 or not scores.isfinite().all():
-        return auc_figures("ulira_auc", None) | {"ulira_accuracy": None, "ulira_tpr": None}
+        none = auc_figures("ulira_auc", None) | {"ulira_accuracy": None, "ulira_tpr": None}
+        return none | auc_figures("ulira_worst_tenth", None)
     right = (members > 0).double().mean() + (others <= 0).double().mean()
     return {
         **auc_figures("ulira_auc", auc_with_interval(members, others, seed)),
         "ulira_accuracy": 100 * right.item() / 2,
         "ulira_tpr": tpr_at_fpr(members, others),
+        **auc_figures("ulira_worst_tenth", worst_tenth(members, others, seed)),
     }
 
 

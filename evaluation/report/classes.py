@@ -3,8 +3,8 @@
 import torch
 
 from data.views import fixed_sample
+from evaluation.attacks.intervals import share_interval
 from evaluation.judge import HELD_OUT, Judgement, stays
-from evaluation.report.requesters import share_interval
 from unlearning.experiment import Experiment
 
 MODELS = ("original", "unlearned")

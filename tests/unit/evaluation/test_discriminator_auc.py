@@ -14,7 +14,7 @@ from data.datasets import Dataset
 from data.image_sets import ImageSets
 from data.splits import make_splits
 from evaluation import judge as judge_module
-from evaluation.attacks.discriminator import discriminator_auc
+from evaluation.attacks.discriminator import discriminator_attack
 from evaluation.attacks.loss import FOLDS
 from evaluation.attacks.matching import class_matched
 from evaluation.judge import judge
@@ -22,6 +22,11 @@ from evaluation.report.tables import table
 from helper_functions.training.inference import predict
 
 NAMES = ("discriminator_auc", "discriminator_auc_low", "discriminator_auc_high")
+
+
+def discriminator_auc(*given, **options) -> Auc | None:
+    found = [discriminator_attack(*given, **options)[name] for name in NAMES]
+    return None if None in found else Auc(*found)
 
 
 def outputs(count, seed, num_classes=6, margin=2.0) -> tuple[torch.Tensor, torch.Tensor]:

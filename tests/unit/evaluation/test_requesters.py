@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from data.image_list import Request
+from evaluation.attacks.intervals import share_interval
 from evaluation.judge import Judgement
-from evaluation.report.requesters import evidence_for, requester_page, share_interval
+from evaluation.report.requesters import evidence_for, requester_page
 
 NOTHING = torch.zeros(0, dtype=torch.bool)
 REQUESTS = [Request("r1", "Anna", (10, 12)), Request("r2", "Ben", (14,)), Request("r3", "Anna", (4, 12, 16))]
