@@ -8,7 +8,7 @@ from helper_functions.training.batch_norm import no_running_stats_update
 from optimizer.problems import Batch
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
-from unlearning.methods.method import RETAIN_EPOCHS, Log, published
+from unlearning.methods.method import Log, Span, published
 
 SMALLEST_SQUARE = 1e-12
 
@@ -31,7 +31,7 @@ def direction(retain: Tensor, forget: Tensor, gain: Tensor) -> Tensor:
 
 def spec(context: MethodContext) -> BaselineSpec:
     """Each step min g_r·Δ subject to g_f·Δ ≥ Q and ‖Δ‖ ≤ η·‖g_r‖, tensor by tensor, Q = `forget_gain`·η shared out in
-    proportion to ‖g_r‖·‖g_f‖; an epoch one pass over D_r. Source: Chen et al. 2026 (HAMU-Q); values
+    proportion to ‖g_r‖·‖g_f‖; an epoch one pass over D_f. Source: Chen et al. 2026 (HAMU-Q); values
     of the authors' command for CIFAR-10.
 
     `hardness` in the record is g_r·g_f; `unavoidable` is 1 where no step keeps the retain loss.
@@ -55,13 +55,13 @@ def spec(context: MethodContext) -> BaselineSpec:
             "hardness": inner.sum(), "unavoidable": (most < context.args.forget_gain).float(),
         }  # fmt: skip
 
-    part = LossPass("hamu", context.pairs("retain"), loss)
+    part = LossPass("hamu", context.pairs("forget"), loss)
     return BaselineSpec(lambda epoch: [part])
 
 
 METHOD = published(
     spec,
-    search={"learning_rate": Log(1e-5, 1e-1), "num_epochs": RETAIN_EPOCHS, "forget_gain": Log(0.05, 1.0)},
+    search={"learning_rate": Log(1e-5, 1e-1), "num_epochs": Span(1, 25), "forget_gain": Log(0.05, 1.0)},
     num_epochs=25, batch_size=5000, learning_rate=1e-4, momentum=0.0, weight_decay=0.0, max_grad_norm=1.0, bn="frozen",
     forget_gain=0.5,
 )  # fmt: skip
