@@ -34,11 +34,11 @@ def forgetting_weights(scores: Tensor, balance: Tensor) -> Tensor:
 
 
 def spec(context: MethodContext) -> BaselineSpec:
-    """The epochs of random labels, a forget image's loss times 1 + sign(z)·tanh(\\|z\\|)^(1/B), z the z-score of its
-    label's probability among unseen images of its class, B = (n_f / (K·n_f,class))^τ. Source: Yu et al. 2026 (FaLW),
-    equations 5 to 7.
+    """Random labels, an image's loss weighted by the z-score of its label's probability among unseen images of its
+    class. Source: Yu et al. 2026, equations 5 to 7.
 
-    The statistics of unseen images are measured before each epoch; in the paper, before each step.
+    The weight is 1 + sign(z)·tanh(|z|)^(1/B), with B = (n_f / (K·n_f,class))^τ for the class's forget images. Unseen
+    images are measured before each epoch; in the paper, before each step.
     """
     evaluator = context.evaluator
     counts = torch.bincount(evaluator.forget_labels, minlength=context.num_classes)

@@ -30,11 +30,10 @@ def direction(retain: Tensor, forget: Tensor, gain: Tensor) -> Tensor:
 
 
 def spec(context: MethodContext) -> BaselineSpec:
-    """Each step min g_r·Δ subject to g_f·Δ ≥ Q and ‖Δ‖ ≤ η·‖g_r‖, tensor by tensor, Q = `forget_gain`·η shared out in
-    proportion to ‖g_r‖·‖g_f‖; an epoch one pass over D_f. Source: Chen et al. 2026 (HAMU-Q); values
-    of the authors' command for CIFAR-10.
+    """Each step min g_r·Δ subject to g_f·Δ ≥ Q and ‖Δ‖ ≤ η·‖g_r‖, by tensor. Source: Chen et al. 2026 (their command).
 
-    `hardness` in the record is g_r·g_f; `unavoidable` is 1 where no step keeps the retain loss.
+    Q is `forget_gain`·η, shared out in proportion to ‖g_r‖·‖g_f‖. An epoch is one pass over D_f. `hardness` in the
+    record is g_r·g_f; `unavoidable` is 1 where every such step raises the retain loss.
     """
     model = context.model
 

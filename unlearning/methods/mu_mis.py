@@ -27,8 +27,8 @@ def sensitivities(context: MethodContext, inputs: Tensor, *classes: Tensor) -> l
 
 
 def spec(context: MethodContext) -> BaselineSpec:
-    """Mean of ‖∇ₓ f_c‖² − ‖∇ₓ f_c'‖² on D_f, f_c the label's logit and c' another class, until the second is `recovery`
-    times the original's. Source: Cheng et al. 2026 (MU-Mis).
+    """‖∇ₓ f_c‖² − ‖∇ₓ f_c'‖² on D_f, c the label and c' another class, until the second is `recovery` times the
+    original's. Source: Cheng et al. 2026.
     """
 
     def others_sensitivity() -> float:

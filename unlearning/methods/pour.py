@@ -10,9 +10,10 @@ from unlearning.methods.method import ClassCounts, one_shot
 
 
 def spec(context: MethodContext) -> BaselineSpec:
-    """W ← W·(I − P), W the weights of the last layer and P the projection onto the rows of the forgotten classes.
+    """W ← W·(I − P), W the last layer's weights, P the projection onto the forgotten classes' rows. Source: Le et al.
+    2026 (POUR-P).
 
-    The same as projecting the features before it. Source: Le et al. 2026 (POUR-P).
+    The same as projecting the features before it.
     """
     path = head_path(context.model)
     weight = None if path is None else context.model.get_submodule(path).weight

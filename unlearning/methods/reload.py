@@ -20,8 +20,9 @@ def knowledge(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def spec(context: MethodContext) -> BaselineSpec:
-    """One ascent step along g(D) − g(D_r), the weights with the lowest |g(D) − g(D_r)| / |g(D)| drawn anew, then
-    CE(D_r). Source: Newatia et al. 2026 (RELOAD); values of the authors' command for CIFAR-100.
+    """A step along g(D) − g(D_r), the weights with the lowest |g(D) − g(D_r)| / |g(D)| drawn anew, then CE(D_r).
+
+    Source: Newatia et al. 2026 (their command).
     """
 
     def begin() -> None:

@@ -14,8 +14,9 @@ from unlearning.methods.method import RETAIN_EPOCHS, Log, published
 
 
 def spec(context: MethodContext) -> BaselineSpec:
-    """CE(D_r) at θ + ρ·g_f / ‖g_f‖, g_f the gradient of CE(D_f) and ρ falling to 0 along a cosine; an epoch one pass
-    over D_r. Source: Kim et al. 2025 (UAM); values of the authors' library.
+    """CE(D_r) at θ + ρ·∇CE(D_f) / ‖∇CE(D_f)‖, ρ falling to 0 along a cosine. Source: Kim et al. 2025 (their library).
+
+    An epoch is one pass over D_r.
     """
     model, args, stream = context.model, context.args, context.pairs("retain")
     total = args.num_epochs * len(stream)

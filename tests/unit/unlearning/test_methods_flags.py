@@ -92,7 +92,7 @@ class TestDefaults:
         args = get_parser().parse(["--learning_rate", "0.5", "--config_file", str(path)])
         assert (args.method, args.msteps, args.learning_rate, args.temperature) == ("scrub", 3, 0.5, 4.0)
         own = defaults_of("scrub")
-        assert (args.batch_size, args.retain_batch_size) == (own["batch_size"], own["retain_batch_size"]) == (32, 128)
+        assert (args.batch_size, args.retain_batch_size) == (own["batch_size"], own["retain_batch_size"]) == (512, 256)
         assert get_parser().parse(["--method", "scrub", "--msteps", "2"]).msteps == 2
 
     def test_a_value_that_is_ours_by_default_can_be_asked_for(self):
@@ -101,8 +101,8 @@ class TestDefaults:
     @pytest.mark.parametrize(
         ("flags", "sizes", "finetune"),
         [
-            (["--method", "scrub"], (32, 128), None),
-            (["--method", "scrub", "--retain_batch_size", "50"], (32, 50), None),
+            (["--method", "scrub"], (512, 256), None),
+            (["--method", "scrub", "--retain_batch_size", "50"], (512, 50), None),
             (["--batch_size", "20"], (20, 20), (20, 58)),
             ([], (17, 32), (29, 58)),  # of the 129 images that are a tenth, and the 1,164 that are the rest
             (["--retain_batch_size", "50"], (17, 50), (25, 50)),
