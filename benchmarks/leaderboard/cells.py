@@ -23,7 +23,7 @@ from unlearning.methods import METHODS, get_method
 from unlearning.methods.own import fingerprint, is_own, stem_of
 
 # Kinds of forget sets that use the tuned flags of another kind unless they have their own.
-SIMILAR = {"superclass": "class", "file": "random", "memorised": "random"}
+SIMILAR = {"superclass": "class", "file": "random", "long_tailed": "random", "memorised": "random"}
 WEIGHTS = (*RESULTS, CHECKPOINT)  # are removed once a cell is finished
 # Figures that all methods on a forget set and seed share: a line of references.jsonl, stored once.
 SHARED, REFERENCES = ("original", "retrained"), "references.jsonl"

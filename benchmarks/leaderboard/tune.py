@@ -207,7 +207,7 @@ def objective(figures: dict, verdict: dict, kind: str) -> float:
     if not verdict["feasible"]:
         overdrawn = -verdict["slack"]
         return OVER_BUDGET + (overdrawn if math.isfinite(overdrawn) else FAR_OVER_BUDGET)
-    unseen = figures["unseen_top1"] if kind in ("random", "file") else 0.0
+    unseen = figures["unseen_top1"] if kind in ("random", "long_tailed", "file") else 0.0
     return abs(figures["forget_top1"] - unseen) + VALIDATION_WEIGHT * (100 - figures["validation_top1"])
 
 
