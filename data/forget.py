@@ -170,8 +170,8 @@ def _long_tailed(request: ForgetRequest, dataset: Dataset, partition: Partition,
         members = train[labels[train] == label]
         if not 0 < count < len(members):
             raise UserError(
-                f"{describe(request)} takes {counted(int(count), 'image')} of class {dataset.classes[label]}, which has "
-                f"{len(members)}; give a smaller imbalance factor, or a {'smaller' if count else 'larger'} fraction"
+                f"{describe(request)} takes {counted(int(count), 'image')} of class {dataset.classes[label]}, which "
+                f"has {len(members)}; give a smaller imbalance factor, or a {'smaller' if count else 'larger'} fraction"
             )
         drawn.append(rng.permutation(members)[:count])
     return np.concatenate(drawn)

@@ -272,6 +272,13 @@ class TestTuning:
                 assert own is None or value == own, (name, flag)
             assert set(distributions) == set(space.searched) <= METHODS[space.fixed["method"]].follows, name
 
+    def test_published_methods_are_tried_with_other_batches_and_schedules(self):
+        for name, space in SPACES.items():
+            if "schedule" in METHODS[space.fixed["method"]].defaults:
+                assert {"constant", "linear", "cosine", "one_cycle"} <= set(space.searched["schedule"]), name
+                assert {32, 64, 128, 256, 512} <= set(space.searched["batch_size"]), name
+        assert {32, 64, 128, 256, 512} <= set(SPACES["scrub"].searched["retain_batch_size"])
+
     def test_a_cap_on_passes_over_the_retain_set_leaves_those_over_the_forget_set(self):
         for method in ("finetune", "scrub", "neggrad_plus", "eu_k", "ct"):
             distributions = SPACES[method].distributions(3)

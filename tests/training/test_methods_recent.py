@@ -48,10 +48,19 @@ def gradients_of(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor
     return {name: torch.zeros_like(named[name]) if g is None else g for name, g in zip(named, found, strict=True)}
 
 
-def step(model: nn.Module, gradients: dict[str, torch.Tensor]) -> None:
+def step(model: nn.Module, gradients: dict[str, torch.Tensor], rate: float = RATE) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter -= RATE * gradients[name]
+            parameter -= rate * gradients[name]
+
+
+def test_the_rate_is_a_tenth_after_each_of_the_epochs_asked_for(tmp_path):
+    """SCRUB's first max step has no gradient: student and teacher are the same."""
+    expected = network()
+    for rate in (RATE, RATE, RATE / 10):
+        step(expected, gradients_of(expected, F.cross_entropy(expected(RETAIN), RETAIN_LABELS)), rate)
+    weights = {"divergence_weight": 0.0, "retain_weight": 1.0, "msteps": 1}
+    assert_same_weights(once("scrub", tmp_path, num_epochs=3, decay_epochs=[2, 3, 9], **weights), expected)
 
 
 class TestReload:

@@ -27,8 +27,9 @@ def sensitivities(context: MethodContext, inputs: Tensor, *classes: Tensor) -> l
 
 
 def spec(context: MethodContext) -> BaselineSpec:
-    """‖∇ₓ f_c‖² − ‖∇ₓ f_c'‖² on D_f, c the label and c' another class, until the second is `recovery` times the
-    original's. Source: Cheng et al. 2026.
+    """‖∇ₓ f_c‖² − ‖∇ₓ f_c'‖² on D_f, c the label and c' another class. Source: Cheng et al. 2026.
+
+    Ends with the epoch after which the second is `recovery` times the original's.
     """
 
     def others_sensitivity() -> float:

@@ -20,7 +20,7 @@ def knowledge(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def spec(context: MethodContext) -> BaselineSpec:
-    """A step along g(D) − g(D_r), the weights with the lowest |g(D) − g(D_r)| / |g(D)| drawn anew, then CE(D_r).
+    """A step along g = g(D) − g(D_r), the weights with the lowest |g| / |g(D)| drawn anew, then CE(D_r).
 
     Source: Newatia et al. 2026 (their command).
     """

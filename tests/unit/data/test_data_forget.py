@@ -16,6 +16,7 @@ from helper_functions.errors import UserError
 CLASSES = ("apple", "pear", "0", "cat, sleeping")
 LABELS = torch.arange(50) % 4
 TRAIN = np.arange(0, 36)
+PREFIXES = ("random:", "class:", "mislabelled:", "mislabelled:0.1:", "long_tailed:0.1:")
 
 
 def toy(**options) -> Dataset:
@@ -94,7 +95,7 @@ def test_grammar_errors(spec, words):
 
 
 @settings(max_examples=80)
-@given(st.text(max_size=30) | st.tuples(st.sampled_from(["random:", "class:", "mislabelled:", "long_tailed:0.1:"]), st.text()).map("".join))
+@given(st.text(max_size=30) | st.tuples(st.sampled_from(PREFIXES), st.text()).map("".join))
 def test_any_text_parses_or_is_refused_in_one_line(spec):
     try:
         parse_forget(spec)
