@@ -18,7 +18,7 @@ from helpers.processes import signal_at
 import train_constrained_unlearning as script
 from benchmarks.leaderboard import board as leaderboard
 from benchmarks.leaderboard import tune
-from benchmarks.leaderboard.cells import data_flags, method_flags, read_cells
+from benchmarks.leaderboard.cells import applies, data_flags, method_flags, read_cells
 from benchmarks.leaderboard.trained_models import Training
 from benchmarks.leaderboard.tune import SPACES, rounded, start
 from benchmarks.sweeps.sweep import command_line, run_all
@@ -258,6 +258,13 @@ class TestLeaderboard:
 def without_seconds(row: dict) -> dict:
     costs = {name: {**row[name], "seconds": 0, "peak_memory_bytes": 0} for name in ("cost", "retrained_cost")}
     return {**row, **costs}
+
+
+def test_rows_are_run_on_forget_sets_that_their_methods_take():
+    sets = ("random:0.1", "long_tailed:0.1:10", "memorised:low", "class:3", "superclass:fish", "mislabelled:0.1")
+    assert all(applies(method, forget) for method in ("scrub_r", "constrained", "mu_mis") for forget in sets)
+    assert [applies("pour", forget) for forget in sets] == [False, False, False, True, True, False]
+    assert [applies("falw", forget) for forget in sets] == [True, True, True, True, True, False]
 
 
 class TestTuning:
