@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from helper_functions.training.distribution import from_main
 from helper_functions.training.loop import LoopConfig, Trainer, run_loop
 from helper_functions.training.passes import WEIGHTS, Fault, all_finite
 from optimizer.nan_guard import NanGuard, stopped_by
@@ -167,7 +168,9 @@ class BaselineTrainer(Trainer):
 
     def on_epoch(self, means: dict[str, float], epoch: int) -> bool:
         """Measure the model and write down what was found."""
-        stopped = self.spec.done()
+        # The first rank's, since ranks could decide differently by a rounding error.
+        done = self.spec.done()
+        stopped = from_main(lambda: done)
         self._close_epoch(epoch, self.config.num_epochs, {**self._state(epoch), "stopped": stopped})
         return stopped
 
