@@ -101,8 +101,8 @@ class TestDefaults:
     @pytest.mark.parametrize(
         ("flags", "sizes", "finetune"),
         [
-            (["--method", "scrub"], (512, 256), None),
-            (["--method", "scrub", "--retain_batch_size", "50"], (512, 50), None),
+            (["--method", "scrub"], (129, 256), None),  # of 512 at most, the whole forget set
+            (["--method", "scrub", "--retain_batch_size", "50"], (129, 50), None),
             (["--batch_size", "20"], (20, 20), (20, 58)),
             ([], (17, 32), (29, 58)),  # of the 129 images that are a tenth, and the 1,164 that are the rest
             (["--retain_batch_size", "50"], (17, 50), (25, 50)),
