@@ -39,7 +39,9 @@ class DataArgs(Preprocessing):
     """Folder of the data set; CIFAR, SVHN and Fashion-MNIST are downloaded to it when absent."""
     forget: str | None = None
     """The forget set: random:0.1, random:500, class:apple,7, superclass:fish, mislabelled:0.1, group:NAME or
-    file:PATH. Without it, random:0.1 of a built-in data set; of an imagefolder, it has to be given."""
+    file:PATH; long_tailed:0.1:10, a random one with ten times as many images of the most frequent class as of the
+    rarest; mislabelled:0.1:0.5, half of the wrong labels, while the others stay, unknown. Without it, random:0.1 of a
+    built-in data set; of an imagefolder, it has to be given."""
     requests: str | None = None
     """CSV file of request_id, requester and file, an image or a list of images: all of them are the forget set, and
     each requester gets a page of his own."""

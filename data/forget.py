@@ -1,6 +1,7 @@
 """What to forget: the grammar of `--forget`, the images that a request selects, and labels corrupted on purpose."""
 
 import difflib
+import math
 import re
 from dataclasses import dataclass
 
@@ -16,7 +17,10 @@ from helper_functions.errors import UserError
 from helper_functions.training.distribution import say
 from helper_functions.wording import counted
 
-GRAMMAR = "random:0.1, random:500, class:apple,7, superclass:fish, mislabelled:0.1, group:NAME or file:PATH"
+GRAMMAR = (
+    "random:0.1, random:500, long_tailed:0.1:10, class:apple,7, superclass:fish, mislabelled:0.1, group:NAME or "
+    "file:PATH"
+)
 # Fewer random images than these need the word, since random:2 may be meant as a share.
 FEWEST_UNNAMED = 10
 CONFUSIONS = ("uniform", "pairwise")
@@ -26,7 +30,9 @@ CONFUSIONS = ("uniform", "pairwise")
 class ForgetRequest:
     """A parsed request; of the optional fields, those that the kind needs are set.
 
-    `path` is that of a list, of a table of requests, or, for a group, of the table of groups.
+    `path` is that of a list, of a table of requests, or, for a group, of the table of groups. `imbalance` is how many
+    times as many images of the most frequent class there are as of the rarest; `share`, which part of the wrong labels
+    is known, and is forgotten.
     """
 
     kind: str
@@ -34,6 +40,8 @@ class ForgetRequest:
     count: int | None = None
     names: tuple[str, ...] = ()
     path: str | None = None
+    imbalance: float | None = None
+    share: float | None = None
 
 
 def parse_forget(spec: str) -> ForgetRequest:
@@ -65,7 +73,26 @@ def parse_forget(spec: str) -> ForgetRequest:
             ways = f"random:{images.replace(' ', '')} or random:{count / 100:g}"
             raise UserError(f"forget request {spec!r}: {images} or {count} %? write {ways}")
         return ForgetRequest(kind, count=count)
-    return ForgetRequest(kind, fraction=parse_fraction(value, f"forget request {spec!r}"))
+    what, (fraction, further, factor) = f"forget request {spec!r}", value.partition(":")
+    if kind == "long_tailed":
+        return ForgetRequest(kind, fraction=parse_fraction(fraction, what), imbalance=_parse_imbalance(factor, what))
+    if kind == "mislabelled" and further:
+        share = parse_fraction(factor, f"{what}, share of the wrong labels that is forgotten")
+        return ForgetRequest(kind, fraction=parse_fraction(fraction, what), share=share)
+    return ForgetRequest(kind, fraction=parse_fraction(value, what))
+
+
+def _parse_imbalance(text: str, what: str) -> float:
+    try:
+        imbalance = float(text)
+    except ValueError:
+        imbalance = math.nan
+    if not 1 <= imbalance < math.inf:
+        raise UserError(
+            f"{what}: imbalance factor {text!r}; give, after the fraction, how many times as many images of the most "
+            "frequent class there are as of the rarest, such as long_tailed:0.1:10"
+        )
+    return imbalance
 
 
 def parse_fraction(text: str, what: str) -> float:
@@ -100,7 +127,8 @@ def describe(request: ForgetRequest) -> str:
     count = None if request.count is None else f"{request.count}{'images' * (request.count < FEWEST_UNNAMED)}"
     values = (request.path, count, request.fraction)
     value = ",".join(request.names) or next(value for value in values if value is not None)
-    return f"{request.kind}:{value}"
+    factor = request.imbalance or request.share
+    return f"{request.kind}:{value}" + ("" if factor is None else f":{factor}")
 
 
 def corrupt_labels(
@@ -127,6 +155,36 @@ def _random(request: ForgetRequest, dataset: Dataset, partition: Partition, seed
     # The number of images forgotten before grows with each request, so it identifies the request's random stream.
     purpose = ("forget", before) if before else ("forget",)
     return random_state(seed, *purpose).permutation(train)[:count]
+
+
+def _long_tailed(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
+    """Numbers of images that fall exponentially from class to class, in an order of the classes that is drawn."""
+    train, labels = np.setdiff1d(partition.train, partition.asked_again), dataset.labels.numpy()
+    rng = random_state(seed, "long tail", partition.num_forgotten + len(partition.asked_again))
+    classes = rng.permutation(np.unique(labels[train]))
+    shares = request.imbalance ** -np.linspace(0, 1, len(classes))
+    # Of cumulated shares, so that the sum is right.
+    ends = np.round(round(request.fraction * len(train)) * np.cumsum(shares) / shares.sum()).astype(np.int64)
+    drawn = []
+    for label, count in zip(classes, np.diff(ends, prepend=0), strict=True):
+        members = train[labels[train] == label]
+        if not 0 < count < len(members):
+            raise UserError(
+                f"{describe(request)} takes {counted(int(count), 'image')} of class {dataset.classes[label]}, which "
+                f"has {len(members)}; give a smaller imbalance factor, or a {'smaller' if count else 'larger'} fraction"
+            )
+        drawn.append(rng.permutation(members)[:count])
+    return np.concatenate(drawn)
+
+
+def known_share(request: ForgetRequest, wrong: np.ndarray, seed: int) -> np.ndarray:
+    """Of the images whose labels are wrong, sorted int64, those that are known and forgotten."""
+    if request.share is None:
+        return wrong
+    count = round(request.share * len(wrong))
+    if count in (0, len(wrong)):
+        raise UserError(f"{describe(request)} lists {count} of {len(wrong)} wrong labels; give another share")
+    return np.sort(random_state(seed, "known").permutation(wrong)[:count])
 
 
 def _classes(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
@@ -202,6 +260,7 @@ def _of_classes(wanted: list[int], dataset: Dataset, train: np.ndarray) -> np.nd
 
 SELECTORS = {
     "random": _random,
+    "long_tailed": _long_tailed,
     "class": _classes,
     "superclass": _superclasses,
     "mislabelled": _random,

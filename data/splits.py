@@ -13,6 +13,7 @@ from data.forget import (
     corrupt_labels,
     describe,
     images_by_name,
+    known_share,
     parse_forget,
     parse_fraction,
     select_forget,
@@ -69,6 +70,7 @@ def make_splits(
     labels = dataset.labels
     if mislabelled:
         labels = corrupt_labels(labels, forget_set, dataset.num_classes, confusion, random_state(seed, "confusion"))
+        forget_set = known_share(request, forget_set, seed)
     return _assemble(dataset, partition, forget_set, labels, forget or "", seed)
 
 

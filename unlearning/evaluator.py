@@ -129,6 +129,14 @@ class Evaluator:
         weights = matching_weights(self.retain_labels, self.forget_labels[held], self.num_classes)
         return Difficulty.of(self.original_losses["forget"][held], self.original_losses["retain"], weights)
 
+    def class_counts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Forget images of each class, whether there are retain images, and unseen ones, int64 `[K]` each."""
+        forget, unseen = (
+            torch.bincount(labels, minlength=self.num_classes)
+            for labels in (self.forget_labels, self.original_outputs["unseen"][1])
+        )
+        return forget, self.retain_classes.long(), unseen
+
     def forgotten_classes(self) -> Tensor:
         """Classes of the forget set that do not occur among the retain images, int64."""
         forget = torch.bincount(self.forget_labels, minlength=self.num_classes) > 0

@@ -30,8 +30,8 @@ from unlearning.arguments import UnlearnArgs, batch_sizes, finetune_batch_sizes
 # Of data sets that serve comparisons; nobody withdraws a random tenth of his own pictures.
 DEFAULT_FORGET = "random:0.1"
 TARGETS = {
-    "random": "unseen", "file": "unseen", "group": "unseen", "requests": "unseen", "class": "zero",
-    "superclass": "zero", "mislabelled": "chance",
+    "random": "unseen", "long_tailed": "unseen", "file": "unseen", "group": "unseen", "requests": "unseen",
+    "class": "zero", "superclass": "zero", "mislabelled": "chance",
 }  # fmt: skip
 
 

@@ -11,7 +11,16 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from benchmarks.leaderboard.cells import Cell, append_cell, data_flags, is_tuned, method_flags, read_cells, run_cell
+from benchmarks.leaderboard.cells import (
+    Cell,
+    append_cell,
+    applies,
+    data_flags,
+    is_tuned,
+    method_flags,
+    read_cells,
+    run_cell,
+)
 from benchmarks.leaderboard.pages import write_pages
 from benchmarks.leaderboard.trained_models import Training, resolve, train_originals
 from benchmarks.sweeps.sweep import EngineArgs, RunAll, command_line, engine_of, results_of
@@ -121,7 +130,7 @@ def _cells(args: Args, flags: dict, run_all: RunAll) -> list[Cell]:
     for place, found in results_of(run_all(train_models, places, title="retrained models")):
         (resolved, *models), forget, seed = found, place["forget"], place["seed"]
         asked = {"forget": resolved, "seed": seed, "retain_budget": args.retain_budget}
-        for method in args.methods:
+        for method in (each for each in args.methods if applies(each, forget)):
             own = {**flags, **method_flags(args.tuned, forget.partition(":")[0], method), **asked}
             where = label_of(method), forget, seed
             cells.append(Cell(*where, own, *models, f"{args.log_dir}/cells", args.log_interval, further))

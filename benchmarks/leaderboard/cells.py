@@ -7,6 +7,8 @@ import io
 import json
 from pathlib import Path
 
+import torch
+
 import test as judge
 import train
 import train_constrained_unlearning as script
@@ -19,11 +21,13 @@ from helper_functions.errors import UserError
 from helper_functions.files import key_of, load_config
 from helper_functions.run_folder import CHECKPOINT, RESULTS, result_weights, run_quietly
 from models.arguments import ModelArgs
+from unlearning.experiment import TARGETS
 from unlearning.methods import METHODS, get_method
+from unlearning.methods.method import ClassCounts
 from unlearning.methods.own import fingerprint, is_own, stem_of
 
 # Kinds of forget sets that use the tuned flags of another kind unless they have their own.
-SIMILAR = {"superclass": "class", "file": "random", "memorised": "random"}
+SIMILAR = {"superclass": "class", "file": "random", "long_tailed": "random", "memorised": "random"}
 WEIGHTS = (*RESULTS, CHECKPOINT)  # are removed once a cell is finished
 # Figures that all methods on a forget set and seed share: a line of references.jsonl, stored once.
 SHARED, REFERENCES = ("original", "retrained"), "references.jsonl"
@@ -65,6 +69,14 @@ def data_flags(train_config: str) -> dict:
     names = [field.name for part in (DataArgs, ModelArgs) for field in dataclasses.fields(part)]
     given = {name: getattr(args, name) for name in (*names, "device", "precision") if name not in ("forget", "splits")}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def applies(method: str, forget: str) -> bool:
+    """Whether the method of a row takes forget sets of this kind, of whose classes there are unseen images."""
+    some, kind = torch.ones(1), forget.partition(":")[0]
+    retain = some * (kind not in ("class", "superclass"))
+    name = method if is_own(method) or method in METHODS else "constrained"
+    return get_method(name).refuses(TARGETS.get(kind, "unseen"), ClassCounts(some, retain, some)) is None
 
 
 def method_flags(tuned: str | None, kind: str, method: str) -> dict:

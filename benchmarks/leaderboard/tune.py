@@ -20,7 +20,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where this file is run by its path
 
 import train_constrained_unlearning as script
-from benchmarks.leaderboard.cells import data_flags
+from benchmarks.leaderboard.cells import applies, data_flags
 from benchmarks.leaderboard.trained_models import Training, train_originals
 from benchmarks.sweeps.sweep import EngineArgs, append_row, command_line, engine_of, read_rows
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
@@ -146,7 +146,7 @@ def main(args: Args) -> dict:
             # The key by which an original is found stands in its name.
             {"method": method, "forget": forget, "original": str(original), "trained": original.name.split("-")[1],
              "args": dataclasses.asdict(args)}
-            for forget, original in originals.items() for method in args.methods
+            for forget, original in originals.items() for method in args.methods if applies(method, forget)
         ]  # fmt: skip
         for search, trials, error in run_all(run_search, searches, title="searches"):
             if error is not None:
@@ -207,7 +207,7 @@ def objective(figures: dict, verdict: dict, kind: str) -> float:
     if not verdict["feasible"]:
         overdrawn = -verdict["slack"]
         return OVER_BUDGET + (overdrawn if math.isfinite(overdrawn) else FAR_OVER_BUDGET)
-    unseen = figures["unseen_top1"] if kind in ("random", "file") else 0.0
+    unseen = figures["unseen_top1"] if kind in ("random", "long_tailed", "file") else 0.0
     return abs(figures["forget_top1"] - unseen) + VALIDATION_WEIGHT * (100 - figures["validation_top1"])
 
 

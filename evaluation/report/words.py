@@ -47,6 +47,18 @@ METHODS = {
     "ct": "The filters were transposed and trained on the other images (CT, Cadet et al. 2024).",
     "ugradsl_plus": "The loss on these images, with smoothed labels, was maximised and that on the others minimised "
         "(UGradSL+, Di et al. 2026).",
+    "reload": "The part of the gradient that belongs to these images was added to the weights, the weights that hold "
+        "it least were re-initialised, and training continued on the other images (RELOAD, Newatia et al. 2026).",
+    "mu_mis": "The model was changed until its outputs for the labels of these images responded less to the images "
+        "(MU-Mis, Cheng et al. 2026).",
+    "hamu": "Each step lowered the loss on the other images as far as a set rise of the loss on these images allowed "
+        "(HAMU, Chen et al. 2026).",
+    "falw": "The model was trained on random wrong labels for these images, most for those that it still recognised "
+        "better than unseen ones, then on the others (FaLW, Yu et al. 2026).",
+    "uam": "The loss on the other images was minimised at weights where that on these images is higher (UAM, Kim et "
+        "al. 2025).",
+    "pour": "The directions of these classes were removed from the weights of the last layer (POUR-P, Le et al. "
+        "2026).",
 }  # fmt: skip
 
 # By figure: its title in the table, and how to read it. {ideal}: the figure of a model that never saw the images.

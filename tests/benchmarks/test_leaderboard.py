@@ -15,7 +15,7 @@ from helpers.processes import SMALL, Done, fork, signal_at
 import train_constrained_unlearning as script
 from benchmarks.leaderboard import board as leaderboard
 from benchmarks.leaderboard import tune
-from benchmarks.leaderboard.cells import data_flags, method_flags, read_cells
+from benchmarks.leaderboard.cells import applies, data_flags, method_flags, read_cells
 from benchmarks.leaderboard.trained_models import Training
 from benchmarks.leaderboard.tune import SPACES, rounded, start
 from benchmarks.sweeps.sweep import command_line, run_all
@@ -247,9 +247,16 @@ def without_seconds(row: dict) -> dict:
     return {**row, **costs}
 
 
+def test_rows_are_run_on_forget_sets_that_their_methods_take():
+    sets = ("random:0.1", "long_tailed:0.1:10", "memorised:low", "class:3", "superclass:fish", "mislabelled:0.1")
+    assert all(applies(method, forget) for method in ("scrub_r", "constrained", "mu_mis") for forget in sets)
+    assert [applies("pour", forget) for forget in sets] == [False, False, False, True, True, False]
+    assert [applies("falw", forget) for forget in sets] == [True, True, True, True, True, False]
+
+
 class TestTuning:
     def test_every_method_is_tuned_and_starts_from_its_own_defaults(self):
-        assert {space.fixed["method"] for space in SPACES.values()} == set(METHODS) - {"retrain"}
+        assert {space.fixed["method"] for space in SPACES.values()} == set(METHODS) - {"retrain", "pour"}
         for name, space in SPACES.items():
             distributions = space.distributions(10)
             for flag, value in start(space, distributions).items():
@@ -258,6 +265,13 @@ class TestTuning:
                 own = METHODS[space.fixed["method"]].defaults.get(flag)
                 assert own is None or value == own, (name, flag)
             assert set(distributions) == set(space.searched) <= METHODS[space.fixed["method"]].follows, name
+
+    def test_published_methods_are_tried_with_other_batches_and_schedules(self):
+        for name, space in SPACES.items():
+            if "schedule" in METHODS[space.fixed["method"]].defaults:
+                assert {"constant", "linear", "cosine", "one_cycle"} <= set(space.searched["schedule"]), name
+                assert {32, 64, 128, 256, 512} <= set(space.searched["batch_size"]), name
+        assert {32, 64, 128, 256, 512} <= set(SPACES["scrub"].searched["retain_batch_size"])
 
     def test_a_cap_on_passes_over_the_retain_set_leaves_those_over_the_forget_set(self):
         for method in ("finetune", "scrub", "neggrad_plus", "eu_k", "ct"):
