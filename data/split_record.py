@@ -234,7 +234,8 @@ def _check_fits(splits: Splits, dataset: Dataset, path: str | Path) -> None:
     elsewhere = torch.ones(len(dataset.labels), dtype=torch.bool)
     elsewhere[splits.train] = elsewhere[splits.forgotten] = False
     if not torch.equal(splits.labels[elsewhere], dataset.labels[elsewhere]):
-        raise UserError(f"splits {path} were made for other labels than this data set's; give the data they belong to")
+        remedy = "give their run's --labels" if dataset.superclasses else "give the data they belong to"
+        raise UserError(f"splits {path} were made for other labels than this data set's; {remedy}")
 
 
 def _check_parts(splits: Splits, dataset: Dataset, path: str | Path) -> None:
