@@ -175,7 +175,8 @@ class Experiment:
         sizes = ", ".join(f"{name} {len(getattr(splits, name)):,}" for name in parts)
         device, dtype = self.precision.device, str(self.precision.dtype).removeprefix("torch.")
         forget = printable(splits.forget_request) or "nothing"
-        data = f"{self.dataset.name}: {sizes} ({splits.final_test})"
+        by = f", {self.dataset.num_classes} superclasses" * bool(self.dataset.subclasses)
+        data = f"{self.dataset.name}{by}: {sizes} ({splits.final_test})"
         stated = {
             name: [f"{each:.4g}" for each in value] if name in ("mean", "std") else value
             for name, value in self.dataset.preprocessing.stated().items() if name not in ("image_size", "channels")
