@@ -129,22 +129,19 @@ def _build(
     wanted = np.flatnonzero(begun.facts["state"] == MISSING)
     size = f"{begun.pixels.nbytes / 1e9:,.2f} GB"
     say(f"cache    {len(wanted):,} of {counted(count, 'picture')} to decode into {place}, {size}")
-    gone = set() if old is None else _withdrawn(old)
+    gone = frozenset() if old is None else _withdrawn(old)
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     flushed = time.monotonic()
 
     def put(found: Decoded) -> None:
         nonlocal flushed
-        back = np.array([row["digest"].tobytes() in gone for row in found.facts], dtype=bool)
-        found.pixels[back], found.facts["state"][back] = 0, WITHDRAWN
-        begun.pixels[found.places] = found.pixels
         waiting.append((found.places, found.facts))
         if time.monotonic() - flushed > INTERVAL:
             _settle(begun, waiting)
             flushed = time.monotonic()
 
     try:
-        decode(listing, stated, shape, dtype, wanted, put)
+        decode(listing, stated, shape, dtype, wanted, put, keep=True, into=folder / PIXELS, withdrawn=gone)
     finally:
         _settle(begun, waiting)
     name = f"pixels-{time.time_ns():020d}"
@@ -157,7 +154,8 @@ def _build(
 
 def _settle(begun: PixelFile, waiting: list[tuple[np.ndarray, np.ndarray]]) -> None:
     """Pixels reach the disk before the facts that say that they are there."""
-    begun.pixels.flush()
+    with open(begun.folder / PIXELS, "rb+") as file:  # also what workers have written to it
+        os.fsync(file.fileno())
     for places, facts in waiting:
         for name in facts.dtype.names:
             begun.facts[name][places] = facts[name]
@@ -207,9 +205,9 @@ def _take_over(old: PixelFile, new: PixelFile) -> None:
             say(f"cache    {what}: {len(found):,} (first: {found[0]})")
 
 
-def _withdrawn(file: PixelFile) -> set[bytes]:
+def _withdrawn(file: PixelFile) -> frozenset[bytes]:
     """Digests of the pictures that were overwritten."""
-    return {digest.tobytes() for digest in file.facts["digest"][file.facts["state"] == WITHDRAWN]}
+    return frozenset(digest.tobytes() for digest in file.facts["digest"][file.facts["state"] == WITHDRAWN])
 
 
 def overwrite(place: Path, names: list[str]) -> int:
