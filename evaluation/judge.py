@@ -70,8 +70,8 @@ def judge(
 
     In a sequence of requests, `forgotten` are the images of earlier ones, on given labels; no method reads them.
 
-    Where whole classes or subclasses are forgotten, `test_remaining` is the test part without them; where the data set has
-    superclasses, `test_adjacent` are the other classes of their superclasses and `test_remote` all others.
+    Where whole classes or subclasses are forgotten, `test_remaining` is the test part without them; where the data set
+    has superclasses, `test_adjacent` are the other classes of their superclasses and `test_remote` all others.
 
     Args:
         final: whether test images are read and attacks are run; False during a run.

@@ -199,7 +199,7 @@ class Experiment:
         # A class whose other subclasses stay goes on being predicted.
         stays = torch.isin(labels[splits.forget], labels[splits.retain])
         if stays.any() and not stays.all():
-            raise UserError(f"--forget {splits.forget_request}: a whole class and a part of one have different targets; "
+            raise UserError(f"--forget {splits.forget_request}: whole classes and parts of others have other targets; "
                             "forget one after the other, or give --forget_target")  # fmt: skip
         return "unseen" if stays.any() else "zero"
 
