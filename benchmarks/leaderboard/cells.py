@@ -29,7 +29,8 @@ WEIGHTS = (*RESULTS, CHECKPOINT)  # are removed once a cell is finished
 SHARED, REFERENCES = ("original", "retrained"), "references.jsonl"
 # Flags that only locate files on the machine of the run.
 PLACES = {
-    "cache_dir", "config_file", "data_dir", "log_dir", "name_prefix", "resume", "retrained_weight_path", "splits", "weight_path",
+    "cache_dir", "config_file", "data_dir", "log_dir", "name_prefix", "resume", "retrained_weight_path", "splits",
+    "weight_path",
 }  # fmt: skip
 
 
@@ -99,8 +100,8 @@ def is_tuned(tuned: str | None, row: dict) -> bool:
 def run_cell(cell: dict) -> dict:
     """Run a cell, given as a dict, or resume it where it stopped; returns its row."""
     cell = Cell(**cell)
-    flags = {**cache_of(cell.original), **cell.flags, "figures": False, "log_dir": cell.log_dir, "log_interval": cell.log_interval}
-    flags |= {"weight_path": f"{cell.original}/model.pt"}
+    flags = {**cache_of(cell.original), **cell.flags, "figures": False, "log_dir": cell.log_dir}
+    flags |= {"log_interval": cell.log_interval, "weight_path": f"{cell.original}/model.pt"}
     argv = command_line(flags) + ["--retrained_weight_path", *(f"{folder}/model.pt" for folder in cell.retrained)]
     name = f"{stem_of(cell.method)}-{cell.key}"
     begun = [path.parent for path in Path(cell.log_dir).glob(f"{name}-*/{CHECKPOINT}")]
