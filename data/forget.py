@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -190,18 +191,17 @@ def known_share(request: ForgetRequest, wrong: np.ndarray, seed: int) -> np.ndar
 def _classes(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
     # An image folder's class may have a comma in its name.
     whole = [name for name in (",".join(request.names), ", ".join(request.names)) if name in dataset.classes]
-    return _of_classes([_class_index(name, dataset) for name in whole or request.names], dataset, partition.train)
+    return _named_images(whole or request.names, dataset, partition.train)
 
 
 def _superclasses(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
     if not dataset.superclasses:
         raise UserError(f"{dataset.name} has no superclasses; use class:NAME, or --dataset cifar100")
-    wanted = []
     for name in request.names:
         if name not in dataset.superclasses:
             raise UserError(f"{dataset.name} has no superclass {name!r}; {_choices(name, tuple(dataset.superclasses))}")
-        wanted += [dataset.classes.index(member) for member in dataset.superclasses[name]]
-    return _of_classes(wanted, dataset, partition.train)
+    members = [member for name in request.names for member in dataset.superclasses[name]]
+    return _named_images(members, dataset, partition.train)
 
 
 def images_by_name(request: ForgetRequest, dataset: Dataset) -> np.ndarray:
@@ -238,24 +238,31 @@ def _listed(request: ForgetRequest, dataset: Dataset, partition: Partition, seed
     return np.setdiff1d(listed, before)
 
 
+def _named_images(names: Sequence[str], dataset: Dataset, images: np.ndarray) -> np.ndarray:
+    """Those of the images that have one of the classes or subclasses, by true labels."""
+    found = np.zeros(len(images), dtype=bool)
+    for name in names:
+        if name not in dataset.classes and name in dataset.subclasses:
+            found |= dataset.sub_labels.numpy()[images] == dataset.subclasses.index(name)
+        else:
+            found |= dataset.labels.numpy()[images] == _class_index(name, dataset)
+    return images[found]
+
+
 def _class_index(name: str, dataset: Dataset) -> int:
     if name in dataset.classes:
         return dataset.classes.index(name)
     if re.fullmatch(r"[0-9]{1,9}", name) and int(name) < dataset.num_classes:
         return int(name)
-    raise UserError(f"{dataset.name} has no class {name!r}; {_choices(name, dataset.classes)}")
+    raise UserError(f"{dataset.name} has no class {name!r}; {_choices(name, dataset.classes, dataset.subclasses)}")
 
 
-def _choices(name: str, names: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, names, n=3)
+def _choices(name: str, names: tuple[str, ...], further: tuple[str, ...] = ()) -> str:
+    close = difflib.get_close_matches(name, names + further, n=3)
     if close:
         return f"did you mean {' or '.join(close)}?"
     shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
     return f"choose from {shown} (numbers 0 to {len(names) - 1} for classes)"
-
-
-def _of_classes(wanted: list[int], dataset: Dataset, train: np.ndarray) -> np.ndarray:
-    return train[np.isin(dataset.labels.numpy()[train], wanted)]
 
 
 SELECTORS = {

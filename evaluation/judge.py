@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from contrastive_discrimination.held_out import resampled_folds
 from data.image_sets import ImageSets
 from data.random_streams import random_state
-from data.split_record import Splits
 from data.views import fixed_sample
 from evaluation.attacks.discriminator import discriminator_attack
 from evaluation.attacks.intervals import (
@@ -92,8 +91,8 @@ def judge(
 
     In a sequence of requests, `forgotten` are the images of earlier ones, on given labels; no method reads them.
 
-    Where whole classes are forgotten, `test_remaining` is the test part without them; where the data set has
-    superclasses, `test_adjacent` are the other classes of their superclasses and `test_remote` all others.
+    Where whole classes or subclasses are forgotten, `test_remaining` is the test part without them; where the data set
+    has superclasses, `test_adjacent` are the other classes of their superclasses and `test_remote` all others.
 
     Args:
         final: whether test images are read and attacks are run; False during a run.
@@ -121,34 +120,36 @@ def judge(
             figures |= _by_class_group(sets, logits, labels)
     if final and {"forget", "test"} <= losses.keys():
         figures |= against_test(sets, losses, outputs, retain)
-    held_out_right = torch.cat([right[part][stays(sets.splits, part)] for part in HELD_OUT])
+    held_out_right = torch.cat([right[part][stays(sets, part)] for part in HELD_OUT])
     return Judgement(
         figures, losses, outputs, right["retain"], held_out_right, right["forget"], right["test"], margins
     )
 
 
-def stays(splits: Splits, part: str) -> Tensor:
-    """Which images of a part have classes that retain images have as well, bool `[n]`."""
-    return torch.isin(splits.labels[getattr(splits, part)], splits.labels[splits.retain])
+def stays(sets: ImageSets, part: str) -> Tensor:
+    """Which images of a part have classes, or subclasses, that retain images have as well, bool `[n]`."""
+    return torch.isin(sets.strata[getattr(sets.splits, part)], sets.strata[sets.splits.retain])
 
 
 def _by_class_group(sets: ImageSets, logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Figures of test images of remaining, adjacent and remote classes; empty where no whole class is forgotten.
 
-    A class is forgotten if it has no retain image after this request and earlier ones.
+    A class, or a subclass where there are some, is forgotten if it has no retain image after this request and earlier
+    ones.
     """
-    splits, dataset = sets.splits, sets.dataset
-    forgotten = set(splits.labels[torch.cat([splits.forget, splits.forgotten])].tolist())
-    forgotten -= set(splits.labels[splits.retain].tolist())
-    names = {dataset.classes[label] for label in forgotten}
-    families = [family for family in dataset.superclasses.values() if names & set(family)]
-    related = {dataset.classes.index(name) for family in families for name in family} - forgotten
-    groups = {"remaining": set(range(dataset.num_classes)) - forgotten}
+    splits, strata = sets.splits, sets.strata
+    classes = sets.dataset.subclasses or sets.dataset.classes
+    forgotten = set(strata[torch.cat([splits.forget, splits.forgotten])].tolist())
+    forgotten -= set(strata[splits.retain].tolist())
+    names = {classes[label] for label in forgotten}
+    families = [family for family in sets.dataset.superclasses.values() if names & set(family)]
+    related = {classes.index(name) for family in families for name in family} - forgotten
+    groups = {"remaining": set(range(len(classes))) - forgotten}
     if families:
         groups |= {"adjacent": related, "remote": groups["remaining"] - related}
     found: dict[str, float] = {}
-    for name, classes in groups.items():
-        chosen = torch.isin(labels, torch.tensor(sorted(classes), dtype=torch.int64, device=labels.device))
+    for name, group in groups.items():
+        chosen = torch.isin(strata[splits.test], torch.tensor(sorted(group), dtype=torch.int64)).to(labels.device)
         if forgotten and chosen.any():
             found |= utility(logits[chosen], labels[chosen], f"test_{name}")
     return found
@@ -183,7 +184,7 @@ def _known_losses(sets: ImageSets, losses: Outputs, retain: Tensor) -> tuple[Ten
     """Losses of up to `ATTACKER_IMAGES` retain images and of as many test images of each class, in random order."""
     test = sets.splits.test
     # The matched images are in random order, so that the first ones are a sample.
-    known = class_matched(sets.dataset.labels, retain, test, sets.splits.seed)
+    known = class_matched(sets.dataset.strata, retain, test, sets.splits.seed)
     members, others = (
         losses[part][torch.searchsorted(where, indices[:ATTACKER_IMAGES])]
         for part, where, indices in zip(("retain", "test"), (retain, test), known, strict=True)
@@ -231,7 +232,7 @@ def intervals_of_gaps(judgements: dict[str, Judgement], sets: ImageSets) -> dict
 def _matched_rows(sets: ImageSets) -> tuple[Tensor, Tensor]:
     """Positions in their parts of forget images and of as many test images of each true class, in random order."""
     splits = sets.splits
-    forget, test = class_matched(sets.dataset.labels, splits.forget, splits.test, splits.seed)
+    forget, test = class_matched(sets.dataset.strata, splits.forget, splits.test, splits.seed)
     return torch.searchsorted(splits.forget, forget), torch.searchsorted(splits.test, test)
 
 

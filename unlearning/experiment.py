@@ -175,7 +175,8 @@ class Experiment:
         sizes = ", ".join(f"{name} {len(getattr(splits, name)):,}" for name in parts)
         device, dtype = self.precision.device, str(self.precision.dtype).removeprefix("torch.")
         forget = printable(splits.forget_request) or "nothing"
-        data = f"{self.dataset.name}: {sizes} ({splits.final_test})"
+        by = f", {self.dataset.num_classes} superclasses" * bool(self.dataset.subclasses)
+        data = f"{self.dataset.name}{by}: {sizes} ({splits.final_test})"
         stated = {
             name: [f"{each:.4g}" for each in value] if name in ("mean", "std") else value
             for name, value in self.dataset.preprocessing.stated().items() if name not in ("image_size", "channels")
@@ -186,8 +187,21 @@ class Experiment:
         return f"data     {data}\ninput    {seen}\nforget   {forget}\nmodel    {model}"
 
     def target(self, name: str) -> str:
-        """The forget target called `name`, or the one that fits the forget set for `auto`."""
-        return TARGETS[parse_forget(self.splits.forget_request).kind] if name == "auto" else name
+        """The forget target called `name`, or the one that fits the forget set for `auto`.
+
+        Raises:
+            UserError: `auto`, for classes that go beside subclasses of such that stay.
+        """
+        found = TARGETS[parse_forget(self.splits.forget_request).kind] if name == "auto" else name
+        if name != "auto" or found != "zero" or not self.dataset.subclasses:
+            return found
+        labels, splits = self.dataset.labels, self.splits
+        # A class whose other subclasses stay goes on being predicted.
+        stays = torch.isin(labels[splits.forget], labels[splits.retain])
+        if stays.any() and not stays.all():
+            raise UserError(f"--forget {splits.forget_request}: whole classes and parts of others have other targets; "
+                            "forget one after the other, or give --forget_target")  # fmt: skip
+        return "unseen" if stays.any() else "zero"
 
     def loaders(self, args: UnlearnArgs, *, augment: bool = False) -> dict:
         """Loaders for unlearning by name; forget and retain shuffled, augmented where it is asked for.

@@ -1,12 +1,14 @@
 """Forward passes of the model and of the original on the streams, and what the retain loss compares them by."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.loaders import TensorLoader
 from helper_functions.training.batch_norm import lent_statistics, no_running_stats_update
 from helper_functions.training.devices import Precision
 from helper_functions.training.spread import spread
@@ -31,17 +33,22 @@ class TwoStreams:
         """Put the model into the mode that was asked for; frozen, dropout is off, as in the original."""
         model.train(self.batch_norm != "frozen")
 
-    def losses(self, view: Iterable[tuple[Tensor, Tensor]], retain: Tensor) -> Tensor:
-        """Losses of a view's images, `[n]`, without gradient, passed as forget images beside a retain batch are."""
-        device, found = self.precision.device, []
-        with no_running_stats_update(self.model), lent_statistics(self.model) as lend, torch.no_grad():
-            with self.precision.autocast():
-                self.forward_pass(retain)
-                lend()
-                for inputs, labels in view:
-                    logits = self.forward_pass(inputs.to(device)).float()
-                    found.append(F.cross_entropy(logits, labels.to(device), reduction="none"))
-        return torch.cat(found)
+    def losses(self, view: Iterable[tuple[Tensor, Tensor]], retain: Tensor, size: int, seed: int) -> Tensor:
+        """Losses of a view's images, `[n]`, without gradient, passed as batches of `size` forget images are.
+
+        A view that is no `TensorLoader` keeps its batches.
+        """
+        device, order, found = self.precision.device, None, []
+        if isinstance(view, TensorLoader):
+            # Images of one class may stand side by side.
+            order = torch.randperm(view.num_images, generator=torch.Generator().manual_seed(seed))
+            view = view.in_order(view.indices[order], size)
+        with torch.no_grad(), no_running_stats_update(self.model), self.precision.autocast(), self._beside(retain):
+            for inputs, labels in view:
+                logits = self.forward_pass(inputs.to(device)).float()
+                found.append(F.cross_entropy(logits, labels.to(device), reduction="none"))
+        losses = torch.cat(found)
+        return losses if order is None else losses[order.argsort().to(device)]
 
     def __call__(self, forget: Tensor, retain: Tensor) -> tuple[Tensor, Tensor]:
         """Float32 logits of the forget inputs and of the retain inputs."""
@@ -49,14 +56,21 @@ class TwoStreams:
             if self.batch_norm == "frozen":
                 logits = self.forward_pass(torch.cat([forget, retain])).float()
                 return logits[: len(forget)], logits[len(forget) :]
-            if self.batch_norm == "retain":
-                with lent_statistics(self.model) as lend:
-                    retain_logits = self.forward_pass(retain).float()
-                    lend()
-                    return self.forward_pass(forget).float(), retain_logits
-            retain_logits = self.forward_pass(retain).float()
-            with no_running_stats_update(self.model):
+            with self._beside(retain) as retain_logits:
                 return self.forward_pass(forget).float(), retain_logits
+
+    @contextmanager
+    def _beside(self, retain: Tensor) -> Iterator[Tensor]:
+        """The retain logits; inside, passes are those of forget images."""
+        if self.batch_norm == "retain":
+            with lent_statistics(self.model) as lend:
+                logits = self.forward_pass(retain).float()
+                lend()
+                yield logits
+        else:
+            logits = self.forward_pass(retain).float()
+            with no_running_stats_update(self.model):
+                yield logits
 
 
 class OriginalAnswers:

@@ -12,7 +12,7 @@ import torch
 import test as judge
 import train
 import train_constrained_unlearning as script
-from benchmarks.leaderboard.trained_models import ELSEWHERE, model_key
+from benchmarks.leaderboard.trained_models import ELSEWHERE, LATER, cache_of, model_key
 from benchmarks.sweeps.sweep import append_row, command_line, read_rows
 from data.arguments import DataArgs
 from evaluation.gaps import retrained_of
@@ -33,7 +33,8 @@ WEIGHTS = (*RESULTS, CHECKPOINT)  # are removed once a cell is finished
 SHARED, REFERENCES = ("original", "retrained"), "references.jsonl"
 # Flags that only locate files on the machine of the run.
 PLACES = {
-    "config_file", "data_dir", "log_dir", "name_prefix", "resume", "retrained_weight_path", "splits", "weight_path",
+    "cache_dir", "config_file", "data_dir", "log_dir", "name_prefix", "resume", "retrained_weight_path", "splits",
+    "weight_path",
 }  # fmt: skip
 
 
@@ -68,7 +69,7 @@ def data_flags(train_config: str) -> dict:
     args = train.get_parser().parse(["--config_file", train_config])
     names = [field.name for part in (DataArgs, ModelArgs) for field in dataclasses.fields(part)]
     given = {name: getattr(args, name) for name in (*names, "device", "precision") if name not in ("forget", "splits")}
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in given.items() if value is not None and value != LATER.get(name)}
 
 
 def applies(method: str, forget: str) -> bool:
@@ -111,8 +112,8 @@ def is_tuned(tuned: str | None, row: dict) -> bool:
 def run_cell(cell: dict) -> dict:
     """Run a cell, given as a dict, or resume it where it stopped; returns its row."""
     cell = Cell(**cell)
-    flags = {**cell.flags, "figures": False, "log_dir": cell.log_dir, "log_interval": cell.log_interval}
-    flags |= {"weight_path": f"{cell.original}/model.pt"}
+    flags = {**cache_of(cell.original), **cell.flags, "figures": False, "log_dir": cell.log_dir}
+    flags |= {"log_interval": cell.log_interval, "weight_path": f"{cell.original}/model.pt"}
     argv = command_line(flags) + ["--retrained_weight_path", *(f"{folder}/model.pt" for folder in cell.retrained)]
     name = f"{stem_of(cell.method)}-{cell.key}"
     begun = [path.parent for path in Path(cell.log_dir).glob(f"{name}-*/{CHECKPOINT}")]

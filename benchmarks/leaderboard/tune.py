@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where this file 
 
 import train_constrained_unlearning as script
 from benchmarks.leaderboard.cells import applies, data_flags
-from benchmarks.leaderboard.trained_models import Training, train_originals
+from benchmarks.leaderboard.trained_models import Training, cache_of, train_originals
 from benchmarks.sweeps.sweep import EngineArgs, append_row, command_line, engine_of, read_rows
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import NotFinite, UserError
@@ -189,7 +189,7 @@ def run_trial(original: str, flags: dict, key: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         own = {"weight_path": f"{original}/model.pt", "judge": "validation", "figures": False, "log_dir": folder}
         try:
-            _, report = run_quietly(script, command_line({**flags, **own}), key)
+            _, report = run_quietly(script, command_line({**cache_of(original), **flags, **own}), key)
         except NotFinite:  # worse than any trial with finite figures
             figures = {"figures": {}, "seconds": None, "gradient_steps": None}
             return {"value": OVER_BUDGET + FAR_OVER_BUDGET, "feasible": False, "slack": None, **figures}

@@ -209,7 +209,7 @@ def measure_runs(args: Args, name: str, count: int) -> dict:
     flags = (
         "--dataset", "imagefolder", "--data_dir", home / name, "--image_size", side, "--model", "resnet8", "--width", 8,
         "--figures", "False", "--log_dir", home, "--cache_dir", home / "cache", "--validation", "0.02",
-        "--test", "0.02", "--forget", f"random:{count // 100}",
+        "--test", "0.02", "--forget", f"random:{max(1, count // 100)}images",
     )  # fmt: skip
     train = ("--num_epochs", 1, "--batch_size", 256, "--learning_rate", 0.05)
     found = {}

@@ -66,7 +66,7 @@ def shadow_targets(sets: ImageSets) -> ShadowTargets:
         UserError: there is no class-matched test image, or some labels of the forget set are wrong and others right.
     """
     splits, dataset = sets.splits, sets.dataset
-    forget, test = class_matched(dataset.labels, splits.forget, splits.test, splits.seed)
+    forget, test = class_matched(dataset.strata, splits.forget, splits.test, splits.seed)
     if len(forget) == 0:
         raise UserError("--shadow_models: no test image has a class of the forget set; U-LiRA needs both")
     always = splits.forget[~torch.isin(splits.forget, forget)]
@@ -91,7 +91,7 @@ def shadow_splits(sets: ImageSets, targets: ShadowTargets, number: int) -> Split
     Shadows 2j and 2j + 1 have the two halves of one draw, so that each target is in every second shadow model.
     """
     splits, dataset = sets.splits, sets.dataset
-    classes = dataset.labels[targets.indices]
+    classes = dataset.strata[targets.indices]
     chosen = torch.zeros(len(classes), dtype=torch.bool)
     rng = random_state(splits.seed, "shadow", number // 2)
     for label in classes.unique():

@@ -27,7 +27,8 @@ def evidence_for(requests: Sequence[Request], judgements: dict[str, Judgement], 
     splits, names = experiment.splits, experiment.dataset.file_names
     rows = {image: row for row, image in enumerate(splits.forget.tolist())}
     part = "test" if "test" in judgements["unlearned"].losses else "validation"
-    labels, others = splits.labels[splits.forget], splits.labels[getattr(splits, part)]
+    strata = experiment.sets.strata
+    labels, others = strata[splits.forget], strata[getattr(splits, part)]
     entries = []
     for number, requester in enumerate(dict.fromkeys(request.requester for request in requests), start=1):
         own = [request for request in requests if request.requester == requester]

@@ -296,7 +296,7 @@ class TestPairedFall:
 class TestMatchingWeights:
     @given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.lists(st.integers(0, 4), min_size=1, max_size=30))
     def test_classes_weigh_as_wanted(self, labels, wanted):
-        weights = matching_weights(torch.tensor(labels), torch.tensor(wanted), 5)
+        weights = matching_weights(torch.tensor(labels), torch.tensor(wanted))
         shared = set(labels) & set(wanted)
         total = sum(wanted.count(label) for label in shared)
         for label in set(labels):

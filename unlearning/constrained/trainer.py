@@ -106,7 +106,9 @@ class ConstrainedTrainer(Trainer):
             self.problem = ForgetSubjectToRetain(self.streams, self.target, args, self.original_answers, gap)
         else:
             args = dataclasses.replace(args, learning_rate=args.finetune_learning_rate, **FINETUNING)
-            self.streams = TwoStreams(context.model, context.precision, "retain")
+            # A batch normalised by itself loses what tells its classes from others, unless it is a mixture of all.
+            mode = "train" if context.evaluator.is_mixture() else "retain"
+            self.streams = TwoStreams(context.model, context.precision, mode)
             self.problem = RetainSubjectToForget(self.streams, self.target, args)
         optimizer = build_optimizer(context.model, args)
         rate, least = (FINETUNING_DUAL_RATE, args.multiplier) if number else (dual_rate(args, self.batches), 1.0)
@@ -215,7 +217,8 @@ class ConstrainedTrainer(Trainer):
 
     def _refresh_beside(self, retain: Tensor) -> None:
         """Measure unseen images as forget images pass: a batch names them less surely than running statistics do."""
-        self.target.refresh(self.streams.losses(self.context.evaluator.views["unseen"], retain))
+        view, loader = self.context.evaluator.views["unseen"], self.batches.follower.loader
+        self.target.refresh(self.streams.losses(view, retain, getattr(loader, "batch_size", 1), self.context.seed))
 
     def _refresh_target(self, losses: dict[str, Tensor]) -> None:
         self.target.refresh(losses["unseen"], losses["forget"])

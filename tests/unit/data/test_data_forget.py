@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from data.datasets import Dataset
+from data.datasets import Dataset, by_superclass
 from data.forget import CONFUSIONS, ForgetRequest, corrupt_labels, describe, parse_forget, select_forget
 from data.partition import Partition
 from helper_functions.errors import UserError
@@ -144,6 +144,18 @@ def test_impossible_selections(spec, words):
 
 def test_a_class_without_training_images_is_empty():
     assert "is empty" in complaint(select, "class:apple", None, 0, TRAIN[TRAIN % 4 != 0])
+
+
+def test_a_subclass_is_named_like_a_class():
+    fine = toy()
+    coarse = by_superclass(fine)
+    assert coarse.classes == ("fruit", "rest")
+    assert coarse.labels.tolist() == [int(CLASSES[label] not in ("apple", "pear")) for label in LABELS.tolist()]
+    assert np.array_equal(select("class:apple", coarse), select("class:apple", fine))
+    for whole in ("class:fruit", "class:apple,pear", "superclass:fruit"):
+        expected = select("superclass:fruit", fine)
+        assert np.array_equal(select(whole, coarse), expected), whole
+    assert "did you mean apple?" in complaint(select, "class:appel", coarse)
 
 
 def test_data_sets_without_superclasses_say_so():

@@ -17,14 +17,16 @@ from torch.nn import functional as F
 
 import train_constrained_unlearning
 from contrastive_discrimination.held_out import Auc, auc
+from data.datasets import by_superclass
 from data.image_sets import ImageSets
+from data.splits import make_splits
 from evaluation import judge as judge_module
 from evaluation.attacks import residual
 from evaluation.attacks.intervals import auc_figures
 from evaluation.attacks.lira import Shadows, against_shadows, shadow_targets
 from evaluation.attacks.matching import class_matched
 from evaluation.gaps import avg_gap, signed_gaps
-from evaluation.judge import judge_all
+from evaluation.judge import judge, judge_all
 from evaluation.metrics import activation_distance, js_divergence
 
 CLASSES, SIZE = 5, 1000
@@ -325,6 +327,25 @@ class TestSuperclasses:
                 continue
             expected = 100 * (logits[chosen].argmax(1) == labels[chosen]).double().mean().item()
             assert found[f"test_{name}_top1"] == pytest.approx(expected, abs=1e-4)
+
+    def test_a_subclass_is_compared_with_the_others_of_its_class(self):
+        fine = image_sets("class:b", superclasses=self.SUPERCLASSES)
+        coarse = by_superclass(fine.dataset)
+        splits = make_splits(coarse, "class:b")
+        for part in ("train", "validation", "unseen", "forget", "test"):  # the same images as by class
+            assert torch.equal(getattr(splits, part), getattr(fine.splits, part))
+        sets = ImageSets(coarse, splits, None, torch.device("cpu"), 0)
+        judgement = judge(Table(logits_of(fine, 1)), sets, CPU)
+        logits, test = logits_of(fine, 1), splits.test
+        for name, wanted in (("adjacent", (0, 2)), ("remote", (3, 4)), ("remaining", (0, 2, 3, 4))):
+            chosen = test[torch.isin(coarse.sub_labels[test], torch.tensor(wanted))]
+            expected = 100 * (logits[chosen].argmax(1) == coarse.labels[chosen]).double().mean().item()
+            assert judgement.figures[f"test_{name}_top1"] == pytest.approx(expected, abs=1e-4)
+        # Held-out images of the subclass show nothing about what has to stay.
+        held_out = torch.cat([splits.unseen, splits.validation])
+        kept = held_out[coarse.sub_labels[held_out] != 1]
+        assert len(kept) < len(held_out)
+        assert judgement.held_out_right.tolist() == (logits[kept].argmax(1) == coarse.labels[kept]).tolist()
 
     def test_only_where_classes_are_forgotten_and_superclasses_known(self):
         for forget, superclasses in (("random:0.1", self.SUPERCLASSES), ("class:b", {})):

@@ -389,7 +389,7 @@ class TestTwoStreams:
         streams = TwoStreams(model, CPU, "retain")
         streams.prepare(model)
         before = copy.deepcopy(model.state_dict())
-        losses = streams.losses([(forget[:1], labels[:1]), (forget[1:], labels[1:])], retain)
+        losses = streams.losses([(forget[:1], labels[:1]), (forget[1:], labels[1:])], retain, 1, 0)
         assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
         torch.testing.assert_close(losses, F.cross_entropy(streams(forget, retain)[0], labels, reduction="none"))
 
