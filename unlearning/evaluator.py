@@ -138,14 +138,13 @@ class Evaluator:
 
     def class_counts(self) -> tuple[Tensor, Tensor, Tensor]:
         """Forget images of each class, whether there are retain images, and unseen ones, int64 `[K]` each."""
-        forget, unseen = (
+        return tuple(
             torch.bincount(labels, minlength=self.num_classes)
-            for labels in (self.forget_labels, self.original_outputs["unseen"][1])
+            for labels in (self.forget_labels, self.retain_classes, self.original_outputs["unseen"][1])
         )
-        return forget, self.retain_classes.long(), unseen
 
     def is_mixture(self) -> bool:
-        """Whether the forget set's classes are spread as the retain set's are: their shares differ by less than half."""
+        """Whether the forget set's classes are spread as the retain set's: their shares differ by less than half."""
         forget, retain = (
             torch.bincount(labels, minlength=self.num_classes) / len(labels)
             for labels in (self.forget_labels, self.retain_labels)

@@ -417,7 +417,10 @@ class TestExamination:
     def test_classes_that_no_retain_image_has_are_the_forgotten_ones(self):
         loaders = self.loaders() | {"retain": self.loader([0, 3, 6]), "forget": self.loader([1, 4, 9])}
         logits = torch.nn.functional.one_hot(self.LABELS, 3).float()
-        assert examination_of(self.model(logits), loaders).forgotten_classes().tolist() == [1]
+        evaluator = examination_of(self.model(logits), loaders)
+        assert evaluator.forgotten_classes().tolist() == [1]
+        # Forget, retain and unseen: of the retain images, whether there are some.
+        assert [each.tolist() for each in evaluator.class_counts()] == [[1, 2, 0], [1, 0, 0], [0, 1, 2]]
 
     def test_a_class_outside_of_the_retain_sample_is_not_forgotten(self, monkeypatch):
         monkeypatch.setattr("unlearning.evaluator.RETAIN_SAMPLE", 2)
