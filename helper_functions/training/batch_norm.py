@@ -81,9 +81,9 @@ def _lending(kind: type) -> type:
 
 @contextmanager
 def lent_statistics(model: nn.Module) -> Iterator[Callable[[], None]]:
-    """Inside, the first training-mode pass is as ever; after a call of what is given, others are normalised by its batch.
+    """Inside, the first training pass is as ever; after a call of what is given, others use its batch's statistics.
 
-    They move no running statistics. Layers in eval mode stay as they are.
+    These move no running statistics. Layers in eval mode stay as they are.
     """
     layers = [layer for layer in batch_norm_layers(model) if layer.training]
     kinds = [type(layer) for layer in layers]

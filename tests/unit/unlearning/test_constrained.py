@@ -384,6 +384,15 @@ class TestTwoStreams:
         gradients = [torch.autograd.grad(logits.square().sum(), model[0].weight) for logits in (found[0], expected)]
         torch.testing.assert_close(*gradients)
 
+    def test_a_batch_of_one_class_is_told_from_others_beside_the_retain_batch_alone(self):
+        model = nn.Sequential(nn.BatchNorm1d(1, affine=False), nn.Linear(1, 2, bias=False)).train()
+        with torch.no_grad():
+            model[1].weight.copy_(torch.tensor([[-1.0], [1.0]]))
+        # The second class has large values; half of the forget batch lies below its own mean.
+        forget, retain = torch.tensor([[8.0], [9.0], [10.0], [11.0]]), torch.tensor([[-1.0], [1.0], [8.0], [10.0]])
+        named = {mode: TwoStreams(model, CPU, mode)(forget, retain)[0].argmax(1) for mode in ("train", "retain")}
+        assert named["train"].tolist() == [0, 0, 1, 1] and named["retain"].tolist() == [1, 1, 1, 1]
+
     def test_losses_of_a_view_are_those_beside_the_retain_batch_and_leave_the_model_alone(self):
         model, ((forget, labels), (retain, _)) = normalised(), streams_of()
         streams = TwoStreams(model, CPU, "retain")
