@@ -36,7 +36,7 @@ from evaluation.gaps import summarise_gaps
 from evaluation.judge import Judgement, intervals_of_gaps, judge_all
 from evaluation.report.tables import FIGURES, plain, table
 from evaluation.verify.verify import verify_run
-from helper_functions.config import RunArgs, ScriptParser, run_script
+from helper_functions.config import ComputeArgs, ScriptParser, run_script
 from helper_functions.files import write_json
 from models.arguments import ModelArgs
 from unlearning.confirmation import confirm
@@ -51,7 +51,7 @@ SCRIPTS = {
 
 
 @dataclasses.dataclass
-class Args(RunArgs, DataArgs, ModelArgs, CheckpointArgs):
+class Args(ComputeArgs, DataArgs, ModelArgs, CheckpointArgs):
     """Flags of test.py."""
 
     verify: str | None = None

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ def parse_forget(spec: str) -> ForgetRequest:
     if kind not in SELECTORS:
         close = difflib.get_close_matches(kind, SELECTORS, n=1)
         hint = f"did you mean {close[0]}:…?" if close else f"write {GRAMMAR}"
+        if os.path.isfile(spec):
+            hint = f"did you mean file:{spec}?"
         raise UserError(f"unknown forget request {spec!r}; {hint}")
     if not colon or not value:
         raise UserError(f"forget request {spec!r} names nothing after '{kind}:'; write {GRAMMAR}")

@@ -14,6 +14,7 @@ from data.image_sets import ImageSets
 from data.preprocessing import as_flags
 from data.split_record import OPTIONAL, PARTS, Splits
 from data.splits import make_splits
+from helper_functions.config import RunArgs
 from helper_functions.errors import UserError
 from helper_functions.metrics import summarise
 from helper_functions.safe_files.printable import printable
@@ -39,7 +40,7 @@ class Experiment:
     """Data and models of one run.
 
     Args:
-        args: an instance of a script's `Args`, with the fields of `RunArgs`, `DataArgs` and `ModelArgs`.
+        args: an instance of a script's `Args`, with the fields of `ComputeArgs`, `DataArgs` and `ModelArgs`.
         weight_path: weights that the run starts from; the splits.npz beside them is used again, and where there is
             none, they are taken to have been trained elsewhere.
         must_forget: whether a forget set is needed.
@@ -64,11 +65,14 @@ class Experiment:
         excluded: str | None = None,
     ) -> None:
         self.args = args
+        self.trains = isinstance(args, RunArgs)
         # Of the weight files that were read, by path.
         self.forms: dict[str, WeightFile] = {}
-        if args.compile_mode != "default" and not args.compile:
-            raise UserError(f"--compile_mode {args.compile_mode}: nothing is compiled; give --compile beside it")
-        mode = args.compile_mode if args.compile else None
+        mode = None
+        if self.trains:
+            if args.compile_mode != "default" and not args.compile:
+                raise UserError(f"--compile_mode {args.compile_mode}: nothing is compiled; give --compile beside it")
+            mode = args.compile_mode if args.compile else None
         self.precision = choose_precision(choose_device(args.device, args.deterministic), args.precision, mode)
         # Before the data set, which takes longer to load.
         if weight_path is not None:
@@ -93,7 +97,7 @@ class Experiment:
     ) -> Splits:  # fmt: skip
         args = self.args
         # A resumed run keeps its own splits, even if the lists and weights that it began with are gone.
-        own = Path(args.resume) / "splits.npz" if args.resume is not None else None
+        own = Path(args.resume) / "splits.npz" if self.trains and args.resume is not None else None
         if own is not None and own.is_file():
             return Splits.load(own, self.dataset)
         beside = Path(weight_path).with_name("splits.npz") if weight_path is not None else None
@@ -136,10 +140,9 @@ class Experiment:
             if form.matched and weight_path not in self.forms:
                 say(f"weights  {weight_path}: {form.matched}")
             self.forms[weight_path] = form
-        if args.sync_bn:
-            share_batch_norm(model)
-        # Only scripts that train have it.
-        if hasattr(args, "trainable"):
+        if self.trains:
+            if args.sync_bn:
+                share_batch_norm(model)
             set_trainable(model, args.trainable)
         return model.to(self.precision.device)
 

@@ -29,7 +29,7 @@ from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser,
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
 from helper_functions.run_lock import RunLock
-from unlearning.methods.own import label_of
+from unlearning.methods.own import check_labels, label_of
 
 PRESETS = Path("configs/leaderboard")
 # Flags that do not change the results.
@@ -99,6 +99,7 @@ def main(args: Args) -> dict:
 def run_missing(args: Args, rows: dict[str, dict], results: Path, run_all: RunAll) -> list[str]:
     """Train the models and run the cells that are not among the rows, and add them; returns a line for each failure."""
     flags = data_flags(args.train_config)
+    check_labels(args.methods)
     for kind in {forget.partition(":")[0] for forget in args.forget}:
         for method in args.methods:  # an unknown name is an error before any work
             method_flags(args.tuned, kind, method)

@@ -30,7 +30,7 @@ from helper_functions.run_folder import run_quietly
 from unlearning.arguments import MethodArgs
 from unlearning.methods import METHODS, defaults_of, get_method
 from unlearning.methods.method import RETAIN_EPOCHS, Log, Search, Span
-from unlearning.methods.own import fingerprint, is_own, label_of, stem_of
+from unlearning.methods.own import check_labels, fingerprint, is_own, label_of, stem_of
 
 VALIDATION_WEIGHT = 0.01  # objective per point of validation accuracy: decides between equally good trials
 OVER_BUDGET = 200.0  # least objective of a trial over the budget; larger than any within it
@@ -134,6 +134,7 @@ def get_parser() -> ScriptParser:
 
 def main(args: Args) -> dict:
     """Run the missing trials, write the best flags; returns the best trial of each method and forget set."""
+    check_labels(args.methods)
     for method in args.methods:
         space_of(method)
     training = Training(args.train_config, f"{args.log_dir}/models")

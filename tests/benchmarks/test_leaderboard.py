@@ -195,9 +195,10 @@ class TestLeaderboard:
         [
             (["--shadow_models", "5"], "--shadow_models 5"),
             (["--methods", "scrubber"], "--methods scrubber"),
+            (["--methods", "a/mine.py:METHOD", "b/mine.py:METHOD"], "--methods b/mine.py:METHOD: a/mine.py:METHOD has"),
             (["--output", "{}/file/out"], "{}/file"),
         ],
-        ids=["odd number of shadow models", "unknown method", "no folder"],
+        ids=["odd number of shadow models", "unknown method", "two of one name", "no folder"],
     )
     def test_a_mistake_is_refused_before_any_work(self, flags, said, folder, tmp_path, monkeypatch, capsys):
         (tmp_path / "file").touch()

@@ -177,8 +177,15 @@ def test_lists_of_file_names(tmp_path):
     message = complaint(select, listing(tmp_path, "\n".join(f"clas 1/{i}.png" for i in range(1, 33, 4))), dataset)
     assert "'clas 1/1.png' (nearest: class 1/1.png) is no image of toy, nor are line 2 " in message
     assert "line 5 'clas 1/17.png' (nearest: class 1/17.png) and 3 more; give an index" in message
+    formats = toy(file_names=tuple(f"a/{i:04}.{'webp' if i == 3 else 'jpg'}" for i in range(50)), num_train=50)
+    assert "(nearest: a/0003.webp)" in complaint(select, listing(tmp_path, "A/0003.jpeg"), formats)
     held_out = complaint(select, listing(tmp_path, "class 1/37.png"), dataset)
     assert "cannot be forgotten: class 1/37.png (validation); take" in held_out
+
+
+def test_a_list_without_its_kind(tmp_path):
+    path = listing(tmp_path, "3\n").removeprefix("file:")
+    assert complaint(parse_forget, path).endswith(f"; did you mean file:{path}?")
 
 
 @pytest.mark.parametrize("text, words", [

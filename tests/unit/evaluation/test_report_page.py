@@ -109,6 +109,15 @@ class TestPage:
             assert (said in page.text) == ("Forgotten (the original met this already), budget" in page.text) == shown
             assert ("✓" in page.headings[1]) == (not shown)
 
+    def test_a_point_of_an_earlier_runs_line_is_no_epoch(self):
+        cost = {name: {**each, "gradient_steps": 0} for name, each in example()["cost"].items()}
+        point = {"forget_top1": 60.0, "retain_fall": 0.5, "held_out_fall": 0.5, "distance": 1.0, "fall_bound": 0.5,
+                 "held_out_bound": 0.5}  # fmt: skip
+        line = [{"share": share, **point} for share in (0.0, 1.0)]
+        page = page_of(cost=cost, forget={**example()["forget"], "share": 0.5}, dial=line)
+        assert "0.5 of the way from the original to the result of the earlier run" in page.text
+        assert "after epoch" in page_of().text and "after epoch" not in page.text
+
     def test_a_run_that_forgot_nothing(self):
         report = example(0, verdict=None, forget={"request": "random:40", "images": 40})
         report["models"].pop("unlearned"), report["run"].update(method=None, seconds=None)

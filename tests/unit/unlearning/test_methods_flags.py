@@ -144,7 +144,7 @@ class TestOwnLoaders:
         model = network()
         outcome = untrain_constrained(
             model, *(loaders[name] for name in SIZES), log_dir=str(tmp_path), device="cpu", precision="fp32",
-            record=QuietRecord(tmp_path), method=method, forget_target="unseen",
+            record=QuietRecord(tmp_path), method=method.upper(), forget_target="unseen",
             **({"ssd_threshold": 1.0} if method == "ssd" else {}),
             **({} if method in ONE_SHOT else {"num_epochs": 1, "learning_rate": 0.01}),
         )  # fmt: skip
