@@ -46,6 +46,7 @@ def test_the_expected_auc_is_that_of_normal_samples():
 def test_only_passes_that_were_not_gone_along_whole_are_marked():
     names = ("retain/top1", "unseen/top1", "forget/top1", "constraint/violation", "constraint/multiplier",
              "discriminator/auc", "discriminator/auc_low", "discriminator/auc_high")  # fmt: skip
-    scalars = {name: ([1, 2, 3], [0.5, 0.5, 0.5]) for name in names} | {"constraint/share": ([1, 2, 3], [2.0, 1.0, 0.0])}
+    scalars = {name: ([1, 2, 3], [0.5, 0.5, 0.5]) for name in names}
+    scalars["constraint/share"] = [1, 2, 3], [2.0, 1.0, 0.0]
     violation = draw_course(scalars, None, 97.0).axes[1]
     assert [line.get_xdata()[0] for line in violation.lines if line.get_linestyle() == "--"] == [1, 3]
