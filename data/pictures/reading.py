@@ -72,7 +72,7 @@ def read_image_folder(
     if cache == "auto":
         cache = "memory" if fits and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) == 1 else "disk"
     place, facts, images = None, np.zeros(count, facts_of(shape[-1])), None
-    further = np.empty((0, *shape), dtype)
+    further = np.zeros((0, *shape), dtype)
     if cache == "disk":
         place = place_of(cache_dir, folder, stated)
         if not write and not ((there := newest(place)) and there.serves(listing)):

@@ -56,8 +56,10 @@ def streams(whole: bool = False, num_classes: int = CLASSES) -> dict[str, Tensor
 
 def fitting(method: str, loaders: dict[str, TensorLoader]) -> dict[str, TensorLoader]:
     """The loaders; for a method of whole classes, the forget images of one class, and the retain images of others."""
+    if method != "pour":
+        return loaders
     labels = {name: loaders[name].labels[loaders[name].indices] for name in ("forget", "retain")}
-    if method != "pour" or not torch.isin(labels["forget"], labels["retain"]).any():
+    if not torch.isin(labels["forget"], labels["retain"]).any():
         return loaders
     found = {**loaders, **{name: copy.copy(loaders[name]) for name in ("forget", "retain")}}
     for name, loader in found.items():

@@ -204,7 +204,8 @@ class TestScripts:
     def test_nor_before_there_is_a_folder(self, script, original, tmp_path):
         weights = () if script == "train.py" else ("--weight_path", original.folder / "model.pt")
         before = partial(signal_in, "data.arguments.load_dataset", "SIGTERM")
-        done = fork(script, *SMALL, *weights, "--log_dir", tmp_path, before=before)
+        place = () if script == "test.py" else ("--log_dir", tmp_path)
+        done = fork(script, *SMALL, *weights, *place, before=before)
         line = f"{script}: stopped; there is nothing to go on with, start it again\n"
         assert (done.status, done.out, done.err) == (143, "", line)
         assert contents(tmp_path) == {}

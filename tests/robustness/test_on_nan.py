@@ -31,11 +31,12 @@ class TestScriptsStop:
     # Script and flags, steps of an epoch, what breaks, the first figure that shows it.
     FEW = ("--batch_size", 4)
     STOP = ("--on_nan", "stop", *FEW)
+    SCRUB = ("--batch_size", 20, "--retain_batch_size", 128)
     CASES = {
         "train": (("train.py",), 11, "loss", "original: train/loss"),
         "train by SAM": (("train.py", "--use_sam"), 11, "gradient", "original: gradient/norm"),
         "published": ((UNLEARN, "--method", "delete", *FEW), 10, "loss", "delete: unlearning/loss"),
-        "two passes": ((UNLEARN, "--method", "scrub"), 2 + 10, "gradient", "min: gradient/norm"),
+        "two passes": ((UNLEARN, "--method", "scrub", *SCRUB), 2 + 10, "gradient", "min: gradient/norm"),
         "constraint": ((UNLEARN, *STOP), 10, "constraint", "forget: constraint/violation"),
         "lesson": ((CONTRASTIVE, "--discriminator_steps", 1), 11, "gradient", "student: gradient/norm"),
         "untrain": ((CONTRASTIVE, "--mode", "untrain", *STOP), 10, "gradient", "forget: gradient/norm"),
