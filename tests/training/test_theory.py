@@ -28,7 +28,7 @@ from optimizer.solver import SOLVERS, Solver, inequality
 from unlearning.constrained.difficulty import Difficulty
 from unlearning.constrained.targets import ChanceTarget, UnseenTarget, ZeroTarget, weighted_quantiles
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "theory.md").read_text()
 CASE = digits_case()
 # Retain loss against the labels, falling below the original's; and against the original's answers, rising from 0.
