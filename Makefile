@@ -6,19 +6,19 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 # Short tests that together use every library.
 LOWEST_TESTS := \
-	tests/robustness/test_hostile_input.py \
-	tests/scripts/test_scripts.py \
+	tests/scripts/test_traces.py \
+	tests/scripts/test_weight_files.py \
 	tests/unit/helper_functions/test_config.py \
 	tests/unit/data/test_data_datasets.py \
 	tests/unit/data/test_data_imagefolder.py \
 	tests/unit/evaluation/test_eval_attacks.py \
-	tests/training/test_methods.py \
+	tests/training/test_unlearn.py \
 	tests/unit/models/test_models.py \
 	tests/unit/optimizer/test_optimizers.py \
 	tests/unit/optimizer/test_solver.py
 PYTEST := -m pytest -n auto --maxprocesses 4
-# A file stays in one worker, so that the runs that its tests share are made once.
-BY_FILE := --dist loadfile
+# A file stays in one worker, so that the runs that its tests share are made once; in the order given, long files first.
+BY_FILE := --dist loadfile --no-loadscope-reorder
 # pypi, or osv where PyPI's advisories cannot be reached.
 AUDIT_SERVICE ?= pypi
 
@@ -29,6 +29,8 @@ demo: $(VENV)/.installed
 	$(BIN)/python train_constrained_unlearning.py --config_file configs/quickstart.yaml
 
 check test test-robustness test-lowest: export OMP_NUM_THREADS := 1
+# Processes that compile beside a test take longer to start than they save.
+check test test-robustness test-lowest: export TORCHINDUCTOR_COMPILE_THREADS := 1
 
 # Style, layers and unit tests.
 check: $(VENV)/.installed-dev
@@ -38,8 +40,7 @@ check: $(VENV)/.installed-dev
 
 # That, whole runs of every method, the scripts as processes, the benchmarks and the notebook.
 test: check
-	$(BIN)/python $(PYTEST) tests/training
-	$(BIN)/python $(PYTEST) $(BY_FILE) tests/scripts tests/benchmarks
+	$(BIN)/python $(PYTEST) $(BY_FILE) tests/benchmarks tests/training tests/scripts
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 contrastive_classifiers.ipynb
 
 # Hostile files, fuzzing, kills, full disks, NaN.

@@ -3,7 +3,7 @@
     python test.py --weight_path runs/NAME/model.pt
     python test.py --weight_path downloaded.pth --model resnet50 --data_dir photos --dataset imagefolder
     python test.py --weight_path unlearned.pt --retrained_weight_path a.pt b.pt c.pt --splits runs/NAME/splits.npz
-    python test.py --weight_path unlearned.pt --original_weight_path original.pt --relearn --linear_probe
+    python test.py --weight_path unlearned.pt --original_weight_path original.pt --relearn --linear_probe --prototype
     python test.py --weight_path runs/NAME/model.pt --shadow_models 16 --shadow_config runs/NAME/config.yaml
     python test.py --verify runs/NAME
 
@@ -25,12 +25,18 @@ import train_contrastive
 from data.arguments import DataArgs
 from evaluation.attacks.lira import against_shadows, run_shadows, shadow_folder
 from evaluation.attacks.shadow_runs import by_script, deciding, read_method
-from evaluation.checkpoints import CheckpointArgs, check_checkpoints, load_checkpoints, probe_further
+from evaluation.checkpoints import (
+    CheckpointArgs,
+    check_checkpoints,
+    compare_shadows,
+    load_checkpoints,
+    probe_further,
+)
 from evaluation.gaps import summarise_gaps
-from evaluation.judge import Judgement, judge_all
+from evaluation.judge import Judgement, intervals_of_gaps, judge_all
 from evaluation.report.tables import FIGURES, plain, table
 from evaluation.verify.verify import verify_run
-from helper_functions.config import RunArgs, ScriptParser, run_script
+from helper_functions.config import ComputeArgs, ScriptParser, run_script
 from helper_functions.files import write_json
 from models.arguments import ModelArgs
 from unlearning.confirmation import confirm
@@ -45,7 +51,7 @@ SCRIPTS = {
 
 
 @dataclasses.dataclass
-class Args(RunArgs, DataArgs, ModelArgs, CheckpointArgs):
+class Args(ComputeArgs, DataArgs, ModelArgs, CheckpointArgs):
     """Flags of test.py."""
 
     verify: str | None = None
@@ -64,12 +70,13 @@ def get_parser() -> ScriptParser:
 
 
 def attack_by_shadows(args: Args, method: object, experiment: Experiment, judgements: dict[str, Judgement]) -> None:
-    """Make the shadow models that are missing, and add U-LiRA's figures to every model's."""
+    """Make the shadow models that are missing, add U-LiRA's figures to every model's, and those of the method."""
     folder = shadow_folder(args.shadow_dir, deciding(method), experiment.splits)
     make = by_script(train_constrained_unlearning, method, experiment.model, Path(args.shadow_dir) / "originals")
     shadows = run_shadows(experiment.sets, experiment.precision, args.shadow_models, folder, make)
     for judgement in judgements.values():
         judgement.figures |= against_shadows(experiment.sets, shadows, judgement.logits)
+    compare_shadows(judgements, shadows)
 
 
 def main(args: Args) -> dict:
@@ -91,7 +98,8 @@ def main(args: Args) -> dict:
     figures = {name: judgement.figures for name, judgement in judgements.items()}
     print(f"\n{table(figures, tuple(FIGURES))}")
     report = {"models": figures, "splits_sha256": splits.sha256, "final_test": splits.final_test}
-    report = plain(report | summarise_gaps(figures) | {"preprocessing": confirmed.entry(experiment)})
+    report |= summarise_gaps(figures) | {"gap_intervals": intervals_of_gaps(judgements, sets)}
+    report = plain(report | {"preprocessing": confirmed.entry(experiment)})
     if args.output is not None:
         write_json(Path(args.output), report)
     return report

@@ -30,7 +30,7 @@ from evaluation.outcome import Outcome, conclude
 from evaluation.outlook import DryRunArgs, check_dry_run, outlook, rehearse
 from evaluation.report.arguments import ReportArgs, check_report
 from evaluation.report.write import write_report
-from helper_functions.config import RunArgs, ScriptParser, run_script
+from helper_functions.config import RunArgs, ScriptParser, as_spelled, run_script
 from helper_functions.errors import UserError
 from helper_functions.record import RunRecord
 from helper_functions.run_folder import run_name
@@ -130,6 +130,7 @@ def untrain_constrained(
         UserError: a request that cannot be met.
         NotFinite: a loss, a gradient or a weight became NaN or infinite, and is not rewound.
     """
+    method = as_spelled(method, tuple(METHODS))
     given = {"num_epochs": num_epochs, "learning_rate": learning_rate}
     given = {name: value for name, value in given.items() if value is not None}
     own = defaults_of(method) | (CAREFUL if get_method(method).constrained else {})

@@ -23,7 +23,7 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Auc:
-    """An area under the ROC curve and its 95 % bootstrap interval; all NaN where scores are not finite."""
+    """An area under the ROC curve, or a figure like it, and its 95 % interval; all NaN where scores are not finite."""
 
     value: float
     low: float
@@ -133,18 +133,29 @@ def held_out_scores(
     return found
 
 
+def mean_auc(folds: list[Fold]) -> float:
+    """Mean over folds of the AUC; NaN where a score is not finite."""
+    return float(np.mean([auc(*fold.scores).item() for fold in folds]))
+
+
+def resampled_folds(folds: list[Fold], seed: int, count: int) -> Tensor:
+    """`mean_auc` of `count` resamples, float64 `[count]`, drawn and widened as the interval of `held_out_auc` is.
+
+    Folds of the same images and one seed are resampled alike, so that differences between models are paired.
+    """
+    generator, value = torch.Generator().manual_seed(seed), mean_auc(folds)
+    resampled = sum(resampled_auc(fold.scores, fold.images, count, generator) / len(folds) for fold in folds)
+    return value + math.sqrt(1 + len(folds) / (len(folds) - 1)) * (resampled - value)
+
+
 def auc_of(folds: list[Fold], seed: int = 0, bootstrap: int = 1000) -> Auc:
     """Mean over folds of the AUC, with the interval of `held_out_auc`."""
-    generator = torch.Generator().manual_seed(seed)
-    value = float(np.mean([auc(*fold.scores).item() for fold in folds]))
+    value = mean_auc(folds)
     if not math.isfinite(value):
         return Auc(math.nan, math.nan, math.nan)
-    resampled = torch.zeros(bootstrap, dtype=torch.float64)
-    for fold in folds:
-        resampled += resampled_auc(fold.scores, fold.images, bootstrap, generator) / len(folds)
-    low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    widening = math.sqrt(1 + len(folds) / (len(folds) - 1))
-    return Auc(value, max(0.0, value - widening * (value - low)), min(1.0, value + widening * (high - value)))
+    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    low, high = resampled_folds(folds, seed, bootstrap).quantile(ends).tolist()
+    return Auc(value, max(0.0, low), min(1.0, high))
 
 
 def held_out_auc(

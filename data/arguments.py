@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.augmentation import Augmentation
-from data.datasets import DATASETS, Dataset, load_dataset
+from data.datasets import DATASETS, SUPERCLASSES, Dataset, by_superclass, load_dataset
 from data.forget import CONFUSIONS
 from data.image_list import in_class_order
 from data.pictures.reading import CACHES
@@ -37,9 +37,13 @@ class DataArgs(Preprocessing):
     """auto recognises the data set in --data_dir, and is digits without one."""
     data_dir: str | None = None
     """Folder of the data set; CIFAR, SVHN and Fashion-MNIST are downloaded to it when absent."""
+    labels: Literal["fine", "superclass"] = "fine"
+    """superclass trains on CIFAR-100's 20 superclasses, of which --forget class:rocket is a subclass."""
     forget: str | None = None
     """The forget set: random:0.1, random:500, class:apple,7, superclass:fish, mislabelled:0.1, group:NAME or
-    file:PATH. Without it, random:0.1 of a built-in data set; of an imagefolder, it has to be given."""
+    file:PATH; long_tailed:0.1:10, a random one with ten times as many images of the most frequent class as of the
+    rarest; mislabelled:0.1:0.5, half of the wrong labels, while the others stay, unknown. Without it, random:0.1 of a
+    built-in data set; of an imagefolder, it has to be given."""
     requests: str | None = None
     """CSV file of request_id, requester and file, an image or a list of images: all of them are the forget set, and
     each requester gets a page of his own."""
@@ -75,6 +79,8 @@ def dataset_from(args: DataArgs, whole: bool = False) -> Dataset:
     Raises UserError where it cannot be loaded, or does not fit what is stated.
     """
     name = dataset_name(args)
+    if args.labels == "superclass" and name not in SUPERCLASSES:
+        raise UserError(f"--labels superclass: {name} has no superclasses; leave it out, or give --dataset cifar100")
     data_dir = args.data_dir or f"data/{name}"
     # Pictures of a folder have a bar of their own.
     bar = contextlib.nullcontext() if name == "imagefolder" else progress_bar(f"loading {name}")
@@ -84,6 +90,7 @@ def dataset_from(args: DataArgs, whole: bool = False) -> Dataset:
             cache_dir=args.cache_dir or Path(getattr(args, "log_dir", None) or "runs") / "cache", whole=whole,
             write=not getattr(args, "dry_run", False),
         )  # fmt: skip
+    dataset = dataset if args.labels == "fine" else by_superclass(dataset)
     return dataset if args.class_order is None else in_class_order(dataset, args.class_order)
 
 

@@ -44,6 +44,8 @@ CIFAR100_SUPERCLASSES: dict[str, tuple[str, ...]] = {
     "vehicles_1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
     "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
 }
+# Of the data sets that have some.
+SUPERCLASSES = {"cifar100": CIFAR100_SUPERCLASSES}
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,8 @@ class Dataset:
     pixels scaled to [0, 1]. superclasses: name to the class names in it, or empty. folder, file_names: of an image
     folder, and of its pictures, relative to it, with forward slashes. preprocessing: how the images became what they
     are, and are normalised. digests: of each image's pixels, [N]. pixel_file: folder of the file that holds the pixels,
-    if one does.
+    if one does. subclasses, sub_labels: where the classes are superclasses, the names and the labels, int64 [N], of
+    what is in them.
     """
 
     name: str
@@ -72,6 +75,13 @@ class Dataset:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     digests: np.ndarray | None = None
     pixel_file: Path | None = None
+    subclasses: tuple[str, ...] = ()
+    sub_labels: Tensor | None = None
+
+    @property
+    def strata(self) -> Tensor:
+        """int64 [N]: what splits and attacks match images by, the subclass where there are some, else the class."""
+        return self.labels if self.sub_labels is None else self.sub_labels
 
     @cached_property
     def copy_groups(self) -> np.ndarray:
@@ -244,8 +254,15 @@ def _from_archive(name: str, pixels: list[np.ndarray], labels: list[Sequence], c
     """pixels: uint8 [n, H, W, C] of the training and the test part; labels: of the same two."""
     images, all_labels = _as_images(np.concatenate(pixels)), torch.from_numpy(np.concatenate(labels).astype(np.int64))
     mean, std = _ARCHIVES[name].mean, _ARCHIVES[name].std
-    superclasses = CIFAR100_SUPERCLASSES if name == "cifar100" else {}
-    return Dataset(name, images, all_labels, classes, len(pixels[0]), mean, std, superclasses)
+    return Dataset(name, images, all_labels, classes, len(pixels[0]), mean, std, SUPERCLASSES.get(name, {}))
+
+
+def by_superclass(dataset: Dataset) -> Dataset:
+    """The data set with its superclasses as classes, and its classes as their subclasses."""
+    names = tuple(dataset.superclasses)
+    place = {member: label for label, name in enumerate(names) for member in dataset.superclasses[name]}
+    labels = torch.tensor([place[name] for name in dataset.classes])[dataset.labels]
+    return replace(dataset, labels=labels, classes=names, subclasses=dataset.classes, sub_labels=dataset.labels)
 
 
 def _load_digits(data_dir: Path) -> Dataset:

@@ -1,7 +1,10 @@
 """What to forget: the grammar of `--forget`, the images that a request selects, and labels corrupted on purpose."""
 
 import difflib
+import math
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +19,10 @@ from helper_functions.errors import UserError
 from helper_functions.training.distribution import say
 from helper_functions.wording import counted
 
-GRAMMAR = "random:0.1, random:500, class:apple,7, superclass:fish, mislabelled:0.1, group:NAME or file:PATH"
+GRAMMAR = (
+    "random:0.1, random:500, long_tailed:0.1:10, class:apple,7, superclass:fish, mislabelled:0.1, group:NAME or "
+    "file:PATH"
+)
 # Fewer random images than these need the word, since random:2 may be meant as a share.
 FEWEST_UNNAMED = 10
 CONFUSIONS = ("uniform", "pairwise")
@@ -26,7 +32,9 @@ CONFUSIONS = ("uniform", "pairwise")
 class ForgetRequest:
     """A parsed request; of the optional fields, those that the kind needs are set.
 
-    `path` is that of a list, of a table of requests, or, for a group, of the table of groups.
+    `path` is that of a list, of a table of requests, or, for a group, of the table of groups. `imbalance` is how many
+    times as many images of the most frequent class there are as of the rarest; `share`, which part of the wrong labels
+    is known, and is forgotten.
     """
 
     kind: str
@@ -34,6 +42,8 @@ class ForgetRequest:
     count: int | None = None
     names: tuple[str, ...] = ()
     path: str | None = None
+    imbalance: float | None = None
+    share: float | None = None
 
 
 def parse_forget(spec: str) -> ForgetRequest:
@@ -46,6 +56,8 @@ def parse_forget(spec: str) -> ForgetRequest:
     if kind not in SELECTORS:
         close = difflib.get_close_matches(kind, SELECTORS, n=1)
         hint = f"did you mean {close[0]}:…?" if close else f"write {GRAMMAR}"
+        if os.path.isfile(spec):
+            hint = f"did you mean file:{spec}?"
         raise UserError(f"unknown forget request {spec!r}; {hint}")
     if not colon or not value:
         raise UserError(f"forget request {spec!r} names nothing after '{kind}:'; write {GRAMMAR}")
@@ -65,7 +77,26 @@ def parse_forget(spec: str) -> ForgetRequest:
             ways = f"random:{images.replace(' ', '')} or random:{count / 100:g}"
             raise UserError(f"forget request {spec!r}: {images} or {count} %? write {ways}")
         return ForgetRequest(kind, count=count)
-    return ForgetRequest(kind, fraction=parse_fraction(value, f"forget request {spec!r}"))
+    what, (fraction, further, factor) = f"forget request {spec!r}", value.partition(":")
+    if kind == "long_tailed":
+        return ForgetRequest(kind, fraction=parse_fraction(fraction, what), imbalance=_parse_imbalance(factor, what))
+    if kind == "mislabelled" and further:
+        share = parse_fraction(factor, f"{what}, share of the wrong labels that is forgotten")
+        return ForgetRequest(kind, fraction=parse_fraction(fraction, what), share=share)
+    return ForgetRequest(kind, fraction=parse_fraction(value, what))
+
+
+def _parse_imbalance(text: str, what: str) -> float:
+    try:
+        imbalance = float(text)
+    except ValueError:
+        imbalance = math.nan
+    if not 1 <= imbalance < math.inf:
+        raise UserError(
+            f"{what}: imbalance factor {text!r}; give, after the fraction, how many times as many images of the most "
+            "frequent class there are as of the rarest, such as long_tailed:0.1:10"
+        )
+    return imbalance
 
 
 def parse_fraction(text: str, what: str) -> float:
@@ -100,7 +131,8 @@ def describe(request: ForgetRequest) -> str:
     count = None if request.count is None else f"{request.count}{'images' * (request.count < FEWEST_UNNAMED)}"
     values = (request.path, count, request.fraction)
     value = ",".join(request.names) or next(value for value in values if value is not None)
-    return f"{request.kind}:{value}"
+    factor = request.imbalance or request.share
+    return f"{request.kind}:{value}" + ("" if factor is None else f":{factor}")
 
 
 def corrupt_labels(
@@ -129,21 +161,50 @@ def _random(request: ForgetRequest, dataset: Dataset, partition: Partition, seed
     return random_state(seed, *purpose).permutation(train)[:count]
 
 
+def _long_tailed(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
+    """Numbers of images that fall exponentially from class to class, in an order of the classes that is drawn."""
+    train, labels = np.setdiff1d(partition.train, partition.asked_again), dataset.labels.numpy()
+    rng = random_state(seed, "long tail", partition.num_forgotten + len(partition.asked_again))
+    classes = rng.permutation(np.unique(labels[train]))
+    shares = request.imbalance ** -np.linspace(0, 1, len(classes))
+    # Of cumulated shares, so that the sum is right.
+    ends = np.round(round(request.fraction * len(train)) * np.cumsum(shares) / shares.sum()).astype(np.int64)
+    drawn = []
+    for label, count in zip(classes, np.diff(ends, prepend=0), strict=True):
+        members = train[labels[train] == label]
+        if not 0 < count < len(members):
+            raise UserError(
+                f"{describe(request)} takes {counted(int(count), 'image')} of class {dataset.classes[label]}, which "
+                f"has {len(members)}; give a smaller imbalance factor, or a {'smaller' if count else 'larger'} fraction"
+            )
+        drawn.append(rng.permutation(members)[:count])
+    return np.concatenate(drawn)
+
+
+def known_share(request: ForgetRequest, wrong: np.ndarray, seed: int) -> np.ndarray:
+    """Of the images whose labels are wrong, sorted int64, those that are known and forgotten."""
+    if request.share is None:
+        return wrong
+    count = round(request.share * len(wrong))
+    if count in (0, len(wrong)):
+        raise UserError(f"{describe(request)} lists {count} of {len(wrong)} wrong labels; give another share")
+    return np.sort(random_state(seed, "known").permutation(wrong)[:count])
+
+
 def _classes(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
     # An image folder's class may have a comma in its name.
     whole = [name for name in (",".join(request.names), ", ".join(request.names)) if name in dataset.classes]
-    return _of_classes([_class_index(name, dataset) for name in whole or request.names], dataset, partition.train)
+    return _named_images(whole or request.names, dataset, partition.train)
 
 
 def _superclasses(request: ForgetRequest, dataset: Dataset, partition: Partition, seed: int) -> np.ndarray:
     if not dataset.superclasses:
         raise UserError(f"{dataset.name} has no superclasses; use class:NAME, or --dataset cifar100")
-    wanted = []
     for name in request.names:
         if name not in dataset.superclasses:
             raise UserError(f"{dataset.name} has no superclass {name!r}; {_choices(name, tuple(dataset.superclasses))}")
-        wanted += [dataset.classes.index(member) for member in dataset.superclasses[name]]
-    return _of_classes(wanted, dataset, partition.train)
+    members = [member for name in request.names for member in dataset.superclasses[name]]
+    return _named_images(members, dataset, partition.train)
 
 
 def images_by_name(request: ForgetRequest, dataset: Dataset) -> np.ndarray:
@@ -180,28 +241,36 @@ def _listed(request: ForgetRequest, dataset: Dataset, partition: Partition, seed
     return np.setdiff1d(listed, before)
 
 
+def _named_images(names: Sequence[str], dataset: Dataset, images: np.ndarray) -> np.ndarray:
+    """Those of the images that have one of the classes or subclasses, by true labels."""
+    found = np.zeros(len(images), dtype=bool)
+    for name in names:
+        if name not in dataset.classes and name in dataset.subclasses:
+            found |= dataset.sub_labels.numpy()[images] == dataset.subclasses.index(name)
+        else:
+            found |= dataset.labels.numpy()[images] == _class_index(name, dataset)
+    return images[found]
+
+
 def _class_index(name: str, dataset: Dataset) -> int:
     if name in dataset.classes:
         return dataset.classes.index(name)
     if re.fullmatch(r"[0-9]{1,9}", name) and int(name) < dataset.num_classes:
         return int(name)
-    raise UserError(f"{dataset.name} has no class {name!r}; {_choices(name, dataset.classes)}")
+    raise UserError(f"{dataset.name} has no class {name!r}; {_choices(name, dataset.classes, dataset.subclasses)}")
 
 
-def _choices(name: str, names: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, names, n=3)
+def _choices(name: str, names: tuple[str, ...], further: tuple[str, ...] = ()) -> str:
+    close = difflib.get_close_matches(name, names + further, n=3)
     if close:
         return f"did you mean {' or '.join(close)}?"
     shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
     return f"choose from {shown} (numbers 0 to {len(names) - 1} for classes)"
 
 
-def _of_classes(wanted: list[int], dataset: Dataset, train: np.ndarray) -> np.ndarray:
-    return train[np.isin(dataset.labels.numpy()[train], wanted)]
-
-
 SELECTORS = {
     "random": _random,
+    "long_tailed": _long_tailed,
     "class": _classes,
     "superclass": _superclasses,
     "mislabelled": _random,

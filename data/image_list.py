@@ -84,9 +84,16 @@ class ImageNames:
     def _shown(self, entry: str) -> str:
         """An entry that is not found, with the nearest name."""
         inside = min((entry.removeprefix(place) for place in ("", *self.places)), key=len)
-        near = difflib.get_close_matches(inside[:LONGEST_ENTRY], self.names, 1)
+        inside = inside[:LONGEST_ENTRY]
+        # A picture that was saved in another format is the same one.
+        near = [name for name in self.names if _without_ending(name) == _without_ending(inside)]
+        near = near or difflib.get_close_matches(inside, self.names, 1)
         shown = repr(entry if len(entry) <= LONGEST_ENTRY else f"{entry[:LONGEST_ENTRY]}…")
         return shown + (f" (nearest: {near[0]})" if near else "")
+
+
+def _without_ending(name: str) -> str:
+    return os.path.splitext(name)[0].casefold()
 
 
 def read_image_list(path: str | Path, dataset: Dataset) -> np.ndarray:

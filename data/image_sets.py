@@ -47,6 +47,8 @@ class ImageSets:
         place = torch.device("cpu") if isinstance(images, Pictures) else device
         self.given_labels = splits.labels.to(place)
         self.true_labels = dataset.labels.to(place)
+        # What images are matched by: subclasses where there are some, else given labels.
+        self.strata = splits.labels if dataset.sub_labels is None else dataset.sub_labels
 
     def training(self, indices: Tensor, batch_size: int, *, augment: bool = True, stream: int = 0) -> TensorLoader:
         """Shuffled batches of some images with their given labels; each `stream` has its own order."""
@@ -63,7 +65,7 @@ class ImageSets:
     def _loader(self, indices: Tensor, batch_size: int, **options) -> TensorLoader:
         return TensorLoader(
             self.images, self.given_labels, indices, batch_size, mean=self.dataset.mean, std=self.dataset.std,
-            device=self.device, **options,
+            device=self.device, strata=self.strata, **options,
         )  # fmt: skip
 
 

@@ -27,7 +27,8 @@ class TensorLoader:
 
     images: uint8 or float32 [N, C, H, W], moved to the device once, without a copy where they are there already in
     channels_last memory; of `Pictures`, batches are fetched and moved while the one before is in use.
-    labels: int64 [N]; indices: int64 [n], which of the images are loaded.
+    labels: int64 [N]; indices: int64 [n], which of the images are loaded. strata: int64 [N], by which evaluation
+    matches images; the labels by default.
     Order and augmentation of pass e are a pure function of (seed, e). Each `iter()` runs pass `epoch` and advances
     `epoch` by one, so resuming means setting `epoch`.
     """
@@ -45,6 +46,7 @@ class TensorLoader:
         shuffle: bool = False,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        strata: Tensor | None = None,
     ):
         self.device = torch.device(device)
         fetched = isinstance(images, Pictures)
@@ -54,6 +56,7 @@ class TensorLoader:
         self.labels = labels.to(self.place)
         self.mean, self.std = tuple(mean), tuple(std)
         self.indices = indices.cpu()
+        self.strata = self.labels if strata is None else strata
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.shuffle = shuffle
@@ -75,8 +78,9 @@ class TensorLoader:
     def in_order(self, indices: Tensor, batch_size: int) -> "TensorLoader":
         """A loader over the same images and labels in the order of these indices, without augmentation."""
         return TensorLoader(
-            self.images, self.labels, indices, batch_size, mean=self.mean, std=self.std, device=self.device
-        )
+            self.images, self.labels, indices, batch_size, mean=self.mean, std=self.std, device=self.device,
+            strata=self.strata,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return -(-self.num_images // self.batch_size)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data.datasets import Dataset
 from data.image_list import and_more
+from data.pictures.listing import joined_names, names_in
 from helper_functions.errors import UserError
 from helper_functions.files import whole_file
 from helper_functions.safe_files.archives import check_archive
@@ -87,7 +88,7 @@ class Splits:
             digest.update(values.tobytes())
         if self.file_names is not None:
             digest.update(f"|deleted:{self.deleted}|file_names:{len(self.file_names)}|".encode())
-            digest.update(_bytes_of(self.file_names))
+            digest.update(joined_names(self.file_names))
         return digest.hexdigest()
 
     @property
@@ -126,7 +127,7 @@ class Splits:
         arrays = {name: tensor.numpy() for name, tensor in self.tensors.items()}
         fields = {name: np.array(getattr(self, name)) for name in (*TEXTS, "sha256")}
         if self.file_names is not None:
-            arrays |= {NAMES: np.frombuffer(_bytes_of(self.file_names), np.uint8), "deleted": np.array(self.deleted)}
+            arrays |= {NAMES: np.frombuffer(joined_names(self.file_names), np.uint8), "deleted": np.array(self.deleted)}
         # NumPy would append its own suffix to a path, but not to an open file.
         with whole_file(Path(path)) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays, **fields, seed=np.array(self.seed, dtype=np.int64))
@@ -172,11 +173,6 @@ def dataset_of(path: str | Path) -> str | None:
         return None
 
 
-def _bytes_of(file_names: tuple[str, ...]) -> bytes:
-    """Joined by NUL, which no file name contains."""
-    return "\0".join(file_names).encode("utf-8", "surrogateescape")
-
-
 def _names_in(archive: np.lib.npyio.NpzFile) -> dict[str, object]:
     """File names and the number of deleted pictures, where an archive has them."""
     if NAMES not in archive:
@@ -184,7 +180,7 @@ def _names_in(archive: np.lib.npyio.NpzFile) -> dict[str, object]:
     stored, deleted = archive[NAMES], int(archive["deleted"])
     if stored.dtype != np.uint8 or stored.ndim != 1 or deleted < 0:
         raise ValueError("no file names")
-    return {"file_names": tuple(stored.tobytes().decode("utf-8", "surrogateescape").split("\0")), "deleted": deleted}
+    return {"file_names": names_in(stored.tobytes()), "deleted": deleted}
 
 
 def _without_deleted(splits: Splits, dataset: Dataset, path: str | Path, forget_may_lack: bool) -> Splits:
@@ -234,7 +230,8 @@ def _check_fits(splits: Splits, dataset: Dataset, path: str | Path) -> None:
     elsewhere = torch.ones(len(dataset.labels), dtype=torch.bool)
     elsewhere[splits.train] = elsewhere[splits.forgotten] = False
     if not torch.equal(splits.labels[elsewhere], dataset.labels[elsewhere]):
-        raise UserError(f"splits {path} were made for other labels than this data set's; give the data they belong to")
+        remedy = "give their run's --labels" if dataset.superclasses else "give the data they belong to"
+        raise UserError(f"splits {path} were made for other labels than this data set's; {remedy}")
 
 
 def _check_parts(splits: Splits, dataset: Dataset, path: str | Path) -> None:

@@ -13,6 +13,7 @@ from data.forget import (
     corrupt_labels,
     describe,
     images_by_name,
+    known_share,
     parse_forget,
     parse_fraction,
     select_forget,
@@ -69,6 +70,7 @@ def make_splits(
     labels = dataset.labels
     if mislabelled:
         labels = corrupt_labels(labels, forget_set, dataset.num_classes, confusion, random_state(seed, "confusion"))
+        forget_set = known_share(request, forget_set, seed)
     return _assemble(dataset, partition, forget_set, labels, forget or "", seed)
 
 
@@ -110,7 +112,7 @@ def _partition(
     def share(candidates: np.ndarray, fraction: float, purpose: str, asked: str = "half") -> np.ndarray:
         candidates = candidates[~spared[candidates]] if purpose != "half" else candidates
         rng = random_state(seed, purpose)
-        drawn = stratified_share(dataset.labels.numpy(), groups, candidates, fraction, rng)
+        drawn = stratified_share(dataset.strata.numpy(), groups, candidates, fraction, rng)
         if len(drawn) == 0:
             raise UserError(f"{asked} of {len(candidates)} images is no image; give more")
         return drawn
@@ -151,14 +153,15 @@ def _select(
 
 
 def _draw_unseen(dataset: Dataset, held_out: np.ndarray, forget: np.ndarray, seed: int) -> np.ndarray:
-    """Half, rounded down, of the held-out images of each class in the forget set: sorted int64 indices."""
-    labels = dataset.labels.numpy()
+    """Half, rounded down, of the held-out images of each class, or subclass, in the forget set: sorted int64 indices.
+    """
+    labels, names = dataset.strata.numpy(), dataset.subclasses or dataset.classes
     drawn = [np.empty(0, dtype=np.int64)]
     for label in np.unique(labels[forget]):
         held = held_out[labels[held_out] == label]
         if len(held) < 2:
             raise UserError(
-                f"class {dataset.classes[label]} is in the forget set but has {len(held)} held-out images, and unseen "
+                f"class {names[label]} is in the forget set but has {len(held)} held-out images, and unseen "
                 "takes half of them: raise --validation, list more of its images there, or forget fewer of them"
             )
         # A stream for each class: the unseen images of one do not depend on which others are forgotten.

@@ -2,14 +2,18 @@
 
 import dataclasses
 
+import torch
 from torch import nn
 
 from data.image_sets import ImageSets
-from evaluation.attacks.lira import FEWEST
+from evaluation.attacks.klom import by_unlearned, klom
+from evaluation.attacks.lira import FEWEST, Shadows
 from evaluation.attacks.probe import linear_probe_top1
+from evaluation.attacks.prototype import prototype_figures
 from evaluation.attacks.relearn import relearn_steps
-from evaluation.gaps import is_retrained
-from evaluation.judge import Judgement
+from evaluation.attacks.swap import swap_advantage
+from evaluation.gaps import is_retrained, retrained_of
+from evaluation.judge import ORIGINAL, Judgement
 from helper_functions.config import NonNegativeInt
 from helper_functions.errors import UserError
 from helper_functions.files import check_file, check_new_file
@@ -20,7 +24,8 @@ from models.weights import reinitialised
 from unlearning.confirmation import KnownArgs
 from unlearning.experiment import Experiment
 
-ORIGINAL, FLOOR = "original", "re-initialised"
+FLOOR = "re-initialised"
+KLOM_PARTS = ("retain", "forget", "validation")
 
 
 @dataclasses.dataclass
@@ -31,8 +36,12 @@ class FurtherArgs:
     """Count the gradient steps until accuracy on the forget set is that of the original again."""
     linear_probe: bool = False
     """Refit a linear classifier on frozen features and judge it on the forget set."""
+    prototype: bool = False
+    """Replace the head's rows of the forget set's classes by mean features of one or ten of its images, and judge on
+    the others."""
     shadow_models: NonNegativeInt = 0
-    """Number of shadow models of U-LiRA, each trained and unlearned: even, at least 4; 0 turns U-LiRA off."""
+    """Number of shadow models of U-LiRA and the SWAP test, each trained and unlearned: even, at least 4; 0 turns both
+    off."""
 
 
 @dataclasses.dataclass
@@ -46,6 +55,9 @@ class CheckpointArgs(FurtherArgs, KnownArgs):
     """Weights of the original, which are judged as well; --relearn needs them."""
     retrained_weight_path: list[str] = dataclasses.field(default_factory=list)
     """Weights of one or several retrained models: gaps are to their mean, and the band spans them."""
+    klom: bool = False
+    """Take the files of --weight_path for runs of one method, and compare how their answers to each image vary with how
+    those of the retrained models do (KLoM)."""
     shadow_config: str | None = None
     """config.yaml of an unlearning run: shadow models use its --train_ flags and its method."""
     shadow_method: str | None = None
@@ -70,6 +82,9 @@ def check_checkpoints(args: CheckpointArgs) -> None:
             check_file(flag, path)
     if args.relearn and args.original_weight_path is None:
         raise UserError("--relearn True: give --original_weight_path, whose forget accuracy is the goal")
+    for flag in ("weight_path", "retrained_weight_path"):
+        if args.klom and len(set(getattr(args, flag))) < 2:
+            raise UserError(f"--klom True: give two or more different files of --{flag}")
     check_shadow_models(args.shadow_models)
     if args.shadow_models and world_size() > 1:
         raise UserError(f"--shadow_models {args.shadow_models}: they are trained in one process; do not use torchrun")
@@ -92,7 +107,7 @@ def load_checkpoints(args: CheckpointArgs, experiment: Experiment) -> dict[str, 
         UserError: weights cannot be read or do not fit, a retrained model has another forget set, or flags need a
             forget set and there is none.
     """
-    flags = ("retrained_weight_path", "relearn", "linear_probe", "shadow_models")
+    flags = ("retrained_weight_path", "relearn", "linear_probe", "prototype", "shadow_models")
     asked = [name for name in flags if getattr(args, name)]
     if asked and len(experiment.splits.forget) == 0:
         raise UserError(f"--{asked[0]}: these splits have no forget set; give one by --forget or --splits")
@@ -113,7 +128,8 @@ def probe_further(
     args: CheckpointArgs, models: dict[str, nn.Module], judgements: dict[str, Judgement], sets: ImageSets,
     precision: Precision,
 ) -> None:  # fmt: skip
-    """Add the figures of --relearn and --linear_probe; the re-initialised model is not relearned."""
+    """Add the figures of --relearn, --linear_probe, --prototype and --klom; the re-initialised model is not relearned.
+    """
     for name, model in progress(models.items(), "probing models"):
         figures = judgements[name].figures
         if args.relearn and name != FLOOR:
@@ -121,3 +137,28 @@ def probe_further(
             figures["relearn_steps"] = relearn_steps(model, sets, precision, goal)
         if args.linear_probe:
             figures["linear_probe_top1"] = linear_probe_top1(model, sets, precision, sets.splits.seed)
+        if args.prototype:
+            figures |= prototype_figures(model, sets, precision)
+    if args.klom:
+        sides = given(judgements).values(), retrained_of(judgements).values()
+        for part in KLOM_PARTS:
+            if len(getattr(sets.splits, part)):
+                margins = [torch.stack([judgement.margins[part] for judgement in side]) for side in sides]
+                for judgement in sides[0]:
+                    judgement.figures[f"klom_{part}"] = klom(*margins)
+
+
+def given(judgements: dict[str, Judgement]) -> dict[str, Judgement]:
+    """Those of the files of --weight_path."""
+    return {name: judgement for name, judgement in judgements.items()
+            if name not in (ORIGINAL, FLOOR) and not is_retrained(name)}  # fmt: skip
+
+
+def compare_shadows(judgements: dict[str, Judgement], shadows: Shadows) -> None:
+    """Add the figures of the shadow models' method, `swap_advantage` and `klom_shadows`, to the files' that it made."""
+    found = {
+        "swap_advantage": swap_advantage(shadows.confidences, shadows.unlearned),
+        "klom_shadows": klom(*by_unlearned(shadows.confidences, shadows.unlearned)),
+    }
+    for judgement in given(judgements).values():
+        judgement.figures |= found

@@ -8,6 +8,12 @@ import math
 import re
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation.attacks.intervals import interval_of
+
 Figures = dict[str, float | None]
 
 # Figures of `avg_gap` and their scales: AUC in points.
@@ -110,6 +116,46 @@ def noise_floor(retrained: list[Figures]) -> float | None:
         for place, figures in enumerate(retrained)
     ]
     return None if None in gaps else sum(gaps) / len(gaps)
+
+
+def resampled_shares(right: Tensor, count: int, rng: np.random.RandomState) -> Tensor:
+    """Shares of each row's true values in bootstrap resamples of the columns, float64 `[M, count]` of bool `[M, n]`.
+
+    All rows share the draws, so that their differences are paired. Equal columns are drawn together, by a multinomial
+    distribution, so that many images cost no more than a few.
+    """
+    patterns, counts = right.unique(dim=1, return_counts=True)
+    drawn = rng.multinomial(right.shape[1], counts.double().numpy() / right.shape[1], count)
+    return patterns.double() @ torch.from_numpy(drawn).double().T / right.shape[1]
+
+
+def gap_intervals(
+    models: dict[str, Figures], resampled: dict[str, dict[str, Tensor]]
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """95 % percentile intervals of the gaps of each model that is not retrained, to the mean of the retrained ones.
+
+    They hold the chance in the choice of the images; the noise floor holds that in training.
+
+    Args:
+        models: at least one of them retrained.
+        resampled: by model and figure of `GAP_FIGURES`, where it has that, its values in bootstrap resamples that all
+            models share, float64 `[count]`.
+
+    Returns:
+        By model and figure, the lower and the upper end; also of `avg_gap`. Resampling raises an average of absolute
+        values, so that its lower end is at most the gap itself.
+    """
+    references, found = list(retrained_of(resampled).values()), {}
+    for name, figures in resampled.items():
+        shared = [figure for figure in GAP_FIGURES if all(figure in each for each in (figures, *references))]
+        if is_retrained(name) or not shared:
+            continue
+        gaps = {each: figures[each] - torch.stack([other[each] for other in references]).mean(0) for each in shared}
+        absolute = torch.stack([gap.abs() * GAP_FIGURES[figure] for figure, gap in gaps.items()])
+        low, high = interval_of(absolute.mean(0))
+        own = avg_gap(models[name], mean_figures([models[other] for other in retrained_of(models)]))
+        found[name] = {figure: interval_of(gap) for figure, gap in gaps.items()} | {"avg_gap": (min(low, own), high)}
+    return found
 
 
 MEASURES = {"avg_gap": avg_gap, "avg_gap_salun": avg_gap_salun, "tug_of_war": tug_of_war}

@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from contrastive_discrimination.discriminators import jensen_shannon_divergence
+from evaluation.attacks.intervals import share_interval
 from helper_functions.metrics import summarise
 
 # Losses below this are in the first bin of a histogram.
@@ -13,8 +14,15 @@ SMALLEST_LOSS = 1e-4
 
 
 def utility(logits: Tensor, labels: Tensor, part: str) -> dict[str, float]:
-    """`part_top1` and `part_top5` in percent and `part_loss` (mean cross-entropy) of logits `[N, K]`, labels `[N]`."""
-    return {f"{part}_{name}": value for name, value in summarise(logits, labels).items()}
+    """Figures of logits `[N, K]` on labels `[N]`, N at least 1.
+
+    `part_top1`, with the ends `part_top1_low` and `part_top1_high` of its 95 % interval, and `part_top5` in percent;
+    `part_loss` (mean cross-entropy) in nats. The interval is exact (Clopper and Pearson 1934): a bootstrap's has no
+    width where all images are right.
+    """
+    found = summarise(logits, labels)
+    low, high = share_interval(round(found["top1"] * len(labels) / 100), len(labels))
+    return {f"{part}_{name}": value for name, value in {**found, "top1_low": low, "top1_high": high}.items()}
 
 
 def js_divergence(first: Tensor, second: Tensor) -> float:

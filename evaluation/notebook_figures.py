@@ -186,8 +186,10 @@ def draw_course(scalars: Scalars, chosen: int | None, retrained_forget_top1: flo
     discriminator.set(title="fresh discriminator, held-out pairs", ylabel="AUC", xlabel="gradient step")
     for axis, level in ((violation, 0), (discriminator, 0.5)):
         axis.axhline(level, color="#b0b0b0", linewidth=1)
+    passes = zip(*scalars.get("constraint/share", ((), ())), strict=True)
+    marked = [step for step, share in passes if share != 1]
     for axis in (violation, multiplier):
-        for number, step in enumerate(scalars.get("constraint/share", ((), ()))[0]):
+        for number, step in enumerate(marked):
             axis.axvline(step, linestyle="--", label=None if number else "pass shortened or lengthened", **thin)
     for axis in (accuracy, discriminator) if chosen is not None else ():
         axis.axvline(steps[chosen - 1], color="#404040", linewidth=1, linestyle="-.", label="epoch kept")

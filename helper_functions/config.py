@@ -50,8 +50,25 @@ FIRST_FLAGS = (
 
 
 @dataclasses.dataclass
-class RunArgs:
-    """The run: folder, seed, device, precision."""
+class ComputeArgs:
+    """Seed, device, precision."""
+
+    seed: Seed = 0
+    """Seed of the splits, the initial weights and the order of the images."""
+    device: str = "auto"
+    """auto takes CUDA, then MPS, then the CPU; or cpu, cuda, cuda:N, mps."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of forward and backward passes; auto is bf16 where the hardware supports it."""
+    deterministic: bool = False
+    """Give the same bits for the same command on the same machine and versions, or stop at an operation that cannot."""
+    data_on_device: OnDevice = "auto"
+    """Whether the images are kept on the device; no keeps them in host memory and copies batches through pinned memory;
+    auto keeps them on the device where they take at most half of its free memory."""
+
+
+@dataclasses.dataclass
+class RunArgs(ComputeArgs):
+    """The run: its folder, and how it trains."""
 
     log_dir: str = "runs"
     """Folder in which the run makes its own folder."""
@@ -63,23 +80,12 @@ class RunArgs:
     """What to do when a loss, a gradient or a constraint becomes NaN or infinite: stop with exit status 1, or rewind to
     the last good state and go on at half the learning rate, at most five times. The default is rewind for constrained
     unlearning, else stop; with --resume the flag replaces the run's own."""
-    seed: Seed = 0
-    """Seed of the splits, the initial weights and the order of the images."""
-    device: str = "auto"
-    """auto takes CUDA, then MPS, then the CPU; or cpu, cuda, cuda:N, mps."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of forward and backward passes; auto is bf16 where the hardware supports it."""
     compile: bool = False
     """Compile the passes of training and unlearning by torch.compile; evaluation is not compiled."""
     compile_mode: CompileMode = "default"
     """Mode of --compile; reduce-overhead and max-autotune record CUDA graphs on a GPU."""
-    deterministic: bool = False
-    """Give the same bits for the same command on the same machine and versions, or stop at an operation that cannot."""
     sync_bn: bool = False
     """With several ranks of torchrun: batch norm over the whole batch while training, instead of each rank's part."""
-    data_on_device: OnDevice = "auto"
-    """Whether the images are kept on the device; no keeps them in host memory and copies batches through pinned memory;
-    auto keeps them on the device where they take at most half of its free memory."""
     log_interval: PositiveInt = 50
     """Steps between two transfers of the running figures from the device."""
     figures: bool = True
@@ -242,7 +248,7 @@ class ScriptParser(ArgumentParser):
             if isinstance(value, int | float) and not isinstance(value, bool) and str in options:
                 values[name] = str(value)
             elif isinstance(value, str):
-                values[name] = _as_spelled(value, _choices(self._fields[name]))
+                values[name] = as_spelled(value, _choices(self._fields[name]))
         return values
 
     def _namespace(self, path: str | None, values: dict[str, object]) -> Namespace | None:
@@ -269,7 +275,7 @@ class ScriptParser(ArgumentParser):
                 of_numbers = issubclass(self._lists[name], int | float)
                 values = [json.dumps(",".join(values).split(",") if of_numbers else values)]
             elif values and name in self._fields:
-                values[0] = _as_spelled(values[0], _choices(self._fields[name]))
+                values[0] = as_spelled(values[0], _choices(self._fields[name]))
             joined += [f"{flag}={values[0]}", *values[1:]] if equals else [flag, *values]
         return joined, given
 
@@ -280,7 +286,7 @@ def _choices(annotation: object) -> tuple[str, ...]:
     return tuple(str(word) for words in named for word in words)
 
 
-def _as_spelled(text: str, choices: Sequence[str]) -> str:
+def as_spelled(text: str, choices: Sequence[str]) -> str:
     """The choice that a text is but for case, hyphens and underscores, or the text; `NegGrad+` is `neggrad_plus`."""
 
     def plain(word: str) -> str:

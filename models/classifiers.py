@@ -103,7 +103,11 @@ def _tried(model: nn.Module, name: str, num_classes: int, shape: tuple[int, int,
     try:
         found = forward(torch.channels_last)
     except Exception:
-        found = made(f"{name} on images of {size}", lambda: forward(torch.contiguous_format))
+        try:
+            found = made(f"{name} on images of {size}", lambda: forward(torch.contiguous_format))
+        except UserError as error:
+            own = f"--transform {name.partition(',')[0]}, or " * name.startswith(("hf:", "timm:"))
+            raise UserError(f"{error}; give {own}the --image_size and --channels that it takes") from None
         model.register_forward_pre_hook(_contiguous)
     if tuple(found) != (2, num_classes):
         raise UserError(

@@ -1,7 +1,7 @@
 """Learning-rate schedules as pure functions of the step, so that a resumed run needs the step count and no more."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -56,11 +56,14 @@ SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
 }
 
 
-def get_schedule(name: str, optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LRScheduler:
+def get_schedule(
+    name: str, optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, tenths: Sequence[int] = ()
+) -> LRScheduler:
     """Schedule the learning rates of `optimizer`, to be stepped after each of its `total_steps` steps.
 
     The optimizer's learning rate is the highest that is reached. The first `warmup_steps` climb on a straight line to
-    where the schedule starts, which takes the rest. Raises UserError for a warm-up that leaves nothing of them.
+    where the schedule starts, which takes the rest. After each of the steps `tenths` the rate is a tenth of what it
+    would be. Raises UserError for a warm-up that leaves nothing of them.
     """
     if not 0 <= warmup_steps < total_steps:
         raise UserError(f"warmup_steps is {warmup_steps}: pass at least 0 and fewer than the {total_steps} steps")
@@ -69,7 +72,7 @@ def get_schedule(name: str, optimizer: Optimizer, total_steps: int, warmup_steps
     def factor(step: int) -> float:
         if step < warmup_steps:
             return shape(warmup_steps, warmup_steps, total_steps) * (step + 1) / (warmup_steps + 1)
-        return shape(step, warmup_steps, total_steps)
+        return shape(step, warmup_steps, total_steps) * 0.1 ** sum(step >= each for each in tenths)
 
     return LambdaLR(optimizer, factor)
 

@@ -99,12 +99,15 @@ class PublishedArgs:
     """scrub and bad_teacher: of the softmax in the divergence."""
     msteps: PositiveInt = 2
     """scrub: epochs that begin by raising the divergence on forget images."""
+    decay_epochs: list[PositiveInt] | None = None
+    """scrub: epochs after which the learning rate is a tenth of what it was before."""
     last_layers: PositiveInt = 5
     """cf_k and eu_k: convolutions and linear layers that learn, counted from the end."""
     mask_share: ClosedUnitInterval = 0.5
     """salun: share of the weights that may move, those with the largest gradient of the forget loss."""
     reset_share: ClosedUnitInterval = 0.3
-    """msg: share of each convolution's weights that is drawn anew, those with the smallest gradient."""
+    """msg: share of each convolution's weights that is drawn anew, those with the smallest gradient; reload: share of
+    all weights, those with the lowest share of the forget set in their gradient."""
     l1_penalty: NonNegativeFloat = 5e-4
     """l1_sparse: weight of the l1 norm in the first epoch; falls linearly, and would be 0 in the one after the last."""
     importance_images: PositiveInt = 1000
@@ -129,6 +132,16 @@ class PublishedArgs:
     """lotus: how fast the temperature rises with the accuracy that forget images still have above unseen ones."""
     smoothing: NonNegativeFloat = 0.2
     """ugradsl_plus: size of the negative label smoothing."""
+    ascent_step: NonNegativeFloat = 0.325
+    """reload: length of the ascent step, in units of the gradient."""
+    ascent_radius: NonNegativeFloat = 0.1
+    """uam: distance from the weights at which the retain gradient is taken, in the first step."""
+    recovery: PositiveFloat = 1.0
+    """mu_mis: ends with the epoch after which the sensitivity of other classes is so many times the original's."""
+    forget_gain: PositiveFloat = 0.5
+    """hamu: what a step adds to the forget loss, to first order, in units of the learning rate."""
+    balance: NonNegativeFloat = 0.15
+    """falw: the higher, the more sharply weights of rare classes respond."""
 
 
 @dataclasses.dataclass

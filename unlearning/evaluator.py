@@ -49,13 +49,15 @@ def keeps_budget(
     return max(sum(retain), held_out[0] - held_out[1]) <= budget + 1e-4
 
 
-def matching_weights(labels: Tensor, wanted: Tensor, num_classes: int) -> Tensor:
+def matching_weights(labels: Tensor, wanted: Tensor) -> Tensor:
     """Weight of each reference image, `[R]`, so that their classes weigh as those of `wanted` do.
 
     Uniform where no class is shared.
     """
-    counts = torch.bincount(labels, minlength=num_classes)
-    shares = torch.bincount(wanted, minlength=num_classes).float() / counts.clamp(min=1)
+    classes, places = torch.cat([labels, wanted]).unique(return_inverse=True)
+    labels, wanted = places.split([len(labels), len(wanted)])
+    counts = torch.bincount(labels, minlength=len(classes))
+    shares = torch.bincount(wanted, minlength=len(classes)).float() / counts.clamp(min=1)
     weights = shares[labels]
     return weights / weights.sum() if weights.sum() > 0 else torch.full_like(weights, 1 / len(weights))
 
@@ -78,8 +80,8 @@ class Evaluation:
 class Evaluator:
     """Repeated, paired measurements of a model against the original, on the same images without augmentation.
 
-    `class_weights` of the unseen and of the validation images match their classes to the forget set's;
-    `difficulty_weights` match how hard they are as well.
+    `class_weights` of the unseen and of the validation images match their classes, or the `strata` of the loaders where
+    there are other ones, to the forget set's; `difficulty_weights` match how hard they are as well.
 
     Args:
         model: the original, examined once at the start.
@@ -108,13 +110,17 @@ class Evaluator:
         self.num_classes = self.original_outputs["forget"][0].shape[1]
         self.forget_labels = self.original_outputs["forget"][1]
         self.retain_labels = self.original_outputs["retain"][1]
-        self.retain_classes = self._classes(loaders["retain"])
+        self.retain_classes = self._classes(loaders["retain"], "labels").unique()
+        self.strata = {
+            name: self._classes(view, "strata") if isinstance(view, TensorLoader) else self.original_outputs[name][1]
+            for name, view in self.views.items()
+        }
+        self.retain_strata = self._classes(loaders["retain"], "strata").unique()
         self.original_right = self._right(self.original_outputs)
         self.retain_images = max(_size(loaders["retain"]), len(self.retain_labels))
         self.forget_images = len(self.forget_labels)
         self.class_weights = {
-            name: matching_weights(self.original_outputs[name][1], self.forget_labels, self.num_classes)
-            for name in ("unseen", "validation")
+            name: matching_weights(self.strata[name], self.strata["forget"]) for name in ("unseen", "validation")
         }
         self.unseen_top1 = matched_top1(*self.original_outputs["unseen"], self.class_weights["unseen"])
         self.difficulty = self._difficulty()
@@ -125,27 +131,44 @@ class Evaluator:
 
     def _difficulty(self) -> Difficulty:
         # The sample holds nothing about a class without retain images in it.
-        held = torch.isin(self.forget_labels, self.retain_labels)
-        weights = matching_weights(self.retain_labels, self.forget_labels[held], self.num_classes)
+        forget, retain = self.strata["forget"], self.strata["retain"]
+        held = torch.isin(forget, retain)
+        weights = matching_weights(retain, forget[held])
         return Difficulty.of(self.original_losses["forget"][held], self.original_losses["retain"], weights)
+
+    def class_counts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Forget images of each class, whether there are retain images, and unseen ones, int64 `[K]` each."""
+        return tuple(
+            torch.bincount(labels, minlength=self.num_classes)
+            for labels in (self.forget_labels, self.retain_classes, self.original_outputs["unseen"][1])
+        )
+
+    def is_mixture(self) -> bool:
+        """Whether the forget set's classes are spread as the retain set's: their shares differ by less than half."""
+        forget, retain = (
+            torch.bincount(labels, minlength=self.num_classes) / len(labels)
+            for labels in (self.forget_labels, self.retain_labels)
+        )
+        return (forget - retain).abs().sum().item() / 2 < 0.5
 
     def forgotten_classes(self) -> Tensor:
         """Classes of the forget set that do not occur among the retain images, int64."""
-        forget = torch.bincount(self.forget_labels, minlength=self.num_classes) > 0
-        return torch.nonzero(forget & ~self.retain_classes).flatten()
+        forget = self.forget_labels.unique()
+        return forget[~torch.isin(forget, self.retain_classes)]
 
-    def _classes(self, loader: Iterable) -> Tensor:
-        """Which classes occur in a loader, bool `[K]`; all of it counts, since a sample may lack a rare class."""
+    def _classes(self, loader: Iterable, kind: str) -> Tensor:
+        """The `labels` or the `strata` of a loader's images; all of it counts, since a sample may lack a rare class."""
         if isinstance(loader, TensorLoader):
-            labels = loader.labels[loader.indices.to(loader.labels.device)]
+            found = getattr(loader, kind)
+            found = found[loader.indices.to(found.device)]
         else:
-            labels = torch.cat([labels for _, labels in loader])
-        return torch.bincount(labels.to(self.forget_labels.device), minlength=self.num_classes) > 0
+            found = torch.cat([labels for _, labels in loader])
+        return found.to(self.forget_labels.device)
 
     def _right(self, outputs: dict[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Right answers on the retain images, and on held-out images of classes that stay, bool."""
         right = {name: logits.argmax(1) == labels for name, (logits, labels) in outputs.items()}
-        held_out = [right[name][self.retain_classes[outputs[name][1]]] for name in ("unseen", "validation")]
+        held_out = [right[name][torch.isin(self.strata[name], self.retain_strata)] for name in ("unseen", "validation")]
         return right["retain"], torch.cat(held_out)
 
     def losses(self, model: nn.Module, name: str) -> Tensor:

@@ -14,6 +14,7 @@ from data.image_sets import ImageSets
 from data.preprocessing import as_flags
 from data.split_record import OPTIONAL, PARTS, Splits
 from data.splits import make_splits
+from helper_functions.config import RunArgs
 from helper_functions.errors import UserError
 from helper_functions.metrics import summarise
 from helper_functions.safe_files.printable import printable
@@ -30,8 +31,8 @@ from unlearning.arguments import UnlearnArgs, batch_sizes, finetune_batch_sizes
 # Of data sets that serve comparisons; nobody withdraws a random tenth of his own pictures.
 DEFAULT_FORGET = "random:0.1"
 TARGETS = {
-    "random": "unseen", "file": "unseen", "group": "unseen", "requests": "unseen", "class": "zero",
-    "superclass": "zero", "mislabelled": "chance",
+    "random": "unseen", "long_tailed": "unseen", "file": "unseen", "group": "unseen", "requests": "unseen",
+    "class": "zero", "superclass": "zero", "mislabelled": "chance",
 }  # fmt: skip
 
 
@@ -39,7 +40,7 @@ class Experiment:
     """Data and models of one run.
 
     Args:
-        args: an instance of a script's `Args`, with the fields of `RunArgs`, `DataArgs` and `ModelArgs`.
+        args: an instance of a script's `Args`, with the fields of `ComputeArgs`, `DataArgs` and `ModelArgs`.
         weight_path: weights that the run starts from; the splits.npz beside them is used again, and where there is
             none, they are taken to have been trained elsewhere.
         must_forget: whether a forget set is needed.
@@ -64,11 +65,14 @@ class Experiment:
         excluded: str | None = None,
     ) -> None:
         self.args = args
+        self.trains = isinstance(args, RunArgs)
         # Of the weight files that were read, by path.
         self.forms: dict[str, WeightFile] = {}
-        if args.compile_mode != "default" and not args.compile:
-            raise UserError(f"--compile_mode {args.compile_mode}: nothing is compiled; give --compile beside it")
-        mode = args.compile_mode if args.compile else None
+        mode = None
+        if self.trains:
+            if args.compile_mode != "default" and not args.compile:
+                raise UserError(f"--compile_mode {args.compile_mode}: nothing is compiled; give --compile beside it")
+            mode = args.compile_mode if args.compile else None
         self.precision = choose_precision(choose_device(args.device, args.deterministic), args.precision, mode)
         # Before the data set, which takes longer to load.
         if weight_path is not None:
@@ -93,7 +97,7 @@ class Experiment:
     ) -> Splits:  # fmt: skip
         args = self.args
         # A resumed run keeps its own splits, even if the lists and weights that it began with are gone.
-        own = Path(args.resume) / "splits.npz" if args.resume is not None else None
+        own = Path(args.resume) / "splits.npz" if self.trains and args.resume is not None else None
         if own is not None and own.is_file():
             return Splits.load(own, self.dataset)
         beside = Path(weight_path).with_name("splits.npz") if weight_path is not None else None
@@ -136,10 +140,9 @@ class Experiment:
             if form.matched and weight_path not in self.forms:
                 say(f"weights  {weight_path}: {form.matched}")
             self.forms[weight_path] = form
-        if args.sync_bn:
-            share_batch_norm(model)
-        # Only scripts that train have it.
-        if hasattr(args, "trainable"):
+        if self.trains:
+            if args.sync_bn:
+                share_batch_norm(model)
             set_trainable(model, args.trainable)
         return model.to(self.precision.device)
 
@@ -175,7 +178,8 @@ class Experiment:
         sizes = ", ".join(f"{name} {len(getattr(splits, name)):,}" for name in parts)
         device, dtype = self.precision.device, str(self.precision.dtype).removeprefix("torch.")
         forget = printable(splits.forget_request) or "nothing"
-        data = f"{self.dataset.name}: {sizes} ({splits.final_test})"
+        by = f", {self.dataset.num_classes} superclasses" * bool(self.dataset.subclasses)
+        data = f"{self.dataset.name}{by}: {sizes} ({splits.final_test})"
         stated = {
             name: [f"{each:.4g}" for each in value] if name in ("mean", "std") else value
             for name, value in self.dataset.preprocessing.stated().items() if name not in ("image_size", "channels")
@@ -186,8 +190,21 @@ class Experiment:
         return f"data     {data}\ninput    {seen}\nforget   {forget}\nmodel    {model}"
 
     def target(self, name: str) -> str:
-        """The forget target called `name`, or the one that fits the forget set for `auto`."""
-        return TARGETS[parse_forget(self.splits.forget_request).kind] if name == "auto" else name
+        """The forget target called `name`, or the one that fits the forget set for `auto`.
+
+        Raises:
+            UserError: `auto`, for classes that go beside subclasses of such that stay.
+        """
+        found = TARGETS[parse_forget(self.splits.forget_request).kind] if name == "auto" else name
+        if name != "auto" or found != "zero" or not self.dataset.subclasses:
+            return found
+        labels, splits = self.dataset.labels, self.splits
+        # A class whose other subclasses stay goes on being predicted.
+        stays = torch.isin(labels[splits.forget], labels[splits.retain])
+        if stays.any() and not stays.all():
+            raise UserError(f"--forget {splits.forget_request}: whole classes and parts of others have other targets; "
+                            "forget one after the other, or give --forget_target")  # fmt: skip
+        return "unseen" if stays.any() else "zero"
 
     def loaders(self, args: UnlearnArgs, *, augment: bool = False) -> dict:
         """Loaders for unlearning by name; forget and retain shuffled, augmented where it is asked for.

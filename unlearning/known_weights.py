@@ -16,7 +16,7 @@ from models.sources import refuse_unnamed_code, weights_of_folder
 
 MODEL = ("model", "stem", "width")
 PLACE = ("dataset", "data_dir")
-TREATMENT = (*FIELDS, "skip_unreadable", "class_order")
+TREATMENT = (*FIELDS, "skip_unreadable", "labels", "class_order")
 DESCRIBING = (*PLACE, *MODEL, *TREATMENT)
 # Which every version has written.
 ALWAYS = (*PLACE, *MODEL)

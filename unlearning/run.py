@@ -16,7 +16,8 @@ from unlearning.constrained.line_search import Weights, snapshot
 from unlearning.context import MethodContext, RunListener
 from unlearning.dial import FINER_SHARES, SHARES, Dial
 from unlearning.evaluator import Evaluation, Evaluator
-from unlearning.methods import get_method
+from unlearning.methods import check_classes, get_method
+from unlearning.methods.method import ClassCounts
 from unlearning.methods.own import label_of
 from unlearning.streams import OWN_RETAIN_LOSS, RETAIN_LOSSES
 
@@ -89,6 +90,7 @@ class UnlearningRun(RunListener):
         self.watch = self.cost.stopwatch(precision.device)
         retain_loss = OWN_RETAIN_LOSS[target] if args.retain_loss == "auto" else args.retain_loss
         self.evaluator = Evaluator(model, loaders, precision, seed, RETAIN_LOSSES[retain_loss])
+        check_classes(method, target, ClassCounts(*self.evaluator.class_counts()))
         self.context = MethodContext(target, model, loaders, self.evaluator, args, precision, seed, self.cost)
         self.original_weights = snapshot(model)
         self.trainer = self.method.trainer(self.context)

@@ -1,14 +1,15 @@
 """Forward passes of the model and of the original on the streams, and what the retain loss compares them by."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.loaders import TensorLoader
-from helper_functions.training.batch_norm import no_running_stats_update
+from helper_functions.training.batch_norm import lent_statistics, no_running_stats_update
 from helper_functions.training.devices import Precision
 from helper_functions.training.spread import spread
 
@@ -17,8 +18,9 @@ class TwoStreams:
     """Forward passes of one model on a forget and a retain batch, in the batch-norm mode that was asked for.
 
     `frozen` uses the running statistics, as evaluation does, so that what training sees is what the budget is judged
-    by, and one pass serves both streams. `train` normalises by the batch: then each stream has a pass of its own,
-    and the forget stream moves no running statistics.
+    by, and one pass serves both streams. `train` normalises each stream by its own batch, `retain` both by the retain
+    batch: by itself, a batch of one class would lose what tells that class from others. In both, each stream has a pass
+    of its own, and the forget stream moves no running statistics.
     """
 
     def __init__(self, model: nn.Module, precision: Precision, batch_norm: str) -> None:
@@ -29,10 +31,10 @@ class TwoStreams:
 
     def prepare(self, model: nn.Module) -> None:
         """Put the model into the mode that was asked for; frozen, dropout is off, as in the original."""
-        model.train(self.batch_norm == "train")
+        model.train(self.batch_norm != "frozen")
 
-    def losses(self, view: Iterable[tuple[Tensor, Tensor]], like: Iterable, seed: int) -> Tensor:
-        """Losses of a view's images, `[n]`, without gradient, passed as those of the loader `like` are.
+    def losses(self, view: Iterable[tuple[Tensor, Tensor]], retain: Tensor, size: int, seed: int) -> Tensor:
+        """Losses of a view's images, `[n]`, without gradient, passed as batches of `size` forget images are.
 
         A view that is no `TensorLoader` keeps its batches.
         """
@@ -40,8 +42,8 @@ class TwoStreams:
         if isinstance(view, TensorLoader):
             # Images of one class may stand side by side.
             order = torch.randperm(view.num_images, generator=torch.Generator().manual_seed(seed))
-            view = view.in_order(view.indices[order], like.batch_size)
-        with torch.no_grad(), no_running_stats_update(self.model), self.precision.autocast():
+            view = view.in_order(view.indices[order], size)
+        with torch.no_grad(), no_running_stats_update(self.model), self.precision.autocast(), self._beside(retain):
             for inputs, labels in view:
                 logits = self.forward_pass(inputs.to(device)).float()
                 found.append(F.cross_entropy(logits, labels.to(device), reduction="none"))
@@ -54,9 +56,21 @@ class TwoStreams:
             if self.batch_norm == "frozen":
                 logits = self.forward_pass(torch.cat([forget, retain])).float()
                 return logits[: len(forget)], logits[len(forget) :]
-            retain_logits = self.forward_pass(retain).float()
-            with no_running_stats_update(self.model):
+            with self._beside(retain) as retain_logits:
                 return self.forward_pass(forget).float(), retain_logits
+
+    @contextmanager
+    def _beside(self, retain: Tensor) -> Iterator[Tensor]:
+        """The retain logits; inside, passes are those of forget images."""
+        if self.batch_norm == "retain":
+            with lent_statistics(self.model) as lend:
+                logits = self.forward_pass(retain).float()
+                lend()
+                yield logits
+        else:
+            logits = self.forward_pass(retain).float()
+            with no_running_stats_update(self.model):
+                yield logits
 
 
 class OriginalAnswers:

@@ -11,7 +11,16 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from benchmarks.leaderboard.cells import Cell, append_cell, data_flags, is_tuned, method_flags, read_cells, run_cell
+from benchmarks.leaderboard.cells import (
+    Cell,
+    append_cell,
+    applies,
+    data_flags,
+    is_tuned,
+    method_flags,
+    read_cells,
+    run_cell,
+)
 from benchmarks.leaderboard.pages import write_pages
 from benchmarks.leaderboard.trained_models import Training, resolve, train_originals
 from benchmarks.sweeps.sweep import EngineArgs, RunAll, command_line, engine_of, results_of
@@ -20,7 +29,7 @@ from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser,
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
 from helper_functions.run_lock import RunLock
-from unlearning.methods.own import label_of
+from unlearning.methods.own import check_labels, label_of
 
 PRESETS = Path("configs/leaderboard")
 # Flags that do not change the results.
@@ -90,6 +99,7 @@ def main(args: Args) -> dict:
 def run_missing(args: Args, rows: dict[str, dict], results: Path, run_all: RunAll) -> list[str]:
     """Train the models and run the cells that are not among the rows, and add them; returns a line for each failure."""
     flags = data_flags(args.train_config)
+    check_labels(args.methods)
     for kind in {forget.partition(":")[0] for forget in args.forget}:
         for method in args.methods:  # an unknown name is an error before any work
             method_flags(args.tuned, kind, method)
@@ -121,7 +131,7 @@ def _cells(args: Args, flags: dict, run_all: RunAll) -> list[Cell]:
     for place, found in results_of(run_all(train_models, places, title="retrained models")):
         (resolved, *models), forget, seed = found, place["forget"], place["seed"]
         asked = {"forget": resolved, "seed": seed, "retain_budget": args.retain_budget}
-        for method in args.methods:
+        for method in (each for each in args.methods if applies(each, forget)):
             own = {**flags, **method_flags(args.tuned, forget.partition(":")[0], method), **asked}
             where = label_of(method), forget, seed
             cells.append(Cell(*where, own, *models, f"{args.log_dir}/cells", args.log_interval, further))

@@ -7,10 +7,12 @@ import io
 import json
 from pathlib import Path
 
+import torch
+
 import test as judge
 import train
 import train_constrained_unlearning as script
-from benchmarks.leaderboard.trained_models import ELSEWHERE, model_key
+from benchmarks.leaderboard.trained_models import ELSEWHERE, LATER, cache_of, model_key
 from benchmarks.sweeps.sweep import append_row, command_line, read_rows
 from data.arguments import DataArgs
 from evaluation.gaps import retrained_of
@@ -19,17 +21,20 @@ from helper_functions.errors import UserError
 from helper_functions.files import key_of, load_config
 from helper_functions.run_folder import CHECKPOINT, RESULTS, result_weights, run_quietly
 from models.arguments import ModelArgs
+from unlearning.experiment import TARGETS
 from unlearning.methods import METHODS, get_method
+from unlearning.methods.method import ClassCounts
 from unlearning.methods.own import fingerprint, is_own, stem_of
 
 # Kinds of forget sets that use the tuned flags of another kind unless they have their own.
-SIMILAR = {"superclass": "class", "file": "random", "memorised": "random"}
+SIMILAR = {"superclass": "class", "file": "random", "long_tailed": "random", "memorised": "random"}
 WEIGHTS = (*RESULTS, CHECKPOINT)  # are removed once a cell is finished
 # Figures that all methods on a forget set and seed share: a line of references.jsonl, stored once.
 SHARED, REFERENCES = ("original", "retrained"), "references.jsonl"
 # Flags that only locate files on the machine of the run.
 PLACES = {
-    "config_file", "data_dir", "log_dir", "name_prefix", "resume", "retrained_weight_path", "splits", "weight_path",
+    "cache_dir", "config_file", "data_dir", "log_dir", "name_prefix", "resume", "retrained_weight_path", "splits",
+    "weight_path",
 }  # fmt: skip
 
 
@@ -64,7 +69,15 @@ def data_flags(train_config: str) -> dict:
     args = train.get_parser().parse(["--config_file", train_config])
     names = [field.name for part in (DataArgs, ModelArgs) for field in dataclasses.fields(part)]
     given = {name: getattr(args, name) for name in (*names, "device", "precision") if name not in ("forget", "splits")}
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in given.items() if value is not None and value != LATER.get(name)}
+
+
+def applies(method: str, forget: str) -> bool:
+    """Whether the method of a row takes forget sets of this kind, of whose classes there are unseen images."""
+    some, kind = torch.ones(1), forget.partition(":")[0]
+    retain = some * (kind not in ("class", "superclass"))
+    name = method if is_own(method) or method in METHODS else "constrained"
+    return get_method(name).refuses(TARGETS.get(kind, "unseen"), ClassCounts(some, retain, some)) is None
 
 
 def method_flags(tuned: str | None, kind: str, method: str) -> dict:
@@ -99,8 +112,8 @@ def is_tuned(tuned: str | None, row: dict) -> bool:
 def run_cell(cell: dict) -> dict:
     """Run a cell, given as a dict, or resume it where it stopped; returns its row."""
     cell = Cell(**cell)
-    flags = {**cell.flags, "figures": False, "log_dir": cell.log_dir, "log_interval": cell.log_interval}
-    flags |= {"weight_path": f"{cell.original}/model.pt"}
+    flags = {**cache_of(cell.original), **cell.flags, "figures": False, "log_dir": cell.log_dir}
+    flags |= {"log_interval": cell.log_interval, "weight_path": f"{cell.original}/model.pt"}
     argv = command_line(flags) + ["--retrained_weight_path", *(f"{folder}/model.pt" for folder in cell.retrained)]
     name = f"{stem_of(cell.method)}-{cell.key}"
     begun = [path.parent for path in Path(cell.log_dir).glob(f"{name}-*/{CHECKPOINT}")]

@@ -26,7 +26,8 @@ ELSEWHERE = (
     "log_dir", "name_prefix", "resume", "device", "precision", "deterministic", "sync_bn", "data_on_device", "compile",
     "compile_mode", "log_interval", "figures", "data_dir", "on_nan", "cache", "cache_dir",
 )  # fmt: skip
-LATER = ("exclude", "groups", "requests")
+# Records from before there were these flags keep their hashes where they have these values.
+LATER = {"exclude": None, "groups": None, "requests": None, "labels": "fine", "cache": "auto"}
 THIRDS = ("low", "middle", "high")
 SHARE = 0.1  # of the training images in a set by memorisation: the size of random:0.1
 
@@ -34,8 +35,7 @@ SHARE = 0.1  # of the training images in a set by memorisation: the size of rand
 def model_key(config: dict) -> str:
     """Hash of a training's configuration without `ELSEWHERE`, of files by their content; they have to exist."""
     values = {name: value for name, value in config.items() if name not in ELSEWHERE}
-    # Records from before there were these flags keep their hashes.
-    values = {name: value for name, value in values.items() if value is not None or name not in LATER}
+    values = {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
     for name in ("splits", "forget"):
         path = Path(str(values.get(name) or "").removeprefix("file:"))
         if name == "splits" and values.get(name) or str(values.get(name)).startswith("file:"):
@@ -49,6 +49,11 @@ def model_key(config: dict) -> str:
 def original_of(forget: str | None) -> str | None:
     """The forget set as far as an original depends on it: wrong labels are drawn before training, other sets after."""
     return forget if str(forget).startswith("mislabelled") else None
+
+
+def cache_of(original: str) -> dict[str, str]:
+    """The flag that has a run find the file of pixels that the training of its original has built."""
+    return {"cache_dir": f"{Path(original).parent}/cache"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +91,8 @@ class Training:
 
     def experiment(self, original: Path, seed: int) -> Experiment:
         """Data, splits and models of an original."""
-        argv = command_line({"config_file": self.config_file, "splits": original / "splits.npz", "seed": seed})
+        argv = command_line({"config_file": self.config_file, "splits": original / "splits.npz", "seed": seed,
+                             "log_dir": self.log_dir})  # fmt: skip
         return Experiment(train.get_parser().parse(argv))
 
 

@@ -20,8 +20,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where this file is run by its path
 
 import train_constrained_unlearning as script
-from benchmarks.leaderboard.cells import data_flags
-from benchmarks.leaderboard.trained_models import Training, train_originals
+from benchmarks.leaderboard.cells import applies, data_flags
+from benchmarks.leaderboard.trained_models import Training, cache_of, train_originals
 from benchmarks.sweeps.sweep import EngineArgs, append_row, command_line, engine_of, read_rows
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
 from helper_functions.errors import NotFinite, UserError
@@ -30,7 +30,7 @@ from helper_functions.run_folder import run_quietly
 from unlearning.arguments import MethodArgs
 from unlearning.methods import METHODS, defaults_of, get_method
 from unlearning.methods.method import RETAIN_EPOCHS, Log, Search, Span
-from unlearning.methods.own import fingerprint, is_own, label_of, stem_of
+from unlearning.methods.own import check_labels, fingerprint, is_own, label_of, stem_of
 
 VALIDATION_WEIGHT = 0.01  # objective per point of validation accuracy: decides between equally good trials
 OVER_BUDGET = 200.0  # least objective of a trial over the budget; larger than any within it
@@ -134,6 +134,7 @@ def get_parser() -> ScriptParser:
 
 def main(args: Args) -> dict:
     """Run the missing trials, write the best flags; returns the best trial of each method and forget set."""
+    check_labels(args.methods)
     for method in args.methods:
         space_of(method)
     training = Training(args.train_config, f"{args.log_dir}/models")
@@ -146,7 +147,7 @@ def main(args: Args) -> dict:
             # The key by which an original is found stands in its name.
             {"method": method, "forget": forget, "original": str(original), "trained": original.name.split("-")[1],
              "args": dataclasses.asdict(args)}
-            for forget, original in originals.items() for method in args.methods
+            for forget, original in originals.items() for method in args.methods if applies(method, forget)
         ]  # fmt: skip
         for search, trials, error in run_all(run_search, searches, title="searches"):
             if error is not None:
@@ -189,7 +190,7 @@ def run_trial(original: str, flags: dict, key: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         own = {"weight_path": f"{original}/model.pt", "judge": "validation", "figures": False, "log_dir": folder}
         try:
-            _, report = run_quietly(script, command_line({**flags, **own}), key)
+            _, report = run_quietly(script, command_line({**cache_of(original), **flags, **own}), key)
         except NotFinite:  # worse than any trial with finite figures
             figures = {"figures": {}, "seconds": None, "gradient_steps": None}
             return {"value": OVER_BUDGET + FAR_OVER_BUDGET, "feasible": False, "slack": None, **figures}
@@ -207,7 +208,7 @@ def objective(figures: dict, verdict: dict, kind: str) -> float:
     if not verdict["feasible"]:
         overdrawn = -verdict["slack"]
         return OVER_BUDGET + (overdrawn if math.isfinite(overdrawn) else FAR_OVER_BUDGET)
-    unseen = figures["unseen_top1"] if kind in ("random", "file") else 0.0
+    unseen = figures["unseen_top1"] if kind in ("random", "long_tailed", "file") else 0.0
     return abs(figures["forget_top1"] - unseen) + VALIDATION_WEIGHT * (100 - figures["validation_top1"])
 
 

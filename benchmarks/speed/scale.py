@@ -32,6 +32,7 @@ from data.datasets import Dataset, load_dataset
 from data.loaders import TensorLoader
 from data.preprocessing import Preprocessing
 from helper_functions.config import PositiveFloat, PositiveInt, ScriptParser, run_script
+from helper_functions.errors import UserError
 from helper_functions.files import make_folder, write_json
 from helper_functions.training.devices import choose_device, choose_precision, describe_environment
 from models.classifiers import get_model
@@ -209,7 +210,7 @@ def measure_runs(args: Args, name: str, count: int) -> dict:
     flags = (
         "--dataset", "imagefolder", "--data_dir", home / name, "--image_size", side, "--model", "resnet8", "--width", 8,
         "--figures", "False", "--log_dir", home, "--cache_dir", home / "cache", "--validation", "0.02",
-        "--test", "0.02", "--forget", f"random:{count // 100}",
+        "--test", "0.02", "--forget", f"random:{max(1, count // 100)}images",
     )  # fmt: skip
     train = ("--num_epochs", 1, "--batch_size", 256, "--learning_rate", 0.05)
     found = {}
@@ -221,6 +222,8 @@ def measure_runs(args: Args, name: str, count: int) -> dict:
         args.limit, "train_constrained_unlearning.py", *flags, "--cache", "disk", "--weight_path", weights,
         "--name_prefix", f"{name}-unlearned", "--near_duplicates", "off",
     )  # fmt: skip
+    if found["disk"]["unlearn"]["status"] not in (0, 3, 4):
+        raise UserError(f"--{'pictures' if name == 'small' else name} {count}: {found['disk']['unlearn']['last']}")
     report = json.loads((newest(home, f"{name}-unlearned-2*") / "report.json").read_text())
     found["cost"] = {
         model: {key: cost[key] for key in ("seconds", "images", "gradient_steps")}

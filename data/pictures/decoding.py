@@ -4,6 +4,8 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +35,8 @@ def facts_of(channels: int) -> np.dtype:
 class Decoded:
     """Some pictures as a worker gives them.
 
-    places: in the listing, [n]; pixels: [n, H, W, C], None where they are not kept; facts: [n] of `facts_of`; fatal:
-    what is wrong with every picture.
+    places: in the listing, [n]; pixels: [n, H, W, C], None where they are in a file or not kept; facts: [n] of
+    `facts_of`; fatal: what is wrong with every picture.
     """
 
     places: np.ndarray
@@ -44,19 +46,30 @@ class Decoded:
 
 
 class _Files(MapDataset):
-    """Pictures of a listing, chunk by chunk; its state is small, and each worker builds its own reader."""
+    """Pictures of a listing, chunk by chunk; its state is small, and each worker builds its own reader.
 
-    def __init__(self, listing: Listing, stated: Preprocessing, shape: tuple[int, int, int], dtype, keep: bool) -> None:
+    `into` is a .npy file with a row for each picture of the listing, to which workers write, so that no pixel passes
+    through a pipe. `withdrawn` are digests of pictures that become zeros there.
+    """
+
+    def __init__(
+        self, listing: Listing, stated: Preprocessing, shape: tuple[int, int, int], dtype, keep: bool,
+        into: Path | None = None, withdrawn: frozenset[bytes] = frozenset(),
+    ) -> None:  # fmt: skip
         self.listing, self.stated, self.shape, self.dtype, self.keep = listing, stated, shape, dtype, keep
+        self.into, self.withdrawn = into, withdrawn
         # Of large pictures, one is open at a time, whichever worker decodes it.
-        self.one_large, self.reader = multiprocessing.Lock(), None
+        self.one_large, self.reader, self.rows = multiprocessing.Lock(), None, None
 
     def __getitem__(self, places: np.ndarray) -> Decoded:
         facts = np.zeros(len(places), facts_of(self.shape[-1]))
-        pixels = np.empty((len(places) if self.keep else 1, *self.shape), self.dtype)
+        if self.into is None:
+            pixels = np.empty((len(places) if self.keep else 1, *self.shape), self.dtype)
+        elif self.rows is None:
+            self.rows = np.asarray(np.load(self.into, mmap_mode="r+"))
         with strict():
             for number, place in enumerate(places.tolist()):
-                target = pixels[number if self.keep else 0]
+                target = pixels[number if self.keep else 0] if self.into is None else self.rows[place]
                 try:
                     found = self.read(place)
                 except UserError as error:
@@ -65,7 +78,9 @@ class _Files(MapDataset):
                 unreadable = isinstance(found, str)
                 target[:] = 0 if unreadable else found
                 facts[number] = describe(target, UNREADABLE if unreadable else DECODED)
-        return Decoded(places, pixels if self.keep else None, facts)
+                if self.withdrawn and facts[number]["digest"].tobytes() in self.withdrawn:
+                    target[:], facts["state"][number] = 0, WITHDRAWN
+        return Decoded(places, pixels if self.keep and self.into is None else None, facts)
 
     def read(self, place: int) -> np.ndarray | str:
         """Pixels [H, W, C], or why the picture cannot be read; UserError for what is wrong with every picture.
@@ -91,13 +106,13 @@ class _Files(MapDataset):
 
 def describe(pixels: np.ndarray, state: int) -> tuple:
     """The facts of a picture [H, W, C]."""
-    digest = digest_of(pixels)
-    values = pixels.reshape(-1, pixels.shape[-1])
-    if values.dtype != np.uint8:
-        return state, digest, np.zeros((2, values.shape[1]), np.int64)
-    # Integers, which double precision keeps exact up to 2^53.
-    wide = values.astype(np.float64)
-    return state, digest, (np.ones(len(wide)) @ wide, (wide.T @ wide).diagonal())
+    digest, channels = digest_of(pixels), pixels.shape[-1]
+    if pixels.dtype != np.uint8:
+        return state, digest, np.zeros((2, channels), np.int64)
+    # 16 bits hold the square of a byte, 32 bits the sum of 66,000.
+    wide = pixels.reshape(len(pixels), -1).astype(np.uint16)
+    columns = (each.sum(0, dtype=np.uint32) for each in (wide, wide * wide))
+    return state, digest, [each.reshape(-1, channels).sum(0) for each in columns]
 
 
 def first_shape(listing: Listing, stated: Preprocessing) -> tuple[tuple[int, int, int], np.dtype]:
@@ -123,9 +138,9 @@ def why_unreadable(listing: Listing, stated: Preprocessing, place: int) -> str:
 
 def decode(
     listing: Listing, stated: Preprocessing, shape: tuple[int, int, int], dtype: np.dtype, wanted: np.ndarray,
-    place: Callable[[Decoded], None], *, keep: bool = True,
+    place: Callable[[Decoded], None], **how: Any,
 ) -> None:  # fmt: skip
-    """Decode the pictures at the places `wanted` and hand each chunk to `place`.
+    """Decode the pictures at the places `wanted` and hand each chunk to `place`; `how` as of `_Files`.
 
     Raises:
         UserError: for what is wrong with every picture.
@@ -133,7 +148,7 @@ def decode(
     size = max(1, min(CHUNK, CHUNK_BYTES // max(1, int(np.prod(shape)) * np.dtype(dtype).itemsize)))
     chunks = [wanted[start : start + size] for start in range(0, len(wanted), size)]
     workers = 0 if len(wanted) <= FEW else min(os.cpu_count() or 1, len(chunks))
-    files = _Files(listing, stated, shape, dtype, keep)
+    files = _Files(listing, stated, shape, dtype, **how)
     loader = DataLoader(files, None, sampler=chunks, num_workers=workers, generator=torch.Generator())
     with progress_bar("reading pictures", len(wanted), unit=" pictures") as bar:
         for found in loader:

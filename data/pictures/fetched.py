@@ -15,11 +15,12 @@ class Pictures:
     """Images [N, C, H, W] of which some are fetched at a time: rows of a tensor in host memory or in a mapped file.
 
     storage: uint8 or float32 [M, H, W, C] on the CPU; rows: int64 [N], the row of each image; the images are all rows
-    by default. `len`, `shape`, `dtype`, `nbytes` and indexing are those of a tensor.
+    by default. further: [K, H, W, C] in memory, rows M to M + K - 1. `len`, `shape`, `dtype`, `nbytes` and indexing are
+    those of a tensor.
     """
 
-    def __init__(self, storage: Tensor, rows: Tensor | None = None) -> None:
-        self.storage, self.rows = storage, rows
+    def __init__(self, storage: Tensor, rows: Tensor | None = None, further: Tensor | None = None) -> None:
+        self.storage, self.rows, self.further = storage, rows, further
         self.dtype, count = storage.dtype, len(storage) if rows is None else len(rows)
         height, width, channels = storage.shape[1:]
         self.shape = torch.Size((count, channels, height, width))
@@ -47,7 +48,11 @@ class Pictures:
         """The pixels [n, H, W, C] of images int64 [n], in memory from which a GPU can copy them meanwhile if pinned."""
         rows = indices if self.rows is None else self.rows[indices]
         target = torch.empty((len(rows), *self.storage.shape[1:]), dtype=self.dtype, pin_memory=pinned)
-        return torch.index_select(self.storage, 0, rows, out=target)
+        if self.further is None:
+            return torch.index_select(self.storage, 0, rows, out=target)
+        inside = rows < len(self.storage)
+        target[inside], target[~inside] = self.storage[rows[inside]], self.further[rows[~inside] - len(self.storage)]
+        return target
 
     def fetch(self, batches: Iterable[Tensor], pinned: bool = False) -> Iterator[Tensor]:
         """The pixels of one batch of indices after another, each read before it is asked for."""

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from data.pictures.decoding import MISSING, WITHDRAWN, Decoded, decode, facts_of
+from data.pictures.decoding import DECODED, MISSING, WITHDRAWN, Decoded, decode, facts_of
 from data.pictures.fetched import Pictures
-from data.pictures.listing import Listing
+from data.pictures.listing import Listing, joined_names, names_in
 from data.preprocessing import Preprocessing, file_of, names_code
 from helper_functions.errors import UserError
 from helper_functions.files import key_of
@@ -46,7 +46,7 @@ class PixelFile:
     def open(cls, folder: Path, mode: str = "r") -> "PixelFile | None":
         """Read one; None where there is none, or a damaged one."""
         try:
-            files = tuple((folder / FILES).read_bytes().decode("utf-8", "surrogateescape").split("\0"))
+            files = names_in((folder / FILES).read_bytes())
             facts, pixels = (np.load(folder / name, mmap_mode=mode) for name in (FACTS, PIXELS))
         except (OSError, ValueError, EOFError):
             return None
@@ -58,16 +58,17 @@ class PixelFile:
         """Whether it is of exactly these pictures as they are now."""
         return self.files == listing.files and bool((self.facts["stamp"] == listing.stamps).all())
 
-    def tensor(self, rows: np.ndarray) -> Pictures:
-        """The pictures in some rows."""
+    def tensor(self, rows: np.ndarray, further: np.ndarray) -> Pictures:
+        """The pictures in some rows; those behind the last one are `further` pictures, which are in memory."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             storage = torch.from_numpy(self.pixels)
-        return Pictures(storage, torch.from_numpy(rows))
+        return Pictures(storage, torch.from_numpy(rows), torch.from_numpy(further) if len(further) else None)
 
 
 def _row(facts: np.dtype) -> np.dtype:
-    return np.dtype([("stamp", "<i8", (2,)), *((name, facts[name]) for name in facts.names)])
+    own = [("stamp", "<i8", (2,)), ("hash", "<u8"), ("hashed", "?")]
+    return np.dtype([*own, *((name, facts[name]) for name in facts.names)])
 
 
 def place_of(cache_dir: str | Path, folder: Path, stated: Preprocessing) -> Path:
@@ -129,22 +130,19 @@ def _build(
     wanted = np.flatnonzero(begun.facts["state"] == MISSING)
     size = f"{begun.pixels.nbytes / 1e9:,.2f} GB"
     say(f"cache    {len(wanted):,} of {counted(count, 'picture')} to decode into {place}, {size}")
-    gone = set() if old is None else _withdrawn(old)
+    gone = frozenset() if old is None else _withdrawn(old)
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     flushed = time.monotonic()
 
     def put(found: Decoded) -> None:
         nonlocal flushed
-        back = np.array([row["digest"].tobytes() in gone for row in found.facts], dtype=bool)
-        found.pixels[back], found.facts["state"][back] = 0, WITHDRAWN
-        begun.pixels[found.places] = found.pixels
         waiting.append((found.places, found.facts))
         if time.monotonic() - flushed > INTERVAL:
             _settle(begun, waiting)
             flushed = time.monotonic()
 
     try:
-        decode(listing, stated, shape, dtype, wanted, put)
+        decode(listing, stated, shape, dtype, wanted, put, keep=True, into=folder / PIXELS, withdrawn=gone)
     finally:
         _settle(begun, waiting)
     name = f"pixels-{time.time_ns():020d}"
@@ -157,7 +155,8 @@ def _build(
 
 def _settle(begun: PixelFile, waiting: list[tuple[np.ndarray, np.ndarray]]) -> None:
     """Pixels reach the disk before the facts that say that they are there."""
-    begun.pixels.flush()
+    with open(begun.folder / PIXELS, "rb+") as file:  # also what workers have written to it
+        os.fsync(file.fileno())
     for places, facts in waiting:
         for name in facts.dtype.names:
             begun.facts[name][places] = facts[name]
@@ -180,7 +179,7 @@ def _empty(folder: Path, listing: Listing, shape: tuple[int, int, int], dtype) -
         facts = np.lib.format.open_memmap(making / FACTS, "w+", _row(facts_of(shape[-1])), (count,))
         facts["stamp"] = listing.stamps
         facts.flush()
-        (making / FILES).write_bytes("\0".join(listing.files).encode("utf-8", "surrogateescape"))
+        (making / FILES).write_bytes(joined_names(listing.files))
         making.rename(folder)
     except BaseException:
         shutil.rmtree(making, ignore_errors=True)
@@ -207,9 +206,52 @@ def _take_over(old: PixelFile, new: PixelFile) -> None:
             say(f"cache    {what}: {len(found):,} (first: {found[0]})")
 
 
-def _withdrawn(file: PixelFile) -> set[bytes]:
+def _withdrawn(file: PixelFile) -> frozenset[bytes]:
     """Digests of the pictures that were overwritten."""
-    return {digest.tobytes() for digest in file.facts["digest"][file.facts["state"] == WITHDRAWN]}
+    return frozenset(digest.tobytes() for digest in file.facts["digest"][file.facts["state"] == WITHDRAWN])
+
+
+def noted_hashes(
+    place: Path, names: list[str], digests: np.ndarray, compute: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Perceptual hashes, uint64 [n], of pictures by their names and digests.
+
+    `compute` gives those of the places in `names` that the file does not know yet; they are noted in it.
+    """
+    places = {name: place for place, name in enumerate(names)}
+
+    def known(file: PixelFile | None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of pictures that are still the same, and their places in `names`."""
+        files = () if file is None else file.files
+        rows = np.array([row for row, name in enumerate(files) if name in places], dtype=np.int64)
+        found = np.array([places[files[row]] for row in rows], dtype=np.int64)
+        if not len(rows):
+            return rows, found
+        facts = file.facts[rows]
+        same = (facts["state"] == DECODED) & (facts["digest"] == digests[found])
+        return rows[same], found[same]
+
+    hashes, missing, file = np.zeros(len(names), np.uint64), np.ones(len(names), dtype=bool), newest(place)
+    rows, found = known(file)
+    if len(rows):
+        hashes[found], missing[found] = file.facts["hash"][rows], ~file.facts["hashed"][rows]
+    if missing.any():
+        hashes[missing] = compute(np.flatnonzero(missing))
+        # Who may only read the file computes them each time.
+        with contextlib.suppress(OSError), _opened(place) as file:
+            rows, found = known(file)
+            for name, values in (("hash", hashes[found]), ("hashed", True)) if len(rows) else ():
+                file.facts[name][rows] = values
+                file.facts.flush()
+    return hashes
+
+
+@contextlib.contextmanager
+def _opened(place: Path) -> Iterator[PixelFile | None]:
+    """The complete file, to be written to by this process alone; None where there is none, or it cannot be written."""
+    with _lock(place):
+        file = newest(place)
+        yield None if file is None else PixelFile.open(file.folder, "r+")
 
 
 def overwrite(place: Path, names: list[str]) -> int:
@@ -219,13 +261,13 @@ def overwrite(place: Path, names: list[str]) -> int:
     """
     if newest(place) is None:
         return 0
-    with _lock(place):
-        file = PixelFile.open(newest(place).folder, "r+")
+    with _opened(place) as file:
         wanted = set(names)
         rows = np.array([row for row, name in enumerate(file.files) if name in wanted], dtype=np.int64)
         file.pixels[rows] = 0
         file.pixels.flush()
-        file.facts["sums"][rows] = 0
+        for name in ("sums", "hash", "hashed"):
+            file.facts[name][rows] = 0
         file.facts["state"][rows] = WITHDRAWN
         file.facts.flush()
     return len(rows)

@@ -57,7 +57,7 @@ def read_image_folder(
 
     `auto` takes memory for what fits in half of what is free there, and the file for more, or where several processes
     on this machine need it. Pictures that were overwritten in the file are left out; with `whole`, they are decoded
-    from the folder, as are all others; without `write`, so are those that are in no file yet.
+    from the folder into memory; without `write`, so are all those of a folder that has no file yet.
 
     Raises:
         UserError: a folder without classes or pictures, pictures of different shapes or that do not fit, and one that
@@ -72,6 +72,7 @@ def read_image_folder(
     if cache == "auto":
         cache = "memory" if fits and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) == 1 else "disk"
     place, facts, images = None, np.zeros(count, facts_of(shape[-1])), None
+    further = np.empty((0, *shape), dtype)
     if cache == "disk":
         place = place_of(cache_dir, folder, stated)
         if not write and not ((there := newest(place)) and there.serves(listing)):
@@ -81,23 +82,25 @@ def read_image_folder(
         facts = np.empty(count, facts.dtype)
         for name in facts.dtype.names:
             facts[name] = file.facts[name]
-        withdrawn = facts["state"] == WITHDRAWN
-        if withdrawn.any() and whole:
-            cache, facts = "memory" if fits else "none", np.zeros(count, facts.dtype)
-        elif withdrawn.any():
-            count_left = counted(int(withdrawn.sum()), "withdrawn picture")
+        withdrawn = np.flatnonzero(facts["state"] == WITHDRAWN)
+        if whole and len(withdrawn):
+            further, facts[withdrawn] = _decode(listing, stated, shape, dtype, withdrawn)
+        elif len(withdrawn):
+            count_left = counted(len(withdrawn), "withdrawn picture")
             say(f"cache    {count_left} left out; remove {place} to bring them back")
     if not shape[0]:
         facts["state"] = UNREADABLE
     elif cache != "disk":
-        images, facts = _decode_all(listing, stated, shape, dtype, cache == "memory")
+        images, facts = _decode(listing, stated, shape, dtype, np.arange(count), cache == "memory")
     unreadable = np.flatnonzero(facts["state"] == UNREADABLE)
     if len(unreadable):
         _refuse(listing, stated, unreadable, skip_unreadable)
     rows = np.flatnonzero(facts["state"] == DECODED)
     listing = listing.only(rows)
     if cache == "disk":
-        images = file.tensor(rows)
+        places = np.arange(count)
+        places[withdrawn] = count + np.arange(len(withdrawn))
+        images = file.tensor(places[rows], further)
     elif cache == "none":
         images = Files(listing, stated, shape, dtype)
     else:
@@ -106,11 +109,12 @@ def read_image_folder(
     return FolderImages(images, listing, facts[rows], place)
 
 
-def _decode_all(
-    listing: Listing, stated: Preprocessing, shape: tuple[int, int, int], dtype: np.dtype, keep: bool
-) -> tuple[np.ndarray | None, np.ndarray]:
-    """Pixels [N, H, W, C], where they are kept, and facts [N]."""
-    count = len(listing.files)
+def _decode(
+    listing: Listing, stated: Preprocessing, shape: tuple[int, int, int], dtype: np.dtype, wanted: np.ndarray,
+    keep: bool = True,
+) -> tuple[np.ndarray | None, np.ndarray]:  # fmt: skip
+    """Pixels [n, H, W, C], where they are kept, and facts [n] of the pictures at some places, in ascending order."""
+    count = len(wanted)
     facts = np.zeros(count, facts_of(shape[-1]))
     try:
         pixels = np.empty((count, *shape), dtype) if keep else None
@@ -119,11 +123,12 @@ def _decode_all(
         raise UserError(f"{size} do not fit in memory; give --cache disk, or a smaller --image_size") from None
 
     def put(found: Decoded) -> None:
-        facts[found.places] = found.facts
+        rows = np.searchsorted(wanted, found.places)
+        facts[rows] = found.facts
         if keep:
-            pixels[found.places] = found.pixels
+            pixels[rows] = found.pixels
 
-    decode(listing, stated, shape, dtype, np.arange(count), put, keep=keep)
+    decode(listing, stated, shape, dtype, wanted, put, keep=keep)
     return pixels, facts
 
 

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import DISCRIMINATORS
-from contrastive_discrimination.held_out import FOLDS, Auc, held_out_auc
+from contrastive_discrimination.held_out import FOLDS, auc_of, held_out_scores
 from contrastive_discrimination.pairs import Pairs, set_apart
-from evaluation.attacks.intervals import RESAMPLES
+from evaluation.attacks.intervals import RESAMPLES, auc_figures, joined_scores, worst_tenth
 from helper_functions.metrics import class_mask
 
 # Smaller probabilities are raised to this, since their logarithms hold rounding and scale alone.
@@ -16,14 +16,14 @@ LOWEST_PROBABILITY = 1e-6
 LEARNING_RATE = 0.003
 
 
-def discriminator_auc(
+def discriminator_attack(
     forget_logits: Tensor, forget_labels: Tensor, test_logits: Tensor, test_labels: Tensor, seed: int = 0
-) -> Auc | None:
+) -> dict[str, float | None]:
     """AUC of a discriminator between outputs on forget images and on test images; 0.5 is ideal.
 
     A retrained model has 0.5, since it has seen neither. The input is the log-probability of the label and those of the
     other classes sorted, so that the order of the classes has no effect. The AUC is the mean over five folds on the
-    images left out (`held_out_auc`; Lopez-Paz and Oquab 2017, section 3). Global generators are not touched.
+    images left out (as `held_out_auc`; Lopez-Paz and Oquab 2017, section 3). Global generators are not touched.
 
     Args:
         forget_logits: `[P, K]`, on a device that has float64; `test_logits` likewise, `[Q, K]`.
@@ -31,19 +31,23 @@ def discriminator_auc(
         seed: at least 0; of folds, discriminators, minibatches and resamples.
 
     Returns:
-        None where a side has fewer images than there are folds or logits are not finite.
+        `discriminator_auc` and `discriminator_worst_tenth`, each with the ends of its 95 % interval. All None where a
+        side has fewer images than there are folds or logits are not finite; `worst_tenth` also as there.
     """
-    if min(len(forget_logits), len(test_logits)) < FOLDS:
-        return None
-    if not (forget_logits.isfinite().all() and test_logits.isfinite().all()):
-        return None
+    finite = forget_logits.isfinite().all() and test_logits.isfinite().all()
+    if min(len(forget_logits), len(test_logits)) < FOLDS or not finite:
+        return auc_figures("discriminator_auc", None) | auc_figures("discriminator_worst_tenth", None)
     num_classes = forget_logits.shape[1]
-    return held_out_auc(
+    folds = held_out_scores(
         lambda: Critic(DISCRIMINATORS["mlp"](num_classes).to(forget_logits.device), LEARNING_RATE),
         same=_alone(test_logits, test_labels),
         different=_alone(forget_logits, forget_labels),
         seed=seed,
-        bootstrap=RESAMPLES,
+    )
+    others, members = joined_scores(folds)
+    found = worst_tenth(1 - members, 1 - others, seed) if len(members) == len(others) else None
+    return auc_figures("discriminator_auc", auc_of(folds, seed, RESAMPLES)) | auc_figures(
+        "discriminator_worst_tenth", found
     )
 
 

@@ -14,7 +14,7 @@ from data.forget import corrupt_labels
 from data.image_sets import ImageSets
 from data.random_streams import random_state, torch_seed
 from data.split_record import Splits
-from evaluation.attacks.intervals import auc_figures, auc_with_interval, tpr_at_fpr
+from evaluation.attacks.intervals import auc_figures, auc_with_interval, tpr_at_fpr, worst_tenth
 from evaluation.attacks.matching import class_matched
 from helper_functions.errors import UserError
 from helper_functions.files import key_of, load_tensors, make_folder, save_config, save_tensors
@@ -66,7 +66,7 @@ def shadow_targets(sets: ImageSets) -> ShadowTargets:
         UserError: there is no class-matched test image, or some labels of the forget set are wrong and others right.
     """
     splits, dataset = sets.splits, sets.dataset
-    forget, test = class_matched(dataset.labels, splits.forget, splits.test, splits.seed)
+    forget, test = class_matched(dataset.strata, splits.forget, splits.test, splits.seed)
     if len(forget) == 0:
         raise UserError("--shadow_models: no test image has a class of the forget set; U-LiRA needs both")
     always = splits.forget[~torch.isin(splits.forget, forget)]
@@ -91,7 +91,7 @@ def shadow_splits(sets: ImageSets, targets: ShadowTargets, number: int) -> Split
     Shadows 2j and 2j + 1 have the two halves of one draw, so that each target is in every second shadow model.
     """
     splits, dataset = sets.splits, sets.dataset
-    classes = dataset.labels[targets.indices]
+    classes = dataset.strata[targets.indices]
     chosen = torch.zeros(len(classes), dtype=torch.bool)
     rng = random_state(splits.seed, "shadow", number // 2)
     for label in classes.unique():
@@ -215,17 +215,19 @@ def ulira_figures(scores: Tensor, forget: int, seed: int = 0) -> dict[str, float
 
     Returns:
         `ulira_auc` with the ends of its 95 % interval, `ulira_accuracy`, the mean of the shares of forget images above
-        and of test images not above 0, and `ulira_tpr`, true positives at 1 % false ones, both in percent. All None
-        where a side is empty or a score is not finite.
+        and of test images not above 0, `ulira_tpr`, true positives at 1 % false ones, both in percent, and
+        `ulira_worst_tenth` with its interval. All None where a side is empty or a score is not finite.
     """
     members, others = scores[:forget], scores[forget:]
     if min(len(members), len(others)) == 0 or not scores.isfinite().all():
-        return auc_figures("ulira_auc", None) | {"ulira_accuracy": None, "ulira_tpr": None}
+        none = auc_figures("ulira_auc", None) | {"ulira_accuracy": None, "ulira_tpr": None}
+        return none | auc_figures("ulira_worst_tenth", None)
     right = (members > 0).double().mean() + (others <= 0).double().mean()
     return {
         **auc_figures("ulira_auc", auc_with_interval(members, others, seed)),
         "ulira_accuracy": 100 * right.item() / 2,
         "ulira_tpr": tpr_at_fpr(members, others),
+        **auc_figures("ulira_worst_tenth", worst_tenth(members, others, seed)),
     }
 
 

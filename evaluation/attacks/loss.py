@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from contrastive_discrimination.held_out import FOLDS, Fold, auc_of
-from evaluation.attacks.intervals import RESAMPLES, auc_figures, tpr_at_fpr
+from evaluation.attacks.intervals import RESAMPLES, auc_figures, joined_scores, tpr_at_fpr, worst_tenth
 
 # Images a side that the support vector machine learns from; its cost grows with their square.
 ATTACKER_IMAGES = 2000
@@ -21,12 +21,29 @@ def loss_attack(member_losses: Tensor, non_member_losses: Tensor, seed: int = 0)
 
     Returns:
         `mia_auc` with the ends of its 95 % interval, `mia_auc_low` and `mia_auc_high` (0.5 is ideal), `mia_accuracy` in
-        percent (50 is ideal) and `mia_tpr`, true positives at 1 % false ones, in percent (1 is ideal). All None where
-        a side has fewer images than there are folds, or losses are not finite.
+        percent (50 is ideal), `mia_tpr`, true positives at 1 % false ones, in percent (1 is ideal), and
+        `mia_worst_tenth` with its interval (50 is ideal). All None where a side has fewer images than there are folds,
+        or losses are not finite.
     """
+    folds = loss_folds(member_losses, non_member_losses, seed)
+    if folds is None:
+        none = auc_figures("mia_auc", None) | {"mia_accuracy": None, "mia_tpr": None}
+        return none | auc_figures("mia_worst_tenth", None)
+    right = [torch.cat([members > 0, others <= 0]).double().mean().item() for members, others in
+             (fold.scores for fold in folds)]  # fmt: skip
+    return {
+        **auc_figures("mia_auc", auc_of(folds, seed, RESAMPLES)),
+        "mia_accuracy": 100 * float(np.mean(right)),
+        "mia_tpr": float(np.mean([tpr_at_fpr(*fold.scores) for fold in folds])),
+        **auc_figures("mia_worst_tenth", worst_tenth(*joined_scores(folds), seed)),
+    }
+
+
+def loss_folds(member_losses: Tensor, non_member_losses: Tensor, seed: int = 0) -> list[Fold] | None:
+    """Scores of `loss_attack`, members first, of the images left out; None where it has no figures."""
     losses = torch.cat([member_losses, non_member_losses]).double().cpu()
     if min(len(member_losses), len(non_member_losses)) < FOLDS or not losses.isfinite().all():
-        return auc_figures("mia_auc", None) | {"mia_accuracy": None, "mia_tpr": None}
+        return None
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
@@ -37,16 +54,11 @@ def loss_attack(member_losses: Tensor, non_member_losses: Tensor, seed: int = 0)
     attack = make_pipeline(StandardScaler(), LogisticRegression())
     features = losses.numpy()[:, None]
     scores = cross_val_predict(attack, features, member, cv=splitter, method="decision_function")
-    folds, correct = [], []
+    folds = []
     for _, left_out in splitter.split(features, member):
         sides = left_out[member[left_out]], left_out[~member[left_out]]
         folds.append(Fold(tuple(torch.from_numpy(scores[side]) for side in sides), sides))
-        correct.append(((scores[left_out] > 0) == member[left_out]).mean())
-    return {
-        **auc_figures("mia_auc", auc_of(folds, seed, RESAMPLES)),
-        "mia_accuracy": 100 * float(np.mean(correct)),
-        "mia_tpr": float(np.mean([tpr_at_fpr(*fold.scores) for fold in folds])),
-    }
+    return folds
 
 
 def attack_efficacy(retain_losses: Tensor, test_losses: Tensor, forget_losses: Tensor) -> float | None:

@@ -3,8 +3,8 @@
 import torch
 
 from data.views import fixed_sample
+from evaluation.attacks.intervals import share_interval
 from evaluation.judge import HELD_OUT, Judgement, stays
-from evaluation.report.requesters import share_interval
 from unlearning.experiment import Experiment
 
 MODELS = ("original", "unlearned")
@@ -21,10 +21,10 @@ def class_falls(
     95 % interval of the latter, and the `fall` in points. Held-out images are those of classes that stay, as in the
     verdict; `retain_images` are as of `evaluation.judge.judge`.
     """
-    splits, classes = experiment.splits, experiment.dataset.classes
+    splits, sets, classes = experiment.splits, experiment.sets, experiment.dataset.classes
     labels = {
         "retain": splits.labels[fixed_sample(splits.retain, retain_images)],
-        "held_out": torch.cat([splits.labels[getattr(splits, part)][stays(splits, part)] for part in HELD_OUT]),
+        "held_out": torch.cat([splits.labels[getattr(splits, part)][stays(sets, part)] for part in HELD_OUT]),
     }
     found: dict[str, list[dict]] = {}
     for part, of_class in labels.items():

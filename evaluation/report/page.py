@@ -4,7 +4,7 @@ import base64
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jinja2
@@ -39,6 +39,7 @@ def report_page(report: dict, pictures: Sequence[bytes] = ()) -> str:
     """
     shown, images = _shown(report), report["request"]["images"]
     attacks = {name: said for name, said in words.ATTACKS.items() if _is_known(name, shown)}
+    cells = functools.partial(_cells, shown=shown, gaps=report.get("gap_intervals", {}).get("unlearned", {}))
     ideal = words.NO_IDEAL if (report["forget"]["request"] or "").startswith("mislabelled") else words.IDEAL
     with drawing_style():
         drawings = {
@@ -52,10 +53,10 @@ def report_page(report: dict, pictures: Sequence[bytes] = ()) -> str:
     return render(
         "page.html", report=report, words=words,
         heading=f"Removal of {counted(images, 'image')} from an image classifier",
-        heads=["", *_heads(shown, report)], forgetting=_forgetting(report, shown),
-        attacks=[[title, *_cells(name, shown)] for name, (title, _) in attacks.items()],
+        heads=["", *_heads(shown, report)], forgetting=_forgetting(report, shown, cells),
+        attacks=[[title, *cells(name)] for name, (title, _) in attacks.items()],
         readings=[(title, reading.format(ideal=ideal)) for title, reading in attacks.values()],
-        utility=[[title, *_cells(name, shown)] for name, title in words.UTILITY.items() if _is_known(name, shown)],
+        utility=[[title, *cells(name)] for name, title in words.UTILITY.items() if _is_known(name, shown)],
         models=[(MODELS[name][1], MODELS[name][0].lower()) for name in shown],
         pictures=[
             (described, base64.b64encode(png).decode())
@@ -124,25 +125,33 @@ def _is_known(figure: str, shown: dict[str, Figures]) -> bool:
     return any(figures.get(figure) is not None for figures in shown.values())
 
 
-def _forgetting(report: dict, shown: dict[str, Figures]) -> list[list[str]]:
+def _forgetting(report: dict, shown: dict[str, Figures], cells: Callable[[str], list[str]]) -> list[list[str]]:
     """Rows of accuracy and loss; accuracy by true labels only where they differ from the given ones."""
     rows = []
     for name, (title, part) in words.FORGETTING.items():
         given = name.replace("_true", "")
         if _is_known(name, shown) and (given == name or any(m.get(name) != m.get(given) for m in shown.values())):
             images = Markup(" <small>({})</small>").format(counted(report["data"]["images"][part], "image"))
-            rows.append([escape(title) + images, *_cells(name, shown)])
+            rows.append([escape(title) + images, *cells(name)])
     return rows
 
 
-def _cells(figure: str, shown: dict[str, Figures]) -> list[str]:
-    """A figure of each model, with its interval, and the gap between unlearned and retrained."""
+def _cells(figure: str, shown: dict[str, Figures], gaps: dict[str, list[float]]) -> list[str]:
+    """A figure of each model and the gap between unlearned and retrained, each with its interval if there is one."""
     digits, cells = digits_of(figure), []
+
+    def interval(low: float | None, high: float | None, form: str) -> Markup:
+        if None in (low, high):
+            return Markup("")
+        between = " to " if low < 0 else "–"
+        return Markup("<small>{}</small>").format(f"{low:z{form}}{between}{high:z{form}}".replace("-", "−"))
+
     for figures in shown.values():
-        low, high = (figures.get(f"{figure}_{end}") for end in ("low", "high"))
-        interval = "" if None in (low, high) else Markup("<small>{:.3f}–{:.3f}</small>").format(low, high)
-        cells.append(escape(words.number(figures.get(figure), digits)) + interval)
+        ends = (figures.get(f"{figure}_{end}") for end in ("low", "high"))
+        value = words.number(figures.get(figure), digits).replace("-", "−")
+        cells.append(escape(value) + interval(*ends, f".{digits}f"))
     if {"unlearned", "retrained"} <= set(shown):
-        pair = [shown[name].get(figure) for name in ("unlearned", "retrained")]
-        cells.append("–" if None in pair else f"{pair[0] - pair[1]:+z.{digits}f}".replace("-", "−"))
+        pair, form = [shown[name].get(figure) for name in ("unlearned", "retrained")], f".{digits}f"
+        gap = "–" if None in pair else f"{pair[0] - pair[1]:+z{form}}".replace("-", "−")
+        cells.append(escape(gap) + interval(*gaps.get(figure, (None, None)), form))
     return cells

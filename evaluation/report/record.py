@@ -119,13 +119,17 @@ def request_of(args: Any, splits: Splits, dataset: Dataset) -> dict:
 
 
 def data_of(experiment: Experiment) -> dict:
-    """Name of the data set, numbers of classes and images, and whether images are identified by file names."""
+    """Name of the data set, numbers of classes and images, and whether images are identified by file names.
+
+    `labels` is there where the classes are superclasses.
+    """
     splits, dataset = experiment.splits, experiment.dataset
     return {
         "dataset": dataset.name,
         "classes": dataset.num_classes,
         "named_by": "number" if dataset.file_names is None else "file name",
         "images": {name: len(getattr(splits, name)) for name in PARTS},
+        **({"labels": "superclass"} if dataset.subclasses else {}),
     }
 
 

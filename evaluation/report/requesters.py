@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data.image_list import Request
+from evaluation.attacks.intervals import share_interval
 from evaluation.judge import Judgement
 from evaluation.report.page import render
 from unlearning.experiment import Experiment
@@ -26,7 +27,8 @@ def evidence_for(requests: Sequence[Request], judgements: dict[str, Judgement], 
     splits, names = experiment.splits, experiment.dataset.file_names
     rows = {image: row for row, image in enumerate(splits.forget.tolist())}
     part = "test" if "test" in judgements["unlearned"].losses else "validation"
-    labels, others = splits.labels[splits.forget], splits.labels[getattr(splits, part)]
+    strata = experiment.sets.strata
+    labels, others = strata[splits.forget], strata[getattr(splits, part)]
     entries = []
     for number, requester in enumerate(dict.fromkeys(request.requester for request in requests), start=1):
         own = [request for request in requests if request.requester == requester]
@@ -48,15 +50,6 @@ def evidence_for(requests: Sequence[Request], judgements: dict[str, Judgement], 
             entry[when] = {"named": named, "low": low, "high": high, "score": score}
         entries.append(entry)
     return entries
-
-
-def share_interval(hits: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share, in per cent, from `hits` of `count` (Clopper and Pearson 1934); 0 to 100 of none."""
-    from scipy.stats import beta
-
-    low = 0.0 if hits == 0 else beta.ppf(0.025, hits, count - hits + 1)
-    high = 1.0 if hits == count else beta.ppf(0.975, hits + 1, count - hits)
-    return 100 * float(low), 100 * float(high)
 
 
 def _scores(losses: Tensor, labels: Tensor, reference: Tensor, others: Tensor) -> Tensor:

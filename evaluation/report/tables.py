@@ -17,18 +17,26 @@ FIGURES = {
     for figure, name in (("top1", "top-1"), ("top5", "top-5"), ("loss", "loss")) for part, title in PARTS.items()
 } | {
     "mia_auc": "membership attack AUC", "mia_accuracy": "membership accuracy, %",
-    "mia_tpr": "membership TPR at 1 %, %", "mia_efficacy": "MIA efficacy, %",
-    "rmia_auc": "RMIA AUC", "rmia_tpr": "RMIA TPR at 1 %, %",
+    "mia_tpr": "membership TPR at 1 %, %", "mia_worst_tenth": "membership worst tenth, %",
+    "mia_efficacy": "MIA efficacy, %",
+    "rmia_auc": "RMIA AUC", "rmia_tpr": "RMIA TPR at 1 %, %", "rmia_worst_tenth": "RMIA worst tenth, %",
     "ulira_auc": "U-LiRA AUC", "ulira_accuracy": "U-LiRA accuracy, %", "ulira_tpr": "U-LiRA TPR at 1 %, %",
-    "discriminator_auc": "discriminator AUC", "js_divergence": "JS divergence, nats",
-    "activation_distance": "activation distance", "relearn_steps": "relearn time, steps",
-    "linear_probe_top1": "linear probe on forget",
+    "ulira_worst_tenth": "U-LiRA worst tenth, %", "discriminator_auc": "discriminator AUC",
+    "discriminator_worst_tenth": "discriminator tenth, %", "retain_mia_auc": "retain membership AUC",
+    "retain_exposure": "retain exposure", "js_divergence": "JS divergence, nats",
+    "activation_distance": "activation distance", "residual_knowledge": "residual knowledge",
+    "relearn_steps": "relearn time, steps", "linear_probe_top1": "linear probe on forget",
+    "prototype1_top1": "1-shot prototypes", "prototype10_top1": "10-shot prototypes",
+    "klom_retain": "KLoM, retain, nats", "klom_forget": "KLoM, forget, nats",
+    "klom_validation": "KLoM, validation, nats", "klom_shadows": "KLoM, shadow models, nats",
+    "swap_advantage": "SWAP advantage",
 }  # fmt: skip
 # Figures in the table at the end of a run; `test.py` shows all.
 HEADLINES = tuple(
     name
     for name in FIGURES
-    if name.endswith(("_top1", "_auc")) or name in ("mia_efficacy", "js_divergence", "activation_distance")
+    if name.endswith(("_top1", "_auc"))
+    or name in ("mia_efficacy", "retain_exposure", "js_divergence", "activation_distance", "residual_knowledge")
 )
 GAPS = {"avg_gap": ("AvgGap", ".2f"), "avg_gap_salun": ("AvgGap (SalUn)", ".2f"), "tug_of_war": ("ToW", ".3f")}
 MARK = "*"
@@ -39,8 +47,9 @@ def table(models: dict[str, Figures], figures: tuple[str, ...] = HEADLINES) -> s
     """Figures of the models side by side; with retrained models, the signed gap of each other model to their mean.
 
     Several retrained models share one column, their mean, followed by a column with the band from lowest to highest;
-    gaps of figures inside the band are marked. Below a figure with a 95 % interval (`figure_low`, `figure_high`) stands
-    the interval. The last rows are AvgGap, AvgGap (SalUn) and ToW of each model, the noise floor, and long names.
+    gaps of figures inside the band are marked. Below an AUC with a 95 % interval (`figure_low`, `figure_high`)
+    stands the interval. The last rows are AvgGap, AvgGap (SalUn) and ToW of each model, the noise floor,
+    and long names.
     """
     retrained = list(retrained_of(models).values())
     shown = {name: values for name, values in models.items() if not is_retrained(name)}
@@ -63,7 +72,8 @@ def table(models: dict[str, Figures], figures: tuple[str, ...] = HEADLINES) -> s
             inside = gap is not None and limits is not None and limits.holds(values[figure])
             cells.append(_cell(gap, f"+z{form}") + (MARK if inside else pad))
         rows.append([FIGURES[figure], *cells])
-        intervals = [_interval(values, figure) for values in shown.values()]
+        # The page has those of other figures, which would double the table.
+        intervals = [_interval(values, figure) for values in shown.values()] if figure.endswith("_auc") else []
         if any(intervals):
             rows.append(["  95 % interval", *intervals])
     for measure, (title, form) in GAPS.items():
@@ -107,7 +117,7 @@ def digits_of(figure: str) -> int:
     """Digits of a figure behind the point: steps have none, percentages two, all others three."""
     if figure.endswith("_steps"):
         return 0
-    return 2 if "_top" in figure or figure.endswith(("_accuracy", "_tpr", "_efficacy")) else 3
+    return 2 if "_top" in figure or figure.endswith(("_accuracy", "_tpr", "_efficacy", "_worst_tenth")) else 3
 
 
 def _cell(value: float | None, form: str) -> str:

@@ -47,6 +47,18 @@ METHODS = {
     "ct": "The filters were transposed and trained on the other images (CT, Cadet et al. 2024).",
     "ugradsl_plus": "The loss on these images, with smoothed labels, was maximised and that on the others minimised "
         "(UGradSL+, Di et al. 2026).",
+    "reload": "The part of the gradient that belongs to these images was added to the weights, the weights that hold "
+        "it least were re-initialised, and training continued on the other images (RELOAD, Newatia et al. 2026).",
+    "mu_mis": "The model was changed until its outputs for the labels of these images responded less to the images "
+        "(MU-Mis, Cheng et al. 2026).",
+    "hamu": "Each step lowered the loss on the other images as far as a set rise of the loss on these images allowed "
+        "(HAMU, Chen et al. 2026).",
+    "falw": "The model was trained on random wrong labels for these images, most for those that it still recognised "
+        "better than unseen ones, then on the others (FaLW, Yu et al. 2026).",
+    "uam": "The loss on the other images was minimised at weights where that on these images is higher (UAM, Kim et "
+        "al. 2025).",
+    "pour": "The directions of these classes were removed from the weights of the last layer (POUR-P, Le et al. "
+        "2026).",
 }  # fmt: skip
 
 # By figure: its title in the table, and how to read it. {ideal}: the figure of a model that never saw the images.
@@ -55,6 +67,9 @@ ATTACKS = {
                 "image of the same class correctly: 1 is always, 0.5 is chance. {ideal}"),
     "mia_tpr": ("Loss attack, true positives, %", "Share of the images to forget that the loss attack identifies while "
                 "at most 1 % of the test images are identified falsely. Chance is 1 %."),
+    "mia_worst_tenth": ("Loss attack, worst tenth, %", "Of the tenth of the images that the loss attack is surest of, "
+                        "the share that were images to forget; chosen and counted on different images. Chance is "
+                        "50 %."),
     "mia_efficacy": ("Classified as never seen, %", "Share of the images to forget that an attacker, who knows kept "
                      "and test images, classifies as never trained on. It should equal the retrained model's figure; "
                      "100 is not the goal."),
@@ -62,9 +77,16 @@ ATTACKS = {
                  "that under the retrained models. {ideal}"),
     "rmia_tpr": ("Likelihood ratio, true positives, %", "Share of the images to forget that it identifies while "
                  "at most 1 % of the test images are identified falsely. Chance is 1 %."),
+    "rmia_worst_tenth": ("Likelihood ratio, worst tenth, %", "The same of its surest tenth. Chance is 50 %."),
     "discriminator_auc": ("Trained discriminator", "The AUC of a network that is trained to distinguish the model's "
                           "whole outputs on images to forget from those on test images of the same classes. A model "
                           "that never saw the images shows 0.5."),
+    "discriminator_worst_tenth": ("Trained discriminator, worst tenth, %", "The same of its surest tenth. Chance is "
+                                  "50 %."),
+    "residual_knowledge": ("Residual knowledge", "How often this model names noisy copies of the images to forget, "
+                           "relative to the retrained model: 1 is equal, more is too much."),
+    "retain_exposure": ("Exposure of retained images", "How much better than before a loss attack finds the images "
+                        "that stay, as a difference of its AUC: 0 is no better."),
     "js_divergence": ("Distance to retrained, nats", "Jensen-Shannon divergence between this model's outputs on the "
                       "images to forget and the retrained model's: 0 is equal, 0.693 is the maximum."),
 }  # fmt: skip

@@ -14,7 +14,7 @@ from data.forget import BY_NAME, parse_forget
 from data.pictures.pixel_cache import overwrite
 from data.pixels import channels_last_storage
 from evaluation.gaps import retrained_of, summarise_gaps
-from evaluation.judge import Judgement, judge_all
+from evaluation.judge import Judgement, intervals_of_gaps, judge_all
 from evaluation.metrics import loss_histograms
 from evaluation.report.classes import class_falls
 from evaluation.report.figures import draw_dial, draw_images, draw_losses
@@ -124,6 +124,7 @@ def evaluation(judgements: dict[str, Judgement], experiment: Experiment) -> dict
         "final_test": splits.final_test,
         "judged_retain_images": len(next(iter(judgements.values())).retain_right),
         **summarise_gaps(figures),
+        **({"gap_intervals": gaps} if (gaps := intervals_of_gaps(judgements, experiment.sets)) else {}),
         "loss_histograms": loss_histograms({name: judgement.losses for name, judgement in judgements.items()}),
     }
 

@@ -63,19 +63,22 @@ def tolerance_of(figure: str, images: dict[str, int], told: Any = None) -> float
 
     Accuracies: two images of their part and at least 0.05 points. An attack's other percentages: five images. An AUC:
     two images, a quarter of its 95 % interval and at least 0.005; at least 0.02 where the attack is trained or reads
-    other models. Losses: 0.005 and one per cent. True positives at few false ones depend on single images: None.
+    other models. Differences of AUCs and ratios of accuracies: as those. Losses: 0.005 and one per cent. True
+    positives at few false ones and the tenth found best depend on single images: None.
 
     `images` are their numbers by part, `told` the reported figures of the model.
     """
     forget = max(images.get("forget", 0), 1)
     part = figure.split("_")[0]
-    if "_auc" in figure:
+    if "_auc" in figure or figure.startswith("retain_exposure"):
         name = figure.removesuffix("_low").removesuffix("_high")
         ends = [at(told, f"{name}{end}") for end in ("_low", "_high")]
         width = abs(ends[1] - ends[0]) if all(isinstance(end, float) for end in ends) else 0.0
         return max(LEAST_AUC if part == "mia" else LEARNED_AUC, ACCURACY_IMAGES / forget, width / 4)
-    if figure.endswith("_tpr"):
+    if figure.endswith("_tpr") or "_worst_tenth" in figure:
         return None
+    if figure == "residual_knowledge":
+        return max(LEARNED_AUC, ACCURACY_IMAGES / forget)
     if figure.endswith(("_accuracy", "_efficacy")):
         return max(LEAST_POINTS, 100 * ATTACK_IMAGES / forget)
     if "_top" in figure:
@@ -88,7 +91,7 @@ def tolerance_of(figure: str, images: dict[str, int], told: Any = None) -> float
 
 def titled(figure: str) -> str:
     """The title of a figure in tables."""
-    for end, title in (("_low", ", lower end"), ("_high", ", upper end")):
+    for end, title in (("_low", ", low"), ("_high", ", high")):
         if figure.endswith(end):
             return titled(figure.removesuffix(end)) + title
     return FIGURES.get(figure, figure)

@@ -123,7 +123,12 @@ def check_figures(run: Recorded) -> list[Check]:
     name = "loss_histograms"
     histograms = all_near("loss histograms", run.report.get(name), found[name], tolerance("forget_top1"))
     complete = isinstance(told, dict) and set(told) == set(models)
-    checks.append(histograms if complete else dataclasses.replace(histograms, found="missing", holds=None))
+    name = "gap_intervals"
+    intervals = all_near("intervals of gaps", run.report.get(name), found.get(name), tolerance("forget_top1"))
+    checks += [
+        check if complete else dataclasses.replace(check, found="missing", holds=None)
+        for check in (histograms, intervals)
+    ]  # fmt: skip
     names = ("splits_sha256", "final_test", "judged_retain_images")
     checks += [exact(name.replace("_", " "), run.report.get(name), found[name]) for name in names]
     checks += _requesters(run, judgements, tolerance("mia_auc")) + _class_falls(run, judgements, same)

@@ -204,6 +204,14 @@ class SharedBatchNorm(_BatchNorm):
             self.running_var.lerp_(variance * (count / (count - 1)), factor)
         return output
 
+    def of_all_ranks(self, variance: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Statistics of the whole batch from those of this rank's rows, with their gradient."""
+        if _parts is None:
+            return variance, mean
+        share = sum(part[rank()] for part in _parts) / sum(map(sum, _parts))
+        square, mean = _SumOfRanks.apply(share * torch.stack([variance + mean.square(), mean]))
+        return square - mean.square(), mean
+
 
 class _Normalise(torch.autograd.Function):
     """Ioffe and Szegedy 2015, algorithm 1 and its gradient, with sums over all ranks."""
@@ -238,6 +246,18 @@ class _Normalise(torch.autograd.Function):
         slope, offset = ((weight * scale * part).view(shape) for part in (slope, offset))
         through = torch.addcmul(offset, inputs, slope)
         return (direct - through).to(inputs.dtype), of_weight, of_bias, None, None, None
+
+
+class _SumOfRanks(torch.autograd.Function):
+    """A sum over ranks, and of its gradient."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    backward = forward
 
 
 class _Whole(torch.autograd.Function):

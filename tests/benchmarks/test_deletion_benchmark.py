@@ -1,26 +1,20 @@
 """The deletion benchmark: its folder, its requests and its output; no time is judged."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.processes import REPOSITORY
+from helpers.processes import Done, assert_refused, fork
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from benchmarks.sweeps.deletion import Args, make_pictures
 
 
-def run(**flags) -> subprocess.CompletedProcess:
+def run(**flags) -> Done:
     argv = [text for name, value in {"data_dir": "digits", **flags}.items() for text in (f"--{name}", str(value))]
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.sweeps.deletion", *argv],
-        cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    return fork("benchmarks.sweeps.deletion", *argv)
 
 
 def test_a_folder_is_made_and_each_seeds_request_answered(tmp_path):
@@ -28,7 +22,7 @@ def test_a_folder_is_made_and_each_seeds_request_answered(tmp_path):
         log_dir=tmp_path / "made", output=tmp_path / "deletion.json", classes=3, pictures=120, withdrawn=8,
         image_size=32, train_num_epochs=12, train_batch_size=16, seeds=2,
     )  # fmt: skip
-    assert done.returncode == 0 and done.stderr == "", done
+    assert done.status == 0 and done.err == "", done
     (folder,) = (tmp_path / "made").iterdir()
     names = {path.relative_to(folder / "photos").as_posix() for path in (folder / "photos").rglob("*.png")}
     assert len(names) == 120 and {Path(name).parent.name for name in names} == {"0", "3", "6"}
@@ -40,8 +34,8 @@ def test_a_folder_is_made_and_each_seeds_request_answered(tmp_path):
     for request in result["requests"]:
         assert request["seconds"] > request["unlearning_seconds"] > 0 and request["gradient_steps"] == 3 * 3
         accuracy = [request[model]["forget_top1"] for model in ("original", "unlearned")]
-        assert "forget {:.1f} to {:.1f}".format(*accuracy) in done.stdout
-    assert result["retraining_seconds"] > 0 and "training again without them, 12 passes" in done.stdout
+        assert "forget {:.1f} to {:.1f}".format(*accuracy) in done.out
+    assert result["retraining_seconds"] > 0 and "training again without them, 12 passes" in done.out
 
 
 @pytest.mark.parametrize(
@@ -51,7 +45,7 @@ def test_a_folder_is_made_and_each_seeds_request_answered(tmp_path):
 )  # fmt: skip
 def test_impossible_flags_are_refused_before_anything_is_made(tmp_path, flags, said):
     done = run(log_dir=tmp_path / "made", classes=3, **flags)
-    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+    assert_refused(done, "benchmarks.sweeps.deletion", said)
     assert not (tmp_path / "made").exists()
 
 

@@ -173,6 +173,8 @@ class TestTrainedModels:
     def test_where_a_model_was_trained_plays_no_part_in_its_key(self, training):
         config = load_config(training.original("", 0) / "config.yaml")
         elsewhere = {**config, "log_dir": "other", "name_prefix": "x", "device": "cuda", "log_interval": 7}
+        older = {name: value for name, value in config.items() if name != "labels"}
+        assert model_key(older) == model_key(config) != model_key({**config, "labels": "superclass"})
         assert model_key(elsewhere) == model_key(config) != model_key({**config, "learning_rate": 0.2})
         with pytest.raises(UserError, match="there is no such file"):
             model_key({**config, "splits": "absent.npz"})
@@ -257,7 +259,7 @@ class TestCells:
         ]  # fmt: skip
 
 
-def test_a_sweep_over_flags_skips_finished_cells(tmp_path, capsys):
+def test_a_sweep_over_flags_skips_finished_cells(tmp_path, capsys, hasty):
     (tmp_path / "run.yaml").write_text("dataset: digits\nmodel: resnet8\nwidth: 4\ntrain_num_epochs: 1\n")
     flags = ["--config_file_of_runs", tmp_path / "run.yaml", "--output", tmp_path / "rows.jsonl"]
     flags += ["--forget", "class:3", "--learning_rate", 0.01, "--batch_size", 64, "--seeds", 1, "--workers", 1]

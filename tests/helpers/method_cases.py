@@ -1,5 +1,6 @@
 """What the tests of methods share: a small case of forgetting, one run of a method on it, and a step by hand."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -53,6 +54,18 @@ def streams(whole: bool = False, num_classes: int = CLASSES) -> dict[str, Tensor
     return {name: pictures(name, size, num_classes) for name, size in sizes.items()}
 
 
+def fitting(method: str, loaders: dict[str, TensorLoader]) -> dict[str, TensorLoader]:
+    """The loaders; for a method of whole classes, the forget images of one class, and the retain images of others."""
+    labels = {name: loaders[name].labels[loaders[name].indices] for name in ("forget", "retain")}
+    if method != "pour" or not torch.isin(labels["forget"], labels["retain"]).any():
+        return loaders
+    found = {**loaders, **{name: copy.copy(loaders[name]) for name in ("forget", "retain")}}
+    for name, loader in found.items():
+        if name in ("forget", "retain"):
+            loader.indices = loader.indices[(loader.labels[loader.indices] == 0) == (name == "forget")]
+    return found
+
+
 def network(num_classes: int = CLASSES) -> nn.Sequential:
     """Two convolutions with batch norm, none of whose values is what a fresh layer has."""
     torch.manual_seed(0)
@@ -95,7 +108,7 @@ def begin(
 ) -> UnlearningRun:  # fmt: skip
     """A run that is set up; nothing has been learned yet."""
     return UnlearningRun(
-        model or network(), loaders or streams(), settings_of(method, **settings), target, method, CPU,
+        model or network(), fitting(method, loaders or streams()), settings_of(method, **settings), target, method, CPU,
         QuietRecord(folder), seed, log_interval=2,
     )  # fmt: skip
 

@@ -15,9 +15,13 @@ def figures(accuracy: float, forget: float, auc: float) -> dict:
     found = {}
     for part in PARTS:
         right = forget if part.startswith("forget") else accuracy
-        found |= {f"{part}_top1": right, f"{part}_top5": 100.0, f"{part}_loss": (100 - right) / 25}
-    for attack in ("mia_auc", "discriminator_auc"):
+        found |= {f"{part}_top1": right, f"{part}_top1_low": right - 4, f"{part}_top1_high": 100.0}
+        found |= {f"{part}_top5": 100.0, f"{part}_loss": (100 - right) / 25}
+    for attack in ("mia_auc", "discriminator_auc", "retain_mia_auc"):
         found |= {attack: auc, f"{attack}_low": auc - 0.05, f"{attack}_high": auc + 0.05}
+    for attack in ("mia", "discriminator"):
+        tenth = f"{attack}_worst_tenth"
+        found |= {tenth: 100 * auc, f"{tenth}_low": 40.0, f"{tenth}_high": 90.0}
     return found | {"mia_accuracy": 52.5, "mia_tpr": 1.5, "mia_efficacy": 47.25}
 
 
@@ -31,9 +35,10 @@ def example(retrained: int = 1, **parts: object) -> dict:
     edges = [10.0 ** (power / 2 - 4) for power in range(11)]
     models = {"original": figures(92.5, 100.0, 0.71), "unlearned": figures(91.75, 93.25, 0.53)}
     extra = {"js_divergence": 0.01, "activation_distance": 0.1, "rmia_auc": 0.5, "rmia_auc_low": 0.4}
-    extra |= {"rmia_auc_high": 0.6, "rmia_tpr": 1.0}
+    extra |= {"rmia_auc_high": 0.6, "rmia_tpr": 1.0, "rmia_worst_tenth": None, "residual_knowledge": 1.04}
     for number in range(1, retrained + 1):
         models["retrained" if number == 1 else f"retrained-{number}"] = figures(97.0 + number / 10, 94.0, 0.5)
+    models["unlearned"] |= {"retain_exposure": -0.02, "retain_exposure_low": -0.03, "retain_exposure_high": 0.01}
     if retrained:
         models = {name: one | ({} if "retrained" in name else extra) for name, one in models.items()}
     cost = {"seconds": 12.5, "gradient_steps": 300, "images": 9000, "peak_memory_bytes": 2**29}
@@ -83,7 +88,9 @@ def example(retrained: int = 1, **parts: object) -> dict:
     }  # fmt: skip
     if retrained:
         report |= {"avg_gap": {"original": 8.0, "unlearned": 0.5}, "avg_gap_salun": {"original": 5.0, "unlearned": 0.5},
-                   "tug_of_war": {"original": 0.9, "unlearned": 0.99}, "retrained_models": retrained}  # fmt: skip
+                   "tug_of_war": {"original": 0.9, "unlearned": 0.99}, "retrained_models": retrained,
+                   "gap_intervals": {"original": {"avg_gap": [7.0, 9.0]},
+                                     "unlearned": {"forget_top1": [-4.5, 3.25], "avg_gap": [0.25, 2.0]}}}  # fmt: skip
     if retrained > 1:
         report |= {"noise_floor": 0.3, "bands": {"test_top1": {"mean": 97.0, "low": 96.0, "high": 98.0}},
                    "inside": {"original": [], "unlearned": ["test_top1"]}}  # fmt: skip

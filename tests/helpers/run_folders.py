@@ -17,13 +17,19 @@ CONTRASTIVE = "train_contrastive.py"
 FIGURES = {
     f"{part}_{figure}"
     for part in ("retain", "forget", "forget_true", "unseen", "validation", "test")
-    for figure in ("top1", "top5", "loss")
+    for figure in ("top1", "top1_low", "top1_high", "top5", "loss")
 } | {f"{attack}_auc{end}" for attack in ("mia", "discriminator") for end in ("", "_low", "_high")}
+# Of a model beside an original.
+EXPOSURE = {f"retain_exposure{end}" for end in ("", "_low", "_high")}
 VERDICT = {
     "feasible", "forgotten", "retain_budget", "slack", "margin", "held_out_fall", "held_out_margin", "met_before",
     "outcome",
 }  # fmt: skip
 FIGURES |= {"mia_accuracy", "mia_tpr", "mia_efficacy"}
+FIGURES |= {
+    f"{name}{end}" for name in ("mia_worst_tenth", "discriminator_worst_tenth", "retain_mia_auc")
+    for end in ("", "_low", "_high")
+}  # fmt: skip
 
 
 def status_of(verdict: dict) -> int:

@@ -45,7 +45,7 @@ def train_once(tmp_path_factory) -> Callable[[str], Ran]:
     return functools.cache(lambda model: train(model, tmp_path_factory.mktemp("original")))
 
 
-@pytest.fixture(scope="module", params=[pytest.param("vit", marks=needs_timm), "convnext", "efficientnet"])
+@pytest.fixture(scope="module", params=[pytest.param("vit", marks=needs_timm), "convnext"])
 def trained(request, train_once) -> tuple[str, Ran]:
     """The name of a model, and the run of train.py on it."""
     model = MODELS[request.param]

@@ -93,6 +93,10 @@ class TestCommandLine:
     def test_numbers(self, refuse, flag, number):
         refuse(UNLEARN, f"--{flag}", number, says=[f"--{flag}", number], here=True)
 
+    @pytest.mark.parametrize("flag", ["--resume", "--log_dir", "--name_prefix", "--sync_bn", "--log_interval"])
+    def test_what_only_runs_have(self, refuse, flag):
+        refuse("test.py", flag, 1, says=[f"{flag} 1: no such flag"], here=True)
+
     @pytest.mark.parametrize("script", ["train.py", UNLEARN, CONTRASTIVE])
     def test_values_known_when_the_script_runs(self, refuse, script):
         refuse(script, "--model", "resnet9", says=["resnet9", "did you mean resnet8"])

@@ -16,7 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from data.copies import find_copies, find_near_duplicates, near_distance, tell_copies, tell_near_duplicates
+from data.copies import (
+    find_copies,
+    find_near_duplicates,
+    near_distance,
+    perceptual_hashes,
+    tell_copies,
+    tell_near_duplicates,
+)
 from data.datasets import Dataset, load_dataset
 from data.preprocessing import Preprocessing
 from data.split_record import Splits
@@ -246,6 +253,17 @@ class TestNearDuplicates:
         found = find_near_duplicates(dataset, splits, distance)["parts"].get("retain", {"count": 0, "examples": []})
         assert found["count"] == len(expected) and len(found["examples"]) == min(20, len(expected))
         assert all(expected[other] == [image, bits] for image, other, bits in found["examples"])
+
+    def test_hashes_are_those_of_the_library(self, album):
+        dataset, _ = self.splits(album)
+        grey = dataclasses.replace(dataset, images=dataset.images[:, :1].contiguous())
+        for each in (dataset, grey):
+            found = perceptual_hashes(each, np.arange(len(each.labels)))
+            for index, value in enumerate(found):
+                pixels = each.images[index].permute(1, 2, 0).numpy()
+                picture = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+                bits = np.unpackbits(np.array([value]).view(np.uint8))
+                assert np.array_equal(bits, imagehash.phash(picture).hash.ravel())
 
     def test_photographs_are_compared_unless_it_is_turned_off(self):
         photographs, digits = types.SimpleNamespace(file_names=("a",)), types.SimpleNamespace(file_names=None)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.processes import REPOSITORY, SMALL, TIMEOUT, assert_refused, fork, only
+from helpers.processes import REPOSITORY, SMALL, TIMEOUT, assert_refused, fork, only, run
 from helpers.steps import around_steps
 from PIL import Image
 
@@ -65,10 +65,10 @@ def elsewhere(script: str, *flags: object) -> str:
 def twice(original, tmp_path):
     """Run a script here and once more, there or in another process; gives both outcomes."""
 
-    def run(script: str, *flags: object, there: bool = False) -> tuple[tuple, tuple]:
+    def both(script: str, *flags: object, there: bool = False) -> tuple[tuple, tuple]:
         weights = () if script == "train.py" else ("--weight_path", original.folder / "model.pt")
         argv = (*QUICK, *weights, *flags, "--log_dir")
-        done = fork(script, *argv, tmp_path / "one")
+        done = (run if there else fork)(script, *argv, tmp_path / "one")
         assert done.status in (0, 3, 4) and not done.err, done
         if there:
             elsewhere(script, *argv, tmp_path / "two")
@@ -76,7 +76,7 @@ def twice(original, tmp_path):
             assert fork(script, *argv, tmp_path / "two").status in (0, 3, 4)
         return outcome(only(tmp_path / "one")), outcome(only(tmp_path / "two"))
 
-    return run
+    return both
 
 
 class TestSameBits:
@@ -102,7 +102,7 @@ class TestSameBits:
         weights = original.folder / "model.pt"
         further = ("--original_weight_path", weights, "--linear_probe", "--forget", "random:40")
         flags = (*SMALL, "--deterministic", "--weight_path", weights, *further, "--output")
-        done = fork("test.py", *flags, tmp_path / "one.json")
+        done = run("test.py", *flags, tmp_path / "one.json")
         assert done.status == 0, done.err
         assert elsewhere("test.py", *flags, tmp_path / "two.json") == done.out
         assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()

@@ -17,7 +17,10 @@ from helper_functions.files import load_config, save_config
 from helper_functions.run_folder import result_weights
 
 UNLEARN = "train_constrained_unlearning.py"
-ULIRA = {"ulira_auc", "ulira_auc_low", "ulira_auc_high", "ulira_accuracy", "ulira_tpr"}
+# Of the files of --weight_path alone.
+OF_METHOD = {"swap_advantage", "klom_shadows"}
+ULIRA = {"ulira_auc", "ulira_auc_low", "ulira_auc_high", "ulira_accuracy", "ulira_tpr"} | OF_METHOD
+KLOM = {"klom_retain", "klom_forget", "klom_validation"}
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +32,8 @@ def models(original, tmp_path_factory) -> dict[str, Path]:
         flags = (*SMALL, *splits, "--retain_only", "--num_epochs", 1, "--seed", seed, "--figures", "False")
         assert fork("train.py", *flags, "--log_dir", folder / name).status == 0
     weights = ("--weight_path", original.folder / "model.pt")
-    flags = (*SMALL, *weights, "--num_epochs", 1, "--train_num_epochs", 3, "--figures", "False")
-    assert fork(UNLEARN, *flags, "--log_dir", folder / "unlearned").status in (0, 3, 4)
+    flags = ("--num_epochs", 1, "--finetune_num_epochs", 1, "--train_num_epochs", 2, "--figures", "False")
+    assert fork(UNLEARN, *SMALL, *weights, *flags, "--log_dir", folder / "unlearned").status in (0, 3, 4)
     return {"original": original.folder, **{path.name: only(path) for path in folder.iterdir()}}
 
 
@@ -47,7 +50,7 @@ def flags_of(models: dict[str, Path], folder: Path) -> tuple:
 def judged(models, tmp_path_factory) -> tuple[Done, dict, Path]:
     """Everything that test.py can be asked for: the process, what it wrote, and the folder of its shadow models."""
     folder = tmp_path_factory.mktemp("judged")
-    flags = (*flags_of(models, folder), "--relearn", "--linear_probe", "--shadow_models", 4)
+    flags = (*flags_of(models, folder), "--relearn", "--linear_probe", "--prototype", "--shadow_models", 4)
     done = fork("test.py", *flags, "--output", folder / "figures.json")
     assert done.status == 0 and done.err == "", done
     return done, json.loads((folder / "figures.json").read_text()), folder
@@ -62,12 +65,16 @@ class TestFigures:
         elsewhere = ("test_remaining", "test_adjacent", "test_remote", "forgotten")
         expected = {name for name in FIGURES if not name.startswith(elsewhere)}
         for name, figures in found.items():
-            lacking = {"relearn_steps"} if name == "re-initialised" else set()
+            lacking = KLOM | (set() if name == unlearned else OF_METHOD)
+            lacking |= {"re-initialised": {"relearn_steps"}, "original": {"retain_exposure"}}.get(name, set())
+            assert not lacking & set(figures)
             assert expected - lacking <= set(figures)
             assert all(isinstance(value, int | float) for value in figures.values())
         assert found["original"]["relearn_steps"] == 0
         printed = ("band", "AvgGap (SalUn)", "ToW", "noise floor", "between 2 retrained models", "RMIA AUC", unlearned)
-        assert all(text in done.out for text in (*printed, "U-LiRA AUC", "relearn time", "linear probe"))
+        printed += ("U-LiRA AUC", "relearn time", "linear probe", "10-shot prototypes", "SWAP advantage")
+        assert all(text in done.out for text in printed)
+        assert all(set(intervals) >= {"avg_gap", "test_top1"} for intervals in report["gap_intervals"].values())
 
     def test_gaps_are_to_the_mean_of_the_retrained_models(self, judged):
         _, report, _ = judged
@@ -81,6 +88,20 @@ class TestFigures:
             for figure in ("forget_top1", "test_top1", "mia_auc"):
                 values = sorted(model[figure] for model in retrained)
                 assert (figure in inside) == (values[0] <= found[name][figure] <= values[1])
+
+
+def test_several_runs_of_a_method_beside_several_retrained_models(models, tmp_path):
+    """Twice the retrained models: their margins vary alike, image by image."""
+    retrained = [models[name] / "model.pt" for name in ("first", "second")]
+    copies = [tmp_path / path.parent.name for path in retrained]
+    for copy, path in zip(copies, retrained, strict=True):
+        shutil.copy(path, copy)
+    flags = (*SMALL, "--splits", models["original"] / "splits.npz", "--klom", "--output", tmp_path / "figures.json")
+    done = fork("test.py", *flags, "--weight_path", *copies, "--retrained_weight_path", *retrained)
+    assert done.status == 0, done
+    found = json.loads((tmp_path / "figures.json").read_text())["models"]
+    assert all(found[str(copy)][name] == pytest.approx(0, abs=1e-9) for copy in copies for name in KLOM)
+    assert not KLOM & set(found["retrained"])
 
 
 def home_of(shadows: Path) -> Path:
@@ -124,6 +145,7 @@ class TestShadows:
         _, _, folder = judged
         config = tmp_path / "config.yaml"
         own = load_config(models["unlearned"] / "config.yaml")
+        del own["finetune_num_epochs"]  # which the method has not
         save_config({**own, "method": "finetune", "learning_rate": 0.01}, config)
         flags = ("--weight_path", result_weights(models["unlearned"]), "--shadow_models", 4, "--shadow_config", config)
         shutil.copytree(folder / "shadows" / "originals", tmp_path / "shared" / "originals")
@@ -152,6 +174,7 @@ class TestRefusals:
             (["--weight_path", "{file}", "--retrained_weight_path", "{absent}"], "--retrained_weight_path {absent}"),
             (["--weight_path", "{file}", "--original_weight_path", "{absent}"], "--original_weight_path {absent}"),
             (["--weight_path", "{file}", "--relearn"], "--relearn True: give --original_weight_path"),
+            (["--weight_path", "{file}", "--klom"], "--klom True: give two or more different files of --weight_path"),
             (["--weight_path", "{file}", "--shadow_models", "4"], "--shadow_models 4: give --shadow_config"),
             (["--weight_path", "{file}", "--shadow_models", "5", "--shadow_config", "{file}"], "--shadow_models 5"),
             (["--weight_path", "{file}", "--shadow_models", "2", "--shadow_config", "{file}"], "--shadow_models 2"),

@@ -22,9 +22,10 @@ SCRIPTS = {
 }
 MODEL = {"model": "resnet8", "stem": "cifar", "width": 4}
 TREATMENT = {"image_size": [48, 48], "resize": "squash", "skip_unreadable": True, "mean": [0.1, 0.2, 0.3], "std": None}
+TREATMENT |= {"labels": "superclass"}
 RUN = {**MODEL, **TREATMENT, "dataset": "auto", "data_dir": "photos", "learning_rate": 0.5}
 ASKED = types.SimpleNamespace(dataset="auto", data_dir=None, model="resnet18", transform=None)
-NOTHING = {"image_size": None, "resize": None, "skip_unreadable": False, "mean": None}
+NOTHING = {"image_size": None, "resize": None, "skip_unreadable": False, "mean": None, "labels": "fine"}
 
 
 def write(folder, **changes) -> None:

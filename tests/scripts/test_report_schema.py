@@ -161,7 +161,7 @@ EXAMPLES = {
     "all keys": example(copies=COPIES, near_duplicates=NEAR, sequence=SEQUENCE,
                         held_out_discriminator_auc={"original": 0.9, "unlearned": 1}),
 }
-OPTIONAL = ("verdict", "avg_gap", "avg_gap_salun", "tug_of_war", "retrained_models")
+OPTIONAL = ("verdict", "avg_gap", "avg_gap_salun", "tug_of_war", "gap_intervals", "retrained_models")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -175,14 +175,16 @@ class TestRefused:
         ("path", "value"),
         [
             ("models.unlearned.retain_top1", 100.5), ("models.unlearned.retain_top1", -0.1),
-            ("models.unlearned.mia_auc", 1.01), ("models.unlearned.forget_loss", -1), ("models.unlearned.new", 1),
+            ("models.unlearned.mia_auc", 1.01), ("models.unlearned.retain_exposure", -1.1),
+            ("models.unlearned.forget_loss", -1), ("models.unlearned.new", 1),
             ("models.unlearned.retain_top1", "97"), ("models.stranger", {}), ("request.sha256", "abc"),
             ("request.sha256", "G" * 64), ("request.images", -1), ("request.images", 1.5), ("request.id", ""),
             ("request.id", "x" * 201), ("created", "yesterday"), ("run.judge", "nobody"), ("run.seconds", -1),
             ("run.code.commit", "HEAD"), ("verdict.feasible", "yes"), ("verdict.retain_budget", -1),
             ("verdict.margin", None), ("schema_version", 2), ("schema_version", True), ("final_test", "mine"),
             ("forget.target", "nowhere"), ("forget.chosen_epoch", 0), ("files", []), ("files.0.sha256", None),
-            ("trace.epochs.forget_top1", [101]), ("trace.intervals.multiplier", [-1.0]),
+            ("gap_intervals.unlearned.avg_gap", [1.0]), ("trace.epochs.forget_top1", [101]),
+            ("trace.intervals.multiplier", [-1.0]),
             ("trace.intervals.step", list(range(301))), ("loss_histograms.edges", []), ("unknown", 1),
             ("copies", {"elsewhere": {"count": 1, "examples": []}}), ("sequence", {"number": 1}),
             ("pictures", [{"image": 1, "label": "x"}]), ("cost.unlearned.seconds", "1"),

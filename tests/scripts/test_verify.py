@@ -44,7 +44,7 @@ def folder(filed, tmp_path) -> Path:
 
 
 @pytest.fixture
-def verify(monkeypatch, capsys):
+def verify(monkeypatch, capsys, hasty):
     """Call the script in this process; checks by name, and what it left behind."""
 
     def call(folder: Path, *flags: object) -> tuple[Done, dict[str, str]]:
@@ -182,6 +182,11 @@ class TestDetects:
         "models.unlearned.test_top1": (12.5, "unlearned: test top-1"),
         "models.unlearned.mia_auc": (0.501, "unlearned: membership attack AUC"),
         "models.unlearned.forget_loss": (9.75, "unlearned: forget loss, given labels"),
+        "models.unlearned.mia_worst_tenth": (51.25, "unlearned: membership worst tenth, %"),
+        "models.unlearned.retain_exposure": (0.123, "unlearned: retain exposure"),
+        "models.unlearned.residual_knowledge": (1.234, "unlearned: residual knowledge"),
+        "models.unlearned.test_top1_low": (1.5, "unlearned: test top-1, low"),
+        "gap_intervals.unlearned.avg_gap.0": (0.0123, "intervals of gaps"),
         "verdict.slack": (0.987, "verdict: slack"),
         "verdict.forgotten": ("toggled", "verdict: forgotten"),
         "request.id": ("2026/18", "request id"),

@@ -296,7 +296,7 @@ class TestPairedFall:
 class TestMatchingWeights:
     @given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.lists(st.integers(0, 4), min_size=1, max_size=30))
     def test_classes_weigh_as_wanted(self, labels, wanted):
-        weights = matching_weights(torch.tensor(labels), torch.tensor(wanted), 5)
+        weights = matching_weights(torch.tensor(labels), torch.tensor(wanted))
         shared = set(labels) & set(wanted)
         total = sum(wanted.count(label) for label in shared)
         for label in set(labels):
@@ -417,7 +417,10 @@ class TestExamination:
     def test_classes_that_no_retain_image_has_are_the_forgotten_ones(self):
         loaders = self.loaders() | {"retain": self.loader([0, 3, 6]), "forget": self.loader([1, 4, 9])}
         logits = torch.nn.functional.one_hot(self.LABELS, 3).float()
-        assert examination_of(self.model(logits), loaders).forgotten_classes().tolist() == [1]
+        evaluator = examination_of(self.model(logits), loaders)
+        assert evaluator.forgotten_classes().tolist() == [1]
+        # Forget, retain and unseen: of the retain images, whether there are some.
+        assert [each.tolist() for each in evaluator.class_counts()] == [[1, 2, 0], [1, 0, 0], [0, 1, 2]]
 
     def test_a_class_outside_of_the_retain_sample_is_not_forgotten(self, monkeypatch):
         monkeypatch.setattr("unlearning.evaluator.RETAIN_SAMPLE", 2)

@@ -55,7 +55,8 @@ class Scripted:
     """A run of `passes` whose measurements are these figures, one after the other; the last is repeated."""
 
     def __init__(
-        self, passes, *script, solver="augmented_lagrangian", finetune=0, disturb=None, record=None, **options
+        self, passes, *script, solver="augmented_lagrangian", finetune=0, disturb=None, record=None, mixture=True,
+        **options,
     ):
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
@@ -66,8 +67,9 @@ class Scripted:
         self.start, figures = snapshot(self.model), itertools.chain(script, itertools.repeat(script[-1]))
         self.measured, self.taken, self.ends, self.duals, self.rates, self.rows = [], [], [], [], [], []
         evaluator = SimpleNamespace(
-            losses=lambda model, name: torch.zeros(1), num_classes=3, retain_loss_gap=RETAIN_LOSSES["labels"],
-            original_losses={"unseen": torch.zeros(1), "forget": torch.zeros(1)}, views={"unseen": FORGET},
+            losses=lambda model, name: torch.zeros(1), num_classes=3, is_mixture=lambda: mixture,
+            retain_loss_gap=RETAIN_LOSSES["labels"], views={"unseen": FORGET},
+            original_losses={"unseen": torch.zeros(1), "forget": torch.zeros(1)},
         )  # fmt: skip
         context = MethodContext("chance", self.model, {"forget": FORGET, "retain": RETAIN}, evaluator, args, CPU, 0)
         self.trainer = ConstrainedTrainer(context, lambda context: ChanceTarget(3, 1.5))
@@ -200,6 +202,11 @@ class TestAfterwards:
         assert all({"forget/violation", "forget/multiplier"} <= row.keys() for row in rows)
         assert not any("constraint/violation" in row or "constraint/step_scale" in row for row in rows)
         assert run.model[1].training and not same(run.ends[2], run.ends[1])
+
+    @pytest.mark.parametrize("mixture", [True, False])
+    def test_fine_tuning_normalises_no_batch_of_few_classes_by_itself(self, mixture):
+        streams = Scripted(1, KEPT, finetune=1, mixture=mixture).trainer.streams
+        assert streams.batch_norm == ("train" if mixture else "retain")
 
 
 def showing_nan(steps):

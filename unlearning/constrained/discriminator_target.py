@@ -48,6 +48,10 @@ class Parts:
         evaluator = self.context.evaluator
         logits, labels = evaluator.original_outputs[name]
         features = self._features(self.context.model, name)
+        if self.match == "given":
+            # Of a class, the subclasses of the forget set alone.
+            rows = evaluator.class_weights[name] > 0
+            logits, labels, features = logits[rows], labels[rows], None if features is None else features[rows]
         return Reference(self.view, self.match, logits, labels, features, name, evaluator.forget_labels)
 
     def _features(self, model: nn.Module, name: str) -> Tensor | None:

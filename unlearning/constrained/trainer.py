@@ -106,7 +106,9 @@ class ConstrainedTrainer(Trainer):
             self.problem = ForgetSubjectToRetain(self.streams, self.target, args, self.original_answers, gap)
         else:
             args = dataclasses.replace(args, learning_rate=args.finetune_learning_rate, **FINETUNING)
-            self.streams = TwoStreams(context.model, context.precision, "train")
+            # A batch normalised by itself loses what tells its classes from others, unless it is a mixture of all.
+            mode = "train" if context.evaluator.is_mixture() else "retain"
+            self.streams = TwoStreams(context.model, context.precision, mode)
             self.problem = RetainSubjectToForget(self.streams, self.target, args)
         optimizer = build_optimizer(context.model, args)
         rate, least = (FINETUNING_DUAL_RATE, args.multiplier) if number else (dual_rate(args, self.batches), 1.0)
@@ -130,8 +132,7 @@ class ConstrainedTrainer(Trainer):
         if not resumed:
             self.start = snapshot(self.context.model)
             self.solver.snapshot()
-            if self.stage == 1:
-                self._refresh_in_mode()
+            self.since_refresh = 0
         self.guard.keep()
 
     # A step: forward, dual update, primal update.
@@ -139,6 +140,9 @@ class ConstrainedTrainer(Trainer):
     def step(self, batch: dict) -> dict[str, Tensor]:
         """One gradient step on a forget and a retain batch; gives the figures to log."""
         problem, solver = self.problem, self.solver
+        if self.stage == 1 and self.since_refresh % REFRESH_INTERVAL == 0:
+            self._refresh_beside(batch["retain"][0])
+        self.since_refresh += 1
         state = problem.compute_cmp_state(**batch)  # f(θ), g(θ) and h(θ), from one forward pass
         solver.dual_step(state)  # λ ← [λ + η_λ max(λ, 1) h(θ)]₊
         norm = solver.step(  # θ ← θ − η ∇[f(θ) + λ g(θ)]
@@ -146,9 +150,6 @@ class ConstrainedTrainer(Trainer):
         )
         problem.commit(state)
         self.schedule.step()
-        self.since_refresh += 1
-        if self.stage == 1 and self.since_refresh == REFRESH_INTERVAL:
-            self._refresh_in_mode()
         return {**state.misc, "gradient/norm": norm}
 
     # What is measured after a pass, and decided from it.
@@ -214,10 +215,10 @@ class ConstrainedTrainer(Trainer):
         fall = (found.figures["constraint/fall_bound"], 0.0)
         return keeps_budget(self.args.retain_budget, fall) and math.isfinite(found.figures["retain/loss"])
 
-    def _refresh_in_mode(self) -> None:
+    def _refresh_beside(self, retain: Tensor) -> None:
         """Measure unseen images as forget images pass: a batch names them less surely than running statistics do."""
-        view, self.since_refresh = self.context.evaluator.views["unseen"], 0
-        self.target.refresh(self.streams.losses(view, self.batches.follower.loader, self.context.seed))
+        view, loader = self.context.evaluator.views["unseen"], self.batches.follower.loader
+        self.target.refresh(self.streams.losses(view, retain, getattr(loader, "batch_size", 1), self.context.seed))
 
     def _refresh_target(self, losses: dict[str, Tensor]) -> None:
         self.target.refresh(losses["unseen"], losses["forget"])

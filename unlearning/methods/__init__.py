@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import torch
+
 from contrastive_discrimination.held_out import FOLDS
 from contrastive_discrimination.pairs import ClassMates
 from data.split_record import Splits
@@ -14,26 +16,32 @@ from unlearning.methods import (
     bad_teacher,
     boundary_shrink,
     delete,
+    falw,
     finetune,
     fisher,
     gradient_ascent,
+    hamu,
     influence,
     l1_sparse,
     last_layers,
     lotus,
+    mu_mis,
     neggrad_plus,
+    pour,
     random_labels,
+    reload,
     reset,
     retrain,
     salun,
     scrub,
     ssd,
+    uam,
     ugradsl_plus,
     unsir,
     untrain,
     untrain_contrastive,
 )
-from unlearning.methods.method import RETAIN_EPOCHS, Log, Method, constrained
+from unlearning.methods.method import RETAIN_EPOCHS, ClassCounts, Log, Method, constrained
 from unlearning.methods.own import is_own, load_own, own_flags, with_flags
 
 METHODS: dict[str, Method] = {
@@ -67,6 +75,12 @@ METHODS: dict[str, Method] = {
     "msg": reset.MSG,
     "ct": reset.CT,
     "ugradsl_plus": ugradsl_plus.METHOD,
+    "reload": reload.METHOD,
+    "mu_mis": mu_mis.METHOD,
+    "hamu": hamu.METHOD,
+    "falw": falw.METHOD,
+    "uam": uam.METHOD,
+    "pour": pour.METHOD,
 }
 
 
@@ -95,11 +109,13 @@ def arguments_of(method: object, base: type) -> type:
 
 
 def check_images(method: str, args: MethodArgs, target: str, splits: Splits, num_classes: int) -> None:
-    """Refuse a method that has a discriminator where there are too few images for its pairs.
+    """Refuse a method that does not apply to the forget set, or has too few images for a discriminator's pairs.
 
     Raises:
-        UserError: saying how many there are.
+        UserError: saying why.
     """
+    counted = (splits.labels[getattr(splits, name)] for name in ClassCounts._fields)
+    check_classes(method, target, ClassCounts(*(torch.bincount(each, minlength=num_classes) for each in counted)))
     if not get_method(method).discriminates:
         return
     for name in ("forget", "validation"):
@@ -109,6 +125,16 @@ def check_images(method: str, args: MethodArgs, target: str, splits: Splits, num
         for name in ("unseen", "validation"):
             mates = ClassMates(splits.labels[getattr(splits, name)], num_classes)
             mates.require(splits.labels[splits.forget], name)
+
+
+def check_classes(method: str, target: str, counts: ClassCounts) -> None:
+    """Refuse a method that does not apply to a forget target, or to images of these classes.
+
+    Raises:
+        UserError: saying why.
+    """
+    if why := get_method(method).refuses(target, counts):
+        raise UserError(f"--method {method}: {why}")
 
 
 def check_method(method: str, args: MethodArgs) -> None:

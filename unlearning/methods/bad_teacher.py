@@ -4,7 +4,7 @@ from torch import Tensor
 
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
-from unlearning.methods.method import Log, Span, published
+from unlearning.methods.method import BATCH_SIZES, Log, Span, published
 from unlearning.methods.scrub import divergence
 from unlearning.streams import OriginalAnswers
 
@@ -12,7 +12,7 @@ from unlearning.streams import OriginalAnswers
 def spec(context: MethodContext) -> BaselineSpec:
     """KL(random ‖ θ) on D_f and KL(M_o ‖ θ) on D_r, each image weighing the same. Source: Chundawat et al. 2023, eq. 3.
 
-    The retain images beside each forget batch are a part of D_r, three for one by default, as in the authors' code.
+    The retain images beside each forget batch are a part of D_r: 30 % of it beside a tenth, as in the authors' code.
     """
     good, bad = context.original(), OriginalAnswers(context.fresh(), context.precision, "frozen")
     temperature = context.args.temperature
@@ -36,6 +36,10 @@ def spec(context: MethodContext) -> BaselineSpec:
 
 METHOD = published(
     spec,
-    search={"learning_rate": Log(5e-5, 3e-3), "num_epochs": Span(1, 10), "temperature": (1.0, 2.0, 4.0)},
-    num_epochs=3, batch_size=64, retain_batch_size=192, optimizer="adamw", learning_rate=1e-4, temperature=1.0,
+    search={
+        "learning_rate": Log(5e-5, 3e-3), "num_epochs": Span(1, 10), "temperature": (1.0, 2.0, 4.0),
+        "retain_batch_size": (192, *BATCH_SIZES),
+    },
+    num_epochs=1, batch_size=64, retain_batch_size=192, optimizer="adamw", learning_rate=1e-4, weight_decay=0.0,
+    temperature=1.0,
 )  # fmt: skip

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from helper_functions.training.distribution import from_main
 from helper_functions.training.loop import LoopConfig, Trainer, run_loop
 from helper_functions.training.passes import WEIGHTS, Fault, all_finite
 from optimizer.nan_guard import NanGuard, stopped_by
@@ -43,8 +44,8 @@ class LossPass:
     batches: Iterable[dict]
     loss: Loss
     answers: Callable[[dict], dict] = lambda batch: batch
-    begin: Callable[[], dict[str, float]] = dict
-    found: dict[str, float] = dataclasses.field(default_factory=dict)
+    begin: Callable[[], dict[str, object]] = dict
+    found: dict[str, object] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -57,12 +58,14 @@ class BaselineSpec:
         frozen: modules whose own weights and running statistics, not those of their children, stay as they are from
             then on.
         mask: bool tensors by parameter name: the weights that may move; all of a parameter that is not in it.
+        done: asked after each epoch; True ends the run.
     """
 
     passes: Callable[[int], list[LossPass]] | None = None
     begin: Callable[[], None] = lambda: None
     frozen: tuple[nn.Module, ...] = ()
     mask: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    done: Callable[[], bool] = lambda: False
 
 
 class BaselineTrainer(Trainer):
@@ -111,8 +114,9 @@ class BaselineTrainer(Trainer):
     def _set_up(self) -> None:
         context, args, listener = self.context, self.args, self.listener
         self.descent = Descent(build_optimizer(context.model, args), context.model, args.max_grad_norm)
-        steps = sum(len(part.batches) for epoch in range(args.num_epochs) for part in self.spec.passes(epoch))
-        self.schedule = get_schedule(args.schedule, self.descent.optimizer, steps)
+        lengths = [sum(len(part.batches) for part in self.spec.passes(epoch)) for epoch in range(args.num_epochs)]
+        tenths = [sum(lengths[:epoch]) for epoch in args.decay_epochs or [] if epoch < args.num_epochs]
+        self.schedule = get_schedule(args.schedule, self.descent.optimizer, sum(lengths), tenths=tenths)
         weights = {name: (value, value.detach().clone()) for name, value in context.model.named_parameters()}
         self.held = [(*weights[name], moves) for name, moves in self.spec.mask.items()]
         stepping = {"optimizer": self.descent.optimizer, "schedule": self.schedule}
@@ -164,8 +168,11 @@ class BaselineTrainer(Trainer):
 
     def on_epoch(self, means: dict[str, float], epoch: int) -> bool:
         """Measure the model and write down what was found."""
-        self._close_epoch(epoch, self.config.num_epochs, self._state(epoch))
-        return False
+        # The first rank's, since ranks could decide differently by a rounding error.
+        done = self.spec.done()
+        stopped = from_main(lambda: done)
+        self._close_epoch(epoch, self.config.num_epochs, {**self._state(epoch), "stopped": stopped})
+        return stopped
 
     def _close_epoch(self, epoch: int, num_epochs: int, state: dict) -> None:
         evaluation = self.listener.measure()
@@ -187,5 +194,7 @@ class BaselineTrainer(Trainer):
 
     def _restore(self, state: dict) -> None:
         self.config.start_epoch, self.config.place, self.found = state["epoch"], state["place"], state["found"]
+        if state.get("stopped"):
+            self.config.num_epochs = state["epoch"]
         for name, part in self.resumed.items():
             part.load_state_dict(state[name])

@@ -47,5 +47,5 @@ def spec(context: MethodContext) -> BaselineSpec:
 METHOD = published(
     spec,
     search={"learning_rate": Log(1e-5, 1e-2), "num_epochs": Span(1, 10), "fgsm_step": Span(0.1, 1.0)},
-    num_epochs=10, learning_rate=1e-4, fgsm_step=0.4,
+    num_epochs=10, learning_rate=1e-5, weight_decay=0.0, fgsm_step=0.4,
 )

@@ -33,4 +33,4 @@ def spec(context: MethodContext) -> BaselineSpec:
 
 
 SEARCH = {"learning_rate": Log(1e-5, 1e-2), "num_epochs": Span(1, 20)}
-METHOD = published(spec, search=SEARCH, num_epochs=20, learning_rate=5e-4)
+METHOD = published(spec, search=SEARCH, num_epochs=20, learning_rate=5e-5)

@@ -22,10 +22,10 @@ def cross_entropy(context: MethodContext, stream: str) -> Callable[..., Tensor]:
 
 
 def spec(context: MethodContext) -> BaselineSpec:
-    """CE(D_r). Source: Jia et al. 2023 (Unlearn-Sparse), section 3."""
+    """CE(D_r). Source: Jia et al. 2023 (Unlearn-Sparse; their commands)."""
     part = LossPass("finetune", context.stream("retain"), cross_entropy(context, "retain"))
     return BaselineSpec(lambda epoch: [part])
 
 
 SEARCH = {"learning_rate": Log(1e-3, 2e-1), "num_epochs": RETAIN_EPOCHS}
-METHOD = published(spec, search=SEARCH, num_epochs=10, learning_rate=0.04, schedule="cosine")
+METHOD = published(spec, search=SEARCH, num_epochs=10, batch_size=256, learning_rate=0.01)

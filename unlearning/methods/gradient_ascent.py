@@ -10,7 +10,7 @@ from unlearning.methods.method import Log, Span, published
 
 
 def spec(context: MethodContext) -> BaselineSpec:
-    """−CE(D_f). Source: Graves et al. 2021; Thudi et al. 2022."""
+    """−CE(D_f). Source: Graves et al. 2021; commands of Jia et al. 2023."""
     climbed = cross_entropy(context, "forget")
 
     def loss(forget: Batch) -> Tensor:
@@ -21,4 +21,4 @@ def spec(context: MethodContext) -> BaselineSpec:
 
 
 SEARCH = {"learning_rate": Log(1e-5, 1e-2), "num_epochs": Span(1, 10)}
-METHOD = published(spec, search=SEARCH, num_epochs=5, learning_rate=1e-4)
+METHOD = published(spec, search=SEARCH, num_epochs=5, batch_size=256, learning_rate=1e-4)

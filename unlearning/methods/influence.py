@@ -54,8 +54,9 @@ def _gradient_rows(context: MethodContext) -> Tensor:
 def spec(context: MethodContext) -> BaselineSpec:
     """θ ← θ + α·(n_f / n_r)·H⁻¹·∇CE(D_f), H the damped Fisher information of D_r.
 
-    Source: Koh and Liang 2017, equation 2, for the sum over D_f; curvature as in Singh and Alistarh 2020 (WoodFisher),
-    solved exactly for its gradients; as a baseline in Jia et al. 2023.
+    Source: Koh and Liang 2017, equation 2; Singh and Alistarh 2020 (WoodFisher).
+
+    For the sum over D_f; the curvature is solved exactly for its gradients. As a baseline in Jia et al. 2023.
     """
 
     def begin() -> None:

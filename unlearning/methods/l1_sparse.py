@@ -28,5 +28,5 @@ def spec(context: MethodContext) -> BaselineSpec:
 METHOD = published(
     spec,
     search={"learning_rate": Log(1e-3, 1e-1), "num_epochs": RETAIN_EPOCHS, "l1_penalty": Log(1e-5, 1e-3)},
-    num_epochs=10, learning_rate=0.01, l1_penalty=5e-4,
+    num_epochs=10, batch_size=256, learning_rate=0.01, l1_penalty=5e-4,
 )

@@ -28,8 +28,9 @@ def tempered(logits: Tensor, temperature: float, generator: torch.Generator) -> 
 
 
 def spec(context: MethodContext) -> BaselineSpec:
-    """CE to softened answers of the original on D_f and to its sampled ones on D_r; the temperature is set anew before
-    each epoch. Source: Spartalis et al. 2025 (LoTUS), section 3.
+    """CE to the original's softened answers on D_f and sampled ones on D_r. Source: Spartalis et al. 2025, section 3.
+
+    The temperature is set anew before each epoch.
     """
     original, evaluator = context.original(), context.evaluator
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from torch import Tensor
+
 from unlearning.arguments import BATCH_SIZE, DISCRIMINATING, UnlearnArgs
 from unlearning.constrained.targets import Target
 from unlearning.constrained.trainer import ConstrainedTrainer
@@ -36,12 +38,29 @@ class Log(Span):
     """Likewise, evenly over the orders of magnitude."""
 
 
+class ClassCounts(NamedTuple):
+    """Images of each class, int64 `[K]`; of the retain set, 1 may stand for any number."""
+
+    forget: Tensor
+    retain: Tensor
+    unseen: Tensor
+
+
+# Why a method does not apply to a forget target and to images of these classes; None where it does.
+Refusal = Callable[[str, ClassCounts], str | None]
 # What a search tries of a flag: numbers between bounds, or one of several values.
 Search = Mapping[str, Span | tuple[object, ...]]
 # Passes over the retain set, which `benchmarks.leaderboard.tune` can cap; those over the forget set cost a fraction.
 RETAIN_EPOCHS = Span(2, 10)
 # One minus these are spread evenly over the orders of magnitude.
 RETAIN_WEIGHTS = (0.6, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999)
+# Of every published method that is searched, beside its own values.
+BATCH_SIZES = (32, 64, 128, 256, 512)
+TRIED = {"batch_size": BATCH_SIZES, "schedule": ("constant", "linear", "cosine", "one_cycle")}
+
+
+def applies_to_all(target: str, counts: ClassCounts) -> None:
+    """No reason to refuse."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +76,7 @@ class Method:
         constrained: whether the budget rules the run, and the choice of its epoch.
         augmented: whether it learns from augmented images, as the original did.
         discriminates: whether it needs pairs of images for a discriminator.
+        refuses: why it does not apply.
     """
 
     build: Callable[[MethodContext], Target | BaselineSpec]
@@ -66,6 +86,7 @@ class Method:
     constrained: bool = False
     augmented: bool = True
     discriminates: bool = False
+    refuses: Refusal = applies_to_all
 
     def trainer(self, context: MethodContext) -> ConstrainedTrainer | BaselineTrainer:
         """What runs the method's epochs."""
@@ -84,18 +105,23 @@ def constrained(
 
 
 def published(
-    build_spec: Callable[[MethodContext], BaselineSpec], *, search: Search = MappingProxyType({}), **defaults: object
-) -> Method:
+    build_spec: Callable[[MethodContext], BaselineSpec], *, search: Search = MappingProxyType({}),
+    refuses: Refusal = applies_to_all, **defaults: object,
+) -> Method:  # fmt: skip
     """A method of passes: with the flags of `defaults`, and those of every gradient method."""
     values = {**PUBLISHED, **defaults}
-    return Method(build_spec, values, frozenset({*STATED, *STEPPING, *values}), search)
+    if search:
+        common = {name: tuple(dict.fromkeys((values[name], *tried))) for name, tried in TRIED.items()}
+        search = {**common, **search}
+    return Method(build_spec, values, frozenset({*STATED, *STEPPING, *values}), search, refuses=refuses)
 
 
 def one_shot(
-    build_spec: Callable[[MethodContext], BaselineSpec], *, search: Search = MappingProxyType({}), **defaults: object
-) -> Method:
+    build_spec: Callable[[MethodContext], BaselineSpec], *, search: Search = MappingProxyType({}),
+    refuses: Refusal = applies_to_all, **defaults: object,
+) -> Method:  # fmt: skip
     """A method that changes the weights once, without an epoch."""
-    return Method(build_spec, defaults, frozenset({*STATED, *defaults}), search)
+    return Method(build_spec, defaults, frozenset({*STATED, *defaults}), search, refuses=refuses)
 
 
 def method_row(name: str, method: Method) -> str:

@@ -40,6 +40,14 @@ def stem_of(name: str) -> str:
     return as_name(label_of(name)) if is_own(name) else name
 
 
+def check_labels(names: list[str]) -> None:
+    """Refuse two methods of one name in tables, whose rows would be one; UserError with the remedy."""
+    for name in dict.fromkeys(names):
+        other = next(each for each in names if label_of(each) == label_of(name))
+        if other != name:
+            raise UserError(f"--methods {name}: {other} has the same name in the table; rename one of the files")
+
+
 def fingerprint(name: str) -> str:
     """A method's name in keys of finished runs; it changes with the file of its code, where it has one."""
     return f"{label_of(name)} {hashlib.sha256(file_of(name).read_bytes()).hexdigest()}" if is_own(name) else name

@@ -30,4 +30,4 @@ def spec(context: MethodContext) -> BaselineSpec:
 
 
 RELABELLING = {"learning_rate": Log(1e-4, 1e-1), "num_epochs": RETAIN_EPOCHS}
-METHOD = published(spec, search=RELABELLING, num_epochs=10, learning_rate=0.01)
+METHOD = published(spec, search=RELABELLING, num_epochs=10, batch_size=256, learning_rate=0.01)

@@ -23,7 +23,7 @@ def largest(values: dict[str, Tensor], share: float) -> dict[str, Tensor]:
 
 
 def spec(context: MethodContext) -> BaselineSpec:
-    """Masked by |∇CE(D_f)|, the epochs of random labels. Source: Fan et al. 2024, equations 3 to 5."""
+    """Masked by |∇CE(D_f)|, the epochs of random labels. Source: Fan et al. 2024, equations 3 to 5 (their commands)."""
     mask = largest(mean_gradient(context, "forget"), context.args.mask_share)
     return dataclasses.replace(random_labels.spec(context), mask=mask)
 
@@ -31,5 +31,5 @@ def spec(context: MethodContext) -> BaselineSpec:
 METHOD = published(
     spec,
     search={**random_labels.RELABELLING, "mask_share": Span(0.1, 0.9)},
-    num_epochs=10, learning_rate=0.01, mask_share=0.5,
+    num_epochs=10, batch_size=256, learning_rate=0.013, mask_share=0.5,
 )

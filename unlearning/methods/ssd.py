@@ -9,8 +9,8 @@ from unlearning.methods.method import Log, one_shot
 
 
 def spec(context: MethodContext) -> BaselineSpec:
-    """θ ← min(λ·F_D / F_f, 1)·θ where F_f > α·F_D, F the empirical Fisher information of the forget set and of all
-    training images. Source: Foster et al. 2024, equations 7 and 8.
+    """θ ← min(λ·F_D / F_f, 1)·θ where F_f > α·F_D, F the empirical Fisher information. Source: Foster et al. 2024,
+    equations 7 and 8.
     """
 
     def begin() -> None:

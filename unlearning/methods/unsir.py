@@ -38,7 +38,7 @@ def learn_noise(context: MethodContext, classes: Tensor, count: int) -> tuple[Te
 
 
 def spec(context: MethodContext) -> BaselineSpec:
-    """One epoch on retain images with noise among them that bears the labels of D_f, then epochs of CE(D_r).
+    """One epoch of CE(D_r) with noise that bears the labels of D_f, then epochs of CE(D_r).
 
     Source: Tarun et al. 2023, algorithm 1.
 
@@ -60,5 +60,6 @@ def spec(context: MethodContext) -> BaselineSpec:
 METHOD = published(
     spec,
     search={"learning_rate": Log(1e-3, 1e-1), "num_epochs": RETAIN_EPOCHS, "noise_steps": Span(10, 100)},
-    num_epochs=2, learning_rate=0.01, noise_steps=40, noise_learning_rate=0.1,
+    num_epochs=2, batch_size=256, optimizer="adamw", learning_rate=0.01, weight_decay=0.0, noise_steps=40,
+    noise_learning_rate=0.1,
 )

@@ -260,13 +260,13 @@ class TestHeldOutAuc:
         """Two Gaussians of unit variance, d apart, have the AUC Phi(d / sqrt 2)."""
         shift, covered = 0.7, 0
         truth = norm.cdf(shift / math.sqrt(2))
-        for seed in range(20):
+        for seed in range(10):
             losses = randn(500, 1, seed=2 * seed) - shift, randn(400, 1, seed=2 * seed + 1)
             same, different = ((torch.zeros_like(kind), kind) for kind in losses)
             found = held_out_auc(builder("logistic", size=1), same, different, seed=seed, bootstrap=200)
             assert found.value == pytest.approx(truth, abs=0.06) and 0.03 < found.high - found.low < 0.14
             covered += found.low <= truth <= found.high
-        assert covered >= 17
+        assert covered >= 8
 
     def test_no_image_is_learned_from_and_judged(self):
         ids = torch.arange(40) % 13, 5 + torch.arange(60) % 17
@@ -291,14 +291,14 @@ class TestHeldOutAuc:
 
     def test_only_groups_keep_repeated_images_from_being_recognised(self):
         """Pairs of one law, each image in eight of them: a discriminator that knows the image knows the kind."""
-        repeats, images = 8, 300
+        repeats, images = 8, 100
         kinds = [[half.repeat_interleave(repeats, 0) for half in pairs(images, 20, seed=seed)] for seed in (1, 2)]
         kinds = [tuple(half + 0.05 * randn(*half.shape, seed=seed) for half in kind) for seed, kind in enumerate(kinds)]
         ids = torch.arange(2 * images).repeat_interleave(repeats).chunk(2)
         build, options = builder("mlp", size=20, learning_rate=1e-2), {"bootstrap": 200}
         grouped = held_out_auc(build, *kinds, groups=ids, **options)
         alone = held_out_auc(build, *kinds, **options)
-        assert grouped.value == pytest.approx(0.5, abs=0.05) and grouped.low < 0.5 < grouped.high
+        assert grouped.value == pytest.approx(0.5, abs=0.07) and grouped.low < 0.5 < grouped.high
         assert alone.low > 0.9
 
     def test_repetition_does_not_narrow_the_interval_of_images(self):
@@ -313,7 +313,7 @@ class TestHeldOutAuc:
         assert widths[1] == pytest.approx(widths[0], rel=0.1)
 
     @pytest.mark.parametrize("name", ["mlp", "logistic"])
-    def test_is_deterministic_in_its_seed_and_leaves_the_generators_alone(self, name):
+    def test_is_deterministic_in_its_seed_and_leaves_the_generators_alone(self, name, hasty):
         same, different = pairs(60), pairs(50, seed=1)
         found = []
         for before, seed in ((1, 0), (2, 0), (2, 1)):
@@ -327,7 +327,7 @@ class TestHeldOutAuc:
 
     @pytest.mark.parametrize("name", ["mlp", "logistic"])
     @pytest.mark.parametrize("value", [math.nan, math.inf])
-    def test_scores_that_are_not_finite_have_none(self, name, value):
+    def test_scores_that_are_not_finite_have_none(self, name, value, hasty):
         same, different = pairs(30), pairs(30, seed=1)
         same[0][3, 2] = value
         found = held_out_auc(builder(name), same, different, bootstrap=5)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from data.datasets import Dataset
+from data.datasets import Dataset, by_superclass
 from data.forget import CONFUSIONS, ForgetRequest, corrupt_labels, describe, parse_forget, select_forget
 from data.partition import Partition
 from helper_functions.errors import UserError
@@ -16,6 +16,7 @@ from helper_functions.errors import UserError
 CLASSES = ("apple", "pear", "0", "cat, sleeping")
 LABELS = torch.arange(50) % 4
 TRAIN = np.arange(0, 36)
+PREFIXES = ("random:", "class:", "mislabelled:", "mislabelled:0.1:", "long_tailed:0.1:")
 
 
 def toy(**options) -> Dataset:
@@ -63,6 +64,9 @@ def complaint(function, *arguments) -> str:
     ("class:apple, 7", ForgetRequest("class", names=("apple", "7"))),
     ("superclass:fish", ForgetRequest("superclass", names=("fish",))),
     ("mislabelled:.25", ForgetRequest("mislabelled", fraction=0.25)),
+    ("mislabelled:0.1:0.25", ForgetRequest("mislabelled", fraction=0.1, share=0.25)),
+    ("long_tailed:0.1:10", ForgetRequest("long_tailed", fraction=0.1, imbalance=10.0)),
+    ("long_tailed: .2 : 1.5 ", ForgetRequest("long_tailed", fraction=0.2, imbalance=1.5)),
     ("file:C:/a b,c.txt", ForgetRequest("file", path="C:/a b,c.txt")),
 ])  # fmt: skip
 def test_grammar(spec, request_):
@@ -79,6 +83,11 @@ def test_grammar(spec, request_):
     ("random:2", "2 images or 2 %? write random:2images or random:0.02"), ("random:9", "write random:9images"),
     ("random:1", "1 image or 1 %? write random:1image or random:0.01"),
     ("random:" + "9" * 5000, "strictly between"), ("mislabelled:5", "strictly between"),
+    ("mislabelled:0.1:", "share of the wrong labels that is forgotten: '' is not a number"),
+    ("mislabelled:0.1:1", "strictly between"), ("mislabelled:0.1:0.5:2", "is not a number"),
+    ("long_tailed:0.1", "imbalance factor ''; give, after the fraction"), ("long_tailed:2:10", "strictly between"),
+    ("long_tailed:0.1:0.5", "imbalance factor '0.5'"), ("long_tailed:0.1:nan", "imbalance factor"),
+    ("long_tailed:0.1:inf", "imbalance factor"), ("long_tailed:0.1:x", "how many times as many images"),
     ("mislabelled:x", "is not a number"), ("Random:0.1", "did you mean random"),
 ])  # fmt: skip
 def test_grammar_errors(spec, words):
@@ -86,7 +95,7 @@ def test_grammar_errors(spec, words):
 
 
 @settings(max_examples=80)
-@given(st.text(max_size=30) | st.tuples(st.sampled_from(["random:", "class:", "mislabelled:"]), st.text()).map("".join))
+@given(st.text(max_size=30) | st.tuples(st.sampled_from(PREFIXES), st.text()).map("".join))
 def test_any_text_parses_or_is_refused_in_one_line(spec):
     try:
         parse_forget(spec)
@@ -137,6 +146,18 @@ def test_a_class_without_training_images_is_empty():
     assert "is empty" in complaint(select, "class:apple", None, 0, TRAIN[TRAIN % 4 != 0])
 
 
+def test_a_subclass_is_named_like_a_class():
+    fine = toy()
+    coarse = by_superclass(fine)
+    assert coarse.classes == ("fruit", "rest")
+    assert coarse.labels.tolist() == [int(CLASSES[label] not in ("apple", "pear")) for label in LABELS.tolist()]
+    assert np.array_equal(select("class:apple", coarse), select("class:apple", fine))
+    for whole in ("class:fruit", "class:apple,pear", "superclass:fruit"):
+        expected = select("superclass:fruit", fine)
+        assert np.array_equal(select(whole, coarse), expected), whole
+    assert "did you mean apple?" in complaint(select, "class:appel", coarse)
+
+
 def test_data_sets_without_superclasses_say_so():
     assert "toy has no superclasses" in complaint(select, "superclass:fish", toy(superclasses={}))
 
@@ -156,8 +177,15 @@ def test_lists_of_file_names(tmp_path):
     message = complaint(select, listing(tmp_path, "\n".join(f"clas 1/{i}.png" for i in range(1, 33, 4))), dataset)
     assert "'clas 1/1.png' (nearest: class 1/1.png) is no image of toy, nor are line 2 " in message
     assert "line 5 'clas 1/17.png' (nearest: class 1/17.png) and 3 more; give an index" in message
+    formats = toy(file_names=tuple(f"a/{i:04}.{'webp' if i == 3 else 'jpg'}" for i in range(50)), num_train=50)
+    assert "(nearest: a/0003.webp)" in complaint(select, listing(tmp_path, "A/0003.jpeg"), formats)
     held_out = complaint(select, listing(tmp_path, "class 1/37.png"), dataset)
     assert "cannot be forgotten: class 1/37.png (validation); take" in held_out
+
+
+def test_a_list_without_its_kind(tmp_path):
+    path = listing(tmp_path, "3\n").removeprefix("file:")
+    assert complaint(parse_forget, path).endswith(f"; did you mean file:{path}?")
 
 
 @pytest.mark.parametrize("text, words", [
@@ -201,3 +229,39 @@ def test_the_same_stream_gives_the_same_labels():
     assert torch.equal(first, second)
     # Golden values: the labels of a run must be the same on every platform, next year too.
     assert first.tolist() == [5, 8, 6, 7, 2, 3, 4, 6, 7, 7]
+
+
+class TestLongTail:
+    LABELS = torch.arange(10_000) % 10
+    DATASET = {
+        "images": torch.zeros(10_000, 1, 1, 1, dtype=torch.uint8), "labels": LABELS, "num_train": 9_000,
+        "classes": tuple(f"class {number}" for number in range(10)), "superclasses": None,
+    }  # fmt: skip
+
+    def drawn(self, spec: str, seed: int = 0) -> np.ndarray:
+        partition = Partition(np.arange(8_000), np.arange(8_000, 9_000), np.arange(9_000, 10_000), "official test")
+        return select_forget(parse_forget(spec), toy(**self.DATASET), partition, seed)
+
+    @pytest.mark.parametrize("imbalance", [1, 4, 30])
+    def test_counts_fall_by_one_factor_from_class_to_class(self, imbalance):
+        images = self.drawn(f"long_tailed:0.2:{imbalance}")
+        assert len(images) == 1600 and (np.diff(images) > 0).all() and images.max() < 8_000
+        counts = np.sort(np.bincount(self.LABELS[images].numpy(), minlength=10))[::-1]
+        largest = 1600 / sum(imbalance ** (-number / 9) for number in range(10))
+        for number, count in enumerate(counts):
+            assert abs(count - largest * imbalance ** (-number / 9)) <= 1
+
+    def test_classes_and_images_are_drawn_from_the_seed(self):
+        first, again, other = (self.drawn("long_tailed:0.2:30", seed) for seed in (0, 0, 1))
+        assert np.array_equal(first, again) and not np.array_equal(first, other)
+        orders = [np.argsort(np.bincount(self.LABELS[images].numpy())).tolist() for images in (first, other)]
+        assert orders[0] != orders[1]
+
+    @pytest.mark.parametrize(
+        ("spec", "words"),
+        [("long_tailed:0.5:30", "of class class .*, which has 800; give a smaller imbalance factor, or a smaller"),
+         ("long_tailed:0.002:100", "takes 0 images of class class .*; give a smaller imbalance factor, or a larger")],
+    )  # fmt: skip
+    def test_a_class_that_is_too_small_for_it_is_named(self, spec, words):
+        with pytest.raises(UserError, match=words):
+            self.drawn(spec)

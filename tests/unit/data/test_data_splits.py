@@ -97,6 +97,21 @@ def test_a_plain_training_forgets_nothing():
     assert splits.forget_request == ""
 
 
+def test_of_wrong_labels_a_share_is_known_and_the_others_stay():
+    dataset = toy()
+    everything = make_splits(dataset, "mislabelled:0.2", seed=3)
+    part = make_splits(dataset, "mislabelled:0.2:0.25", seed=3)
+    assert torch.equal(part.labels, everything.labels)
+    wrong = set(torch.nonzero(part.labels != dataset.labels).flatten().tolist())
+    assert wrong == set(everything.forget.tolist())
+    assert set(part.forget.tolist()) < wrong and len(part.forget) == round(0.25 * len(wrong))
+    assert wrong - set(part.forget.tolist()) < set(part.retain.tolist())
+    assert make_splits(dataset, "mislabelled:0.2:0.25", seed=3, previous=part) is part
+    assert not torch.equal(make_splits(dataset, "mislabelled:0.2:0.25", seed=4).forget, part.forget)
+    with pytest.raises(UserError, match="lists 0 of [0-9]+ wrong labels; give another share"):
+        make_splits(dataset, "mislabelled:0.2:0.001", seed=3)
+
+
 @pytest.mark.parametrize("confusion", ["uniform", "pairwise"])
 def test_mislabelled_images_are_the_forget_set(confusion):
     dataset = toy()

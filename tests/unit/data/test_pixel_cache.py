@@ -11,6 +11,7 @@ from PIL import Image
 
 import data.pictures.pixel_cache as pixel_cache
 from data.augmentation import Augmentation
+from data.copies import noted_perceptual_hashes, perceptual_hashes
 from data.datasets import Dataset, load_dataset
 from data.loaders import TensorLoader
 from data.pictures import decoding, reading
@@ -211,7 +212,33 @@ def test_a_picture_that_vanishes_while_batches_are_decoded(folder):
         dataset.images[:]
 
 
-def test_withdrawn_pictures_are_overwritten_and_left_out(folder, capsys):
+def test_perceptual_hashes_are_noted_in_the_file(folder, monkeypatch):
+    images, hashed = np.arange(COUNT), []
+    expected = perceptual_hashes(load(folder, "memory"), images)
+    picture = Dataset.picture
+    monkeypatch.setattr(Dataset, "picture", lambda dataset, index: hashed.append(int(index)) or picture(dataset, index))
+
+    def found(dataset: Dataset, wanted: np.ndarray) -> np.ndarray:
+        hashed.clear()
+        return noted_perceptual_hashes(dataset, wanted)
+
+    dataset = load(folder, "disk")
+    for wanted, new in ((images[5:90], range(5, 90)), (images[:100], [*range(5), *range(90, 100)]), (images[:50], [])):
+        assert np.array_equal(found(dataset, wanted), expected[wanted]) and hashed == list(new)
+    # Those of pictures that are the same stay when the folder changes; those of overwritten ones go.
+    draw(folder / "a/006.png", 500)
+    dataset = load(folder, "disk")
+    changed = perceptual_hashes(load(folder, "memory"), images)
+    assert np.array_equal(found(dataset, images[:100]), changed[:100]) and hashed == [3]
+    overwrite(dataset.pixel_file, ["a/014.png"])
+    (path,) = (folder.parent / "cache").glob("*/pixels-*/facts.npy")
+    assert np.load(path)["hash"][7] == 0 and np.load(path)["hash"][8] == changed[8]
+    dataset = load(folder, "disk", whole=True)
+    assert np.array_equal(found(dataset, images[:100]), changed[:100]) and hashed == [7]
+    assert np.load(path)["hash"][7] == 0
+
+
+def test_withdrawn_pictures_are_overwritten_and_left_out(folder, capsys, decoded):
     whole = load(folder, "disk")
     names = ["a/002.png", "b/149.png"]  # the latter is a copy of a/000.png
     rows = [whole.file_names.index(name) for name in names]
@@ -231,7 +258,12 @@ def test_withdrawn_pictures_are_overwritten_and_left_out(folder, capsys):
     assert set(again.file_names) == set(now.file_names) | {"b/other.png"}
     (path,) = (folder.parent / "cache").glob("*/pixels-*/pixels.npy")
     assert pixels not in path.read_bytes()
-    assert equal(load(folder, "disk", whole=True), load(folder, "memory"))
+    # For a run that needs them all, the overwritten one is decoded, and the others are read from the file.
+    memory = load(folder, "memory")
+    decoded.clear()
+    with_it = load(folder, "disk", whole=True)
+    assert decoded == ["a/000.png", "a/002.png", "b/149.png"]  # the first for its shape
+    assert equal(with_it, memory) and torch.equal(with_it.images[5], memory.images[5])
     # Another picture under that name is another picture.
     draw(folder / "a/002.png", 600)
     assert "a/002.png" in load(folder, "disk").file_names

@@ -14,7 +14,7 @@ from data.datasets import Dataset
 from data.image_sets import ImageSets
 from data.splits import make_splits
 from evaluation import judge as judge_module
-from evaluation.attacks.discriminator import discriminator_auc
+from evaluation.attacks.discriminator import discriminator_attack
 from evaluation.attacks.loss import FOLDS
 from evaluation.attacks.matching import class_matched
 from evaluation.judge import judge
@@ -22,6 +22,11 @@ from evaluation.report.tables import table
 from helper_functions.training.inference import predict
 
 NAMES = ("discriminator_auc", "discriminator_auc_low", "discriminator_auc_high")
+
+
+def discriminator_auc(*given, **options) -> Auc | None:
+    found = [discriminator_attack(*given, **options)[name] for name in NAMES]
+    return None if None in found else Auc(*found)
 
 
 def outputs(count, seed, num_classes=6, margin=2.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,7 +67,7 @@ class TestDiscriminatorAuc:
         assert discriminator_auc(forget.roll(1, dims=1), (labels + 1) % 6, *test).value < 0.6
 
     @pytest.mark.parametrize("num_classes", [2, 10])
-    def test_does_not_depend_on_the_order_of_the_classes(self, num_classes):
+    def test_does_not_depend_on_the_order_of_the_classes(self, num_classes, hasty):
         (forget, labels), (test, test_labels) = (outputs(100, seed, num_classes, seed + 2.0) for seed in (0, 1))
         order = torch.randperm(num_classes, generator=torch.Generator().manual_seed(5))
         names = order.argsort()
@@ -87,7 +92,7 @@ class TestDiscriminatorAuc:
         sides[side][0][3, 2] = value
         assert discriminator_auc(*sides[0], *sides[1]) is None
 
-    def test_the_seed_decides_and_global_generators_stay_as_they_were(self):
+    def test_the_seed_decides_and_global_generators_stay_as_they_were(self, hasty):
         forget, test = outputs(60, 0), outputs(60, 1)
         torch.manual_seed(1)
         np.random.seed(1)
@@ -166,18 +171,18 @@ class TestJudge:
         assert figures["forget_top1"] > 99 > 50 > figures["forget_true_top1"]
         assert figures["discriminator_auc"] > 0.95 and figures["discriminator_auc_low"] > 0.9
 
-    def test_the_model_sees_each_image_once(self, monkeypatch):
+    def test_the_model_sees_each_image_once(self, monkeypatch, hasty):
         seen, sets = [], image_sets("random:0.2")
         inner = judge_module.predict
         monkeypatch.setattr(judge_module, "predict", lambda *args: seen.append(len(args[1])) or inner(*args))
         judge(Knows(), sets, CPU)
         assert len(seen) == len(judge_module.PARTS) - 1  # no earlier request has forgotten anything
 
-    def test_only_final_figures_have_it_and_only_where_something_is_forgotten(self):
+    def test_only_final_figures_have_it_and_only_where_something_is_forgotten(self, hasty):
         assert not set(NAMES) & set(judge(Knows(), image_sets("random:0.2"), CPU, final=False).figures)
         assert not set(NAMES) & set(judge(Knows(), image_sets(None), CPU).figures)
 
-    def test_too_few_images_or_logits_with_nan_give_none(self):
+    def test_too_few_images_or_logits_with_nan_give_none(self, hasty):
         class Broken(Knows):
             def forward(self, images):
                 return super().forward(images) * math.nan

@@ -5,15 +5,18 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from evaluation.gaps import (
     Band,
     avg_gap,
     avg_gap_salun,
     bands,
+    gap_intervals,
     is_retrained,
     mean_figures,
     noise_floor,
+    resampled_shares,
     retrained_of,
     signed_gaps,
     summarise_gaps,
@@ -192,3 +195,42 @@ class TestTable:
         shown = table(models, tuple(FIGURES))
         for cell in (" 40\n", "1.23\n", "0.123\n", "50.00\n"):
             assert cell in shown + "\n"
+
+
+class TestIntervals:
+    RIGHT = torch.from_numpy(np.random.default_rng(0).random((3, 90)) < np.array([[0.9], [0.8], [0.7]]))
+
+    def test_shares_are_a_brute_force_bootstraps_and_paired(self):
+        found = resampled_shares(self.RIGHT, 4000, np.random.RandomState(0))
+        rows = np.random.default_rng(1).integers(90, size=(4000, 90))
+        expected = self.RIGHT.double().numpy()[:, rows].mean(2)
+        assert found.shape == (3, 4000)
+        np.testing.assert_allclose(found.mean(1), expected.mean(1), atol=0.004)
+        # In closed form; four standard errors.
+        np.testing.assert_allclose(np.cov(found), np.cov(self.RIGHT.numpy(), bias=True) / 90, atol=2.5e-4)
+        same = resampled_shares(self.RIGHT[[0, 0]], 50, np.random.RandomState(0))
+        assert torch.equal(same[0], same[1])
+
+    def test_gaps_are_to_the_mean_of_the_retrained_models(self):
+        names = ("unlearned", "retrained", "retrained-2")
+        shares = 100 * resampled_shares(self.RIGHT, 500, np.random.RandomState(0))
+        models = {name: {"forget_top1": 100 * right.double().mean().item(), "mia_auc": 0.5} for name, right in
+                  zip(names, self.RIGHT, strict=True)}  # fmt: skip
+        aucs = torch.linspace(0.4, 0.6, 500, dtype=torch.float64)
+        resampled = {name: {"forget_top1": share, "mia_auc": aucs + 0.3 * (name == "unlearned")} for name, share in
+                     zip(names, shares, strict=True)}  # fmt: skip
+        found = gap_intervals(models, resampled)
+        gaps = shares[0] - (shares[1] + shares[2]) / 2
+        assert set(found) == {"unlearned"} and found["unlearned"]["mia_auc"] == pytest.approx((0.3, 0.3))
+        assert found["unlearned"]["forget_top1"] == pytest.approx(np.quantile(gaps, [0.025, 0.975]))
+        low, high = np.quantile((gaps.abs() + 30) / 2, [0.025, 0.975])
+        # The models' own AvgGap, with no gap of the AUC, lies below.
+        own = avg_gap(models["unlearned"], mean_figures([models["retrained"], models["retrained-2"]]))
+        assert own < low and found["unlearned"]["avg_gap"] == pytest.approx((own, high))
+
+    def test_a_figure_that_a_model_lacks_has_none(self):
+        share = torch.ones(5, dtype=torch.float64)
+        resampled = {"original": {"test_top1": share, "mia_auc": share}, "retrained": {"test_top1": share}}
+        models = {"original": {"test_top1": 1.0, "mia_auc": 1.0}, "retrained": {"test_top1": 1.0}}
+        assert gap_intervals(models, resampled) == {"original": {"test_top1": (0, 0), "avg_gap": (0, 0)}}
+        assert gap_intervals(models, {"original": {}, "retrained": {}}) == {}

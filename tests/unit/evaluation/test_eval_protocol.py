@@ -16,19 +16,25 @@ from helpers.processes import SMALL
 from torch.nn import functional as F
 
 import train_constrained_unlearning
-from contrastive_discrimination.held_out import Auc
+from contrastive_discrimination.held_out import Auc, auc
+from data.datasets import by_superclass
 from data.image_sets import ImageSets
+from data.splits import make_splits
 from evaluation import judge as judge_module
+from evaluation.attacks import residual
+from evaluation.attacks.intervals import auc_figures
 from evaluation.attacks.lira import Shadows, against_shadows, shadow_targets
 from evaluation.attacks.matching import class_matched
-from evaluation.gaps import signed_gaps
-from evaluation.judge import judge_all
+from evaluation.gaps import avg_gap, signed_gaps
+from evaluation.judge import judge, judge_all
 from evaluation.metrics import activation_distance, js_divergence
 
 CLASSES, SIZE = 5, 1000
 PARTS = ("retain", "forget", "unseen", "validation", "test")
 # The table: what each figure reads.
 READS = {
+    "retain_mia_auc*": {"retain", "test"},
+    "retain_exposure*": {"retain", "test"},
     "retain_*": {"retain"},
     "forget_*": {"forget"},
     "unseen_*": {"unseen"},
@@ -40,11 +46,13 @@ READS = {
     "rmia_*": {"forget", "test", "validation"},
     "js_divergence": {"forget"},
     "activation_distance": {"forget"},
+    "residual_knowledge": {"forget"},
     "ulira_*": {"forget", "test"},
 }
-FINAL = ("test_*", "mia_*", "discriminator_auc*", "rmia_*", "js_divergence", "activation_distance", "ulira_*")
+COMPARED = ("rmia_*", "js_*", "activation_*", "residual_*")
+FINAL = ("test_*", "mia_*", "retain_mia_*", "retain_exposure*", "discriminator_*", "ulira_*", *COMPARED)
 # Figures of a threshold, which may stay as they are while the scores change.
-COARSE = ("*_tpr", "*_accuracy", "mia_efficacy", "*_top1", "*_top5")
+COARSE = ("*_tpr", "*_accuracy", "mia_efficacy", "*_worst_tenth*", "*_top1*", "*_top5", "residual_knowledge")
 
 
 def read_by(figure: str) -> set[str]:
@@ -96,10 +104,11 @@ def quick_discriminator(request, monkeypatch):
             (logits @ weights * (labels + 1)).sum().item()
             for logits, labels in ((forget, forget_labels), (test, test_labels))
         ]
-        return Auc(*(sum(parts) / 1e4 + shift for shift in (0, -1, 1)))
+        return auc_figures("discriminator_auc", Auc(*(sum(parts) / 1e4 + shift for shift in (0, -1, 1))))
 
+    monkeypatch.setattr(residual, "NOISE", 0.0)  # a noisy image would have another number
     if "fitted" not in request.fixturenames:
-        monkeypatch.setattr(judge_module, "discriminator_auc", checksum)
+        monkeypatch.setattr(judge_module, "discriminator_attack", checksum)
 
 
 @pytest.fixture
@@ -114,7 +123,7 @@ def sets():
 
 @pytest.fixture(scope="module")
 def tables(sets):
-    return {"unlearned": logits_of(sets, 1), "retrained": logits_of(sets, 2)}
+    return {"original": logits_of(sets, 0), "unlearned": logits_of(sets, 1), "retrained": logits_of(sets, 2)}
 
 
 @pytest.fixture
@@ -133,7 +142,7 @@ class TestImages:
         after = judged(sets, {**tables, model: other})
         found = changed(before["unlearned"], after["unlearned"])
         for name in before["unlearned"]:
-            reads = part in read_by(name) and (model == "unlearned" or is_any(name, ("rmia_*", "js_*", "activation_*")))
+            reads = part in read_by(name) and (model == "unlearned" or is_any(name, COMPARED))
             if not reads:
                 assert name not in found, name
             elif not is_any(name, COARSE):
@@ -144,9 +153,10 @@ class TestImages:
         models = {name: Table(logits).train() for name, logits in tables.items()}
         judge_all(models, sets, CPU)
         every = torch.cat([getattr(sets.splits, part) for part in PARTS]).sort().values.tolist()
+        again = residual.DRAWS * sets.splits.forget.tolist()
         for model in models.values():
             # An image that was shifted, turned or blanked would have another number.
-            assert sorted(model.asked) == every and model.modes == {False} and model.training
+            assert sorted(model.asked) == sorted(every + again) and model.modes == {False} and model.training
 
     def test_attacks_read_test_images_of_the_forgotten_classes_alone(self):
         """Test images beyond as many of each class as the forget set has are read by test accuracy alone."""
@@ -161,7 +171,8 @@ class TestImages:
         found = changed(
             *(judged(sets, {**tables, "unlearned": logits})["unlearned"] for logits in (tables["unlearned"], other))
         )
-        assert found and not is_any_of(found, ("mia_auc*", "mia_accuracy", "mia_tpr", "rmia_*", "ulira_*", "disc*"))
+        pairs = ("mia_auc*", "mia_accuracy", "mia_tpr", "mia_worst*", "rmia_*", "ulira_*", "disc*")
+        assert found and not is_any_of(found, pairs)
 
     def test_unseen_and_validation_images_are_no_targets(self, sets):
         """Forgetting was steered to the unseen ones, and chosen by the validation ones."""
@@ -262,7 +273,8 @@ class TestRetrained:
     def test_one_retrained_model_is_not_compared_with_itself(self, sets):
         found = judge_all({"retrained": Table(logits_of(sets, 0)), "original": Table(logits_of(sets, 1))}, sets, CPU)
         assert "js_divergence" in found["original"].figures and "rmia_auc" in found["original"].figures
-        assert not is_any_of(set(found["retrained"].figures), ("js_*", "activation_*", "rmia_*"))
+        assert not is_any_of(set(found["retrained"].figures), COMPARED)
+        assert found["retrained"].figures["retain_exposure"] is not None
         alone = judge_all({"original": Table(logits_of(sets, 1))}, sets, CPU)["original"].figures
         assert alone.items() <= found["original"].figures.items()
 
@@ -285,6 +297,11 @@ class TestRetrained:
             for name in ("mia_auc", "rmia_auc", "discriminator_auc"):
                 assert judgement.figures[name] == pytest.approx(0.5, abs=4.5 / math.sqrt(6 * pairs)), name
             assert judgement.figures["mia_accuracy"] == pytest.approx(50, abs=450 / math.sqrt(8 * pairs))
+            for attack in ("mia", "rmia", "discriminator"):
+                name = f"{attack}_worst_tenth"
+                # A tenth of the pairs is counted on each side.
+                assert judgement.figures[name] == pytest.approx(50, abs=400 / math.sqrt(0.8 * pairs)), name
+        assert found["unlearned"].figures["residual_knowledge"] == pytest.approx(1, abs=0.15)
         gaps = signed_gaps(found["unlearned"].figures, found["retrained"].figures)
         # Three draws of one kind are as far from one another as any two of them.
         assert abs(gaps["js_divergence"]) < 0.01 and abs(gaps["activation_distance"]) < 0.02
@@ -311,9 +328,66 @@ class TestSuperclasses:
             expected = 100 * (logits[chosen].argmax(1) == labels[chosen]).double().mean().item()
             assert found[f"test_{name}_top1"] == pytest.approx(expected, abs=1e-4)
 
+    def test_a_subclass_is_compared_with_the_others_of_its_class(self):
+        fine = image_sets("class:b", superclasses=self.SUPERCLASSES)
+        coarse = by_superclass(fine.dataset)
+        splits = make_splits(coarse, "class:b")
+        for part in ("train", "validation", "unseen", "forget", "test"):  # the same images as by class
+            assert torch.equal(getattr(splits, part), getattr(fine.splits, part))
+        sets = ImageSets(coarse, splits, None, torch.device("cpu"), 0)
+        judgement = judge(Table(logits_of(fine, 1)), sets, CPU)
+        logits, test = logits_of(fine, 1), splits.test
+        for name, wanted in (("adjacent", (0, 2)), ("remote", (3, 4)), ("remaining", (0, 2, 3, 4))):
+            chosen = test[torch.isin(coarse.sub_labels[test], torch.tensor(wanted))]
+            expected = 100 * (logits[chosen].argmax(1) == coarse.labels[chosen]).double().mean().item()
+            assert judgement.figures[f"test_{name}_top1"] == pytest.approx(expected, abs=1e-4)
+        # Held-out images of the subclass show nothing about what has to stay.
+        held_out = torch.cat([splits.unseen, splits.validation])
+        kept = held_out[coarse.sub_labels[held_out] != 1]
+        assert len(kept) < len(held_out)
+        assert judgement.held_out_right.tolist() == (logits[kept].argmax(1) == coarse.labels[kept]).tolist()
+
     def test_only_where_classes_are_forgotten_and_superclasses_known(self):
         for forget, superclasses in (("random:0.1", self.SUPERCLASSES), ("class:b", {})):
             found, _ = self.figures(forget, superclasses)
             assert "test_adjacent_top1" not in found and "test_remote_top1" not in found
         found, _ = self.figures("superclass:second", self.SUPERCLASSES)
         assert "test_adjacent_top1" not in found and found["test_remote_top1"] == found["test_remaining_top1"]
+
+
+class TestExposure:
+    def test_is_the_difference_of_two_aucs_with_a_paired_interval(self):
+        """The unlearned model is surer of the images that stay than the original was."""
+        sets = image_sets("random:0.2")
+        splits, original = sets.splits, logits_of(sets, 1)
+        unlearned = original.clone()
+        unlearned[splits.retain] += 1.0 * F.one_hot(splits.labels[splits.retain], CLASSES)
+        models = {"original": Table(original), "unlearned": Table(unlearned), "retrained": Table(original)}
+        found = judge_all(models, sets, CPU)
+        retain, test = class_matched(sets.dataset.labels, splits.retain, splits.test, splits.seed)
+        losses = [F.cross_entropy(table, splits.labels, reduction="none") for table in (original, unlearned)]
+        before, after = (auc(-each[retain].double(), -each[test].double()).item() for each in losses)
+        figures = found["unlearned"].figures
+        assert figures["retain_mia_auc"] == pytest.approx(after)
+        assert figures["retain_exposure"] == pytest.approx(after - before) and figures["retain_exposure_low"] > 0.05
+        assert "retain_exposure" not in found["original"].figures
+        assert {found["retrained"].figures[f"retain_exposure{end}"] for end in ("", "_low", "_high")} == {0}
+
+
+class TestGapIntervals:
+    def test_each_gap_lies_in_its_interval_and_equal_models_have_none(self, sets, tables):
+        models = {name: Table(logits) for name, logits in {**tables, "original": tables["retrained"]}.items()}
+        judgements = judge_all(models, sets, CPU)
+        found = judge_module.intervals_of_gaps(judgements, sets)
+        assert set(found) == {"original", "unlearned"} and set(map(tuple, found["original"].values())) == {(0, 0)}
+        pair = [judgements[name].figures for name in ("unlearned", "retrained")]
+        gaps = {**signed_gaps(*pair), "avg_gap": avg_gap(*pair)}
+        for figure, (low, high) in found["unlearned"].items():
+            assert low <= gaps[figure] <= high and low < high, figure
+
+    def test_nothing_without_a_retrained_model_and_no_attack_without_test_images(self, sets, tables):
+        models = {name: Table(logits) for name, logits in tables.items()}
+        judgements = judge_all({"unlearned": models["unlearned"]}, sets, CPU)
+        assert judge_module.intervals_of_gaps(judgements, sets) == {}
+        validation = judge_module.intervals_of_gaps(judge_all(models, sets, CPU, final=False), sets)
+        assert set(validation["unlearned"]) == {"forget_top1", "retain_top1", "avg_gap"}

@@ -7,7 +7,7 @@ import torch
 from contrastive_discrimination.critic import Critic
 from contrastive_discrimination.discriminators import DISCRIMINATORS
 from contrastive_discrimination.held_out import held_out_auc
-from evaluation.notebook_figures import GRID, draw_averaging, draw_histograms, held_out_roc
+from evaluation.notebook_figures import GRID, draw_averaging, draw_course, draw_histograms, held_out_roc
 
 
 def _pairs(shift: float, seed: int):
@@ -41,3 +41,12 @@ def test_the_expected_auc_is_that_of_normal_samples():
     expected = figure.axes[1].lines[1].get_ydata()
     normal = torch.distributions.Normal(0.0, 1.0)
     np.testing.assert_allclose(expected[[0, -1]], normal.cdf(torch.tensor([1.0, 2.0]) / 2**0.5), atol=1e-6)
+
+
+def test_only_passes_that_were_not_gone_along_whole_are_marked():
+    names = ("retain/top1", "unseen/top1", "forget/top1", "constraint/violation", "constraint/multiplier",
+             "discriminator/auc", "discriminator/auc_low", "discriminator/auc_high")  # fmt: skip
+    scalars = {name: ([1, 2, 3], [0.5, 0.5, 0.5]) for name in names}
+    scalars["constraint/share"] = [1, 2, 3], [2.0, 1.0, 0.0]
+    violation = draw_course(scalars, None, 97.0).axes[1]
+    assert [line.get_xdata()[0] for line in violation.lines if line.get_linestyle() == "--"] == [1, 3]

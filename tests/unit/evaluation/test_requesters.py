@@ -1,5 +1,6 @@
 """Evidence for single requesters: counts, exact intervals, the score and its band, and pages that keep others out."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from data.image_list import Request
+from evaluation.attacks.intervals import share_interval
 from evaluation.judge import Judgement
-from evaluation.report.requesters import evidence_for, requester_page, share_interval
+from evaluation.report.requesters import evidence_for, requester_page
 
 NOTHING = torch.zeros(0, dtype=torch.bool)
 REQUESTS = [Request("r1", "Anna", (10, 12)), Request("r2", "Ben", (14,)), Request("r3", "Anna", (4, 12, 16))]
@@ -94,7 +96,7 @@ class TestPage:
         assert "1 had been removed for an earlier request" in page.text
         low, high = binomtest(1, 3).proportion_ci(0.95, "exact")
         assert page.row("Recognised")[1] == f"1 of 3 {100 * low:.0f}–{100 * high:.0f} %"
-        assert "the model names 92 %" in page.text and "the test cannot tell" in page.text
+        assert "the model recognises 92 %" in page.text and "the test cannot tell" in page.text
         assert entries(experiment)[0]["sha256"] in page.text
 
     def test_a_trace_and_a_run_that_fails_are_said(self, experiment):
@@ -104,6 +106,13 @@ class TestPage:
         report["verdict"] |= {"forgotten": False, "outcome": "NOT forgotten, budget kept"}
         page = Page(requester_page(report, report["requesters"][1]))
         assert page.headings[1] == "✗ NOT forgotten, budget kept" and "does not fulfil your request" in page.text
+
+    def test_no_word_needs_explaining(self, experiment):
+        jargon = r"\b(class|run|accuracy|confidence|points?|retain\w*|held-out|training|loss|AUC|comparable)\b"
+        report = example(requesters=entries(experiment))
+        report["preprocessing"]["confirmed_by"] = None
+        text = Page(requester_page(report, report["requesters"][0])).text
+        assert re.findall(jargon, text) == [] and "Unconfirmed: the pictures may have been shown" in text
 
     def test_nobody_else_is_on_it(self, experiment):
         first, second = (self.page(experiment, number).text for number in (0, 1))

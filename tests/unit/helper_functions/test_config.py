@@ -236,7 +236,7 @@ class TestCommandLine:
         with pytest.raises(SystemExit) as ended:
             train_constrained_unlearning.get_parser().parse(argv)
         out = capsys.readouterr().out
-        assert not ended.value.code and "--msteps 2" in out and "--learning_rate 0.001" in out
+        assert not ended.value.code and "--msteps 2" in out and "--learning_rate 0.0005" in out
         assert "--ssd_threshold" not in out and "--retain_budget" not in out
         with pytest.raises(UserError, match="--method srcub: unknown; did you mean scrub"):
             train_constrained_unlearning.get_parser().parse(["--help", "srcub"])

@@ -1,6 +1,7 @@
 """Classifiers, loading of their weights, and their reinitialisation."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from helper_functions.errors import UserError
-from helper_functions.training.batch_norm import no_running_stats_update
+from helper_functions.training.batch_norm import lent_statistics, no_running_stats_update
 from models import get_model
 from models.classifiers import list_models
 from models.weight_files import read_weight_file
@@ -292,6 +293,23 @@ class TestBatchNorm:
         assert_same(before, buffers_of(layer))
         assert torch.equal(inside, layer(inputs + 1))
         assert layer.num_batches_tracked == 2 and layer.momentum == momentum
+
+    @pytest.mark.parametrize("affine", [True, False])
+    def test_lent_statistics_are_the_first_batchs_with_their_gradient(self, affine):
+        layer = nn.BatchNorm2d(3, affine=affine)
+        twin, kind = copy.deepcopy(layer), type(layer)
+        first, other = (2 + torch.randn(8, 3, 4, 4)).requires_grad_(), torch.randn(2, 3, 4, 4, requires_grad=True)
+        with lent_statistics(layer) as lend:
+            assert torch.equal(layer(first), twin(first))
+            lend()
+            found = layer(other)
+        variance, mean = torch.var_mean(first, (0, 2, 3), correction=0, keepdim=True)
+        expected = (other - mean) / (variance + layer.eps).sqrt()
+        torch.testing.assert_close(found, expected)
+        gradients = [torch.autograd.grad(each.pow(3).sum(), (first, other)) for each in (found, expected)]
+        torch.testing.assert_close(*gradients)
+        torch.testing.assert_close(buffers_of(layer), buffers_of(twin))
+        assert type(layer) is kind and layer.__dict__.keys() == twin.__dict__.keys()
 
     def test_comes_back_after_an_exception_and_when_nested(self):
         model = get_model("resnet8", 10, width=4)

@@ -97,7 +97,7 @@ class TestCode:
             (f"{FILE}:vit,num_classes=11", ("[2, 11]", "10 classes")),
             ("nowhere/net.py:build", ("nowhere/net.py", "no such file")),
             ("no_such_module:build", ("no_such_module", "FILE.py:FUNCTION")),
-            ("torchvision.models:resnet18", ("on images of 1 x 8 x 8", "RuntimeError")),
+            ("torchvision.models:resnet18", ("on images of 1 x 8 x 8", "RuntimeError", "; give the --image_size")),
         ],
     )
     def test_what_cannot_be_built_is_one_line(self, name, parts):
@@ -211,7 +211,7 @@ class TestHuggingFace:
             ({"model_type": "bert"}, ("ValueError",)),
             ({"model_type": "timm_wrapper", "architecture": "resnet18", "num_classes": 2}, ("timm:NAME",)),
             ({"model_type": "none", "auto_map": {"AutoConfig": "code.Config"}}, ("--model hf:",)),
-            ({"image_size": 16}, ("on images of 1 x 8 x 8",)),
+            ({"image_size": 16}, ("on images of 1 x 8 x 8", "give --transform hf:", "--image_size")),
             ({"num_channels": 3}, ("on images of 1 x 8 x 8",)),
         ],
         ids=range(5),

@@ -91,6 +91,14 @@ class TestSchedules:
         expected = rates(theirs, build(theirs), 39)
         assert rates(ours, get_schedule(name, ours, 40), 39) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
+    @pytest.mark.parametrize("name", SCHEDULES)
+    def test_is_a_tenth_after_each_of_given_steps(self, name):
+        found, plain = sgd(), sgd()
+        steps = rates(found, get_schedule(name, found, 12, tenths=[3, 7]), 12)
+        expected = rates(plain, get_schedule(name, plain, 12), 12)
+        shares = [1.0] * 3 + [0.1] * 4 + [0.01] * 5
+        assert steps == pytest.approx([a * b for a, b in zip(expected, shares, strict=True)], rel=1e-9)
+
     @pytest.mark.parametrize("name", ["cosine", "linear"])
     def test_ends_at_zero_and_stays_there(self, name):
         optimizer = sgd()

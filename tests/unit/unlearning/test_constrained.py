@@ -367,15 +367,50 @@ class TestTwoStreams:
         torch.testing.assert_close(model[1].running_var, 0.9 + 0.1 * hidden.var(0))
         assert model[1].num_batches_tracked == 1
 
+    def test_retain_normalises_both_streams_by_the_retain_batch_which_alone_moves_statistics(self):
+        model, ((forget, _), (retain, _)) = normalised(), streams_of()
+        streams = TwoStreams(model, CPU, "retain")
+        streams.prepare(model)
+        twin = copy.deepcopy(model)
+        before_forget, before_retain = model[0](forget), model[0](retain)
+        variance, mean = torch.var_mean(before_retain, 0, correction=0)
+        expected = model[2]((before_forget - mean) / (variance + model[1].eps).sqrt())
+        found = streams(forget, retain)
+        torch.testing.assert_close(found[0], expected)
+        torch.testing.assert_close(found[1], twin(retain))
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(value, twin.state_dict()[name])
+        assert model[1].training and model[1].num_batches_tracked == 1
+        gradients = [torch.autograd.grad(logits.square().sum(), model[0].weight) for logits in (found[0], expected)]
+        torch.testing.assert_close(*gradients)
+
+    def test_a_batch_of_one_class_is_told_from_others_beside_the_retain_batch_alone(self):
+        model = nn.Sequential(nn.BatchNorm1d(1, affine=False), nn.Linear(1, 2, bias=False)).train()
+        with torch.no_grad():
+            model[1].weight.copy_(torch.tensor([[-1.0], [1.0]]))
+        # The second class has large values; half of the forget batch lies below its own mean.
+        forget, retain = torch.tensor([[8.0], [9.0], [10.0], [11.0]]), torch.tensor([[-1.0], [1.0], [8.0], [10.0]])
+        named = {mode: TwoStreams(model, CPU, mode)(forget, retain)[0].argmax(1) for mode in ("train", "retain")}
+        assert named["train"].tolist() == [0, 0, 1, 1] and named["retain"].tolist() == [1, 1, 1, 1]
+
+    def test_losses_of_a_view_are_those_beside_the_retain_batch_and_leave_the_model_alone(self):
+        model, ((forget, labels), (retain, _)) = normalised(), streams_of()
+        streams = TwoStreams(model, CPU, "retain")
+        streams.prepare(model)
+        before = copy.deepcopy(model.state_dict())
+        losses = streams.losses([(forget[:1], labels[:1]), (forget[1:], labels[1:])], retain, 1, 0)
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+        torch.testing.assert_close(losses, F.cross_entropy(streams(forget, retain)[0], labels, reduction="none"))
+
     def test_prepare_keeps_batch_norm_as_asked_for(self):
-        for batch_norm in ("frozen", "train"):
+        for batch_norm in ("frozen", "train", "retain"):
             model = normalised().eval()
             TwoStreams(model, CPU, batch_norm).prepare(model)
-            assert model[1].training == (batch_norm == "train")
+            assert model[1].training == (batch_norm != "frozen")
 
     def test_logits_are_float32_under_autocast(self):
         model, ((forget, _), (retain, _)) = normalised(), streams_of()
-        for batch_norm in ("frozen", "train"):
+        for batch_norm in ("frozen", "train", "retain"):
             logits = TwoStreams(model, Precision(torch.device("cpu"), torch.bfloat16), batch_norm)(forget, retain)
             assert [each.dtype for each in logits] == [torch.float32] * 2
 

@@ -3,17 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from helpers.processes import SMALL, fork
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from torch.nn import functional as F
 
-import train
-from helper_functions.training.inference import predict
 from unlearning.constrained.difficulty import Difficulty, rank_among
 from unlearning.constrained.targets import weighted_quantiles
-from unlearning.experiment import Experiment
 
 RANDOM = Difficulty()
 # Few values, so that many tie.
@@ -141,28 +136,3 @@ class TestWeights:
         found = Difficulty(0.1, 5.0).weigh(torch.arange(4.0), weights)
         assert found.isfinite().all() and found[[0, 3]].tolist() == [0, 0] and found[1] > found[2] > 0
         assert found.dtype == weights.dtype and found.sum() == pytest.approx(1)
-
-
-@pytest.mark.parametrize("part", ["easy", "even", "hard"])
-def test_a_run_says_so_where_its_forget_set_is_no_random_one(part, original, tmp_path):
-    flags = [*map(str, SMALL), "--splits", str(original.folder / "splits.npz")]
-    experiment = Experiment(train.get_parser().parse(flags))
-    images = experiment.splits.train
-    model = experiment.model(str(original.folder / "model.pt"))
-    logits, labels = predict(model, experiment.sets.evaluation(images), experiment.precision)
-    order = F.cross_entropy(logits, labels, reduction="none").argsort(descending=part == "hard")
-    chosen = order[:: len(order) // 100 + 1] if part == "even" else order[:100]
-    (tmp_path / "list.txt").write_text("\n".join(map(str, images[chosen].tolist())) + "\n")
-    done = fork(
-        "train_constrained_unlearning.py", *SMALL, "--weight_path", original.folder / "model.pt", "--num_epochs", 1,
-        "--forget", f"file:{tmp_path / 'list.txt'}", "--judge", "validation", "--figures", "False",
-        "--log_dir", tmp_path / "runs",
-    )  # fmt: skip
-    assert done.status in (0, 3, 4) and done.err == ""
-    said = [line for line in done.out.splitlines() if line.startswith("ranks    ")]
-    if part == "even":
-        assert said == []
-    else:
-        (line,) = said
-        mean = float(line.partition("losses: ")[2].split()[0])
-        assert mean < 0.4 if part == "easy" else mean > 0.6
