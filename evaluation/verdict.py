@@ -56,13 +56,16 @@ class Verdict:
         return f"{self.outcome}: retain accuracy {retain}, held-out {held_out}"
 
 
-def next_try(verdict: Verdict, flag: str, epochs: int) -> str | None:
-    """Flags that may improve on a run of so many epochs, which `flag` asks for; None where the verdict is good."""
+def next_try(verdict: Verdict, stage: str, epochs: int) -> str | None:
+    """Flags that may improve on a run, None where the verdict is good.
+
+    `epochs` are those of its last stage, whose flags begin with `stage`: `finetune_`, or nothing.
+    """
     if not verdict.feasible:
-        return "a larger --retain_budget or a lower --learning_rate may get there; retraining does"
+        return f"a larger --retain_budget or a lower --{stage}learning_rate may get there; retraining does"
     if verdict.forgotten:
         return None
-    longer = f"{flag} {2 * epochs} or " if epochs else ""
+    longer = f"--{stage}num_epochs {2 * epochs} or " if epochs else ""
     return f"{longer}a larger --retain_budget may get there; retraining does"
 
 

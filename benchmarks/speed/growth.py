@@ -61,8 +61,8 @@ def factors(quick: bool) -> dict[str, list[Setting]]:
         return [dataclasses.replace(base, **{name: value}) for value in values]
 
     if quick:
-        base = Setting(forget=256, images=600, classes=10, model="resnet8", width=4)
-        found = {"forget": vary(base, "forget", 10, 256, 512), "images": vary(base, "images", 600, 1200)}
+        base = Setting(forget=256, images=700, classes=10, model="resnet8", width=4)
+        found = {"forget": vary(base, "forget", 10, 256, 512), "images": vary(base, "images", 700, 1400)}
         return {**found, "classes": vary(base, "classes", 10, 20), "model": vary(base, "width", 4, 8)}
     base, deep = (Setting(forget=500, images=5000, classes=100, model=f"resnet{n}", width=16) for n in (8, 20))
     return {

@@ -196,9 +196,8 @@ def summarise_run(verdict: Verdict, outcome: Unlearned, args: Any, seen: dict | 
 
 def advise(verdict: Verdict, outcome: Unlearned, args: Any) -> str | None:
     """Flags to try next; None where the verdict is good."""
-    tunes = outcome.dial and args.finetune_num_epochs
-    flag = "finetune_num_epochs" if tunes else "num_epochs"
-    return next_try(verdict, f"--{flag}", getattr(args, flag) or 0 if outcome.epochs else 0)
+    stage = "finetune_" if outcome.dial and args.finetune_num_epochs else ""
+    return next_try(verdict, stage, getattr(args, f"{stage}num_epochs") or 0 if outcome.epochs else 0)
 
 
 def _chosen(outcome: Unlearned) -> str:

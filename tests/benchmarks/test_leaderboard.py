@@ -174,7 +174,7 @@ class TestLeaderboard:
 
     def test_one_that_was_stopped_goes_on_within_the_epoch(self, folder, monkeypatch, capsys):
         def board(output: str) -> tuple[int, dict]:
-            flags = [*self.flags(folder, "gradient_ascent"), "--output", folder / output]
+            flags = [*self.flags(folder, "neggrad_plus"), "--output", folder / output]
             monkeypatch.setattr("sys.argv", ["leaderboard.py", *map(str, flags)])
             status = run_script(leaderboard.get_parser, leaderboard.main, goes_on=True)
             return status, [without_seconds(row) for row in read_cells(folder / output / "results.jsonl").values()]
@@ -186,8 +186,8 @@ class TestLeaderboard:
             signal_at(3, "SIGTERM", patch.setattr)
             assert board("cut") == (143, [])
         assert capsys.readouterr().err == "benchmarks.leaderboard: stopped; the same command goes on where it was\n"
-        (begun,) = (folder / "runs" / "cells").glob("gradient_ascent-*/checkpoint.pt")
-        assert torch.load(begun)["trainer"]["place"]["done"] == 1
+        (begun,) = (folder / "runs" / "cells").glob("neggrad_plus-*/checkpoint.pt")
+        assert torch.load(begun)["trainer"]["place"]["done"] == 3
         assert board("cut") == expected and not begun.exists()
 
     @pytest.mark.parametrize(

@@ -132,7 +132,8 @@ class TestTrain:
         assert set(report) == {"models", "cost", "held_out_discriminator_auc", "preprocessing"}
         assert list(report["models"]) == list(report["cost"]) == ["teacher", "student"]
         # Nothing is forgotten, so nothing but these three parts has figures.
-        parts = {f"{part}_{name}" for part in ("retain", "validation", "test") for name in ("top1", "top5", "loss")}
+        names = ("top1", "top5", "loss", "top1_low", "top1_high")
+        parts = {f"{part}_{name}" for part in ("retain", "validation", "test") for name in names}
         images = len(np.load(distillation.folder / "splits.npz")["train"])
         for name in ("teacher", "student"):
             assert set(report["models"][name]) == parts

@@ -226,7 +226,7 @@ class TestJudge:
     def test_several_weights_and_a_floor(self, original, quickstart, tmp_path):
         weights = (original.folder / "model.pt", result_weights(quickstart.folder))
         output = tmp_path / "figures.json"
-        done = fork("test.py", *SMALL, "--weight_path", *weights, "--output", output, "--log_dir", tmp_path / "runs")
+        done = fork("test.py", *SMALL, "--weight_path", *weights, "--output", output)
         assert done.status == 0 and done.err == ""
         models = json.loads(output.read_text())["models"]
         assert list(models) == [*map(str, weights), "re-initialised"]

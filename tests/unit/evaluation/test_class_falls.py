@@ -27,7 +27,8 @@ def test_as_counted_by_hand(seed, sampled):
     retain, validation, unseen = torch.randperm(200, generator=generator).split([120, 50, 30])
     retain = retain[labels[retain] != 3].sort().values  # a class that does not stay
     splits = SimpleNamespace(labels=labels, retain=retain, validation=validation, unseen=unseen)
-    experiment = SimpleNamespace(splits=splits, dataset=SimpleNamespace(classes=CLASSES))
+    sets = SimpleNamespace(splits=splits, strata=labels)
+    experiment = SimpleNamespace(splits=splits, sets=sets, dataset=SimpleNamespace(classes=CLASSES))
     held_out = torch.cat([unseen, validation])
     held_out = held_out[torch.isin(labels[held_out], labels[retain])]
     images = {"retain": fixed_sample(retain, sampled), "held_out": held_out}

@@ -117,12 +117,14 @@ class TestVerdict:
         assert self.verdict(target=target, **changes).forgotten == forgotten
 
     @pytest.mark.parametrize(
-        ("feasible", "forgotten", "epochs", "flags"),
-        [(True, True, 10, set()), (True, False, 10, {"--num_epochs 20", "--retain_budget"}),
-         (True, False, 0, {"--retain_budget"}), (False, True, 10, {"--retain_budget", "--learning_rate"})],
+        ("feasible", "forgotten", "stage", "epochs", "flags"),
+        [(True, True, "", 10, set()), (True, False, "", 10, {"--num_epochs 20", "--retain_budget"}),
+         (True, False, "finetune_", 3, {"--finetune_num_epochs 6", "--retain_budget"}),
+         (True, False, "", 0, {"--retain_budget"}), (False, True, "", 10, {"--retain_budget", "--learning_rate"}),
+         (False, True, "finetune_", 3, {"--retain_budget", "--finetune_learning_rate"})],
     )  # fmt: skip
-    def test_what_was_not_reached_comes_with_flags_to_try(self, feasible, forgotten, epochs, flags):
-        advice = next_try(Verdict(feasible, forgotten, 1.0, 0.5), "--num_epochs", epochs) or ""
+    def test_what_was_not_reached_comes_with_flags_to_try(self, feasible, forgotten, stage, epochs, flags):
+        advice = next_try(Verdict(feasible, forgotten, 1.0, 0.5), stage, epochs) or ""
         assert set(re.findall(r"--\w+(?: \d+)?", advice)) == flags
 
     @pytest.mark.parametrize(

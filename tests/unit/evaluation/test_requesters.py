@@ -30,7 +30,8 @@ def experiment() -> SimpleNamespace:
     """Images 10, 12, 14 and 16 are forgotten, 4 was before; even multiples of 4 are of class 0, others of class 1."""
     labels = torch.tensor([0 if index % 4 == 0 else 1 for index in range(30)])
     splits = SimpleNamespace(forget=torch.tensor([10, 12, 14, 16]), test=torch.tensor([20, 21, 22, 24]), labels=labels)
-    return SimpleNamespace(splits=splits, dataset=SimpleNamespace(file_names=None))
+    sets = SimpleNamespace(strata=labels)
+    return SimpleNamespace(splits=splits, sets=sets, dataset=SimpleNamespace(file_names=None))
 
 
 def entries(experiment) -> list[dict]:
