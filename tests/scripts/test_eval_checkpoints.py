@@ -92,8 +92,8 @@ class TestFigures:
 
 def test_several_runs_of_a_method_beside_several_retrained_models(models, tmp_path):
     """Twice the retrained models: their margins vary alike, image by image."""
-    retrained = [models[name] / "model.pt" for name in ("first", "second")]
-    copies = [tmp_path / path.parent.name for path in retrained]
+    names = "first", "second"
+    retrained, copies = [models[name] / "model.pt" for name in names], [tmp_path / name for name in names]
     for copy, path in zip(copies, retrained, strict=True):
         shutil.copy(path, copy)
     flags = (*SMALL, "--splits", models["original"] / "splits.npz", "--klom", "--output", tmp_path / "figures.json")
