@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,9 @@ class TwoStreams:
             # Images of one class may stand side by side.
             order = torch.randperm(view.num_images, generator=torch.Generator().manual_seed(seed))
             view = view.in_order(view.indices[order], size)
-        with torch.no_grad(), no_running_stats_update(self.model), self.precision.autocast(), self._beside(retain):
+        with torch.no_grad(), no_running_stats_update(self.model), self.precision.autocast(), (
+            self._beside(retain) if self.batch_norm == "retain" else nullcontext()
+        ):
             for inputs, labels in view:
                 logits = self.forward_pass(inputs.to(device)).float()
                 found.append(F.cross_entropy(logits, labels.to(device), reduction="none"))

@@ -197,6 +197,12 @@ def ulira_scores(judged: Tensor, shadows: Tensor, unlearned: Tensor) -> Tensor:
 
 def _log_likelihood(judged: Tensor, shadows: Tensor, chosen: Tensor) -> Tensor:
     """Of the judged confidences under Gaussians fitted to the chosen shadow outputs, up to a constant; `[T]`."""
+    mean, variance = fit_gaussians(shadows, chosen)
+    return -(judged - mean).square() / (2 * variance) - variance.log() / 2
+
+
+def fit_gaussians(shadows: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each image's chosen outputs, `[T]` each, as `ulira_scores` fits them; both are `[N, T]`."""
     count = chosen.sum(0).double()
     mean = (shadows * chosen).sum(0) / count
     squares = ((shadows - mean).square() * chosen).sum(0)
@@ -204,8 +210,7 @@ def _log_likelihood(judged: Tensor, shadows: Tensor, chosen: Tensor) -> Tensor:
         variance = (squares.sum() / (count - 1).sum()).expand_as(mean)
     else:
         variance = squares / (count - 1)
-    variance = variance.clamp(min=VARIANCE_FLOOR)
-    return -(judged - mean).square() / (2 * variance) - variance.log() / 2
+    return mean, variance.clamp(min=VARIANCE_FLOOR)
 
 
 def ulira_figures(scores: Tensor, forget: int, seed: int = 0) -> dict[str, float | None]:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from helper_functions.errors import UserError
 from helper_functions.record import RunRecord
-from unlearning.methods import check_classes, falw, mu_mis
+from unlearning.methods import check_classes, random_labels
 from unlearning.methods.falw import class_statistics, forgetting_weights
 from unlearning.methods.hamu import direction
 from unlearning.methods.method import ClassCounts
@@ -93,9 +93,13 @@ class TestReload:
         assert_same_weights(once("reload", tmp_path), expected)
 
 
+def next_labels(labels, num_classes, generator):
+    return (labels + 1) % num_classes
+
+
 class TestMuMis:
     def others(self, monkeypatch) -> torch.Tensor:
-        monkeypatch.setattr(mu_mis, "other_labels", lambda labels, num_classes, generator: (labels + 1) % num_classes)
+        monkeypatch.setattr(random_labels, "other_labels", next_labels)
         return (LABELS + 1) % 4
 
     def test_sensitivities_are_squared_gradients_of_single_images(self, tmp_path):
@@ -196,7 +200,7 @@ class TestFalw:
         assert 0 < deviation[2] < 1e-7 and deviation[1] == deviation[3] == math.inf
 
     def test_a_step_weighs_each_image_by_its_distance_from_unseen_ones(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(falw, "other_labels", lambda labels, num_classes, generator: (labels + 1) % num_classes)
+        monkeypatch.setattr(random_labels, "other_labels", next_labels)
         expected, (unseen, unseen_labels) = network(), everything(streams()["unseen"])
         loaders = streams(whole=True)
         loaders["forget"].labels[:5] = 0

@@ -9,7 +9,7 @@ from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.finetune import cross_entropy
 from unlearning.methods.method import RETAIN_EPOCHS, ClassCounts, Log, Span, published
-from unlearning.methods.random_labels import other_labels
+from unlearning.methods.random_labels import beside_their_own
 
 SMALLEST_DEVIATION = 1e-8
 
@@ -49,10 +49,6 @@ def spec(context: MethodContext) -> BaselineSpec:
         found = class_statistics(label_probabilities(logits, labels), labels, context.num_classes)
         return {name: values.tolist() for name, values in zip(("mean", "deviation"), found, strict=True)}
 
-    def answers(batch: dict) -> dict:
-        inputs, labels = batch["forget"]
-        return {"forget": (inputs, labels, other_labels(labels, context.num_classes, context.generator))}
-
     def loss(forget: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
         inputs, labels, drawn = forget
         logits = context.logits(inputs)
@@ -61,7 +57,7 @@ def spec(context: MethodContext) -> BaselineSpec:
         weights = forgetting_weights(scores, balance[labels])
         return {"loss": (weights * F.cross_entropy(logits, drawn, reduction="none")).mean(), "weight": weights.mean()}
 
-    relabel = LossPass("relabel", context.stream("forget"), loss, answers, begin)
+    relabel = LossPass("relabel", context.stream("forget"), loss, beside_their_own(context), begin)
     repair = LossPass("repair", context.stream("retain"), cross_entropy(context, "retain"))
     return BaselineSpec(lambda epoch: [relabel, repair])
 

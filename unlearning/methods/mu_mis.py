@@ -8,7 +8,7 @@ from helper_functions.training.inference import evaluation_mode
 from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, LossPass
 from unlearning.methods.method import Log, Span, published
-from unlearning.methods.random_labels import other_labels
+from unlearning.methods.random_labels import beside_their_own, other_labels
 
 
 def sensitivities(context: MethodContext, inputs: Tensor, *classes: Tensor) -> list[Tensor]:
@@ -41,16 +41,12 @@ def spec(context: MethodContext) -> BaselineSpec:
                 context.cost.images += len(labels)
         return torch.cat(found).mean().item()
 
-    def answers(batch: dict) -> dict:
-        inputs, labels = batch["forget"]
-        return {"forget": (inputs, labels, other_labels(labels, context.num_classes, context.generator))}
-
     def loss(forget: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
         own, other = (each.mean() for each in sensitivities(context, *forget))
         return {"loss": own - other, "own_sensitivity": own, "other_sensitivity": other}
 
     recovered = context.args.recovery * others_sensitivity()
-    part = LossPass("sensitivity", context.stream("forget"), loss, answers)
+    part = LossPass("sensitivity", context.stream("forget"), loss, beside_their_own(context))
     return BaselineSpec(lambda epoch: [part], done=lambda: others_sensitivity() >= recovered)
 
 

@@ -1,5 +1,7 @@
 """Random labels: teach the forget images any label but their own, then repair on the retain set."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,16 @@ def other_labels(labels: Tensor, num_classes: int, generator: torch.Generator) -
     """For each label `[B]` another one, uniformly at random, int64 `[B]`."""
     shifts = torch.randint(1, num_classes, labels.shape, generator=generator, device=labels.device)
     return (labels + shifts) % num_classes
+
+
+def beside_their_own(context: MethodContext) -> Callable[[dict], dict]:
+    """Gives, of a batch of forget images, inputs, labels and another label for each."""
+
+    def answers(batch: dict) -> dict:
+        inputs, labels = batch["forget"]
+        return {"forget": (inputs, labels, other_labels(labels, context.num_classes, context.generator))}
+
+    return answers
 
 
 def spec(context: MethodContext) -> BaselineSpec:
