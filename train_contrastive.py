@@ -24,7 +24,7 @@ from evaluation.report.write import write_report, write_student_report
 from helper_functions.config import PositiveInt, RunArgs, ScriptParser, run_script
 from models.arguments import ModelArgs
 from unlearning.arguments import DISCRIMINATING, UnlearnArgs
-from unlearning.distillation import Distillation, DistillationArgs, check_distillation
+from unlearning.distillation import STUDENT, Distillation, DistillationArgs, check_distillation
 from unlearning.experiment import Experiment
 from unlearning.known_weights import described, own_weights
 from unlearning.setup import OriginalArgs, TraceArgs, begin, check_forgetting, forget, set_up
@@ -44,7 +44,9 @@ def get_parser() -> ScriptParser:
     """The command line of this script."""
     return ScriptParser(
         Args, "train_contrastive.py", __doc__,
-        presets=lambda asked: {**own_weights(asked), **described(asked.weight_path, asked)},
+        presets=lambda asked: {
+            **(STUDENT if asked.mode == "train" else {}), **own_weights(asked), **described(asked.weight_path, asked),
+        },
     )  # fmt: skip
 
 

@@ -41,7 +41,7 @@ WORDS = {
     OpenUnitInterval: "a number above 0 and below 1", HalfOpenUnitInterval: "a number from 0 and below 1",
 }  # fmt: skip
 # That may stand beside --resume: the run has all others.
-BESIDE_RESUME = ("resume", "on_nan", "model", "method", "transform", "quiet")
+BESIDE_RESUME = ("resume", "on_nan", "model", "student_model", "method", "transform", "quiet")
 # Shown first by --help, by the scripts that have them.
 FIRST_FLAGS = (
     "help", "config_file", "dataset", "data_dir", "forget", "model", "weight_path", "method", "mode", "retain_budget",

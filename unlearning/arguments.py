@@ -27,6 +27,7 @@ LARGEST_FINETUNE_BATCH, FINETUNE_STEPS_A_PASS = 128, 20
 DISCRIMINATING = {"batch_size": BATCH_SIZE, "num_epochs": 20, "finetune_num_epochs": 0}
 # Passes over the forget set, where none are asked for.
 FORGET_EPOCHS = {"unseen": 0, "zero": 20, "chance": 20}
+FINETUNE_EPOCHS = 3
 
 
 @dataclasses.dataclass
@@ -36,8 +37,9 @@ class UnlearnArgs(ContrastiveArgs, OptimizerArgs):
     num_epochs: NonNegativeInt | None = None
     """Passes over the forget set while forgetting; over the training set where a student learns. 20 by default; none
     for target unseen, where constrained fine-tuning alone forgets."""
-    finetune_num_epochs: NonNegativeInt = 3
-    """Passes over the retain set of constrained fine-tuning: more of them cost more, and leave more accuracy."""
+    finetune_num_epochs: NonNegativeInt | None = None
+    """Passes over the retain set of constrained fine-tuning: more of them cost more, and leave more accuracy. 3 by
+    default; none for target zero, which forgetting alone reaches without a loss."""
     finetune_learning_rate: PositiveFloat = 0.04
     """Of the weights while fine-tuning: the highest, from which it decays to nothing."""
     batch_size: PositiveInt | None = None
@@ -147,6 +149,13 @@ class PublishedArgs:
 @dataclasses.dataclass
 class MethodArgs(UnlearnArgs, PublishedArgs):
     """All flags that a method can follow."""
+
+
+def stage_epochs(args: UnlearnArgs, target: str) -> tuple[int, int]:
+    """Passes over the forget set while forgetting, and over the retain set in constrained fine-tuning."""
+    forget = FORGET_EPOCHS[target] if args.num_epochs is None else args.num_epochs
+    own = 0 if target == "zero" and forget else FINETUNE_EPOCHS
+    return forget, own if args.finetune_num_epochs is None else args.finetune_num_epochs
 
 
 def forget_batch_size(args: UnlearnArgs, forget_images: int) -> int:

@@ -23,8 +23,10 @@ from unlearning.evaluator import RETAIN_SAMPLE
 from unlearning.experiment import Experiment
 from unlearning.setup import PreparedRun, check_features
 
-# Passes over the training set, where none are asked for.
-STUDENT_EPOCHS = 20
+# Own defaults of mode train: the student is trained as the original is, at half of its rate.
+STUDENT = {
+    "num_epochs": 30, "learning_rate": 0.05, "schedule": "one_cycle", "weight_decay": 5e-4, "max_grad_norm": 5.0,
+}  # fmt: skip
 COLUMNS = (
     "train/loss", "classifier/loss", "classifier/accuracy", "discriminator/auc", "retain/top1", "validation/top1",
 )  # fmt: skip
@@ -36,6 +38,8 @@ class DistillationArgs:
 
     noise: PositiveFloat = 0.5
     """Mode train: noise on outputs, in standard deviations of the teacher's; smaller differences go unnoticed."""
+    student_model: str | None = None
+    """Mode train: architecture of the student, as for --model; the teacher's by default."""
     weight_path_student: str | None = None
     """Mode train: first weights of the student; random ones by default."""
     weight_path_classifier: str | None = None
@@ -56,7 +60,8 @@ class DistillationArgs:
             if path is not None:
                 check_file(flag, path)
         if self.mode != "train":
-            for flag in ("weight_path_student", "weight_path_classifier", "freeze_student", "freeze_classifier"):
+            own = ("student_model", "weight_path_student", "weight_path_classifier")
+            for flag in (*own, "freeze_student", "freeze_classifier"):
                 if getattr(self, flag):
                     raise UserError(f"--{flag}: it is for --mode train; the student of {self.mode} is the original")
         elif self.retrain or self.retrained_weight_path:
@@ -98,8 +103,8 @@ class Distillation:
         _load_classifier(self.critic.discriminator, self.args.weight_path_classifier)
 
     def _student(self, experiment: Experiment) -> nn.Module:
-        if self.args.weight_path_student is not None:
-            return experiment.model(self.args.weight_path_student)
+        if self.args.weight_path_student is not None or self.args.student_model is not None:
+            return experiment.model(self.args.weight_path_student, self.args.student_model)
         with seeded(self.args.seed + 1, self.device):  # the teacher began from the seed itself
             return reinitialised(self.run.models["original"])
 
@@ -130,7 +135,8 @@ class Distillation:
         # Whether the teacher was trained just now or read again must not show in what is drawn from here on.
         seed_everything(args.seed)
         run.costs["student"] = Fit(
-            steps, self.student, loader, args.num_epochs or STUDENT_EPOCHS, self.precision, run.record, name="student",
+            steps, self.student, loader, args.num_epochs or STUDENT["num_epochs"], self.precision, run.record,
+            name="student",
             checkpoint=run.checkpoint, evaluate=lambda model: {**self.figures(), "discriminator/auc": self.auc()},
             log_interval=args.log_interval, shown=("train/loss", "classifier/accuracy"), columns=COLUMNS,
             on_nan=args.on_nan,
@@ -164,16 +170,25 @@ def check_distillation(args: DistillationArgs, experiment: Experiment, teacher: 
     count = len(experiment.splits.validation)
     if count < FOLDS:
         raise UserError(f"{count} validation images: held-out pairs need {FOLDS} or more; raise --validation")
-    if args.weight_path_student is not None:
-        experiment.model(args.weight_path_student)
-    check_features(args, teacher)
-    size = classifier_head(teacher).in_features if args.discriminate == "features" else experiment.dataset.num_classes
+    student = teacher
+    if args.weight_path_student is not None or args.student_model is not None:
+        student = experiment.model(args.weight_path_student, args.student_model)
+    check_features(args, student)
+    size = experiment.dataset.num_classes
+    if args.discriminate == "features":
+        size, own = (classifier_head(model).in_features for model in (teacher, student))
+        if own != size:
+            raise UserError(
+                f"--discriminate features --student_model {args.student_model}: it has {own} features, and the teacher "
+                f"{size}; give --discriminate logits, or a student of as many"
+            )
     with seeded(args.seed, experiment.precision.device):
         _load_classifier(_discriminator(args, size), args.weight_path_classifier)
 
 
 def _discriminator(args: DistillationArgs, size: int) -> nn.Module:
-    return DISCRIMINATORS["mlp" if args.discriminator == "auto" else args.discriminator](size)
+    auto = "difference" if args.discriminate == "features" else "jensen_shannon"
+    return DISCRIMINATORS[auto if args.discriminator == "auto" else args.discriminator](size)
 
 
 def _load_classifier(discriminator: nn.Module, path: str | None) -> None:

@@ -123,20 +123,21 @@ class Experiment:
         )  # fmt: skip
         return splits if excluded is None else exclude(splits, self.dataset, excluded)
 
-    def model(self, weight_path: str | None = None) -> nn.Module:
-        """The classifier that the arguments ask for, on the device, with weights from a file or from the seed.
+    def model(self, weight_path: str | None = None, name: str | None = None) -> nn.Module:
+        """The classifier that the arguments ask for, or the one called `name`, with weights from a file or the seed.
 
         Raises:
             UserError: no such architecture, or weights that cannot be read or do not fit.
         """
         seed_everything(self.args.seed)
         args, dataset = self.args, self.dataset
+        name = name or args.model
         weights, form = ({}, None) if weight_path is None else read_weight_file(weight_path)
-        inferred = infer_stem(weights) if ":" not in args.model else None
+        inferred = infer_stem(weights) if ":" not in name else None
         stem = args.stem if args.stem != "auto" else inferred or "imagenet"
-        model = get_model(args.model, dataset.num_classes, dataset.in_channels, stem, args.width, dataset.image_size)
+        model = get_model(name, dataset.num_classes, dataset.in_channels, stem, args.width, dataset.image_size)
         if form is not None:
-            form = load_weights(model, weights, form, weight_path, args.model)
+            form = load_weights(model, weights, form, weight_path, name)
             if form.matched and weight_path not in self.forms:
                 say(f"weights  {weight_path}: {form.matched}")
             self.forms[weight_path] = form

@@ -9,10 +9,11 @@ from data.split_record import dataset_of
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
 from helper_functions.record import RunRecord
+from helper_functions.run_folder import RESULT
 from helper_functions.training.distribution import from_main
 from helper_functions.user_code import refuse_unnamed
 from models.arguments import ModelArgs
-from models.sources import refuse_unnamed_code, weights_of_folder
+from models.sources import is_code, refuse_unnamed_code, weights_of_folder
 
 MODEL = ("model", "stem", "width")
 PLACE = ("dataset", "data_dir")
@@ -35,7 +36,7 @@ def described(weight_path: str | None, asked: Any) -> dict[str, object]:
     """
     if weight_path is None:
         return {}
-    found = from_main(lambda: _described(Path(weight_path).parent, asked))
+    found = from_main(lambda: _described(Path(weight_path), asked))
     refuse_code(found, asked, f"--weight_path {weight_path}")
     return found
 
@@ -79,11 +80,14 @@ def resumed(given: Any) -> tuple[RunRecord, Any]:
         refuse_unnamed_method(load_config(config).get("method"), given.method, f"--resume {given.resume}")
     record, args = RunRecord.reopen(given.resume, type(given), given.on_nan)
     refuse_unnamed_code(args.model, given.model, f"--resume {given.resume}")
+    if is_code(student := getattr(args, "student_model", None)):
+        refuse_unnamed("student_model", student, given.student_model, f"--resume {given.resume}")
     refuse_unnamed_transform(args.transform, given.transform, f"--resume {given.resume}")
     return record, args
 
 
-def _described(folder: Path, asked: Any) -> dict[str, object]:
+def _described(weights: Path, asked: Any) -> dict[str, object]:
+    folder = weights.parent
     path, dataset = folder / "config.yaml", dataset_of(folder / "splits.npz")
     # Other programs also write files called config.yaml.
     if dataset is None or not path.is_file():
@@ -92,6 +96,8 @@ def _described(folder: Path, asked: Any) -> dict[str, object]:
     if not config.keys() >= set(ALWAYS):
         return {}
     names, found = MODEL, {}
+    if weights.name == RESULT and config.get("student_model"):
+        config["model"] = config["student_model"]
     if _named(asked) in (None, dataset):
         names += TREATMENT
         if asked.data_dir is None:

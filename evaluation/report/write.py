@@ -33,6 +33,7 @@ from helper_functions.training.inference import evaluation_mode
 from helper_functions.training.loop import Cost
 from helper_functions.wording import counted
 from models.weight_files import WeightFile, shown, write_weight_file
+from unlearning.arguments import stage_epochs
 from unlearning.dial import BUDGETS, bought
 from unlearning.evaluator import JUDGED, paired_fall
 from unlearning.experiment import Experiment
@@ -196,8 +197,8 @@ def summarise_run(verdict: Verdict, outcome: Unlearned, args: Any, seen: dict | 
 
 def advise(verdict: Verdict, outcome: Unlearned, args: Any) -> str | None:
     """Flags to try next; None where the verdict is good."""
-    stage = "finetune_" if outcome.dial and args.finetune_num_epochs else ""
-    return next_try(verdict, stage, getattr(args, f"{stage}num_epochs") or 0 if outcome.epochs else 0)
+    forget, finetune = stage_epochs(args, outcome.target) if outcome.dial else (args.num_epochs or 0, 0)
+    return next_try(verdict, "finetune_" if finetune else "", (finetune or forget) if outcome.epochs else 0)
 
 
 def _chosen(outcome: Unlearned) -> str:

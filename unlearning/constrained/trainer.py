@@ -26,7 +26,7 @@ from optimizer.nan_guard import NanGuard
 from optimizer.optimizers import build_optimizer
 from optimizer.schedules import get_schedule, rescale_schedule
 from optimizer.solver import Solver, lagrangian
-from unlearning.arguments import FORGET_EPOCHS
+from unlearning.arguments import stage_epochs
 from unlearning.constrained.line_search import SHORTEST, Line, Weights, snapshot
 from unlearning.constrained.problem import ForgetSubjectToRetain, RetainSubjectToForget, dual_rate
 from unlearning.constrained.stopping import is_met
@@ -89,8 +89,7 @@ class ConstrainedTrainer(Trainer):
     @property
     def stage_epochs(self) -> tuple[int, int]:
         """Passes of each stage."""
-        asked = self.args.num_epochs
-        return FORGET_EPOCHS[self.context.target] if asked is None else asked, self.args.finetune_num_epochs
+        return stage_epochs(self.args, self.context.target)
 
     def planned(self) -> list[tuple[str, int, int, int]]:
         """Of each stage its name, passes, gradient steps and images in them."""

@@ -9,7 +9,7 @@ from contrastive_discrimination.pairs import ClassMates
 from data.split_record import Splits
 from helper_functions.errors import UserError
 from helper_functions.wording import did_you_mean
-from unlearning.arguments import MethodArgs, PublishedArgs, UnlearnArgs
+from unlearning.arguments import MethodArgs, PublishedArgs, UnlearnArgs, stage_epochs
 from unlearning.constrained.discriminator_target import OWN_MATCH
 from unlearning.constrained.targets import own_target
 from unlearning.methods import (
@@ -144,7 +144,7 @@ def check_method(method: str, args: MethodArgs) -> None:
         UserError: naming the flag.
     """
     if get_method(method).constrained:
-        if args.num_epochs == args.finetune_num_epochs == 0:
+        if not any(stage_epochs(args, "unseen")):
             raise UserError("--num_epochs 0 --finetune_num_epochs 0: nothing is left to do; give one of them passes")
     elif "num_epochs" in get_method(method).follows and not args.num_epochs:
         raise UserError(f"--num_epochs {args.num_epochs}: method {method} needs at least one pass")

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from helper_functions.config import run_script
 from helper_functions.errors import UserError
 from train_constrained_unlearning import get_parser, main, untrain_constrained
-from unlearning.arguments import MethodArgs, PublishedArgs, UnlearnArgs, batch_sizes
+from unlearning.arguments import MethodArgs, PublishedArgs, UnlearnArgs, batch_sizes, stage_epochs
 from unlearning.experiment import Experiment
 from unlearning.methods import METHODS, check_method, defaults_of
 
@@ -123,6 +123,14 @@ class TestDefaults:
         assert -(-images // forget) >= 7 and 8 <= forget <= 256 and retain >= 32
 
     @pytest.mark.parametrize(
+        ("target", "flags", "passes"),
+        [("unseen", {}, (0, 3)), ("zero", {}, (20, 0)), ("chance", {}, (20, 3)), ("zero", {"num_epochs": 0}, (0, 3)),
+         ("zero", {"finetune_num_epochs": 2}, (20, 2)), ("unseen", {"num_epochs": 5}, (5, 3))],
+    )  # fmt: skip
+    def test_something_is_left_to_do_for_every_target(self, target, flags, passes):
+        assert stage_epochs(UnlearnArgs(**flags), target) == passes
+
+    @pytest.mark.parametrize(
         ("images", "num_classes", "sizes"),
         [(450, 100, (57, 256)), (450, 20, (57, 60)), (4500, 100, (256, 256)), (450, 10, (57, 57)), (57, 40, (8, 120))],
     )
@@ -149,7 +157,7 @@ class TestOwnLoaders:
             **({} if method in ONE_SHOT else {"num_epochs": 1, "learning_rate": 0.01}),
         )  # fmt: skip
         assert changed(state_of(network()), state_of(model))
-        assert len(outcome.epochs) == 1 + (MethodArgs().finetune_num_epochs if method == "constrained" else 0)
+        assert len(outcome.epochs) == (4 if method == "constrained" else 1)
         assert outcome.cost.gradient_steps == 0 or method not in ONE_SHOT
         assert all(value.isfinite().all() for value in model.state_dict().values())
 
