@@ -1,7 +1,7 @@
 """Forward passes of the model and of the original on the streams, and what the retain loss compares them by."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -33,10 +33,13 @@ class TwoStreams:
         """Put the model into the mode that was asked for; frozen, dropout is off, as in the original."""
         model.train(self.batch_norm != "frozen")
 
-    def losses(self, view: Iterable[tuple[Tensor, Tensor]], retain: Tensor, size: int, seed: int) -> Tensor:
-        """Losses of a view's images, `[n]`, without gradient, passed as batches of `size` forget images are.
+    def measure(
+        self, see: Callable[[Tensor, Tensor], Tensor], view: Iterable[tuple[Tensor, Tensor]], retain: Tensor, size: int,
+        seed: int,
+    ) -> Tensor:  # fmt: skip
+        """What `see` gives of a view's logits and labels, `[n, ...]`, passed as batches of `size` forget images are.
 
-        A view that is no `TensorLoader` keeps its batches.
+        Without gradient. A view that is no `TensorLoader` keeps its batches.
         """
         device, order, found = self.precision.device, None, []
         if isinstance(view, TensorLoader):
@@ -48,9 +51,9 @@ class TwoStreams:
         ):
             for inputs, labels in view:
                 logits = self.forward_pass(inputs.to(device)).float()
-                found.append(F.cross_entropy(logits, labels.to(device), reduction="none"))
-        losses = torch.cat(found)
-        return losses if order is None else losses[order.argsort().to(device)]
+                found.append(see(logits, labels.to(device)))
+        seen = torch.cat(found)
+        return seen if order is None else seen[order.argsort().to(device)]
 
     def __call__(self, forget: Tensor, retain: Tensor) -> tuple[Tensor, Tensor]:
         """Float32 logits of the forget inputs and of the retain inputs."""

@@ -47,12 +47,13 @@ class Parts:
         """The original's outputs on the unseen or on the validation images."""
         evaluator = self.context.evaluator
         logits, labels = evaluator.original_outputs[name]
-        features = self._features(self.context.model, name)
-        if self.match == "given":
-            # Of a class, the subclasses of the forget set alone.
-            rows = evaluator.class_weights[name] > 0
-            logits, labels, features = logits[rows], labels[rows], None if features is None else features[rows]
-        return Reference(self.view, self.match, logits, labels, features, name, evaluator.forget_labels)
+        features, rows = self._features(self.context.model, name), self.rows(name)
+        features = None if features is None else features[rows]
+        return Reference(self.view, self.match, logits[rows], labels[rows], features, name, evaluator.forget_labels)
+
+    def rows(self, name: str) -> Tensor | slice:
+        """Of those images, the ones that may be drawn: of a class that is paired, the forget set's subclasses alone."""
+        return self.context.evaluator.class_weights[name] > 0 if self.match == "given" else slice(None)
 
     def _features(self, model: nn.Module, name: str) -> Tensor | None:
         """`[N, F]` of a stream's images, where features are seen."""
@@ -98,6 +99,14 @@ class DiscriminatorTarget(Target):
         """The discriminator's turn: `classifier/loss` in nats and `classifier/accuracy` in percent."""
         return self.game.commit()
 
+    def refresh_beside(self, measure: Callable[[Callable[[Tensor, Tensor], Tensor]], Tensor]) -> None:
+        """The student's outputs on unseen images, as forget images pass, take the place of the teacher's."""
+        rows, reference = self.parts.rows("unseen"), self.game.reference
+        if self.tap is None:
+            reference.logits = measure(lambda logits, labels: logits)[rows]
+        else:
+            reference.features = measure(lambda logits, labels: self.tap.features.float())[rows]
+
     def distance(self, logits: Tensor, labels: Tensor, reference_losses: Tensor, reference_weights: Tensor) -> float:
         return self.own.distance(logits, labels, reference_losses, reference_weights)
 
@@ -115,7 +124,7 @@ class DiscriminatorTarget(Target):
             "discriminator/auc": auc.value,
             "discriminator/auc_low": auc.low,
             "discriminator/auc_high": auc.high,
-            "forget/distance": 2 * max(abs(auc.value - 0.5) - AUC_TOLERANCE, 0.0),
+            "forget/distance": 0.0 if auc.low <= 0.5 <= auc.high else 2 * max(abs(auc.value - 0.5) - AUC_TOLERANCE, 0.0),
         }
 
     def attach(self, model: nn.Module) -> None:
@@ -127,7 +136,11 @@ class DiscriminatorTarget(Target):
             self.tap.close()
 
     def state_dict(self) -> dict:
-        return self.game.state_dict()
+        reference = self.game.reference
+        return {"game": self.game.state_dict(), "logits": reference.logits, "features": reference.features}
 
     def load_state_dict(self, state: dict) -> None:
-        self.game.load_state_dict(state)
+        self.game.load_state_dict(state["game"])
+        for name in ("logits", "features"):
+            value = state[name]
+            setattr(self.game.reference, name, None if value is None else value.to(self.game.reference.labels.device))

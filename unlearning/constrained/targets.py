@@ -4,7 +4,9 @@ Each target gives a differentiable objective on a batch, which is 0 where every 
 whole forget set by how far it still is.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +76,9 @@ class Target:
 
     def refresh(self, unseen_losses: Tensor, forget_losses: Tensor | None = None) -> None:
         """Take the losses of all unseen images, `[U]`, and of all forget images, `[P]`, under the current weights."""
+
+    def refresh_beside(self, measure: Callable[[Callable[[Tensor, Tensor], Tensor]], Tensor]) -> None:
+        """Measure unseen images as forget images pass in fine-tuning: what a function of logits and labels gives."""
 
     def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The objective and the share of images that have reached the target, both 0-d.
@@ -208,6 +213,9 @@ class UnseenTarget(Target):
         if forget_losses is not None:
             self.window, self.place = log_odds(forget_losses), 0
         self.pending = bool(F.huber_loss(self.window, self.goals(self.window)) > self.floor)
+
+    def refresh_beside(self, measure: Callable[[Callable[[Tensor, Tensor], Tensor]], Tensor]) -> None:
+        self.refresh(measure(functools.partial(F.cross_entropy, reduction="none")))
 
     def goals(self, odds: Tensor) -> Tensor:
         """Where images of these log-odds, `[B]`, belong, by their ranks among the latest ones of all forget images."""

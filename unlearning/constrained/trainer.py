@@ -217,7 +217,8 @@ class ConstrainedTrainer(Trainer):
     def _refresh_beside(self, retain: Tensor) -> None:
         """Measure unseen images as forget images pass: a batch names them less surely than running statistics do."""
         view, loader = self.context.evaluator.views["unseen"], self.batches.follower.loader
-        self.target.refresh(self.streams.losses(view, retain, getattr(loader, "batch_size", 1), self.context.seed))
+        size, seed = getattr(loader, "batch_size", 1), self.context.seed
+        self.target.refresh_beside(lambda see: self.streams.measure(see, view, retain, size, seed))
 
     def _refresh_target(self, losses: dict[str, Tensor]) -> None:
         self.target.refresh(losses["unseen"], losses["forget"])
