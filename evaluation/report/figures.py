@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from helper_functions.files import whole_file
+from helper_functions.run_folder import read_scalars
 
 WIDTH, HEIGHT = 340, 210
 # By the CSS variable of the page that replaces the colour, so that a drawing follows light and dark mode.
@@ -224,6 +225,29 @@ def draw_losses(path: Path, histograms: dict) -> None:
         panels[0].legend()
         with whole_file(path) as temporary:
             figure.savefig(temporary, format="png", dpi=150)
+
+
+def draw_student(folder: Path, teacher: float):
+    """A student's top-1 by epoch beside its teacher's on validation images, and the AUC; also as student.png."""
+    from matplotlib.figure import Figure
+
+    with drawing_style():
+        figure = Figure((9, 3.4), layout="constrained")
+        accuracy, auc = figure.subplots(1, 2)
+        found = read_scalars(folder)
+        for part, marks, colour in (("retain", "s--", "forget"), ("validation", "o-", "test")):
+            values = found[f"student/{part}/top1"][1]
+            epochs = range(1, len(values) + 1)
+            accuracy.plot(epochs, values, marks, color=COLOURS[colour], label=f"student, {part} images")
+        accuracy.axhline(teacher, color=COLOURS["ink"], linestyle="--", label="teacher, validation images")
+        accuracy.set(title="Accuracy, %", xlabel="epoch")
+        accuracy.legend()
+        auc.plot(epochs, found["student/discriminator/auc"][1], "o-", color=COLOURS["test"])
+        auc.axhline(0.5, color=COLOURS["ink"], linestyle="--")
+        auc.set(title="Discriminator's AUC; 0.5 is chance", xlabel="epoch")
+        with whole_file(folder / "student.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=150)
+    return figure
 
 
 def draw_images(images: Tensor, classes: Sequence[str], given: list[int], before: list[int], after: list[int]):

@@ -29,13 +29,14 @@ FIGURES = {
     "prototype1_top1": "1-shot prototypes", "prototype10_top1": "10-shot prototypes",
     "klom_retain": "KLoM, retain, nats", "klom_forget": "KLoM, forget, nats",
     "klom_validation": "KLoM, validation, nats", "klom_shadows": "KLoM, shadow models, nats",
-    "swap_advantage": "SWAP advantage",
+    "swap_advantage": "SWAP advantage", "validation_agreement": "validation, as the teacher",
+    "test_agreement": "test, as the teacher",
 }  # fmt: skip
 # Figures in the table at the end of a run; `test.py` shows all.
 HEADLINES = tuple(
     name
     for name in FIGURES
-    if name.endswith(("_top1", "_auc"))
+    if name.endswith(("_top1", "_auc", "_agreement"))
     or name in ("mia_efficacy", "retain_exposure", "js_divergence", "activation_distance", "residual_knowledge")
 )
 GAPS = {"avg_gap": ("AvgGap", ".2f"), "avg_gap_salun": ("AvgGap (SalUn)", ".2f"), "tug_of_war": ("ToW", ".3f")}

@@ -17,7 +17,7 @@ from evaluation.gaps import retrained_of, summarise_gaps
 from evaluation.judge import Judgement, intervals_of_gaps, judge_all
 from evaluation.metrics import loss_histograms
 from evaluation.report.classes import class_falls
-from evaluation.report.figures import draw_dial, draw_images, draw_losses
+from evaluation.report.figures import draw_dial, draw_images, draw_losses, draw_student
 from evaluation.report.page import PAGE
 from evaluation.report.record import complete_report, how_forgotten
 from evaluation.report.requesters import evidence_for
@@ -96,6 +96,9 @@ def write_student_report(run: PreparedRun, critic: Critic, auc: dict[str, float]
     """
     models = {"teacher": run.models["original"], "student": run.models["student"]}
     judgements = judge_all(models, run.experiment.sets, run.experiment.precision)
+    for part in ("validation", "test"):
+        named = [judgement.logits[part].argmax(1) for judgement in judgements.values()]
+        judgements["student"].figures[f"{part}_agreement"] = 100 * (named[0] == named[1]).float().mean().item()
     costs = {"teacher" if name == "original" else name: cost for name, cost in run.costs.items()}
     save_tensors(critic.discriminator.state_dict(), run.record.path("classifier.pt"))
     weights = save_result(run, "student")
@@ -285,6 +288,9 @@ def show_run(run: PreparedRun, models: dict[str, nn.Module], judgements: dict[st
     _graph(record.writer, run.experiment, models[main])
     if report.get("dial"):
         record.writer.add_figure("dial", draw_dial(report["dial"]))
+    if main == "student":
+        drawn = draw_student(record.folder, judgements["teacher"].figures["validation_top1"])
+        record.writer.add_figure("student", drawn)
     if main == "unlearned":
         if args.show_images:
             record.writer.add_figure("forget/images", _forgotten_images(run.experiment, models))

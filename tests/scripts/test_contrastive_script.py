@@ -107,7 +107,7 @@ class TestTrain:
         assert names == {
             "config.yaml", "environment.json", "splits.npz", "metrics.jsonl", "checkpoint.pt", "events.out.tfevents",
             "preprocessing.json",
-            "original.pt", "original.json", "model.pt", "classifier.pt", "report.json",
+            "original.pt", "original.json", "model.pt", "classifier.pt", "report.json", "student.png",
         }  # fmt: skip
         assert re.match(r"contrastive-train-\d{8}-\d{6}", distillation.folder.name)
         assert {"dataset", "mode", "num_epochs", "seed"} <= hparams_of(distillation.folder)
@@ -135,8 +135,9 @@ class TestTrain:
         names = ("top1", "top5", "loss", "top1_low", "top1_high")
         parts = {f"{part}_{name}" for part in ("retain", "validation", "test") for name in names}
         images = len(np.load(distillation.folder / "splits.npz")["train"])
+        agreement = {"validation_agreement", "test_agreement"}
         for name in ("teacher", "student"):
-            assert set(report["models"][name]) == parts
+            assert set(report["models"][name]) == parts | (agreement if name == "student" else set())
             cost = report["cost"][name]
             assert cost["images"] == 2 * images and cost["gradient_steps"] == 22
             assert cost["seconds"] > 0 and cost["peak_memory_bytes"] > 0
@@ -172,7 +173,8 @@ class TestGivenWeights:
         report = report_of(ran.folder)
         # Its splits are used again, the forget set with them.
         assert report["models"]["teacher"] == report_of(original.folder)["models"]["original"]
-        assert set(report["models"]["student"]) == FIGURES and set(report["cost"]) == {"student"}
+        assert set(report["models"]["student"]) - FIGURES == {"validation_agreement", "test_agreement"}
+        assert set(report["cost"]) == {"student"}
         assert (ran.folder / "splits.npz").read_bytes() == (original.folder / "splits.npz").read_bytes()
         names = {name for line in figures_of(ran.folder) for name in line}
         parts = ("retain", "forget", "unseen", "validation")
@@ -196,7 +198,9 @@ class TestGivenWeights:
 
     def test_a_student_that_is_the_teacher_cannot_be_told_from_it(self, original, teach):
         folder = teach("--weight_path_student", original.folder / "model.pt", "--freeze_student").folder
-        auc = report_of(folder)["held_out_discriminator_auc"]
+        report = report_of(folder)
+        auc, student = report["held_out_discriminator_auc"], report["models"]["student"]
+        assert student["validation_agreement"] == student["test_agreement"] == 100
         assert 0.3 < auc["before"] < 0.7 and auc["after"] == auc["before"]
 
     @pytest.mark.parametrize("frozen", ["student", "classifier"])

@@ -68,7 +68,7 @@ class DiscriminatorTarget(Target):
     `own` is the forget set's own target, on which the verdict rests.
 
     Its distance is how far the AUC on held-out pairs, of a discriminator that is fitted anew, is from chance, beyond a
-    tolerance for noise. Held out are the validation images, of which the game sees nothing.
+    tolerance for noise, and 0 where its interval holds chance. Held out are the validation images, of which the game sees nothing.
 
     Args:
         parts: what the game is made of.
@@ -120,11 +120,12 @@ class DiscriminatorTarget(Target):
         pairs = [self.held_out.outputs(rows, generator) for rows in (first, second, beside)]
         images = first, len(self.held_out.labels) + torch.arange(len(labels))
         auc = held_out_auc(self.fresh, (pairs[0], pairs[1]), (forget, pairs[2]), groups=images, seed=self.seed)
+        beyond = 0.0 if auc.low <= 0.5 <= auc.high else max(abs(auc.value - 0.5) - AUC_TOLERANCE, 0.0)
         return {
             "discriminator/auc": auc.value,
             "discriminator/auc_low": auc.low,
             "discriminator/auc_high": auc.high,
-            "forget/distance": 0.0 if auc.low <= 0.5 <= auc.high else 2 * max(abs(auc.value - 0.5) - AUC_TOLERANCE, 0.0),
+            "forget/distance": 2 * beyond,
         }
 
     def attach(self, model: nn.Module) -> None:
