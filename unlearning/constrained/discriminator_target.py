@@ -68,7 +68,8 @@ class DiscriminatorTarget(Target):
     `own` is the forget set's own target, on which the verdict rests.
 
     Its distance is how far the AUC on held-out pairs, of a discriminator that is fitted anew, is from chance, beyond a
-    tolerance for noise, and 0 where its interval holds chance. Held out are the validation images, of which the game sees nothing.
+    tolerance for noise; 0 where its interval holds chance. Held out are the validation images, of which the game sees
+    nothing.
 
     Args:
         parts: what the game is made of.
