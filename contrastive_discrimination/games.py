@@ -37,7 +37,8 @@ class ContrastiveArgs:
     """Flags that only the methods with a discriminator, untrain and untrain_contrastive, have."""
 
     discriminator: Literal["auto", *DISCRIMINATORS] = "auto"
-    """The discriminator; auto is mlp. untrain_contrastive always uses logistic."""
+    """The discriminator; auto is logistic, of features mlp; where a student learns, jensen_shannon, of features
+    difference. untrain_contrastive always uses logistic."""
     discriminate: Literal["logits", "features", "losses"] = "logits"
     """Its inputs: sorted log-probabilities with the label set apart, inputs of the last layer, or losses alone."""
     match: Literal["auto", "given", "none"] = "auto"

@@ -13,7 +13,8 @@ from unlearning.methods.method import Log, Span, constrained
 def target(context: MethodContext) -> DiscriminatorTarget:
     """As `constrained`, F the student's loss against a discriminator that is trained alongside."""
     args, parts = context.args, Parts(context)
-    name = "mlp" if args.discriminator == "auto" else args.discriminator
+    auto = "mlp" if args.discriminate == "features" else "logistic"
+    name = auto if args.discriminator == "auto" else args.discriminator
     size = parts.forget.shape[1]
 
     def critic() -> Critic:
