@@ -84,6 +84,8 @@ class Distillation:
         UserError: weights that cannot be read or do not fit.
     """
 
+    objective = PassForTeacher
+
     def __init__(self, run: PreparedRun) -> None:
         self.run, self.args, experiment = run, run.args, run.experiment
         self.precision, self.device = experiment.precision, experiment.precision.device
@@ -123,7 +125,7 @@ class Distillation:
         before = self.auc()
         loader = run.experiment.sets.training(run.experiment.splits.train, args.batch_size)
         generator = torch.Generator(self.device).manual_seed(args.seed)
-        objective = PassForTeacher(
+        objective = self.objective(
             self.student, self.teacher, self.see_features, self.scale, self.critic, args.discriminator_steps,
             args.noise, self.precision, generator,
         )  # fmt: skip
