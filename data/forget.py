@@ -1,6 +1,5 @@
 """What to forget: the grammar of `--forget`, the images that a request selects, and labels corrupted on purpose."""
 
-import difflib
 import math
 import os
 import re
@@ -17,7 +16,7 @@ from data.partition import Partition
 from data.random_streams import random_state
 from helper_functions.errors import UserError
 from helper_functions.training.distribution import say
-from helper_functions.wording import counted
+from helper_functions.wording import counted, did_you_mean
 
 GRAMMAR = (
     "random:0.1, random:500, long_tailed:0.1:10, class:apple,7, superclass:fish, mislabelled:0.1, group:NAME or "
@@ -54,11 +53,8 @@ def parse_forget(spec: str) -> ForgetRequest:
     kind, colon, value = spec.partition(":")
     kind, value = kind.strip(), value.strip()
     if kind not in SELECTORS:
-        close = difflib.get_close_matches(kind, SELECTORS, n=1)
-        hint = f"did you mean {close[0]}:…?" if close else f"write {GRAMMAR}"
-        if os.path.isfile(spec):
-            hint = f"did you mean file:{spec}?"
-        raise UserError(f"unknown forget request {spec!r}; {hint}")
+        hint = f"; did you mean file:{spec}?" if os.path.isfile(spec) else did_you_mean(kind, SELECTORS)
+        raise UserError(f"unknown forget request {spec!r}{hint or f'; write {GRAMMAR}'}")
     if not colon or not value:
         raise UserError(f"forget request {spec!r} names nothing after '{kind}:'; write {GRAMMAR}")
     if kind in ("file", "requests"):
@@ -202,7 +198,7 @@ def _superclasses(request: ForgetRequest, dataset: Dataset, partition: Partition
         raise UserError(f"{dataset.name} has no superclasses; use class:NAME, or --dataset cifar100")
     for name in request.names:
         if name not in dataset.superclasses:
-            raise UserError(f"{dataset.name} has no superclass {name!r}; {_choices(name, tuple(dataset.superclasses))}")
+            raise UserError(f"{dataset.name} has no superclass {name!r}{_choices(name, tuple(dataset.superclasses))}")
     members = [member for name in request.names for member in dataset.superclasses[name]]
     return _named_images(members, dataset, partition.train)
 
@@ -257,15 +253,14 @@ def _class_index(name: str, dataset: Dataset) -> int:
         return dataset.classes.index(name)
     if re.fullmatch(r"[0-9]{1,9}", name) and int(name) < dataset.num_classes:
         return int(name)
-    raise UserError(f"{dataset.name} has no class {name!r}; {_choices(name, dataset.classes, dataset.subclasses)}")
+    raise UserError(f"{dataset.name} has no class {name!r}{_choices(name, dataset.classes, dataset.subclasses)}")
 
 
 def _choices(name: str, names: tuple[str, ...], further: tuple[str, ...] = ()) -> str:
-    close = difflib.get_close_matches(name, names + further, n=3)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
+    if hint := did_you_mean(name, names + further):
+        return hint
     shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-    return f"choose from {shown} (numbers 0 to {len(names) - 1} for classes)"
+    return f"; choose from {shown} (numbers 0 to {len(names) - 1} for classes)"
 
 
 SELECTORS = {

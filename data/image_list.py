@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import difflib
 import json
 import os
 import posixpath
@@ -18,6 +17,7 @@ from data.datasets import Dataset
 from helper_functions.errors import UserError
 from helper_functions.safe_files.printable import REFUSED
 from helper_functions.safe_files.regular_files import open_text
+from helper_functions.wording import did_you_mean, nearest
 
 # A wrong path, such as a video's, ends in an error before it fills the memory.
 LONGEST_LINE = 4096
@@ -87,7 +87,7 @@ class ImageNames:
         inside = inside[:LONGEST_ENTRY]
         # A picture that was saved in another format is the same one.
         near = [name for name in self.names if _without_ending(name) == _without_ending(inside)]
-        near = near or difflib.get_close_matches(inside, self.names, 1)
+        near = near or nearest(inside, self.names)
         shown = repr(entry if len(entry) <= LONGEST_ENTRY else f"{entry[:LONGEST_ENTRY]}…")
         return shown + (f" (nearest: {near[0]})" if near else "")
 
@@ -121,8 +121,8 @@ def read_group(path: str | Path, names: tuple[str, ...], dataset: Dataset) -> np
     whole = [name for name in (",".join(names), ", ".join(names)) if name in known]
     for name in whole or names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 3) or list(known)[:NAMED]
-            raise UserError(f"--groups {path} has no group {name!r}; did you mean {' or '.join(close)}?")
+            hint = did_you_mean(name, known) or f"; it has {and_more(list(known)[:NAMED], len(known))}"
+            raise UserError(f"--groups {path} has no group {name!r}{hint}")
     entries = [(where, file) for where, (file, group) in rows if group in (whole or names)]
     return np.unique(np.array(ImageNames(dataset).find_all(entries, path), dtype=np.int64))
 
@@ -165,8 +165,7 @@ def in_class_order(dataset: Dataset, path: str | Path) -> Dataset:
         if not name:
             continue
         if name not in dataset.classes:
-            close = difflib.get_close_matches(name, dataset.classes, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(name, dataset.classes)
             raise UserError(f"--class_order {path}, {where}: the data set has no class {name!r}{hint}")
         if name in order:
             raise UserError(f"--class_order {path}, {where}: class {name!r} is there twice; name each once")

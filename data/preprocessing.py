@@ -70,8 +70,7 @@ class Preprocessing:
     def resolved(self) -> "Preprocessing":
         """With a recipe's values and defaults for what is not stated; the user's own code leaves open what it decides.
 
-        Raises:
-            UserError: flags contradict each other, or there is no such recipe.
+        Raises UserError where flags contradict each other, or there is no such recipe.
         """
         if names_code(self.transform):
             if given := [name for name in DECIDED if getattr(self, name) is not None]:
@@ -138,11 +137,7 @@ class Preprocessing:
         return read
 
     def of_pixels(self, pixels: np.ndarray) -> "Preprocessing":
-        """With size and channels of what the reader gave, `[..., H, W, C]`.
-
-        Raises:
-            UserError: the flags state others, or a normalisation of what the user's own code has normalised.
-        """
+        """With size and channels of what the reader gave, `[..., H, W, C]`; UserError where flags contradict it."""
         shape = {"image_size": list(pixels.shape[-3:-1]), "channels": pixels.shape[-1]}
         for name, value in shape.items() if names_code(self.transform) else ():
             if getattr(self, name) not in (None, value):

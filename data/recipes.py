@@ -90,11 +90,7 @@ RECIPES: dict[str, Callable[[str], Recipe]] = {"torchvision": _of_torchvision, "
 
 
 def recipe(transform: str) -> Recipe:
-    """The fields and the transform called `LIBRARY:NAME`.
-
-    Raises:
-        UserError: there is no such one, the library is not installed, or it cannot read its own file.
-    """
+    """The fields and the transform called `LIBRARY:NAME`; UserError where the library cannot give them."""
     name, _, rest = transform.partition(":")
     if name not in RECIPES or not rest:
         raise UserError(

@@ -103,9 +103,8 @@ def check_shadow_models(count: int) -> None:
 def load_checkpoints(args: CheckpointArgs, experiment: Experiment) -> dict[str, nn.Module]:
     """The models to judge by name: original, files by their paths, a re-initialised one, retrained ones.
 
-    Raises:
-        UserError: weights cannot be read or do not fit, a retrained model has another forget set, or flags need a
-            forget set and there is none.
+    Raises UserError where weights cannot be read or do not fit, a retrained model has another forget set, or flags need
+    a forget set and there is none.
     """
     flags = ("retrained_weight_path", "relearn", "linear_probe", "prototype", "shadow_models")
     asked = [name for name in flags if getattr(args, name)]

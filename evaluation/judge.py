@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contrastive_discrimination.held_out import resampled_folds
+from contrastive_discrimination.held_out import Fold, resampled_folds
 from data.image_sets import ImageSets
 from data.random_streams import random_state
 from data.views import fixed_sample
@@ -46,6 +46,7 @@ class Judgement:
     during a run. retain_right, forget_right, test_right: which of the evaluated retain images, of the forget images,
     and of the test images are classified correctly, bool `[n]`. held_out_right: which of the unseen and validation
     images of classes that stay. margins: log(p / (1 - p)) of the given labels, float64 `[n]`; empty during a run.
+    folds: of the loss attack; None where it has no figures.
     """
 
     figures: Figures
@@ -56,6 +57,7 @@ class Judgement:
     forget_right: Tensor
     test_right: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     margins: Outputs = dataclasses.field(default_factory=dict)
+    folds: list[Fold] | None = None
 
 
 def judge_all(
@@ -98,7 +100,7 @@ def judge(
         final: whether test images are read and attacks are run; False during a run.
         retain_images: how many retain images are evaluated, the same ones for every model; None: all of them.
     """
-    figures, losses, outputs, margins = {}, {}, {}, {}
+    figures, losses, outputs, margins, folds = {}, {}, {}, {}, None
     right: Outputs = {part: torch.zeros(0, dtype=torch.bool) for part in ("retain", "forget", "test", *HELD_OUT)}
     retain = fixed_sample(sets.splits.retain, retain_images)
     for part in PARTS if final else PARTS[:-1]:
@@ -119,10 +121,12 @@ def judge(
         if part == "test":
             figures |= _by_class_group(sets, logits, labels)
     if final and {"forget", "test"} <= losses.keys():
-        figures |= against_test(sets, losses, outputs, retain)
+        forget, test = _matched_rows(sets)
+        folds = loss_folds(losses["forget"][forget], losses["test"][test], sets.splits.seed)
+        figures |= against_test(sets, losses, outputs, retain, folds)
     held_out_right = torch.cat([right[part][stays(sets, part)] for part in HELD_OUT])
     return Judgement(
-        figures, losses, outputs, right["retain"], held_out_right, right["forget"], right["test"], margins
+        figures, losses, outputs, right["retain"], held_out_right, right["forget"], right["test"], margins, folds
     )
 
 
@@ -155,7 +159,9 @@ def _by_class_group(sets: ImageSets, logits: Tensor, labels: Tensor) -> dict[str
     return found
 
 
-def against_test(sets: ImageSets, losses: Outputs, logits: Outputs, retain: Tensor) -> Figures:
+def against_test(
+    sets: ImageSets, losses: Outputs, logits: Outputs, retain: Tensor, folds: list[Fold] | None
+) -> Figures:
     """`mia_...` and `discriminator_...`: forget images against as many test images of each class.
 
     Matched by true class. The discriminator reads true labels of both: given labels that are wrong would expose a
@@ -163,11 +169,12 @@ def against_test(sets: ImageSets, losses: Outputs, logits: Outputs, retain: Tens
     of each class (test images of wholly forgotten classes are in neither) and judges all forget images. With these
     retain images as members, `retain_mia_auc` is the AUC of low losses.
 
-    `losses` are those on given labels; `retain` are the retain images among them, int64 in ascending order.
+    `losses` are those on given labels; `retain` are the retain images among them, int64 in ascending order; `folds`
+    are those of the loss attack.
     """
     splits, labels = sets.splits, sets.dataset.labels
     forget, test = _matched_rows(sets)
-    figures = loss_attack(losses["forget"][forget], losses["test"][test], splits.seed)
+    figures = loss_attack(folds, splits.seed)
     figures["mia_efficacy"], found = None, None
     if "retain" in losses:
         members, others = _known_losses(sets, losses, retain)
@@ -219,13 +226,9 @@ def intervals_of_gaps(judgements: dict[str, Judgement], sets: ImageSets) -> dict
             shares = resampled_shares(right, RESAMPLES, random_state(sets.splits.seed, "intervals of gaps", part))
             for name, share in zip(judgements, 100 * shares, strict=True):
                 resampled[name][f"{part}_top1"] = share
-    if "test" in next(iter(judgements.values())).losses and len(sets.splits.forget):
-        forget, test = _matched_rows(sets)
-        for name, judgement in judgements.items():
-            losses = judgement.losses
-            folds = loss_folds(losses["forget"][forget], losses["test"][test], sets.splits.seed)
-            if folds is not None:
-                resampled[name]["mia_auc"] = resampled_folds(folds, sets.splits.seed, RESAMPLES)
+    for name, judgement in judgements.items():
+        if judgement.folds is not None:
+            resampled[name]["mia_auc"] = resampled_folds(judgement.folds, sets.splits.seed, RESAMPLES)
     return gap_intervals({name: judgement.figures for name, judgement in judgements.items()}, resampled)
 
 

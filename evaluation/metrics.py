@@ -42,11 +42,10 @@ def activation_distance(first: Tensor, second: Tensor) -> float:
 
 
 def loss_histograms(losses: dict[str, dict[str, Tensor]]) -> dict:
-    """Distribution of losses: `edges` of 30 bins, evenly spaced on a logarithmic scale, and by model and part the share
-    of images in each bin, in percent.
+    """Histograms of losses `[n]` by model and part, of forget and test images alone.
 
-    Args:
-        losses: model name to part name to losses `[n]`; parts other than forget and test are left out.
+    Gives `edges` of 30 bins, evenly spaced on a logarithmic scale, and by model and part the share of images in each
+    bin, in percent.
     """
     shown = {
         model: {part: parts[part] for part in ("forget", "test") if part in parts} for model, parts in losses.items()

@@ -32,11 +32,7 @@ class DryRunArgs:
 
 
 def check_dry_run(args: Any) -> None:
-    """Refuse what leaves nothing to rehearse, and data that would have to be downloaded.
-
-    Raises:
-        UserError: naming the flag.
-    """
+    """Refuse what leaves nothing to rehearse, and data that would have to be downloaded, by a UserError."""
     if not args.dry_run:
         return
     if args.resume is not None:

@@ -11,8 +11,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{ending}{of}{others}"
 
 
-def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`; did you mean NAME?` for the names that begin so, or are closest; empty where none is close."""
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Up to three names that begin so, or are closest; empty where none is close."""
     known = list(known)
-    close = [each for each in known if name and each.startswith(name)][:3] or difflib.get_close_matches(name, known, 3)
+    return [each for each in known if name and each.startswith(name)][:3] or difflib.get_close_matches(name, known, 3)
+
+
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """`; did you mean NAME?` for the `nearest` names; empty where there is none."""
+    close = nearest(name, known)
     return f"; did you mean {' or '.join(prefix + each for each in close)}?" if close else ""

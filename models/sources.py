@@ -25,13 +25,7 @@ def is_code(name: object) -> bool:
 
 
 def refuse_unnamed_code(name: object, asked: str, flag: str) -> None:
-    """Refuse to run code that an earlier run names and the user does not, since its folder may be a stranger's.
-
-    Args:
-        name: the earlier run's model.
-        asked: the user's own --model.
-        flag: which names the run, for the error.
-    """
+    """Refuse code as the model `name` of an earlier run, which `flag` names, unless it is the --model `asked` for."""
     if is_code(name):
         refuse_unnamed("model", name, asked, flag)
 

@@ -57,11 +57,7 @@ class WeightFile:
 
 
 def check_weight_file(path: str | Path) -> None:
-    """Refuse a --weight_path whose first bytes are those of another kind of file.
-
-    Raises:
-        UserError: naming the path.
-    """
+    """Refuse a --weight_path whose first bytes are those of another kind of file, by a UserError."""
     check_file("weight_path", path)
     with open_bytes(path) as file:
         known = file.read(4).startswith((b"PK\x03\x04", b"\x80"))
@@ -72,9 +68,8 @@ def check_weight_file(path: str | Path) -> None:
 def read_weight_file(path: str | Path) -> tuple[dict[str, Tensor], WeightFile]:
     """Weights by the model's own names, on the CPU, and the file's form; nothing in the file is executed.
 
-    Raises:
-        UserError: naming the path, when the file is missing, unreadable, truncated or no checkpoint, or holds anything
-            but dense tensors of numbers.
+    Raises UserError, which names the path, where the file is missing, unreadable, truncated or no checkpoint, or holds
+    anything but dense tensors of numbers.
     """
     path = Path(path)
     content, format_, metadata = _read(path)

@@ -50,11 +50,7 @@ class NanGuard:
             self._good_count = self.count
 
     def on_fault(self, fault: Fault) -> bool:
-        """Take the run back; True, for a pass that is to be begun again.
-
-        Raises:
-            NotFinite: the run stops here.
-        """
+        """Take the run back; True, for a pass that is to be begun again. Raises NotFinite where the run stops."""
         if not self.rewinds or self.count == MOST_REWINDS:
             raise stopped_by(fault, self.record, f"lower {self.flag}", self.count)
         # A part would step on in the very tensors that it is given.

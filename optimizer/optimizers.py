@@ -40,10 +40,8 @@ def build_optimizer(model: nn.Module, recipe) -> Optimizer:
     """The optimizer of a `Recipe`, or of any arguments with the same fields; fused on CPU and CUDA, in SAM if asked.
 
     `momentum` is that of Nesterov's SGD, or AdamW's first beta. Without `decay_norm_and_bias`, parameters of at most
-    one dimension (norms and biases) form a group of their own, without weight decay.
-
-    Raises:
-        UserError: no parameter requires a gradient.
+    one dimension (norms and biases) form a group of their own, without weight decay. Raises UserError where no
+    parameter requires a gradient.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:

@@ -27,12 +27,10 @@ def inequality(
     penalty_coefficient: float | None = None,
     device: torch.device | str = "cpu",
 ) -> cooper.Constraint:
-    """One inequality constraint (violation ≤ 0) in the formulation of a solver.
+    """One inequality constraint (violation ≤ 0) in the formulation of a solver: with a multiplier, a penalty, or both.
 
-    Args:
-        solver: quadratic penalty (no multiplier), Lagrangian (no penalty), or both.
-        multiplier: the dual variable's first value; a warm start spares the steps in which it would climb.
-        penalty_coefficient: the penalty's first value; None takes the solver's own.
+    `multiplier` and `penalty_coefficient` are first values, of which None is the solver's own; a warm start spares the
+    steps in which the multiplier would climb.
     """
     formulation = SOLVERS[solver]
     options = {}
@@ -68,12 +66,7 @@ class Descent:
         self.optimizer.zero_grad()  # a model from elsewhere may still hold gradients
 
     def step(self, loss: Tensor, loss_again: Callable[[], Tensor]) -> Tensor:
-        """Descend along the gradient of `loss`; gives the gradient's norm before it is clipped, 0-d.
-
-        Args:
-            loss: 0-d.
-            loss_again: the same loss from another forward pass, for SAM.
-        """
+        """Descend along the gradient of a loss, 0-d, which SAM takes again; gives the norm before it is clipped."""
         loss.backward()
         norm = _grad_norm(self.model)
         self._clip(norm)
@@ -105,11 +98,9 @@ class Solver(Descent):
 
     Args:
         problem: whose multipliers and penalty coefficients are held.
-        optimizer: of the weights of `model`; a SAM optimizer takes its two passes.
-        model: whose gradients are measured and clipped.
+        optimizer, model, max_grad_norm: as of `Descent`.
         dual_learning_rate: step of a multiplier for each unit of strict violation, as a share of the multiplier (much
             like exponentiated gradient ascent, Kivinen & Warmuth 1997), or of `least_multiplier` where it is below.
-        max_grad_norm: gradients longer than this are scaled down to it; None leaves them.
         least_multiplier: below it, a multiplier moves in proportion to this.
     """
 

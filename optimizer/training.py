@@ -163,12 +163,7 @@ class Fit(Trainer):
         self.watch = self.config.cost.stopwatch(precision.device)
 
     def run(self) -> Cost:
-        """Train to the end.
-
-        Raises:
-            NotFinite: a figure, or a weight, became NaN or infinite.
-            Stopped: a signal has come.
-        """
+        """Train to the end. Raises NotFinite where a figure or a weight is not finite, Stopped after a signal."""
         run_loop(self, self.config)
         return self.config.cost
 

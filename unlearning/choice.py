@@ -58,11 +58,7 @@ class LastEpoch:
 
 
 class BestFeasible(LastEpoch):
-    """Ours: of the epochs that kept the budget, the one nearest to its target.
-
-    Args:
-        tolerances: of the run's target and of the forget set's own.
-    """
+    """Ours: of the epochs that kept the budget, the nearest to its target, by `tolerances` as of `is_better`."""
 
     def __init__(self, tolerances: tuple[float, float]) -> None:
         super().__init__()

@@ -41,11 +41,7 @@ class DialArgs:
 
 
 def line_of(asked: Any) -> dict[str, object]:
-    """Flags that --dial takes over from the run whose line it is; empty without it.
-
-    Raises:
-        UserError: there is no such run, or its files are gone.
-    """
+    """Flags that --dial takes over from the run whose line it is; empty without it. UserError where files are gone."""
     if asked.dial is None:
         return {}
     folder, flag = Path(asked.dial), f"--dial {asked.dial}"
@@ -70,11 +66,7 @@ def line_of(asked: Any) -> dict[str, object]:
 
 
 def end_of(folder: str | Path) -> Path:
-    """The weights that a run ended with.
-
-    Raises:
-        UserError: they are gone.
-    """
+    """The weights that a run ended with; UserError where they are gone."""
     if (path := result_weights(folder)).is_file():
         return path
     raise UserError(f"--dial {folder}: its {RESULT} is gone; put it back, or run it again")
@@ -103,9 +95,8 @@ class Dial(Line):
 def bought(points: list[dict[str, float]], budget: float) -> tuple[float, float]:
     """The largest share within a budget, and forget accuracy in percent there, between measured points on a line.
 
-    Args:
-        points: as of `Dial.points`, the first of share 0.
-        budget: in points; the retain fall's upper bound and the held-out fall's lower bound have to keep it.
+    The points are those of `Dial.points`, the first of share 0. The retain fall's upper bound and the held-out fall's
+    lower bound have to keep the budget, in points.
     """
     falls = [max(point["fall_bound"], point["held_out_bound"]) for point in points]
     within = next((number for number, fall in enumerate(falls) if fall > budget), len(points)) - 1

@@ -50,11 +50,7 @@ class DistillationArgs:
     """Mode train: only the student learns."""
 
     def check(self) -> None:
-        """Refuse flags of one mode in another, and flags that leave nothing to do.
-
-        Raises:
-            UserError: naming the flag.
-        """
+        """Refuse flags of one mode in another, and flags that leave nothing to do, by a UserError that names them."""
         for flag in ("weight_path_student", "weight_path_classifier"):
             path = getattr(self, flag)
             if path is not None:
@@ -75,14 +71,7 @@ class DistillationArgs:
 
 
 class Distillation:
-    """Teacher, student and critic of one run.
-
-    Args:
-        run: its model `original` is the teacher.
-
-    Raises:
-        UserError: weights that cannot be read or do not fit.
-    """
+    """Teacher, the run's model `original`, student and critic of one run; UserError for weights that do not fit."""
 
     objective = PassForTeacher
 
@@ -164,11 +153,7 @@ class Distillation:
 
 
 def check_distillation(args: DistillationArgs, experiment: Experiment, teacher: nn.Module) -> None:
-    """Refuse weights that do not fit, and too few images to judge by, before any work.
-
-    Raises:
-        UserError: naming the file, or how many images there are.
-    """
+    """Refuse weights that do not fit, and too few images to judge by, before any work, by a UserError."""
     count = len(experiment.splits.validation)
     if count < FOLDS:
         raise UserError(f"{count} validation images: held-out pairs need {FOLDS} or more; raise --validation")

@@ -37,7 +37,7 @@ TARGETS = {
 
 
 class Experiment:
-    """Data and models of one run.
+    """Data and models of one run; UserError, before anything is written, for a request that cannot be met.
 
     Args:
         args: an instance of a script's `Args`, with the fields of `ComputeArgs`, `DataArgs` and `ModelArgs`.
@@ -48,9 +48,6 @@ class Experiment:
         again: whether it was not forgotten, and joins the other one.
         with_copies: whether copies of forget images are forgotten as well.
         excluded: file of hashes of pictures that are in no part.
-
-    Raises:
-        UserError: a request that cannot be met; nothing has been written.
     """
 
     def __init__(
@@ -126,8 +123,7 @@ class Experiment:
     def model(self, weight_path: str | None = None, name: str | None = None) -> nn.Module:
         """The classifier that the arguments ask for, or the one called `name`, with weights from a file or the seed.
 
-        Raises:
-            UserError: no such architecture, or weights that cannot be read or do not fit.
+        Raises UserError where there is no such architecture, or weights cannot be read or do not fit.
         """
         seed_everything(self.args.seed)
         args, dataset = self.args, self.dataset
@@ -148,11 +144,7 @@ class Experiment:
         return model.to(self.precision.device)
 
     def retrained(self, weight_path: str) -> nn.Module:
-        """The retrained model from a file; splits beside it must leave the same forget set out.
-
-        Raises:
-            UserError: it was trained on another split.
-        """
+        """The retrained model from a file; UserError where splits beside it leave another forget set out."""
         beside = Path(weight_path).with_name("splits.npz")
         if beside.is_file():
             theirs = Splits.load(beside, self.dataset)
@@ -193,8 +185,7 @@ class Experiment:
     def target(self, name: str) -> str:
         """The forget target called `name`, or the one that fits the forget set for `auto`.
 
-        Raises:
-            UserError: `auto`, for classes that go beside subclasses of such that stay.
+        Raises UserError for `auto` and classes that go beside subclasses of such that stay.
         """
         found = TARGETS[parse_forget(self.splits.forget_request).kind] if name == "auto" else name
         if name != "auto" or found != "zero" or not self.dataset.subclasses:

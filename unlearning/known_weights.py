@@ -26,13 +26,9 @@ ALWAYS = (*PLACE, *MODEL)
 def described(weight_path: str | None, asked: Any) -> dict[str, object]:
     """Flags of the run that weights lie in the folder of, by its config.yaml; empty for weights from elsewhere.
 
-    Args:
-        weight_path: file of weights, if any.
-        asked: `dataset`, `data_dir` and `model` as they were given. Where they name another data set than the run's,
-            the model alone is taken over; where its data have moved, all but their place.
-
-    Raises:
-        UserError: the run's config.yaml cannot be read, or names code as its model.
+    Where `dataset`, `data_dir` and `model`, as they were `asked` for, name another data set than the run's, the model
+    alone is taken over; where its data have moved, all but their place. Raises UserError where the run's config.yaml
+    cannot be read, or names code as its model.
     """
     if weight_path is None:
         return {}
@@ -51,12 +47,7 @@ def own_weights(asked: Any) -> dict[str, object]:
 
 
 def refuse_code(config: dict, asked: Any, flag: str) -> None:
-    """Refuse code as the model or the transform of an earlier run, whose folder may be a stranger's, where the user
-    names none.
-
-    Raises:
-        UserError: naming the flag.
-    """
+    """Refuse code as model or transform of an earlier run, maybe a stranger's, where the user has not asked for it."""
     if asked.model == ModelArgs.model:
         refuse_unnamed_code(config.get("model"), asked.model, flag)
     if asked.transform is None:
@@ -72,8 +63,7 @@ def refuse_unnamed_method(method: object, asked: str, flag: str) -> None:
 def resumed(given: Any) -> tuple[RunRecord, Any]:
     """The record and the flags of the run that `--resume` names, code in which the user has to name again.
 
-    Raises:
-        UserError: there is no such run, or it is another script's.
+    Raises UserError where there is no such run, or it is another script's.
     """
     config = Path(given.resume) / "config.yaml"
     if hasattr(given, "method") and config.is_file():

@@ -104,9 +104,7 @@ class UnlearningRun(RunListener):
     def run(self, checkpoint: dict | None = None) -> Unlearned:
         """All of the method's epochs, then the choice; a checkpoint of an earlier run is continued.
 
-        Raises:
-            NotFinite: a figure, or a weight, became NaN or infinite.
-            Stopped: a signal has come; within an epoch, everything was saved.
+        Raises NotFinite where a figure or a weight is not finite, Stopped after a signal, at which everything is saved.
         """
         state = checkpoint if checkpoint is not None and checkpoint["name"] == "unlearning" else None
         if state is not None:

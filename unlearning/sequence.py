@@ -44,11 +44,7 @@ class SequenceArgs:
 
 @dataclasses.dataclass(frozen=True)
 class Previous:
-    """The run of the request before: its folder, flags and report.
-
-    Raises:
-        UserError: of all methods, where the report lacks a number that it should have.
-    """
+    """The run of the request before: its folder, flags and report; UserError where this lacks a number."""
 
     folder: Path
     config: dict
@@ -56,11 +52,7 @@ class Previous:
 
     @classmethod
     def read(cls, folder: str) -> "Previous":
-        """A finished run that kept its budget, whether it has forgotten or not.
-
-        Raises:
-            UserError: there is no such run.
-        """
+        """A finished run that kept its budget, whether it has forgotten or not; UserError where there is none."""
         return from_main(lambda: _read(Path(folder)))
 
     @property
@@ -126,11 +118,7 @@ def _read(folder: Path) -> Previous:
 
 
 def finished(folder: Path, flag: str) -> tuple[dict, dict]:
-    """Flags and report of a run that has unlearned.
-
-    Raises:
-        UserError: there is none; it begins with `flag`.
-    """
+    """Flags and report of a run that has unlearned; a UserError that begins with `flag` where there is none."""
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{flag}: no run folder (it has no config.yaml)")
     config = load_config(folder / "config.yaml")
@@ -187,11 +175,7 @@ class Sequence:
     asked_again: int
 
     def left_of(self, budget: float) -> float:
-        """What is left of the whole sequence's budget, in points.
-
-        Raises:
-            UserError: nothing is.
-        """
+        """What is left of the whole sequence's budget, in points; UserError where nothing is."""
         left = budget - self.budget_spent
         if left <= 0 and self.budget_spent > 0:
             raise UserError(
@@ -208,11 +192,7 @@ class Sequence:
 
 
 def check_previous(args: Any) -> Previous:
-    """The run before a request, whose flags must not contradict it.
-
-    Raises:
-        UserError: naming the flag.
-    """
+    """The run before a request; UserError where a flag contradicts it."""
     previous = Previous.read(args.previous_run)
     if args.weight_path is None or Path(args.weight_path) != previous.weights:
         raise UserError(

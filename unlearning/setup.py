@@ -111,7 +111,7 @@ Check = Callable[[Any, Experiment, nn.Module], None]
 
 
 def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun:
-    """Open or reopen the run folder, read what there is, train what is missing.
+    """Open or reopen the run folder, read what there is, train what is missing; UserError before any work.
 
     Args:
         args: an instance of a script's `Args`, with the fields of `RunArgs`, `DataArgs`, `ModelArgs`, `UnlearnArgs` and
@@ -119,9 +119,6 @@ def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun
         name: beginning of the folder's name where --name_prefix gives none; method and forget set follow.
         must_forget: whether arguments or earlier splits have to name a forget set.
         check: refuses what the script would need and cannot have, from arguments, data and the original.
-
-    Raises:
-        UserError: a request that cannot be met; nothing has been written.
     """
     record = None
     if args.resume is not None:
@@ -180,11 +177,7 @@ def set_up(args: Any, name: str, must_forget: bool, check: Check) -> PreparedRun
 
 
 def keep_code(path: Path, record: RunRecord) -> None:
-    """Keep a copy of the file of the user's own method in the run folder.
-
-    Raises:
-        UserError: a resumed run began with other code.
-    """
+    """Keep a copy of the user's own method in the run folder; UserError where a resumed run began with other code."""
     kept, code = record.path(CODE), path.read_bytes()
     if from_main(lambda: kept.is_file() and kept.read_bytes() != code):
         raise UserError(f"--method {path}: it has changed since {record.folder} began; undo that, or start anew")
@@ -218,11 +211,7 @@ def _train_missing(run: PreparedRun) -> None:
 
 
 def check_forgetting(args: Any, method: str, experiment: Experiment, original: nn.Module) -> None:
-    """Refuse a method that these arguments and images do not allow.
-
-    Raises:
-        UserError: naming the flag, or the images that are too few.
-    """
+    """Refuse a method that these arguments and images do not allow, by a UserError that says why."""
     settings, target = settings_from(args, method), experiment.target(args.forget_target)
     check_method(method, settings)
     check_images(method, settings, target, experiment.splits, experiment.dataset.num_classes)
@@ -231,11 +220,7 @@ def check_forgetting(args: Any, method: str, experiment: Experiment, original: n
 
 
 def check_features(args: Any, model: nn.Module) -> None:
-    """Refuse a discriminator of features that no weight may change.
-
-    Raises:
-        UserError: naming the flags.
-    """
+    """Refuse a discriminator of features that no weight may change, by a UserError."""
     if args.discriminate == "features" and not moves_features(model):
         raise UserError(
             f"--discriminate features --trainable {args.trainable}: the head alone does not change features; give "

@@ -98,13 +98,7 @@ class OriginalAnswers:
 
 
 def label_loss_gap(original_logits: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy on the labels, less the original's on the same inputs, in nats, 0-d.
-
-    Args:
-        original_logits: `[B, K]`.
-        logits: `[B, K]`.
-        labels: `[B]`.
-    """
+    """Mean cross-entropy on labels `[B]`, less the original's on the same inputs, in nats, 0-d; logits `[B, K]`."""
     return F.cross_entropy(logits, labels) - F.cross_entropy(original_logits, labels)
 
 

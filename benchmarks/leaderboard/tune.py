@@ -68,11 +68,7 @@ SPACES["scrub_r"] = Space({"method": "scrub", "rewind": True}, METHODS["scrub"].
 
 
 def space_of(method: str) -> Space:
-    """What is searched of a row of `SPACES`, or of the user's own `FILE.py:METHOD`.
-
-    Raises:
-        UserError: there is no such row, or the method states no `search`.
-    """
+    """What is searched of a row of `SPACES`, or of the user's own `FILE.py:METHOD`; UserError if nothing is."""
     if not is_own(method):
         if method not in SPACES:
             raise UserError(f"--methods {method}: one of {', '.join(SPACES)}, or FILE.py:METHOD")

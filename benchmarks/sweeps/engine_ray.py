@@ -35,8 +35,7 @@ QUIET = {"log_to_driver": False, "logging_level": "error"}  # what a run prints 
 def joined(address: str | None, workers: int, gpus_per_run: float) -> Iterator[None]:
     """Join a Ray cluster, or start one of so many workers on this machine that ends with the context.
 
-    Raises:
-        UserError: there is no such cluster, or no machine of it has that share of a GPU.
+    Raises UserError where there is no such cluster, or no machine of it has that share of a GPU.
     """
     handler = signal.getsignal(signal.SIGTERM)
     if address is None:

@@ -11,13 +11,10 @@ PERCENTILE = 0.95
 def klom(unlearned: Tensor, retrained: Tensor) -> float:
     """95th percentile over images of the KL divergence between margin distributions, retrained to unlearned, in nats.
 
-    An image's margins over the models of a side are taken for Gaussian, as in U-LiRA (`fit_gaussians`). Models of one
-    distribution have about 1.92 (1/N + 1/M). Source: Georgiev et al. 2024 (arXiv 2410.23232), with histograms of 100
-    models in place of Gaussians.
-
-    Args:
-        unlearned: margins log(p / (1 - p)) of the label under each unlearned model, `[N, n]`, N at least 2.
-        retrained: the same under each retrained model, `[M, n]`, M at least 2.
+    Margins log(p / (1 - p)) of the label are `[N, n]` of unlearned and `[M, n]` of retrained models, N and M at least
+    2. An image's margins over the models of a side are taken for Gaussian, as in U-LiRA (`fit_gaussians`). Models of
+    one distribution have about 1.92 (1/N + 1/M). Source: Georgiev et al. 2024 (arXiv 2410.23232), with histograms of
+    100 models in place of Gaussians.
     """
     (mean, variance), (of_retrained, variance_retrained) = (
         fit_gaussians(side.double(), torch.ones_like(side, dtype=torch.bool)) for side in (unlearned, retrained)

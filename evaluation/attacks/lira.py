@@ -60,11 +60,7 @@ class Shadows:
 
 
 def shadow_targets(sets: ImageSets) -> ShadowTargets:
-    """The targets of a forget set.
-
-    Raises:
-        UserError: there is no class-matched test image, or some labels of the forget set are wrong and others right.
-    """
+    """The targets of a forget set; UserError without a matching test image, or where some of its labels are wrong."""
     splits, dataset = sets.splits, sets.dataset
     forget, test = class_matched(dataset.strata, splits.forget, splits.test, splits.seed)
     if len(forget) == 0:
@@ -127,16 +123,13 @@ def shadow_folder(parent: str | Path, configuration: dict, splits: Splits) -> Pa
 def run_shadows(
     sets: ImageSets, precision: Precision, count: int, folder: Path, train_and_forget: TrainAndForget
 ) -> Shadows:
-    """Make the missing shadow models and read the outputs of all.
+    """Make the missing shadow models and read the outputs of all; UserError where these cannot be read.
 
     Args:
         sets: of the models to judge.
         count: of shadow models, even and at least `FEWEST`, finished ones in `folder` included.
         folder: of `shadow_folder`, with a sub-folder `shadow-000` and so on for each; a finished one has `outputs.pt`.
         train_and_forget: called for each unfinished one, with its sub-folder.
-
-    Raises:
-        UserError: outputs cannot be read, or as `shadow_targets`.
     """
     targets = shadow_targets(sets)
     found = []

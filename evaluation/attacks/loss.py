@@ -11,21 +11,18 @@ from evaluation.attacks.intervals import RESAMPLES, auc_figures, joined_scores, 
 ATTACKER_IMAGES = 2000
 
 
-def loss_attack(member_losses: Tensor, non_member_losses: Tensor, seed: int = 0) -> dict[str, float | None]:
-    """Mean over five stratified folds of a logistic regression on the loss, judged on the images left out.
+def loss_attack(folds: list[Fold] | None, seed: int = 0) -> dict[str, float | None]:
+    """Means over five folds, those of `loss_folds`, of a logistic regression on the loss.
 
-    Member losses that are *higher* than non-members' reveal membership as lower ones do. Source: Kurmanji et al. 2023,
-    section 5; Carlini et al. 2022, section III, for the true positives.
-
-    Losses are `[P]` and `[Q]`; accuracy is meaningful where Q is P.
+    Member losses that are *higher* than non-members' reveal membership as lower ones do. Accuracy is meaningful for as
+    many non-members as members. Source: Kurmanji et al. 2023, section 5; Carlini et al. 2022, section III, for the true
+    positives.
 
     Returns:
         `mia_auc` with the ends of its 95 % interval, `mia_auc_low` and `mia_auc_high` (0.5 is ideal), `mia_accuracy` in
         percent (50 is ideal), `mia_tpr`, true positives at 1 % false ones, in percent (1 is ideal), and
-        `mia_worst_tenth` with its interval (50 is ideal). All None where a side has fewer images than there are folds,
-        or losses are not finite.
+        `mia_worst_tenth` with its interval (50 is ideal). All None without folds.
     """
-    folds = loss_folds(member_losses, non_member_losses, seed)
     if folds is None:
         none = auc_figures("mia_auc", None) | {"mia_accuracy": None, "mia_tpr": None}
         return none | auc_figures("mia_worst_tenth", None)
@@ -40,7 +37,10 @@ def loss_attack(member_losses: Tensor, non_member_losses: Tensor, seed: int = 0)
 
 
 def loss_folds(member_losses: Tensor, non_member_losses: Tensor, seed: int = 0) -> list[Fold] | None:
-    """Scores of `loss_attack`, members first, of the images left out; None where it has no figures."""
+    """Scores, members first, of the images that each of five stratified folds leaves out, by a logistic regression.
+
+    Losses are `[P]` and `[Q]`. None where a side has fewer images than there are folds, or losses are not finite.
+    """
     losses = torch.cat([member_losses, non_member_losses]).double().cpu()
     if min(len(member_losses), len(non_member_losses)) < FOLDS or not losses.isfinite().all():
         return None

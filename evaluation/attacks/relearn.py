@@ -23,16 +23,12 @@ STREAM = 9
 
 
 def relearn_steps(model: nn.Module, sets: ImageSets, precision: Precision, original_top1: float) -> int:
-    """Gradient steps on forget images, with given labels, until their accuracy is that of the original.
+    """Gradient steps on forget images, with given labels, until their accuracy is that of the original, in percent.
 
     A copy is fine-tuned by SGD with momentum 0.9, batch norm in training mode, no augmentation. Accuracy is checked
     before the first step and about eight times an epoch; the steps up to the successful check are counted, those of
     `MAX_EPOCHS` where they do not suffice. Compare with the retrained model's figure: a model that needs fewer steps
     has retained something. Source: Golatkar et al. 2021, section 5 (relearn time).
-
-    Args:
-        model: not changed.
-        original_top1: top-1 of the original on the forget set, in percent, by given labels.
     """
     model = copy.deepcopy(model)
     loader = sets.training(sets.splits.forget, BATCH_SIZE, augment=False, stream=STREAM)

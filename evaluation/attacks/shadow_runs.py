@@ -38,11 +38,8 @@ TRAINING = ("augmentation", "cutout")
 def read_method(script: ModuleType, path: str, judged: Any) -> Any:
     """The arguments of shadow runs: method and training of a configuration, data and model of the judged weights.
 
-    The --train_ flags of the configuration apply to the shadows' originals.
-
-    Raises:
-        UserError: it cannot be read, is not a configuration of the script, forgets nothing, or names code as its method
-            that the flags do not.
+    The --train_ flags of the configuration apply to the shadows' originals. Raises UserError where it cannot be read,
+    is not a configuration of the script, forgets nothing, or names code as its method that the flags do not.
     """
     if is_own(method := load_config(path).get("method")):
         refuse_unnamed("shadow_method", method, judged.shadow_method, f"--shadow_config {path}")

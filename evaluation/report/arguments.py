@@ -31,11 +31,7 @@ def is_unprintable(character: str) -> bool:
 
 
 def check_report(args: ReportArgs, forgets: bool = True) -> None:
-    """Check the texts, and that the run writes such a report, for which it has to forget something.
-
-    Raises:
-        UserError: with the flag.
-    """
+    """Refuse texts that cannot be printed, and texts for a run that writes no such report, by a UserError."""
     if args.requests is not None and (given := args.request_id or args.requester):
         raise UserError(f"--requests {args.requests}: it names who asked; leave {given!r} out")
     for field in dataclasses.fields(ReportArgs):

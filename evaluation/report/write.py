@@ -54,12 +54,8 @@ PAIRS = "pairs    AUC of a new discriminator on held-out pairs: {:.3f} before, {
 def write_report(run: PreparedRun, outcome: Unlearned | None, script: str) -> dict:
     """Judge the models, save weights, report and page, print a summary; returns the report.
 
-    `--judge final` evaluates everything, test images and attacks included; `validation` leaves these out.
-
-    Args:
-        run: with its models.
-        outcome: of unlearning; None where nothing was to be forgotten.
-        script: name of the script that ran.
+    `--judge final` evaluates everything, test images and attacks included; `validation` leaves these out. `outcome` is
+    None where nothing was to be forgotten; `script` is the name of the script that ran.
     """
     judgements = judge_models(run.models, run.experiment, run.args)
     report = evaluation(judgements, run.experiment) | {"cost": run.costs, **run.notes}

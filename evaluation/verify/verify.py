@@ -43,10 +43,8 @@ def verify_run(args: Any, scripts: Mapping[str, ModuleType]) -> dict:
     """Check the run folder `args.verify`; print a line for each check and the conclusion.
 
     `args` are flags of test.py, of which those of `MOVED` replace the recorded ones; `scripts` write such folders, by
-    name. Returns `holds`, and the `checks` as dicts.
-
-    Raises:
-        UserError: it cannot be checked: no run folder, other flags, data or weights that are missing.
+    name. Returns `holds`, and the `checks` as dicts. Raises UserError where it cannot be checked: no run folder, other
+    flags, data or weights that are missing.
     """
     folder = Path(args.verify)
     _refuse(args, folder)

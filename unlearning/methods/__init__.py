@@ -85,11 +85,7 @@ METHODS: dict[str, Method] = {
 
 
 def get_method(name: str) -> Method:
-    """One of `METHODS`, or the user's own, `FILE.py:METHOD`.
-
-    Raises:
-        UserError: there is no such method.
-    """
+    """One of `METHODS`, or the user's own, `FILE.py:METHOD`; UserError where there is none."""
     if is_own(name):
         return load_own(name)
     if name not in METHODS:
@@ -109,11 +105,7 @@ def arguments_of(method: object, base: type) -> type:
 
 
 def check_images(method: str, args: MethodArgs, target: str, splits: Splits, num_classes: int) -> None:
-    """Refuse a method that does not apply to the forget set, or has too few images for a discriminator's pairs.
-
-    Raises:
-        UserError: saying why.
-    """
+    """Refuse a method that does not apply to the forget set, or has too few images for its pairs, by a UserError."""
     counted = (splits.labels[getattr(splits, name)] for name in ClassCounts._fields)
     check_classes(method, target, ClassCounts(*(torch.bincount(each, minlength=num_classes) for each in counted)))
     if not get_method(method).discriminates:
@@ -128,21 +120,13 @@ def check_images(method: str, args: MethodArgs, target: str, splits: Splits, num
 
 
 def check_classes(method: str, target: str, counts: ClassCounts) -> None:
-    """Refuse a method that does not apply to a forget target, or to images of these classes.
-
-    Raises:
-        UserError: saying why.
-    """
+    """Refuse a method that does not apply to a forget target, or to images of these classes, by a UserError."""
     if why := get_method(method).refuses(target, counts):
         raise UserError(f"--method {method}: {why}")
 
 
 def check_method(method: str, args: MethodArgs) -> None:
-    """Refuse flags that a method cannot follow.
-
-    Raises:
-        UserError: naming the flag.
-    """
+    """Refuse flags that a method cannot follow, by a UserError that names them."""
     if get_method(method).constrained:
         if not any(stage_epochs(args, "unseen")):
             raise UserError("--num_epochs 0 --finetune_num_epochs 0: nothing is left to do; give one of them passes")

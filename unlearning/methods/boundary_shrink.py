@@ -16,11 +16,7 @@ from unlearning.methods.method import Log, Span, published
 def nearest_wrong_labels(logits_of, inputs: Tensor, labels: Tensor, step: float) -> Tensor:
     """The class that a network names first, of those that are wrong, after one step of FGSM; int64 `[B]`.
 
-    Args:
-        logits_of: inputs to logits `[B, K]`, differentiable.
-        inputs: `[B, C, H, W]`.
-        labels: `[B]`.
-        step: of each input, in its own units.
+    `logits_of` maps inputs `[B, C, H, W]` to logits `[B, K]`, differentiably; `step` is in units of the inputs.
     """
     inputs = inputs.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(logits_of(inputs), labels), [inputs])

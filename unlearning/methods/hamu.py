@@ -16,10 +16,7 @@ SMALLEST_SQUARE = 1e-12
 def direction(retain: Tensor, forget: Tensor, gain: Tensor) -> Tensor:
     """−Δ of: min g_r·Δ subject to g_f·Δ ≥ Q and ‖Δ‖ ≤ ‖g_r‖; where no Δ is that short, the shortest with g_f·Δ = Q.
 
-    Args:
-        retain: g_r, of any shape.
-        forget: g_f, likewise.
-        gain: Q ≥ 0, 0-d.
+    `retain` is g_r and `forget` g_f, of one shape; `gain` is Q ≥ 0, 0-d.
     """
     inner, square = (retain * forget).sum(), forget.square().sum().clamp(min=SMALLEST_SQUARE)
     across = retain - inner / square * forget

@@ -17,13 +17,7 @@ GRADIENTS = 64
 
 
 def woodbury_solve(gradients: Tensor, damping: float, vector: Tensor) -> Tensor:
-    """(λI + (1/N)·Σ g gᵀ)⁻¹ v without the matrix, by the Woodbury identity.
-
-    Args:
-        gradients: `[N, P]`, one a row.
-        damping: λ.
-        vector: `[P]`.
-    """
+    """(λI + (1/N)·Σ g gᵀ)⁻¹ v without the matrix, by the Woodbury identity: gradients `[N, P]`, damping λ, v `[P]`."""
     count = len(gradients)
     inner = gradients @ gradients.T
     inner.diagonal().add_(count * damping)

@@ -54,11 +54,7 @@ def fingerprint(name: str) -> str:
 
 
 def load_own(name: str) -> Method:
-    """The method called `FILE.py:METHOD`.
-
-    Raises:
-        UserError: there is none, or it is none.
-    """
+    """The method called `FILE.py:METHOD`; UserError where there is none."""
     what, (place, _, attribute) = f"--method {name}", name.rpartition(":")
     if not place.endswith(".py"):
         raise UserError(f"{what}: the code of a method is FILE.py:METHOD")
@@ -90,11 +86,7 @@ def own_flags(values: dict[str, object]) -> dict[str, object]:
 
 
 def with_flags(base: type, name: str, flags: dict[str, object]) -> type:
-    """A dataclass of arguments with a method's own flags, by their defaults.
-
-    Raises:
-        UserError: a flag that there cannot be.
-    """
+    """A dataclass of arguments with a method's own flags, by their defaults; UserError for one that there cannot be."""
     taken = {"help", "config_file", *(field.name for field in dataclasses.fields(base))}
     for flag, value in flags.items():
         if flag in taken or keyword.iskeyword(flag) or not re.fullmatch("[a-z][a-z0-9_]*", flag):

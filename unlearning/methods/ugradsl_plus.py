@@ -10,13 +10,7 @@ from unlearning.methods.neggrad_plus import exchange
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Mean cross-entropy to (1 − α)·one-hot + α / K, 0-d; α may be negative, which torch's own does not allow.
-
-    Args:
-        logits: `[B, K]`.
-        labels: `[B]`.
-        smoothing: α.
-    """
+    """Mean cross-entropy of logits `[B, K]` to (1 − α)·one-hot + α / K, 0-d; α may be negative, unlike torch's own."""
     logs = logits.log_softmax(1)
     return (1 - smoothing) * F.nll_loss(logs, labels) - smoothing * logs.mean()
 

@@ -16,13 +16,7 @@ NOISE_PENALTY = 0.1
 
 
 def learn_noise(context: MethodContext, classes: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Noise images that maximise the original's error on their labels; `count` for each class, and the labels.
-
-    Args:
-        context: its model is not changed.
-        classes: int64 `[n]`.
-        count: images for each class.
-    """
+    """Noise images that maximise the original's error on their labels, `count` for each of the classes; the labels."""
     labels = classes.repeat_interleave(count)
     shape = next(iter(context.images("forget", 1)))[0].shape[1:]
     noise = torch.randn(len(labels), *shape, generator=context.generator, device=labels.device).requires_grad_()

@@ -27,7 +27,7 @@ from evaluation.attacks.intervals import (
     worst_tenth,
 )
 from evaluation.attacks.lira import OWN_VARIANCE_FROM, VARIANCE_FLOOR, logit_confidence, ulira_figures, ulira_scores
-from evaluation.attacks.loss import FOLDS, attack_efficacy, loss_attack
+from evaluation.attacks.loss import FOLDS, attack_efficacy, loss_attack, loss_folds
 from evaluation.attacks.rmia import OFFLINE_A, rmia_scores
 from evaluation.report.tables import FIGURES
 
@@ -36,6 +36,10 @@ CLASSES = 5
 
 def normal(count, seed, mean=0.0) -> torch.Tensor:
     return torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + mean
+
+
+def attacked(members, others, seed=0) -> dict[str, float | None]:
+    return loss_attack(loss_folds(members, others, seed), seed)
 
 
 class TestAucWithInterval:
@@ -162,7 +166,7 @@ class TestLossAttack:
         losses, member = torch.cat([members, others]).numpy()[:, None], np.repeat([1, 0], 120)
         attack = make_pipeline(StandardScaler(), LogisticRegression())
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=3)
-        found = loss_attack(members, others, 3)
+        found = attacked(members, others, 3)
         for name, scoring, scale in (("mia_auc", "roc_auc", 1), ("mia_accuracy", "accuracy", 100)):
             expected = scale * cross_val_score(attack, losses, member, cv=folds, scoring=scoring).mean()
             assert found[name] == pytest.approx(expected, abs=1e-5)
@@ -178,19 +182,19 @@ class TestLossAttack:
     def test_is_high_whichever_side_is_higher(self, shift):
         """A loss that was driven too far up reveals membership as one that is too low does."""
         members, others = normal(300, 0).exp(), normal(300, 1).exp()
-        assert loss_attack(members + shift, others)["mia_auc"] > 0.7
-        assert {loss_attack(members, others + 100 * shift, seed)["mia_auc"] for seed in (0, 1)} == {1}
+        assert attacked(members + shift, others)["mia_auc"] > 0.7
+        assert {attacked(members, others + 100 * shift, seed)["mia_auc"] for seed in (0, 1)} == {1}
 
     @pytest.mark.parametrize(
         "members", [torch.ones(FOLDS - 1), torch.ones(0), torch.tensor([math.nan] * 50), torch.tensor([math.inf] * 50)]
     )
     def test_too_few_or_non_finite_losses_have_none(self, members):
         for sides in ((members, torch.ones(50)), (torch.ones(50), members)):
-            found = loss_attack(*sides)
+            found = attacked(*sides)
             tenth = {"mia_worst_tenth", "mia_worst_tenth_low", "mia_worst_tenth_high"}
             assert set(found) == {"mia_auc", "mia_auc_low", "mia_auc_high", "mia_accuracy", "mia_tpr"} | tenth
             assert set(found.values()) == {None}
-        assert loss_attack(normal(FOLDS, 0), normal(FOLDS, 1))["mia_auc"] is not None
+        assert attacked(normal(FOLDS, 0), normal(FOLDS, 1))["mia_auc"] is not None
 
 
 class TestEfficacy:
@@ -318,7 +322,7 @@ def losses_of(count, seed, margin) -> torch.Tensor:
 
 
 def by_loss(name, margin, seed) -> tuple[float, float]:
-    found = loss_attack(losses_of(COUNT, 2 * seed, margin), losses_of(COUNT, 2 * seed + 1, 1.5), seed)
+    found = attacked(losses_of(COUNT, 2 * seed, margin), losses_of(COUNT, 2 * seed + 1, 1.5), seed)
     return found[name] / (100 if name == "mia_accuracy" else 1), found["mia_tpr"]
 
 

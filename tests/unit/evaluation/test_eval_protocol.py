@@ -25,7 +25,7 @@ from evaluation.attacks import residual
 from evaluation.attacks.intervals import auc_figures
 from evaluation.attacks.lira import Shadows, against_shadows, shadow_targets
 from evaluation.attacks.matching import class_matched
-from evaluation.gaps import avg_gap, signed_gaps
+from evaluation.gaps import GAP_FIGURES, avg_gap, signed_gaps
 from evaluation.judge import judge, judge_all
 from evaluation.metrics import activation_distance, js_divergence
 
@@ -375,13 +375,16 @@ class TestExposure:
 
 
 class TestGapIntervals:
-    def test_each_gap_lies_in_its_interval_and_equal_models_have_none(self, sets, tables):
+    def test_each_gap_lies_in_its_interval_and_equal_models_have_none(self, sets, tables, monkeypatch):
         models = {name: Table(logits) for name, logits in {**tables, "original": tables["retrained"]}.items()}
         judgements = judge_all(models, sets, CPU)
+        # The attack of each model is fitted once, when it is judged.
+        monkeypatch.setattr(judge_module, "loss_folds", None)
         found = judge_module.intervals_of_gaps(judgements, sets)
         assert set(found) == {"original", "unlearned"} and set(map(tuple, found["original"].values())) == {(0, 0)}
         pair = [judgements[name].figures for name in ("unlearned", "retrained")]
         gaps = {**signed_gaps(*pair), "avg_gap": avg_gap(*pair)}
+        assert set(found["unlearned"]) == set(gaps) & {*GAP_FIGURES, "avg_gap"}
         for figure, (low, high) in found["unlearned"].items():
             assert low <= gaps[figure] <= high and low < high, figure
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from data.datasets import Dataset
 from data.image_sets import ImageSets
 from data.splits import make_splits
-from evaluation.attacks.loss import loss_attack
+from evaluation.attacks.loss import loss_attack, loss_folds
 from evaluation.attacks.matching import class_matched
 from evaluation.judge import judge
 from evaluation.metrics import loss_histograms
@@ -213,7 +213,8 @@ class TestJudge:
                 torch.testing.assert_close(found.losses[name], per_image[indices])
         assert ("test_remaining_top1" in found.figures) == (forget == "class:b")
         members, others = class_matched(dataset.labels, splits.forget, splits.test, splits.seed)
-        expected = loss_attack(per_image[members], per_image[others], splits.seed)["mia_auc"]
+        folds = loss_folds(per_image[members], per_image[others], splits.seed)
+        expected = loss_attack(folds, splits.seed)["mia_auc"]
         assert found.figures["mia_auc"] == pytest.approx(expected, abs=1e-6)
 
 
