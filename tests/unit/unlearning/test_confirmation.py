@@ -14,8 +14,9 @@ from data.image_sets import ImageSets
 from data.preprocessing import Preprocessing
 from data.splits import make_splits
 from helper_functions.errors import UserError
-from unlearning.confirmation import FILE, Confirmation, accuracies, at_chance, confirm, find_better
-from unlearning.confirmation import _gains as gains
+from unlearning.confirmation import FILE, Confirmation, accuracies, confirm
+from unlearning.preprocessing_search import _gains as gains
+from unlearning.preprocessing_search import at_chance, find_better
 
 SIZE, CLASSES = 300, 3
 MEAN, STD = (0.5,), (0.25,)
