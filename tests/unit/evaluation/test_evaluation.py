@@ -186,7 +186,7 @@ def network() -> nn.Sequential:
 
 class TestJudge:
     @pytest.mark.parametrize("forget", ["random:30", "class:b", "mislabelled:0.2"])
-    def test_figures_are_those_of_a_plain_evaluation(self, forget):
+    def test_figures_are_those_of_a_plain_evaluation(self, forget, hasty):
         sets, model = image_sets(forget), network().train()
         before = {name: value.clone() for name, value in model.state_dict().items()}
         found = judge(model, sets, CPU)
@@ -220,11 +220,11 @@ class TestJudge:
 
 class TestFigures:
     @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-    @pytest.mark.parametrize("value", [1.0, math.nan, math.inf])
-    def test_losses_are_drawn_for_each_model(self, value, tmp_path):
-        parts = {"forget": torch.tensor([0.5, value]), "test": torch.tensor([value, 1.0, 0.0])}
-        draw_losses(tmp_path / "one.png", loss_histograms({"original": parts}))
-        draw_losses(tmp_path / "two.png", loss_histograms({"original": parts, "unlearned": parts}))
+    def test_losses_are_drawn_for_each_model(self, tmp_path):
+        losses = [{"forget": torch.tensor([0.5, value]), "test": torch.tensor([value, 1.0, 0.0])}
+                  for value in (1.0, math.nan, math.inf)]  # fmt: skip
+        draw_losses(tmp_path / "one.png", loss_histograms({"original": losses[0]}))
+        draw_losses(tmp_path / "two.png", loss_histograms({"original": losses[1], "unlearned": losses[2]}))
         one, two = (Image.open(tmp_path / f"{name}.png") for name in ("one", "two"))
         assert two.width > one.width and two.height == one.height
         assert len(np.unique(np.asarray(one.convert("L")))) > 2, "a picture, not a blank"

@@ -24,12 +24,19 @@ from evaluation.report.words import METHODS as SENTENCES
 from evaluation.verdict import Verdict
 from evaluation.verify.figures import decoded
 from helper_functions.code_version import code_version, code_words
+from helper_functions.config import ScriptParser
 from helper_functions.errors import UserError
 from train_constrained_unlearning import get_parser
 from unlearning.methods import METHODS
 
 EVIL = "</style><script>alert(1)</script><img src=x onerror='alert(2)'>\"&amp;{{footer}}\u202ereversed\n\x07\udcff"
 
+
+
+@pytest.fixture(scope="module")
+def parser() -> ScriptParser:
+    """The main script's, which takes longer to build than to use."""
+    return get_parser()
 
 
 def page_of(*args, **parts) -> Page:
@@ -232,25 +239,31 @@ class TestHostileText:
         assert "\u202e" not in content and "\x07" not in content and r"\u202e" in page.text and r"\udcff" in page.text
         content.encode()
 
-    @settings(max_examples=15)
-    @given(st.text(st.characters(exclude_categories=())))
-    def test_any_text_is_one_text_node_of_printed_characters(self, value):
-        def page(text: str) -> Page:
-            request = {**example()["request"], "id": text}
-            content = report_page(example(0, request=request, loss_histograms={"edges": [0.1, 1.0]}, verdict=None))
-            assert isinstance(content.encode(), bytes)
-            return Page(content)
+    @staticmethod
+    def asked_by(text: str) -> Page:
+        request = {**example()["request"], "id": text}
+        content = report_page(example(0, request=request, loss_histograms={"edges": [0.1, 1.0]}, verdict=None))
+        assert isinstance(content.encode(), bytes)
+        return Page(content)
 
-        found = page(value)
-        assert found.tags == page("2026").tags
+    @pytest.fixture(scope="class")
+    def tags(self) -> list:
+        """Of a page with a plain reference."""
+        return self.asked_by("2026").tags
+
+    @settings(max_examples=15)
+    @given(value=st.text(st.characters(exclude_categories=())))
+    def test_any_text_is_one_text_node_of_printed_characters(self, tags, value):
+        found = self.asked_by(value)
+        assert found.tags == tags
         shown = "".join(found.texts).partition("\nRequest ")[2].partition(".\nRequester")[0]
         assert not set(shown) & {"\n", "\r", "\x00", "\u2028", "\u202e"}
 
     @pytest.mark.parametrize(
         "value", ["2026", "1e3", "true", "null", "#12", "[x]", "{a: 1}", "a: b", "ß漢字🙂", "'q'", "*a", "!!x", "<b>&"]
     )
-    def test_a_reference_comes_as_it_was_written(self, value):
-        args = get_parser().parse(["--request_id", value])
+    def test_a_reference_comes_as_it_was_written(self, parser, value):
+        args = parser.parse(["--request_id", value])
         check_report(args)
         assert args.request_id == value
 
@@ -262,10 +275,11 @@ class TestHostileText:
             ("x" * 201, "201 characters"),
         ],
     )  # fmt: skip
-    def test_what_is_no_line_of_text_is_refused(self, value, said):
+    def test_what_is_no_line_of_text_is_refused(self, parser, value, said):
+        args = parser.parse([])
         for name in ("request_id", "requester"):
             with pytest.raises(UserError, match=f"^--{name}.*{re.escape(said)}"):
-                check_report(dataclasses.replace(get_parser().parse([]), **{name: value}))
+                check_report(dataclasses.replace(args, **{name: value}))
 
 
 class TestPictures:

@@ -69,6 +69,12 @@ def get_parser() -> ScriptParser:
 PARSER = get_parser()
 
 
+@pytest.fixture(scope="module")
+def parser() -> ScriptParser:
+    """The main script's, which takes longer to build than to use."""
+    return train_constrained_unlearning.get_parser()
+
+
 def parse(*argv) -> Args:
     return PARSER.parse([str(word) for word in argv])
 
@@ -196,14 +202,12 @@ class TestCommandLine:
         assert parse("--solver", written).solver == parse(f"--solver={written}").solver == "lagrangian"
         assert parse("--config_file", config(f"solver: {written}")).solver == "lagrangian"
 
-    def test_numbers_to_choose_from(self):
-        parser = train_constrained_unlearning.get_parser()
+    def test_numbers_to_choose_from(self, parser):
         assert parser.parse(["--channels", "3"]).channels == 3
         with pytest.raises(UserError, match="--channels 2: unknown; give one of 1, 3"):
             parser.parse(["--channels", "2"])
 
-    def test_methods_as_their_papers_write_them(self):
-        parser = train_constrained_unlearning.get_parser()
+    def test_methods_as_their_papers_write_them(self, parser):
         assert parser.parse(["--method", "SCRUB"]).method == "scrub"
         assert parser.parse(["--method", "NegGrad+"]).method == "neggrad_plus"
         assert parser.parse(["--method", "SCRUB"]).msteps == parser.parse(["--method", "scrub"]).msteps
@@ -213,8 +217,7 @@ class TestCommandLine:
         parser = get_parser()
         assert parser.parse(argv) == Args() and parser.quiet is quiet
 
-    def test_nothing_beside_resume(self, tmp_path):
-        parser = train_constrained_unlearning.get_parser()
+    def test_nothing_beside_resume(self, parser):
         for flags in (["--seed", "3"], ["--config_file", "a.yaml", "--untrain"]):
             with pytest.raises(UserError, match="--resume runs/x ") as refused:
                 parser.parse([*flags, "--resume", "runs/x"])
@@ -232,14 +235,14 @@ class TestCommandLine:
         assert places == sorted(places)
 
     @pytest.mark.parametrize("argv", [["--help", "scrub"], ["--help", "SCRUB"], ["--method", "scrub", "-h"]])
-    def test_help_of_a_method(self, argv, capsys):
+    def test_help_of_a_method(self, parser, argv, capsys):
         with pytest.raises(SystemExit) as ended:
-            train_constrained_unlearning.get_parser().parse(argv)
+            parser.parse(argv)
         out = capsys.readouterr().out
         assert not ended.value.code and "--msteps 2" in out and "--learning_rate 0.0005" in out
         assert "--ssd_threshold" not in out and "--retain_budget" not in out
         with pytest.raises(UserError, match="--method srcub: unknown; did you mean scrub"):
-            train_constrained_unlearning.get_parser().parse(["--help", "srcub"])
+            parser.parse(["--help", "srcub"])
 
 
 class TestConfigFile:

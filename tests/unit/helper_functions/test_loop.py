@@ -108,24 +108,29 @@ class TestCounts:
     @pytest.mark.skipif(not os.access(CLEAR_REFS, os.W_OK), reason="the system cannot forget a peak")
     def test_memory_of_what_came_before_does_not_count(self):
         device, costs = torch.device("cpu"), []
-        for mebibytes in (1, 400, 1):
+        for mebibytes in (1, 100, 1):
             cost = Cost()
             watch = cost.stopwatch(device)
             torch.ones(mebibytes * 2**18)
             watch.lap()
-            torch.ones(400 * 2**18)
+            torch.ones(100 * 2**18)
             watch.skip()
             watch.lap()
             costs.append(cost.peak_memory_bytes / 2**20)
         first, second, third = costs
-        assert second - first > 300 and second - third > 300
+        assert second - first > 75 and second - third > 75
 
     @pytest.mark.skipif(not os.access(CLEAR_REFS, os.W_OK), reason="the system cannot forget a peak")
     def test_memory_of_the_process_that_started_this_one_does_not_count(self):
-        asked = "import helper_functions.training.peak_memory as m, torch; print(m.peak_memory(torch.device('cpu')))"
-        large = f"import subprocess, sys; a = b'x' * 2**30; exit(subprocess.call([sys.executable, '-c', {asked!r}]))"
+        # Without torch, whose import takes longer than all else.
+        asked = (
+            "import runpy, sys, types; sys.modules['torch'] = types.SimpleNamespace(device=object)\n"
+            "found = runpy.run_path('helper_functions/training/peak_memory.py')\n"
+            "print(found['peak_memory'](types.SimpleNamespace(type='cpu')))"
+        )
+        large = f"import subprocess, sys; a = b'x' * 2**28; exit(subprocess.call([sys.executable, '-c', {asked!r}]))"
         found = subprocess.run([sys.executable, "-c", large], cwd=ROOT, capture_output=True, text=True, check=True)
-        assert 0 < int(found.stdout) < 2**30
+        assert 0 < int(found.stdout) < 2**28
 
     def test_all_streams_of_a_batch_count_as_images(self):
         pair = {"forget": (torch.zeros(2), torch.zeros(2)), "retain": (torch.zeros(3), torch.zeros(3))}

@@ -91,9 +91,9 @@ class TestTorchvision:
         ],
     )
     def test_builds_and_runs_on_small_images(self, name, options):
-        model = get_model(name, 100, **options).eval()
-        with torch.no_grad():
-            assert model(torch.randn(2, options.get("in_channels", 3), 32, 32)).shape == (2, 100)
+        with torch.device("meta"):
+            model = get_model(name, 100, **options).eval()
+            assert model(torch.empty(2, options.get("in_channels", 3), 32, 32)).shape == (2, 100)
 
     @pytest.mark.parametrize(
         ("name", "in_channels"),

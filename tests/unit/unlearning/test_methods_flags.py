@@ -1,36 +1,23 @@
-"""Methods from outside: flags that are refused and followed, own values, a user's loaders and modules."""
+"""Methods from outside: flags that are refused and followed, and own values."""
 
 import dataclasses
 
 import pytest
-import torch
-from helpers.method_cases import (
-    CLASSES,
-    ONE_SHOT,
-    PUBLISHED,
-    SIZES,
-    QuietRecord,
-    changed,
-    everything,
-    fitting,
-    network,
-    run,
-    state_of,
-    streams,
-)
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
-from helper_functions.config import run_script
+from helper_functions.config import ScriptParser, run_script
 from helper_functions.errors import UserError
-from train_constrained_unlearning import get_parser, main, untrain_constrained
+from train_constrained_unlearning import get_parser, main
 from unlearning.arguments import MethodArgs, PublishedArgs, UnlearnArgs, batch_sizes, stage_epochs
 from unlearning.experiment import Experiment
 from unlearning.methods import METHODS, check_method, defaults_of
 
-pytestmark = pytest.mark.usefixtures("hasty")
+
+@pytest.fixture(scope="module")
+def parser() -> ScriptParser:
+    """The main script's, which takes longer to build than to use."""
+    return get_parser()
 
 
 def flags_of(method) -> list[tuple[str, object]]:
@@ -73,30 +60,30 @@ class TestFlags:
         assert said.startswith("train_constrained_unlearning.py: error: ") and said.count("\n") == 1
         assert f"--{flag}" in said and f"method {method}" in said and not (tmp_path / "runs").exists()
 
-    def test_a_method_that_does_not_exist(self):
+    def test_a_method_that_does_not_exist(self, parser):
         with pytest.raises(UserError, match="--method(.|\\n)*scrubb"):
-            get_parser().parse(["--method", "scrubb"])
+            parser.parse(["--method", "scrubb"])
 
 
 class TestDefaults:
     @pytest.mark.parametrize("method", METHODS)
-    def test_a_methods_own_apply_and_all_others_stay(self, method):
-        args, plain = get_parser().parse(["--method", method]), MethodArgs()
+    def test_a_methods_own_apply_and_all_others_stay(self, parser, method):
+        args, plain = parser.parse(["--method", method]), MethodArgs()
         for field in dataclasses.fields(MethodArgs):
             expected = defaults_of(method).get(field.name, getattr(plain, field.name))
             assert getattr(args, field.name) == expected, field.name
 
-    def test_file_over_own_and_command_line_over_file(self, tmp_path):
+    def test_file_over_own_and_command_line_over_file(self, parser, tmp_path):
         path = tmp_path / "scrub.yaml"
         path.write_text("method: scrub\nmsteps: 3\nlearning_rate: 0.25\n")
-        args = get_parser().parse(["--learning_rate", "0.5", "--config_file", str(path)])
+        args = parser.parse(["--learning_rate", "0.5", "--config_file", str(path)])
         assert (args.method, args.msteps, args.learning_rate, args.temperature) == ("scrub", 3, 0.5, 4.0)
         own = defaults_of("scrub")
         assert (args.batch_size, args.retain_batch_size) == (own["batch_size"], own["retain_batch_size"]) == (512, 256)
-        assert get_parser().parse(["--method", "scrub", "--msteps", "2"]).msteps == 2
+        assert parser.parse(["--method", "scrub", "--msteps", "2"]).msteps == 2
 
-    def test_a_value_that_is_ours_by_default_can_be_asked_for(self):
-        assert get_parser().parse(["--method", "scrub", "--temperature", "1", "--bn", "frozen"]).bn == "frozen"
+    def test_a_value_that_is_ours_by_default_can_be_asked_for(self, parser):
+        assert parser.parse(["--method", "scrub", "--temperature", "1", "--bn", "frozen"]).bn == "frozen"
 
     @pytest.mark.parametrize(
         ("flags", "sizes", "finetune"),
@@ -109,8 +96,8 @@ class TestDefaults:
             (["--forget", "random:5images"], (5, 32), (5, 64)),
         ],
     )
-    def test_batch_sizes_reach_the_loaders(self, flags, sizes, finetune, tmp_path):
-        args = get_parser().parse(["--dataset", "digits", "--data_dir", str(tmp_path), *flags])
+    def test_batch_sizes_reach_the_loaders(self, parser, flags, sizes, finetune, tmp_path):
+        args = parser.parse(["--dataset", "digits", "--data_dir", str(tmp_path), *flags])
         experiment = Experiment(args, must_forget=True)
         loaders = experiment.loaders(args)
         assert (loaders["forget"].batch_size, loaders["retain"].batch_size) == sizes
@@ -139,33 +126,3 @@ class TestDefaults:
         assert batch_sizes(UnlearnArgs(), images, num_classes) == sizes
         assert batch_sizes(UnlearnArgs(retain_batch_size=40), images, num_classes) == (sizes[0], 40)
         assert batch_sizes(UnlearnArgs(batch_size=16), images, num_classes) == (16, 16)
-
-
-class TestOwnLoaders:
-    @pytest.mark.parametrize("method", METHODS)
-    def test_a_users_data_loaders_and_module(self, method, tmp_path):
-        torch.manual_seed(0)
-        loaders = {
-            name: DataLoader(TensorDataset(*everything(loader)), 7, shuffle=name in ("retain", "forget"))
-            for name, loader in fitting(method, streams()).items()
-        }
-        model = network()
-        outcome = untrain_constrained(
-            model, *(loaders[name] for name in SIZES), log_dir=str(tmp_path), device="cpu", precision="fp32",
-            record=QuietRecord(tmp_path), method=method.upper(), forget_target="unseen",
-            **({"ssd_threshold": 1.0} if method == "ssd" else {}),
-            **({} if method in ONE_SHOT else {"num_epochs": 1, "learning_rate": 0.01}),
-        )  # fmt: skip
-        assert changed(state_of(network()), state_of(model))
-        assert len(outcome.epochs) == (4 if method == "constrained" else 1)
-        assert outcome.cost.gradient_steps == 0 or method not in ONE_SHOT
-        assert all(value.isfinite().all() for value in model.state_dict().values())
-
-    @pytest.mark.parametrize("method", sorted(set(PUBLISHED) - {"msg", "ct"}))
-    def test_a_perceptron_without_batch_norm(self, method, tmp_path):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU(), nn.Linear(10, CLASSES))
-        before = state_of(model)
-        run(method, tmp_path, model=model, num_epochs=2, last_layers=1, ssd_threshold=1.0)
-        expected = {"cf_k": {"3.weight", "3.bias"}, "eu_k": {"3.weight", "3.bias"}, "pour": {"3.weight"}}
-        assert changed(before, state_of(model)) == expected.get(method, set(before))
