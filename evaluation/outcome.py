@@ -6,7 +6,8 @@ from pathlib import Path
 
 from evaluation.report.record import how_forgotten
 from evaluation.report.tables import plain, table
-from evaluation.report.write import advise, remove, save_plain, summarise_run
+from evaluation.report.weights import remove, save_plain
+from evaluation.report.write import advise, summarise_run
 from evaluation.verdict import Verdict, give_verdict
 from helper_functions.files import write_json
 from helper_functions.run_folder import RESULT, TRACES

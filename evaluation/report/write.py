@@ -1,38 +1,32 @@
 """The end of a run: judge every model, give the verdict, write and print the report."""
 
-import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from contrastive_discrimination.critic import Critic
-from data.exclusion import HASHES, pixel_hashes
 from data.forget import BY_NAME, parse_forget
 from data.pictures.pixel_cache import overwrite
-from data.pixels import channels_last_storage
 from evaluation.gaps import retrained_of, summarise_gaps
 from evaluation.judge import Judgement, intervals_of_gaps, judge_all
 from evaluation.metrics import loss_histograms
 from evaluation.report.classes import class_falls
-from evaluation.report.figures import draw_dial, draw_images, draw_losses, draw_student
 from evaluation.report.page import PAGE
 from evaluation.report.record import complete_report, how_forgotten
 from evaluation.report.requesters import evidence_for
 from evaluation.report.tables import cost_table, plain, table
+from evaluation.report.views import show_run
+from evaluation.report.weights import remove, save_hashes, save_result
 from evaluation.verdict import Verdict, give_verdict, next_try
 from helper_functions.files import save_tensors, write_bytes, write_json
 from helper_functions.progress import progress_bar
-from helper_functions.record import RunRecord
-from helper_functions.run_folder import INFEASIBLE, NOT_FORGOTTEN, RESULT, RESULTS, TRACES
-from helper_functions.safe_files.printable import one_line, printable
+from helper_functions.run_folder import RESULT, TRACES
+from helper_functions.safe_files.printable import printable
 from helper_functions.training.distribution import from_main, on_main, say
-from helper_functions.training.inference import evaluation_mode
 from helper_functions.training.loop import Cost
 from helper_functions.wording import counted
-from models.weight_files import WeightFile, shown, write_weight_file
 from unlearning.arguments import stage_epochs
 from unlearning.dial import BUDGETS, bought
 from unlearning.evaluator import JUDGED, paired_fall
@@ -40,14 +34,6 @@ from unlearning.experiment import Experiment
 from unlearning.run import Unlearned
 from unlearning.setup import PreparedRun
 
-# Entries of a checkpoint that are named when they are left out.
-NAMED_ENTRIES = 6
-SHOWN_IMAGES = 25
-# What weights are that do not fulfil the request, by their name.
-MEANING = {
-    INFEASIBLE: "budget not kept: the closest weights found, not to be deployed",
-    NOT_FORGOTTEN: "budget kept, but not forgotten: they do not fulfil the request",
-}
 PAIRS = "pairs    AUC of a new discriminator on held-out pairs: {:.3f} before, {:.3f} after; 0.5 is chance"
 
 
@@ -210,108 +196,3 @@ def _chosen(outcome: Unlearned) -> str:
     longer = len(outcome.events) - shorter
     said = f"; {counted(shorter, 'pass')} shortened, {longer} lengthened" if outcome.events else ""
     return f"epoch {outcome.chosen} of {len(outcome.epochs)}{share}{said}"
-
-
-def save_result(run: PreparedRun, name: str, verdict: Verdict | None = None) -> str:
-    """Write the weights of the model called `name`; returns the lines that say where they are.
-
-    Written are a state_dict and, where the run began with weights in another form, a second file in that form. Where
-    the budget was not kept, or nothing was forgotten, both have names of their own, so that nobody deploys them by
-    mistake.
-    """
-    model, record, form = run.models[name], run.record, run.weight_file
-    plain_name = RESULT if verdict is None else verdict.weights
-    save_plain(model, record, plain_name)
-    lines = [f"weights  {record.path(plain_name)}"]
-    if verdict is not None and form is not None and not form.is_plain(model):
-        lines += _save_as_given(model, form, record.folder, plain_name, run.args.weight_path)
-    if plain_name in MEANING:
-        lines.append(f"         {MEANING[plain_name]}")
-    return "\n".join(lines)
-
-
-def save_plain(model: nn.Module, record: RunRecord, name: str) -> None:
-    """Write a model's state_dict by one of the names of `RESULTS`, and remove what has another one."""
-    save_tensors(model.state_dict(), record.path(name))
-    remove(record.path(other) for other in RESULTS if other != name)
-
-
-@on_main
-def save_hashes(run: PreparedRun) -> None:
-    """Write a hash of each image of this request and of those before it, for train.py --exclude."""
-    experiment, hashes = run.experiment, set()
-    if getattr(run.args, "previous_run", None) is not None:
-        before = Path(run.args.previous_run) / HASHES
-        hashes |= set(before.read_text().split()) if before.is_file() else set()
-    hashes |= set(pixel_hashes(experiment.dataset, experiment.splits.forget.tolist()))
-    write_bytes(run.record.path(HASHES), "".join(f"{each}\n" for each in sorted(hashes)).encode())
-
-
-def _save_as_given(model: nn.Module, form: WeightFile, folder: Path, plain_name: str, source: str) -> list[str]:
-    stems = {RESULT: "unlearned", **{name: Path(name).stem for name in MEANING}}
-    names = {name: f"{stem}{form.suffix}" for name, stem in stems.items()}
-    # The plain state_dict may have the name already.
-    names |= {name: f"{stems[name]}-unlearned{form.suffix}" for name in MEANING if names[name] == name}
-    path = folder / names.pop(plain_name)
-    write_weight_file(model, form, path)
-    remove(folder / name for name in names.values())
-    lines = [f"         {path}, in the form of {source}"]
-    if form.left_out:
-        entries = ", ".join(shown(entry) for entry in form.left_out[:NAMED_ENTRIES])
-        more = f" and {len(form.left_out) - NAMED_ENTRIES} more" if len(form.left_out) > NAMED_ENTRIES else ""
-        lines.append(f"         left out, since they may hold what was learned: {entries}{more}")
-    return lines
-
-
-@on_main
-def remove(paths: Iterable[Path]) -> None:
-    """Delete files where they exist."""
-    for path in paths:
-        path.unlink(missing_ok=True)
-
-
-@on_main
-def show_run(run: PreparedRun, models: dict[str, nn.Module], judgements: dict[str, Judgement], report: dict) -> None:
-    """Write hyper-parameters and final figures; with --figures also the graph, the dial and losses.
-
-    Forgotten images are shown with --show_images alone.
-    """
-    record, args = run.record, run.args
-    main = next(name for name in ("unlearned", "student", "original") if name in models)
-    record.hparams(args, run.experiment.splits.forget_request, judgements[main].figures)
-    if not args.figures:
-        return
-    _graph(record.writer, run.experiment, models[main])
-    if report.get("dial"):
-        record.writer.add_figure("dial", draw_dial(report["dial"]))
-    if main == "student":
-        drawn = draw_student(record.folder, judgements["teacher"].figures["validation_top1"])
-        record.writer.add_figure("student", drawn)
-    if main == "unlearned":
-        if args.show_images:
-            record.writer.add_figure("forget/images", _forgotten_images(run.experiment, models))
-        draw_losses(record.path("losses.png"), report["loss_histograms"])
-
-
-def _graph(writer, experiment: Experiment, model: nn.Module) -> None:
-    inputs, _ = next(iter(experiment.sets.evaluation(experiment.splits.retain[:1])))
-    model.eval()
-    try:
-        with warnings.catch_warnings():
-            # TensorBoard draws graphs by the tracer alone, which PyTorch deprecates.
-            warnings.simplefilter("ignore")
-            writer.add_graph(model, inputs)
-    except Exception as error:  # a forward pass that cannot be traced may raise any
-        print(f"no graph in TensorBoard: {one_line(str(error))}")
-
-
-def _forgotten_images(experiment: Experiment, models: dict[str, nn.Module]):
-    indices = experiment.splits.forget[:SHOWN_IMAGES]
-    # Made here, since rank 0 is alone, and loaders make a rank's own rows.
-    loader, named = experiment.sets.evaluation(indices), []
-    inputs = loader.normaliser(channels_last_storage(experiment.dataset.images[indices]).to(loader.device))
-    for model in (models["original"], models["unlearned"]):
-        with evaluation_mode(model), torch.inference_mode(), experiment.precision.autocast():
-            named.append(model(inputs).argmax(1).tolist())
-    pictures = torch.stack([experiment.dataset.picture(index) for index in indices.tolist()])
-    return draw_images(pictures, experiment.dataset.classes, experiment.splits.labels[indices].tolist(), *named)

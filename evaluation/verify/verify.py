@@ -7,11 +7,12 @@ matplotlib or of Jinja may have other bits: it is not compared, but its digest i
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -122,38 +123,26 @@ def _own_checks(folder: Path, report: dict) -> list[Check]:
     told = {name: report[name] for name in SUMMARIES if name in report}
     checks.append(_rendered_again(PAGE, kept, made, report))
     entries = report.get("requesters")
-    for entry in entries if isinstance(entries, list) else ():
-        checks += _requester_checks(folder, report, entry)
+    pages = [
+        (str(at(entry, "page")), at(entry, PAGE_DIGEST), functools.partial(requester_page, report, entry))
+        for entry in (entries if isinstance(entries, list) else ())
+    ]
     if CARD_DIGEST in report:
-        checks += _card_checks(folder, report)
+        pages.append((CARD, report[CARD_DIGEST], functools.partial(model_card, report)))
+    for page in pages:
+        checks += _page_checks(folder, report, *page)
     return [*checks, all_near("gaps to retrained, by the report's figures", told, gaps, ROUNDING)]
 
 
-def _card_checks(folder: Path, report: dict) -> list[Check]:
-    """Of the model card, which may have moved with the weights."""
-    path = folder / CARD
-    if not path.is_file():
-        return [Check(CARD, "a file", "missing", None)]
-    kept = path.read_bytes()
-    digest = exact(CARD, report[CARD_DIGEST], hashlib.sha256(kept).hexdigest())
+def _page_checks(folder: Path, report: dict, name: str, digest: object, make: Callable[[], str]) -> list[Check]:
+    """Of a page that may have been given away or deleted: its digest, and whether this code renders it so."""
     try:
-        made = model_card(report).encode()
-    except Exception:  # a malformed report can raise anything
-        return [digest, Check(f"{CARD}, rendered again", "a file", "cannot be", False)]
-    return [digest, _rendered_again(CARD, kept, made, report)]
-
-
-def _requester_checks(folder: Path, report: dict, entry: dict) -> list[Check]:
-    """Of one requester's page, which may have been given to him and deleted."""
-    try:
-        name, made = str(entry["page"]), requester_page(report, entry).encode()
-        kept = (folder / Path(name).name).read_bytes()
+        made, kept = make().encode(), (folder / Path(name).name).read_bytes()
     except OSError:
         return [Check(name, "a page", "missing", None)]
     except Exception:  # a malformed report can raise anything
-        return [Check("page of a requester", "a page", "cannot be", False)]
-    return [exact(name, entry.get(PAGE_DIGEST), hashlib.sha256(kept).hexdigest()),
-            _rendered_again(name, kept, made, report)]  # fmt: skip
+        return [Check(f"{name}, rendered again", "a page", "cannot be", False)]
+    return [exact(name, digest, hashlib.sha256(kept).hexdigest()), _rendered_again(name, kept, made, report)]
 
 
 def _rendered_again(name: str, kept: bytes, made: bytes, report: dict) -> Check:

@@ -13,7 +13,7 @@ from torch import nn
 import train_constrained_unlearning as script
 from benchmarks.leaderboard.cells import WEIGHTS
 from evaluation.attacks.shadow_runs import by_script
-from evaluation.report.write import NAMED_ENTRIES, save_result
+from evaluation.report.weights import NAMED_ENTRIES, save_result
 from evaluation.verdict import Verdict
 from helper_functions.errors import UserError
 from helper_functions.run_folder import result_weights
