@@ -27,14 +27,9 @@ class ImageSets:
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        splits: Splits,
-        augmentation: Augmentation | None,
-        device: torch.device,
-        seed: int,
+        self, dataset: Dataset, splits: Splits, augmentation: Augmentation | None, device: torch.device, seed: int,
         on_device: OnDevice = "auto",
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.dataset, self.splits, self.augmentation = dataset, splits, augmentation
         self.device, self.seed = device, seed
         images = dataset.images

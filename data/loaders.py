@@ -34,20 +34,10 @@ class TensorLoader:
     """
 
     def __init__(
-        self,
-        images: Tensor | Pictures,
-        labels: Tensor,
-        indices: Tensor,
-        batch_size: int,
-        *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        augmentation: Augmentation | None = None,
-        shuffle: bool = False,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        strata: Tensor | None = None,
-    ):
+        self, images: Tensor | Pictures, labels: Tensor, indices: Tensor, batch_size: int, *, mean: Sequence[float],
+        std: Sequence[float], augmentation: Augmentation | None = None, shuffle: bool = False, seed: int = 0,
+        device: torch.device | str = "cpu", strata: Tensor | None = None,
+    ):  # fmt: skip
         self.device = torch.device(device)
         fetched = isinstance(images, Pictures)
         self.images = images if fetched else images.to(self.device)

@@ -33,12 +33,9 @@ class Normaliser:
     """
 
     def __init__(
-        self,
-        mean: Sequence[float],
-        std: Sequence[float],
-        image_size: tuple[int, int],
+        self, mean: Sequence[float], std: Sequence[float], image_size: tuple[int, int],
         device: torch.device | str = "cpu",
-    ):
+    ):  # fmt: skip
         pixels = image_size[0] * image_size[1]
         mean64, std64 = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
         self.scale = (1 / (255 * std64)).float().repeat(pixels).to(device)

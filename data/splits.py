@@ -26,18 +26,10 @@ from helper_functions.errors import UserError
 
 
 def make_splits(
-    dataset: Dataset,
-    forget: str | None,
-    *,
-    validation: str = "0.1",
-    test: float = 0.2,
-    seed: int = 0,
-    confusion: str = "uniform",
-    foreign: bool = False,
-    previous: Splits | None = None,
-    with_copies: bool = False,
+    dataset: Dataset, forget: str | None, *, validation: str = "0.1", test: float = 0.2, seed: int = 0,
+    confusion: str = "uniform", foreign: bool = False, previous: Splits | None = None, with_copies: bool = False,
     groups: str | None = None,
-) -> Splits:
+) -> Splits:  # fmt: skip
     """Split a data set; the train, held-out and test parts depend on it, the fractions and the seed alone.
 
     In an image folder, images that a request names one by one are never drawn into the held-out or the test part.

@@ -110,13 +110,10 @@ class ScriptParser(ArgumentParser):
     """
 
     def __init__(
-        self,
-        args_class: type,
-        prog: str | None = None,
-        description: str = "",
+        self, args_class: type, prog: str | None = None, description: str = "",
         presets: Callable[[Namespace], dict[str, object]] = lambda asked: {},
         extend: Callable[[object], type] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         usage = "%(prog)s [--config_file FILE] [--FLAG VALUE ...]"
         super().__init__(prog, usage=usage, description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
         self.args_class, self.presets, self.extend, self.quiet = args_class, presets, extend, False

@@ -17,13 +17,9 @@ STEMS = ("imagenet", "cifar")
 
 
 def get_model(
-    name: str,
-    num_classes: int,
-    in_channels: int = 3,
-    stem: str = "imagenet",
-    width: int = 16,
+    name: str, num_classes: int, in_channels: int = 3, stem: str = "imagenet", width: int = 16,
     image_size: Size | None = None,
-) -> nn.Module:
+) -> nn.Module:  # fmt: skip
     """Build a classifier: images [B, in_channels, H, W] to logits [B, num_classes].
 
     `name` is `resnet8` or `resnet20` (He et al. 2016, section 4.2, `width` channels in the first stage), the name of

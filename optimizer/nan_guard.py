@@ -30,13 +30,9 @@ class NanGuard:
     """
 
     def __init__(
-        self,
-        on_nan: str,
-        parts: Mapping[str, Any],
-        rescale: Callable[[float], None],
-        record: RunRecord,
+        self, on_nan: str, parts: Mapping[str, Any], rescale: Callable[[float], None], record: RunRecord,
         flag: str = "--learning_rate",
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.rewinds, self.parts, self.rescale = on_nan == "rewind", parts, rescale
         self.record, self.flag = record, flag
         self.count = 0

@@ -24,13 +24,9 @@ class SAM(Optimizer):
     """
 
     def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer],
-        rho: float = 0.05,
-        adaptive: bool = False,
+        self, params: Iterable[Any], base_optimizer: type[Optimizer], rho: float = 0.05, adaptive: bool = False,
         **kwargs: Any,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(params, {"rho": rho, "adaptive": adaptive})
         self.base_optimizer = base_optimizer(self.param_groups, **kwargs)
         self.defaults |= self.base_optimizer.defaults

@@ -105,14 +105,9 @@ class Solver(Descent):
     """
 
     def __init__(
-        self,
-        problem: Problem,
-        optimizer: torch.optim.Optimizer,
-        model: nn.Module,
-        dual_learning_rate: float = 0.03,
-        max_grad_norm: float | None = None,
-        least_multiplier: float = 1.0,
-    ) -> None:
+        self, problem: Problem, optimizer: torch.optim.Optimizer, model: nn.Module, dual_learning_rate: float = 0.03,
+        max_grad_norm: float | None = None, least_multiplier: float = 1.0,
+    ) -> None:  # fmt: skip
         super().__init__(optimizer, model, max_grad_norm)
         self.problem, self.least_multiplier = problem, least_multiplier
         self.kept: list[Tensor] = self.multipliers()

@@ -134,23 +134,12 @@ class Fit(Trainer):
     """
 
     def __init__(
-        self,
-        steps: GradientSteps,
-        model: nn.Module,
-        loader: Iterable,
-        num_epochs: int,
-        precision: Precision,
-        record: RunRecord,
-        *,
-        name: str = "training",
-        checkpoint: dict | None = None,
-        evaluate: Callable[[nn.Module], dict[str, float]] = lambda model: {},
-        log_interval: int = 50,
-        shown: tuple[str, ...] = ("train/loss", "train/top1"),
-        columns: tuple[str, ...] | None = None,
-        on_nan: str | None = None,
-        rate_flag: str = "--learning_rate",
-    ) -> None:
+        self, steps: GradientSteps, model: nn.Module, loader: Iterable, num_epochs: int, precision: Precision,
+        record: RunRecord, *, name: str = "training", checkpoint: dict | None = None,
+        evaluate: Callable[[nn.Module], dict[str, float]] = lambda model: {}, log_interval: int = 50,
+        shown: tuple[str, ...] = ("train/loss", "train/top1"), columns: tuple[str, ...] | None = None,
+        on_nan: str | None = None, rate_flag: str = "--learning_rate",
+    ) -> None:  # fmt: skip
         self.name, self.batches = name, NamedLoader("train", loader)
         self.steps, self.step, self.model, self.record = steps, steps, model, record
         self.evaluate, self.columns = evaluate, columns

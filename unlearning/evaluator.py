@@ -93,13 +93,9 @@ class Evaluator:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        loaders: dict[str, Iterable],
-        precision: Precision,
-        seed: int,
+        self, model: nn.Module, loaders: dict[str, Iterable], precision: Precision, seed: int,
         retain_loss_gap: Callable[[Tensor, Tensor, Tensor], Tensor],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.precision, self.retain_loss_gap = precision, retain_loss_gap
         self.views = {name: evaluation_view(loaders[name]) for name in ("forget", "unseen", "validation")}
         self.views["retain"] = evaluation_view(loaders["retain"], RETAIN_SAMPLE, seed)

@@ -51,16 +51,9 @@ class Experiment:
     """
 
     def __init__(
-        self,
-        args: DataArgs,
-        weight_path: str | None = None,
-        *,
-        must_forget: bool = False,
-        following: bool = False,
-        again: bool = False,
-        with_copies: bool = False,
-        excluded: str | None = None,
-    ) -> None:
+        self, args: DataArgs, weight_path: str | None = None, *, must_forget: bool = False, following: bool = False,
+        again: bool = False, with_copies: bool = False, excluded: str | None = None,
+    ) -> None:  # fmt: skip
         self.args = args
         self.trains = isinstance(args, RunArgs)
         # Of the weight files that were read, by path.

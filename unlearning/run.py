@@ -70,18 +70,9 @@ class UnlearningRun(RunListener):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        loaders: dict[str, Iterable],
-        args: MethodArgs,
-        target: str,
-        method: str,
-        precision: Precision,
-        record: RunRecord,
-        seed: int = 0,
-        log_interval: int = 50,
-        on_nan: str | None = None,
-    ) -> None:
+        self, model: nn.Module, loaders: dict[str, Iterable], args: MethodArgs, target: str, method: str,
+        precision: Precision, record: RunRecord, seed: int = 0, log_interval: int = 50, on_nan: str | None = None,
+    ) -> None:  # fmt: skip
         set_trainable(model, args.trainable)
         self.model, self.args, self.record, self.log_interval = model, args, record, log_interval
         self.name, self.asked, self.method = label_of(method), method, get_method(method)
