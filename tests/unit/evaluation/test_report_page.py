@@ -39,6 +39,19 @@ def parser() -> ScriptParser:
     return get_parser()
 
 
+def asked_by(reference: str) -> Page:
+    request = {**example()["request"], "id": reference}
+    content = report_page(example(0, request=request, loss_histograms={"edges": [0.1, 1.0]}, verdict=None))
+    assert isinstance(content.encode(), bytes)
+    return Page(content)
+
+
+@pytest.fixture(scope="module")
+def tags() -> list:
+    """Of the page of a plain reference."""
+    return asked_by("2026").tags
+
+
 def page_of(*args, **parts) -> Page:
     return Page(report_page(example(*args, **parts)))
 
@@ -239,22 +252,10 @@ class TestHostileText:
         assert "\u202e" not in content and "\x07" not in content and r"\u202e" in page.text and r"\udcff" in page.text
         content.encode()
 
-    @staticmethod
-    def asked_by(text: str) -> Page:
-        request = {**example()["request"], "id": text}
-        content = report_page(example(0, request=request, loss_histograms={"edges": [0.1, 1.0]}, verdict=None))
-        assert isinstance(content.encode(), bytes)
-        return Page(content)
-
-    @pytest.fixture(scope="class")
-    def tags(self) -> list:
-        """Of a page with a plain reference."""
-        return self.asked_by("2026").tags
-
     @settings(max_examples=15)
     @given(value=st.text(st.characters(exclude_categories=())))
     def test_any_text_is_one_text_node_of_printed_characters(self, tags, value):
-        found = self.asked_by(value)
+        found = asked_by(value)
         assert found.tags == tags
         shown = "".join(found.texts).partition("\nRequest ")[2].partition(".\nRequester")[0]
         assert not set(shown) & {"\n", "\r", "\x00", "\u2028", "\u202e"}
