@@ -46,6 +46,8 @@ from optimizer.training import EmpiricalRisk
 
 REPOSITORY = Path(__file__).parents[2]
 CLASSES, SAMPLE = 10, 2000
+# Pictures from which a model has learned the classes.
+LEARNED = 20_000
 # Of a folder's pictures: side, model of the step, images in one, and steps of a measurement.
 SIDES = {"small": (64, "resnet18", 128, 16), "large": (224, "resnet50", 32, 3)}
 RANKS = (1, 2, 4)
@@ -182,9 +184,9 @@ class Bench:
         return {"pictures": min(self.count, SAMPLE), "same": all(torch.equal(first[key], second[key]) for key in first)}
 
     def train(self, place: str, folder: str, limit: float | None) -> tuple[dict, Path | None]:
-        """One pass of training; its run folder, if it has succeeded."""
-        flags = (*self.flags(folder), "--num_epochs", 1, "--batch_size", 256, "--learning_rate", 0.05)
-        return self.run("train.py", *flags, "--cache", place, name=f"{folder}-{place}", limit=limit)
+        """One pass of training, more of few pictures; its run folder, if it has succeeded."""
+        how = ("--num_epochs", -(-LEARNED // self.count), "--batch_size", 64, "--learning_rate", 0.05, "--cache", place)
+        return self.run("train.py", *self.flags(folder), *how, name=f"{folder}-{place}", limit=limit)
 
     def unlearn(self, folder: str, weights: Path) -> dict:
         """Unlearning of 1 % of the whole folder's pictures, in this folder, under the limit."""

@@ -19,7 +19,7 @@ def args(tmp_path, monkeypatch) -> Args:
     parts = {name: tuple(part for part in parts if part.__name__ in MEASURED) for name, parts in scale.PARTS.items()}
     monkeypatch.setattr(scale, "PARTS", parts)
     record = str(tmp_path / "record.json")
-    return Args(pictures=40, large=20, folder=str(tmp_path / "pictures"), rounds=1, output=record, device="cpu")
+    return Args(pictures=400, large=300, folder=str(tmp_path / "pictures"), rounds=1, output=record, device="cpu")
 
 
 def test_parts_are_written_as_they_are_measured_and_not_measured_again(args, monkeypatch):
@@ -42,9 +42,9 @@ def test_parts_are_written_as_they_are_measured_and_not_measured_again(args, mon
     found = main(args)
     assert found == json.loads(Path(args.output).read_text())
     assert found["small"] == stopped["small"] and found["large"]["build"] == stopped["large"]["build"]
-    assert found["small"]["build"]["bytes"] == 40 * 8 * 8 * 3
+    assert found["small"]["build"]["bytes"] == 400 * 8 * 8 * 3
     assert found["large"]["reading"]["steps"]["ratio"] == 1 and found["environment"]["pillow"]
-    args.pictures = 41
+    args.pictures = 401
     with pytest.raises(UserError, match="other settings"):
         main(args)
 
