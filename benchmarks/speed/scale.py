@@ -211,14 +211,15 @@ class Bench:
         return found | {"unlearned": self.unlearn(self.name, run / "model.pt")}
 
     def tenth(self) -> dict:
-        """Unlearning of as many pictures in a tenth of the folder, with the weights of the whole."""
+        """Unlearning of as many pictures in a tenth of the folder."""
         folder, count = f"{self.name}-tenth", self.count // 10
         for path in (self.home / self.name).glob("*/*.jpg"):
             link = self.home / folder / path.parent.name / path.name
             link.parent.mkdir(parents=True, exist_ok=True)
             if int(path.stem) < count and not link.exists():
                 link.hardlink_to(path)
-        return {"pictures": count} | self.unlearn(folder, self.last_run(f"{self.name}-disk") / "model.pt")
+        _, run = self.train("disk", folder, None)
+        return {"pictures": count} | self.unlearn(folder, run / "model.pt")
 
     @property
     def forgotten(self) -> int:
