@@ -9,7 +9,7 @@ from torch import nn
 
 from data.arguments import DataArgs, augmentation_from, dataset_from
 from data.exclusion import exclude
-from data.forget import GRAMMAR, parse_forget
+from data.forget import BY_NAME, GRAMMAR, parse_forget
 from data.image_sets import ImageSets
 from data.preprocessing import as_flags
 from data.split_record import OPTIONAL, PARTS, Splits
@@ -149,6 +149,12 @@ class Experiment:
         """Validation top-1 and top-5 in percent and loss, for the table of epochs."""
         logits, labels = predict(model, self.sets.evaluation(self.splits.validation), self.precision)
         return {f"validation/{name}": value for name, value in summarise(logits, labels).items()}
+
+    def withdrawn(self) -> list[str]:
+        """Names of the pictures that are to be overwritten in the file of pixels."""
+        if self.dataset.pixel_file is None or parse_forget(self.splits.forget_request).kind not in BY_NAME:
+            return []
+        return [self.dataset.file_names[image] for image in self.splits.forget.tolist()]
 
     def seen(self) -> dict[str, Any]:
         """What the model sees: architecture, folder, order of the classes, and all of the preprocessing."""

@@ -11,6 +11,7 @@ from torch import nn
 from data.copies import find_copies, find_near_duplicates, near_distance, tell_copies, tell_near_duplicates
 from data.forget import parse_forget
 from data.image_list import REQUESTS, Request, load_requests, read_requests
+from data.pictures.pixel_cache import check_writable
 from helper_functions.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from helper_functions.errors import UserError
 from helper_functions.files import write_bytes, write_json
@@ -215,6 +216,8 @@ def check_forgetting(args: Any, method: str, experiment: Experiment, original: n
     settings, target = settings_from(args, method), experiment.target(args.forget_target)
     check_method(method, settings)
     check_images(method, settings, target, experiment.splits, experiment.dataset.num_classes)
+    if experiment.withdrawn():
+        from_main(lambda: check_writable(experiment.dataset.pixel_file))
     if get_method(method).discriminates:
         check_features(args, original)
 

@@ -1,15 +1,17 @@
 """Image folders that do not fit in memory: building the file of pixels, reading it, training and unlearning from it.
 
     python -m benchmarks.speed.scale --output docs/performance/scale.json
-    python -m benchmarks.speed.scale --pictures 2000 --large 200
+    python -m benchmarks.speed.scale --pictures 2000 --large 200 --folder /tmp/scale --rounds 1
 
-Makes two folders of JPEG files, whose classes are colours and stripes, and measures: decoding into the file against
-Pillow alone on all cores; the start of a second run; gradient steps from memory, from the file and from the file after
-its pages were dropped, in turns; training and unlearning under a limit of anonymous memory, with each place for the
-pixels.
+Makes two folders of JPEG files, whose classes are colours and stripes, and measures in parts, each of which stands in
+the output when it is done: decoding into the file against Pillow alone on all cores; the start of a second run;
+gradient steps from memory, from the file and from the file after its pages were dropped; the bytes that each of several
+ranks gathers; weights from memory and from the file; training and unlearning under a limit of anonymous memory; and
+unlearning as many pictures of a tenth of the folder.
 """
 
 import dataclasses
+import gc
 import json
 import os
 import resource
@@ -22,6 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image
 
@@ -30,19 +33,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where this file 
 from data.augmentation import Augmentation
 from data.datasets import Dataset, load_dataset
 from data.loaders import TensorLoader
+from data.pictures.pixel_cache import newest, place_of
 from data.preprocessing import Preprocessing
+from data.splits import make_splits
+from helper_functions.code_version import code_version, code_words
 from helper_functions.config import PositiveFloat, PositiveInt, ScriptParser, run_script
 from helper_functions.errors import UserError
-from helper_functions.files import make_folder, write_json
+from helper_functions.files import check_folder_of, make_folder, write_json
 from helper_functions.training.devices import choose_device, choose_precision, describe_environment
 from models.classifiers import get_model
 from optimizer.training import EmpiricalRisk
 
 REPOSITORY = Path(__file__).parents[2]
-CLASSES = 10
-# Of the classes' pictures: side, model of the step, and images in one.
-SIDES = {"small": (64, "resnet18", 128), "large": (224, "resnet50", 32)}
-PLACES = ("memory", "disk")
+CLASSES, SAMPLE = 10, 2000
+# Pictures from which a model has learned the classes.
+LEARNED = 20_000
+# Of a folder's pictures: side, model of the step, images in one, and steps of a measurement.
+SIDES = {"small": (64, "resnet18", 128, 16), "large": (224, "resnet50", 32, 3)}
+RANKS = (1, 2, 4)
+# Settings that a record's parts share.
+SHARED = ("pictures", "large", "limit")
 
 
 @dataclasses.dataclass
@@ -60,7 +70,7 @@ class Args:
     limit: PositiveFloat = 1.5
     """GiB of anonymous memory for training and unlearning."""
     output: str | None = None
-    """JSON file to write; it is replaced."""
+    """JSON file to write after each part; parts that it holds are not measured again."""
     device: str = "auto"
     """auto takes CUDA, then MPS, then the CPU; or cpu, cuda, cuda:N, mps."""
 
@@ -68,6 +78,175 @@ class Args:
 def get_parser() -> ScriptParser:
     """The command line of this script."""
     return ScriptParser(Args, "benchmarks.speed.scale", __doc__)
+
+
+@dataclasses.dataclass
+class Bench:
+    """One folder of pictures, and what is measured on it."""
+
+    args: Args
+    name: str
+    count: int
+
+    def __post_init__(self) -> None:
+        self.side, self.model, self.batch_size, self.steps = SIDES[self.name]
+        self.home = Path(self.args.folder)
+
+    def load(self, cache: str = "disk", folder: str | None = None) -> Dataset:
+        """The data set of the folder, or of another one beside it."""
+        return load_dataset(
+            "imagefolder", self.home / (folder or self.name), Preprocessing(self.side), cache=cache,
+            cache_dir=self.home / "cache",
+        )  # fmt: skip
+
+    def build(self) -> dict:
+        """Decoding into the file, and pictures a second of Pillow alone before and after it."""
+        folder = self.home / self.name
+        shutil.rmtree(place_of(self.home / "cache", folder, Preprocessing(self.side).resolved()), ignore_errors=True)
+        before = pillow_rate(folder)
+        began = time.perf_counter()
+        size = self.load().images.nbytes
+        seconds = time.perf_counter() - began
+        pillow = [before, pillow_rate(folder)]
+        rate = self.count / seconds
+        ratio = rate / statistics.mean(pillow)
+        return {"seconds": seconds, "bytes": size, "images_per_second": rate, "pillow": pillow, "ratio": ratio}
+
+    def start(self) -> dict:
+        """Seconds that a second run takes for its data set and its splits."""
+        began = time.perf_counter()
+        dataset = self.load()
+        loaded = time.perf_counter()
+        make_splits(dataset, f"random:{self.forgotten}images")
+        return {"load_seconds": loaded - began, "split_seconds": time.perf_counter() - loaded}
+
+    def reading(self) -> dict:
+        """Images a second of gradient steps and of a loader alone, from each place; those from the disk read bytes."""
+        disk = self.load()
+        # Reads the whole file.
+        memory = dataclasses.replace(disk, images=disk.images[:])
+        places: dict[str, list[tuple[float, float]]] = {"memory": [], "disk": [], "disk, cold": []}
+        for _ in range(self.args.rounds):
+            places["memory"].append(self.rates(memory))
+            places["disk"].append(self.rates(disk))
+        # Mapped pages stay where they are.
+        del memory, disk
+        gc.collect()
+        before = bytes_read()
+        for _ in range(self.args.rounds):
+            places["disk, cold"].append(self.rates(None))
+        found = {}
+        for number, what in enumerate(("steps", "loader")):
+            rates = {place: [each[number] for each in pairs] for place, pairs in places.items()}
+            ratios = [disk / memory for disk, memory in zip(rates["disk"], rates["memory"], strict=True)]
+            median = {place: statistics.median(values) for place, values in rates.items()}
+            found[what] = {"median": median, "ratio": statistics.median(ratios), "all": rates}
+        return {**found, "cold_bytes_read": bytes_read() - before}
+
+    def rates(self, dataset: Dataset | None) -> tuple[float, float]:
+        """Images a second of gradient steps and of the loader; without a data set, of one no pixel of which is cached.
+        """
+        found = []
+        for steps, measured in ((self.steps, step_rate), (40, fetch_rate)):
+            given = self.cold() if dataset is None else dataset
+            found.append(measured(given, self.model, self.batch_size, steps, self.args.device))
+        return tuple(found)
+
+    def cold(self) -> Dataset:
+        """The data set, its pixels dropped from the page cache."""
+        gc.collect()
+        dataset = self.load()
+        os.sync()
+        with open(newest(dataset.pixel_file).folder / "pixels.npy", "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return dataset
+
+    def ranks(self) -> dict:
+        """Bytes that each of several ranks gathers, over Gloo."""
+        return {
+            str(ranks): json.loads(
+                limited(
+                    None, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", ranks,
+                    "-m", "benchmarks.speed.gathered", self.home / self.name, self.side, self.home / "cache",
+                )["last"]
+            )
+            for ranks in RANKS
+        }  # fmt: skip
+
+    def same_bits(self) -> dict:
+        """Whether training from memory and from the file end with the same weights, on a folder that fits."""
+        folder, weights = f"{self.name}-sample", []
+        make_pictures(self.home / folder, self.side, min(self.count, SAMPLE))
+        for place in ("memory", "disk"):
+            _, run = self.train(place, folder, None)
+            weights.append(torch.load(run / "model.pt", weights_only=True))
+        first, second = weights
+        return {"pictures": min(self.count, SAMPLE), "same": all(torch.equal(first[key], second[key]) for key in first)}
+
+    def train(self, place: str, folder: str, limit: float | None) -> tuple[dict, Path | None]:
+        """One pass of training, more of few pictures; its run folder, if it has succeeded."""
+        how = ("--num_epochs", -(-LEARNED // self.count), "--batch_size", 64, "--learning_rate", 0.05, "--cache", place)
+        return self.run("train.py", *self.flags(folder), *how, name=f"{folder}-{place}", limit=limit)
+
+    def unlearn(self, folder: str, weights: Path) -> dict:
+        """Unlearning of 1 % of the whole folder's pictures, in this folder, under the limit."""
+        ended, run = self.run(
+            "train_constrained_unlearning.py", *self.flags(folder), "--cache", "disk", "--weight_path", weights,
+            "--near_duplicates", "off", name=f"{folder}-unlearned", limit=self.args.limit,
+        )  # fmt: skip
+        if run is None:
+            raise UserError(f"--{'pictures' if self.name == 'small' else self.name} {self.count}: {ended['last']}")
+        report = json.loads((run / "report.json").read_text())
+        figures = ("retain_top1", "forget_top1", "test_top1")
+        models = {model: {key: found[key] for key in figures} for model, found in report["models"].items()}
+        return ended | {"cost": report["cost"]["unlearned"], "models": models}
+
+    def runs(self) -> dict:
+        """Training from memory, training and unlearning from the file, under the limit; the cost of training again."""
+        found = {"memory": self.train("memory", self.name, self.args.limit)[0]}
+        found["disk"], run = self.train("disk", self.name, self.args.limit)
+        if run is None:
+            raise UserError(f"--limit {self.args.limit:g}: training from the file: {found['disk']['last']}")
+        found["disk"]["cost"] = json.loads((run / "report.json").read_text())["cost"]["original"]
+        return found | {"unlearned": self.unlearn(self.name, run / "model.pt")}
+
+    def tenth(self) -> dict:
+        """Unlearning of as many pictures in a tenth of the folder."""
+        folder, count = f"{self.name}-tenth", self.count // 10
+        for path in (self.home / self.name).glob("*/*.jpg"):
+            link = self.home / folder / path.parent.name / path.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if int(path.stem) < count and not link.exists():
+                link.hardlink_to(path)
+        _, run = self.train("disk", folder, None)
+        return {"pictures": count} | self.unlearn(folder, run / "model.pt")
+
+    @property
+    def forgotten(self) -> int:
+        return max(1, self.count // 100)
+
+    def flags(self, folder: str) -> tuple:
+        return (
+            "--dataset", "imagefolder", "--data_dir", self.home / folder, "--image_size", self.side,
+            "--model", "resnet8", "--width", 8, "--figures", "False", "--log_dir", self.home,
+            "--cache_dir", self.home / "cache", "--validation", "0.02", "--test", "0.02",
+            "--forget", f"random:{self.forgotten}images", "--device", self.args.device,
+        )  # fmt: skip
+
+    def run(self, script: str, *flags: object, name: str, limit: float | None) -> tuple[dict, Path | None]:
+        """A script's end, and its run folder unless it has failed."""
+        ended = limited(limit, script, *flags, "--name_prefix", name)
+        return ended, self.last_run(name) if ended["status"] in (0, 3, 4) else None
+
+    def last_run(self, name: str) -> Path:
+        return max(self.home.glob(f"{name}-2*"), key=lambda path: path.stat().st_mtime)
+
+
+# Parts of the record for each folder.
+PARTS = {
+    "small": (Bench.build, Bench.start, Bench.reading, Bench.ranks, Bench.same_bits, Bench.runs, Bench.tenth),
+    "large": (Bench.build, Bench.start, Bench.reading, Bench.same_bits, Bench.runs),
+}
 
 
 def draw(path: Path, side: int, number: int) -> None:
@@ -104,26 +283,18 @@ def pillow_rate(folder: Path, limit: int = 20_000) -> float:
     """Pictures a second that Pillow decodes to arrays on all cores, the files in the page cache."""
     paths = [str(path) for path in sorted(folder.glob("*/*.jpg"))[:limit]]
     with ProcessPoolExecutor() as pool:
+        list(pool.map(_decode, paths[:64], chunksize=1))  # starts the processes
         began = time.perf_counter()
         list(pool.map(_decode, paths, chunksize=64))
         return len(paths) / (time.perf_counter() - began)
 
 
-def load(folder: Path, cache: str, side: int) -> tuple[Dataset, float]:
-    """The data set and the seconds that loading it took."""
-    began = time.perf_counter()
-    dataset = load_dataset(
-        "imagefolder", folder, Preprocessing(side), cache=cache, cache_dir=folder.parent / "cache"
-    )
-    return dataset, time.perf_counter() - began
-
-
-def drop_pages(folder: Path) -> None:
-    """Take the files of pixels out of the page cache."""
-    os.sync()
-    for path in folder.glob("*/pixels-*/pixels.npy"):
-        with open(path, "rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+def loader_of(dataset: Dataset, batch_size: int, device: torch.device) -> TensorLoader:
+    """Batches of random images of the data set, augmented."""
+    return TensorLoader(
+        dataset.images, dataset.labels, torch.arange(len(dataset.labels)), batch_size, mean=dataset.mean,
+        std=dataset.std, augmentation=Augmentation(8), shuffle=True, device=device,
+    )  # fmt: skip
 
 
 def step_rate(dataset: Dataset, model_name: str, batch_size: int, steps: int, device: str) -> float:
@@ -132,120 +303,68 @@ def step_rate(dataset: Dataset, model_name: str, batch_size: int, steps: int, de
     torch.manual_seed(0)
     model = get_model(model_name, CLASSES, 3, "imagenet", 64, dataset.image_size).to(precision.device)
     model = model.to(memory_format=torch.channels_last)
-    loader = TensorLoader(
-        dataset.images, dataset.labels, torch.arange(len(dataset.labels)), batch_size, mean=dataset.mean,
-        std=dataset.std, augmentation=Augmentation(8), shuffle=True, device=precision.device,
-    )  # fmt: skip
+    loader = loader_of(dataset, batch_size, precision.device)
     risk, optimizer = EmpiricalRisk(model, precision), torch.optim.SGD(model.parameters(), 0.01)
-    batches = loader.batches(0)
-    for step, batch in zip(range(steps + 1), batches, strict=False):
-        if step == 1:
-            began = time.perf_counter()
+    seen = 0
+    for step, batch in zip(range(steps + 1), loader.batches(0), strict=False):
         risk(batch)[0].backward()
         optimizer.step()
         optimizer.zero_grad()
-    return steps * batch_size / (time.perf_counter() - began)
+        seen += len(batch[1])
+        if step == 0:
+            seen, began = 0, time.perf_counter()
+    return seen / (time.perf_counter() - began)
 
 
-def fetch_rate(dataset: Dataset, batches: int = 200) -> float:
-    """Images a second that a loader alone gives, augmented, in batches of 128."""
-    loader = TensorLoader(
-        dataset.images, dataset.labels, torch.arange(len(dataset.labels)), 128, mean=dataset.mean, std=dataset.std,
-        augmentation=Augmentation(8), shuffle=True,
-    )  # fmt: skip
+def fetch_rate(dataset: Dataset, _: str, batch_size: int, batches: int, device: str) -> float:
+    """Images a second that a loader alone gives."""
+    loader = loader_of(dataset, batch_size, choose_device(device, False))
     began = time.perf_counter()
     seen = sum(len(labels) for _, (_, labels) in zip(range(batches), loader.batches(0), strict=False))
     return seen / (time.perf_counter() - began)
 
 
-def limited(limit: float, *command: object) -> dict:
-    """Status, seconds and last line of a script under a limit of anonymous memory, in GiB."""
-    size = int(limit * 2**30)
+def bytes_read() -> int:
+    """Bytes that this process has had read from disks."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["read_bytes"])
+
+
+def limited(limit: float | None, *command: object) -> dict:
+    """Status, seconds and last line of a script, under a limit of anonymous memory in GiB unless it is None."""
+    size = None if limit is None else int(limit * 2**30)
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, *map(str, command)], cwd=REPOSITORY, capture_output=True, text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (size, size)),
+        preexec_fn=None if size is None else lambda: resource.setrlimit(resource.RLIMIT_DATA, (size, size)),
     )  # fmt: skip
-    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    lines = (done.stderr if done.returncode in (1, 2) else done.stdout).strip().splitlines()
     return {"status": done.returncode, "seconds": time.perf_counter() - began, "last": lines[-1] if lines else ""}
 
 
-def newest(folder: Path, pattern: str) -> Path:
-    """The last run folder of a name."""
-    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
-
-
-def measure_folder(args: Args, name: str, count: int) -> dict:
-    """Everything but the runs, of one folder."""
-    side, model, batch_size = SIDES[name]
-    home = make_folder("folder", Path(args.folder))
-    folder = home / name
-    make_pictures(folder, side, count)
-    found = {"pictures": count, "side": side, "model": model, "batch_size": batch_size}
-    rates = {"pillow": pillow_rate(folder)}
-    shutil.rmtree(home / "cache", ignore_errors=True)
-    dataset, seconds = load(folder, "disk", side)
-    found["build"] = rates | {"seconds": seconds, "ours": count / seconds, "bytes": dataset.images.nbytes}
-    found["second_start_seconds"] = load(folder, "disk", side)[1]
-    sample = home / f"{name}-sample"
-    make_pictures(sample, side, min(count, 2000))
-    memory, _ = load(sample, "memory", side)
-    steps = 8 if name == "small" else 4
-    measured: dict[str, list[float]] = {"memory": [], "disk": [], "disk, cold": []}
-    for _ in range(args.rounds):
-        measured["memory"].append(step_rate(memory, model, batch_size, steps, args.device))
-        measured["disk"].append(step_rate(dataset, model, batch_size, steps, args.device))
-        drop_pages(home / "cache")
-        measured["disk, cold"].append(step_rate(dataset, model, batch_size, steps, args.device))
-    found["steps"] = {place: {"median": statistics.median(rates), "all": rates} for place, rates in measured.items()}
-    found["loader"] = {"memory": fetch_rate(memory, 15), "disk": fetch_rate(dataset, 15)}
-    drop_pages(home / "cache")
-    found["loader"]["disk, cold"] = fetch_rate(dataset, 15)
-    return found
-
-
-def measure_runs(args: Args, name: str, count: int) -> dict:
-    """Training, unlearning of 1 % and retraining under the limit, for one folder."""
-    side, home = SIDES[name][0], Path(args.folder)
-    flags = (
-        "--dataset", "imagefolder", "--data_dir", home / name, "--image_size", side, "--model", "resnet8", "--width", 8,
-        "--figures", "False", "--log_dir", home, "--cache_dir", home / "cache", "--validation", "0.02",
-        "--test", "0.02", "--forget", f"random:{max(1, count // 100)}images",
-    )  # fmt: skip
-    train = ("--num_epochs", 1, "--batch_size", 256, "--learning_rate", 0.05)
-    found = {}
-    for place in PLACES:
-        prefix = ("--cache", place, "--name_prefix", f"{name}-{place}")
-        found[place] = {"train": limited(args.limit, "train.py", *flags, *train, *prefix)}
-    weights = newest(home, f"{name}-disk-2*") / "model.pt"
-    found["disk"]["unlearn"] = limited(
-        args.limit, "train_constrained_unlearning.py", *flags, "--cache", "disk", "--weight_path", weights,
-        "--name_prefix", f"{name}-unlearned", "--near_duplicates", "off",
-    )  # fmt: skip
-    if found["disk"]["unlearn"]["status"] not in (0, 3, 4):
-        raise UserError(f"--{'pictures' if name == 'small' else name} {count}: {found['disk']['unlearn']['last']}")
-    report = json.loads((newest(home, f"{name}-unlearned-2*") / "report.json").read_text())
-    found["cost"] = {
-        model: {key: cost[key] for key in ("seconds", "images", "gradient_steps")}
-        for model, cost in report["cost"].items()
-    }
-    trained = json.loads((weights.parent / "report.json").read_text())
-    found["cost"]["trained"] = trained["cost"]["original"]
-    found["figures"] = {
-        model: {key: figures[key] for key in ("retain_top1", "forget_top1", "test_top1")}
-        for model, figures in report["models"].items()
-    }
-    return found
-
-
 def main(args: Args) -> dict:
-    """Measure both folders; prints and writes what was found."""
-    found = {"environment": describe_environment(choose_device(args.device, False))}
+    """Measure what the output does not hold; prints and writes each part."""
+    check_folder_of("output", args.output)
+    args.folder = str(make_folder("folder", args.folder).resolve())
+    settings = {key: getattr(args, key) for key in SHARED}
+    found = {"settings": settings, "small": {}, "large": {}}
+    if args.output is not None and Path(args.output).is_file():
+        found = json.loads(Path(args.output).read_text())
+        if found.get("settings") != settings:
+            raise UserError(f"--output {args.output}: its parts have other settings than {settings}; name a new file")
+    version = code_words(code_version())
+    found["environment"] = {**describe_environment(choose_device(args.device, False)), "pillow": PIL.__version__}
     for name, count in (("small", args.pictures), ("large", args.large)):
-        found[name] = measure_folder(args, name, count) | {"runs": measure_runs(args, name, count)}
-        print(json.dumps({name: found[name]}, indent=2), flush=True)
-        if args.output is not None:
-            write_json(Path(args.output), found)
+        make_pictures(Path(args.folder) / name, SIDES[name][0], count)
+        for part in PARTS[name]:
+            if part.__name__ in found[name]:
+                continue
+            began = time.perf_counter()
+            result = {"code": version, **part(Bench(args, name, count))}
+            found[name][part.__name__] = result | {"part_seconds": time.perf_counter() - began}
+            print(json.dumps({name: {part.__name__: found[name][part.__name__]}}, indent=2), flush=True)
+            if args.output is not None:
+                write_json(Path(args.output), found)
     return found
 
 

@@ -58,18 +58,16 @@ class _Files(MapDataset):
     ) -> None:  # fmt: skip
         self.listing, self.stated, self.shape, self.dtype, self.keep = listing, stated, shape, dtype, keep
         self.into, self.withdrawn = into, withdrawn
+        self.start = None if into is None else np.load(into, mmap_mode="r").offset
         # Of large pictures, one is open at a time, whichever worker decodes it.
-        self.one_large, self.reader, self.rows = multiprocessing.Lock(), None, None
+        self.one_large, self.reader = multiprocessing.Lock(), None
 
     def __getitem__(self, places: np.ndarray) -> Decoded:
         facts = np.zeros(len(places), facts_of(self.shape[-1]))
-        if self.into is None:
-            pixels = np.empty((len(places) if self.keep else 1, *self.shape), self.dtype)
-        elif self.rows is None:
-            self.rows = np.asarray(np.load(self.into, mmap_mode="r+"))
+        pixels = np.empty((len(places) if self.keep else 1, *self.shape), self.dtype)
         with strict():
             for number, place in enumerate(places.tolist()):
-                target = pixels[number if self.keep else 0] if self.into is None else self.rows[place]
+                target = pixels[number if self.keep else 0]
                 try:
                     found = self.read(place)
                 except UserError as error:
@@ -80,7 +78,23 @@ class _Files(MapDataset):
                 facts[number] = describe(target, UNREADABLE if unreadable else DECODED)
                 if self.withdrawn and facts[number]["digest"].tobytes() in self.withdrawn:
                     target[:], facts["state"][number] = 0, WITHDRAWN
-        return Decoded(places, pixels if self.keep and self.into is None else None, facts)
+        if self.into is None:
+            return Decoded(places, pixels if self.keep else None, facts)
+        try:
+            self.write(places, pixels)
+        except OSError as error:
+            fatal = f"{self.into}: {error.strerror or error}; name another --cache_dir, or give --cache none"
+            return Decoded(places, None, facts, fatal)
+        return Decoded(places, None, facts)
+
+    def write(self, places: np.ndarray, pixels: np.ndarray) -> None:
+        """Put pixels [n, H, W, C] into their rows of the file, neighbours together: each new page of a map is a fault.
+        """
+        ends = [*(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
+        with open(self.into, "rb+") as file:
+            for first, end in zip([0, *ends], ends, strict=False):
+                file.seek(self.start + int(places[first]) * pixels[0].nbytes)
+                file.write(pixels[first:end])
 
     def read(self, place: int) -> np.ndarray | str:
         """Pixels [H, W, C], or why the picture cannot be read; UserError for what is wrong with every picture.
@@ -109,9 +123,10 @@ def describe(pixels: np.ndarray, state: int) -> tuple:
     digest, channels = digest_of(pixels), pixels.shape[-1]
     if pixels.dtype != np.uint8:
         return state, digest, np.zeros((2, channels), np.int64)
-    # 16 bits hold the square of a byte, 32 bits the sum of 66,000.
-    wide = pixels.reshape(len(pixels), -1).astype(np.uint16)
-    columns = (each.sum(0, dtype=np.uint32) for each in (wide, wide * wide))
+    # 32 bits hold the sum of 66,000 squares of bytes.
+    wide = pixels.reshape(len(pixels), -1).astype(np.uint32)
+    sums = wide.sum(0, dtype=np.uint32)
+    columns = (sums, np.square(wide, out=wide).sum(0, dtype=np.uint32))
     return state, digest, [each.reshape(-1, channels).sum(0) for each in columns]
 
 

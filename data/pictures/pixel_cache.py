@@ -6,12 +6,14 @@ made; a later process goes on with it.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from helper_functions.wording import counted
 
 BUILDING, PIXELS, FACTS, FILES, LOCK = "building", "pixels.npy", "facts.npy", "files", "lock"
 # Seconds between two points from which a build that was killed with its machine goes on.
-INTERVAL = 5.0
+INTERVAL = 1.0
 
 
 @dataclass(eq=False)
@@ -132,19 +134,23 @@ def _build(
     say(f"cache    {len(wanted):,} of {counted(count, 'picture')} to decode into {place}, {size}")
     gone = frozenset() if old is None else _withdrawn(old)
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
-    flushed = time.monotonic()
+    # The disk writes while the workers decode.
+    with ThreadPoolExecutor(1) as pool:
+        settled, flushed = pool.submit(int), time.monotonic()
 
-    def put(found: Decoded) -> None:
-        nonlocal flushed
-        waiting.append((found.places, found.facts))
-        if time.monotonic() - flushed > INTERVAL:
-            _settle(begun, waiting)
-            flushed = time.monotonic()
+        def put(found: Decoded) -> None:
+            nonlocal settled, flushed, waiting
+            waiting.append((found.places, found.facts))
+            if time.monotonic() - flushed > INTERVAL:
+                settled.result()
+                settled, flushed, waiting = pool.submit(_settle, begun, waiting), time.monotonic(), []
 
-    try:
-        decode(listing, stated, shape, dtype, wanted, put, keep=True, into=folder / PIXELS, withdrawn=gone)
-    finally:
-        _settle(begun, waiting)
+        try:
+            decode(listing, stated, shape, dtype, wanted, put, keep=True, into=folder / PIXELS, withdrawn=gone)
+        finally:
+            last = pool.submit(_settle, begun, waiting)
+            settled.result()
+            last.result()
     name = f"pixels-{time.time_ns():020d}"
     folder.rename(place / name)
     for other in place.glob("pixels-*"):
@@ -153,14 +159,13 @@ def _build(
     return PixelFile.open(place / name)
 
 
-def _settle(begun: PixelFile, waiting: list[tuple[np.ndarray, np.ndarray]]) -> None:
+def _settle(begun: PixelFile, waiting: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
     """Pixels reach the disk before the facts that say that they are there."""
     with open(begun.folder / PIXELS, "rb+") as file:  # also what workers have written to it
         os.fsync(file.fileno())
     for places, facts in waiting:
         for name in facts.dtype.names:
             begun.facts[name][places] = facts[name]
-    waiting.clear()
     begun.facts.flush()
 
 
@@ -254,14 +259,38 @@ def _opened(place: Path) -> Iterator[PixelFile | None]:
         yield None if file is None else PixelFile.open(file.folder, "r+")
 
 
+def check_writable(place: Path) -> None:
+    """Refuse a file in which no picture can be overwritten, if there is one, by a UserError."""
+    if newest(place) is not None:
+        with _writable(place):
+            pass
+
+
+@contextlib.contextmanager
+def _writable(place: Path) -> Iterator[PixelFile]:
+    try:
+        with _opened(place) as file:
+            if file is None:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            yield file
+    except OSError as error:
+        raise UserError(
+            f"--cache_dir {place.parent}: withdrawn pictures cannot be overwritten in {place} "
+            f"({error.strerror or error}); have its owner remove that folder, or name another --cache_dir"
+        ) from error
+
+
 def overwrite(place: Path, names: list[str]) -> int:
     """Overwrite the pixels of these pictures with zeros, on the disk, and note it; how many there were.
 
     A later run leaves such pictures out, also where the same pixels come back under the same name.
+
+    Raises:
+        UserError: the file cannot be written.
     """
     if newest(place) is None:
         return 0
-    with _opened(place) as file:
+    with _writable(place) as file:
         wanted = set(names)
         rows = np.array([row for row, name in enumerate(file.files) if name in wanted], dtype=np.int64)
         file.pixels[rows] = 0

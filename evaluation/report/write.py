@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 
 from contrastive_discrimination.critic import Critic
-from data.forget import BY_NAME, parse_forget
 from data.pictures.pixel_cache import overwrite
 from evaluation.gaps import retrained_of, summarise_gaps
 from evaluation.judge import Judgement, intervals_of_gaps, judge_all
@@ -129,11 +128,10 @@ def verdict_of(judgements: dict[str, Judgement], args: Any, target: str, experim
 @on_main
 def _overwrite_withdrawn(experiment: Experiment) -> None:
     """Take withdrawn pictures out of the file of pixels."""
-    dataset, splits = experiment.dataset, experiment.splits
-    if dataset.pixel_file is not None and parse_forget(splits.forget_request).kind in BY_NAME:
-        count = overwrite(dataset.pixel_file, [dataset.file_names[image] for image in splits.forget.tolist()])
-        said = counted(count, "withdrawn picture")
-        say(f"cache    {said} overwritten in {dataset.pixel_file}; later runs leave them out")
+    if names := experiment.withdrawn():
+        place = experiment.dataset.pixel_file
+        said = counted(overwrite(place, names), "withdrawn picture")
+        say(f"cache    {said} overwritten in {place}; later runs leave them out")
 
 
 def _finish(

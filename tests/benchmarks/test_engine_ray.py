@@ -13,15 +13,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 import torch
 from helpers.processes import REPOSITORY
+from PIL import Image
 from ray.cluster_utils import Cluster
 
 from benchmarks.leaderboard import board as leaderboard
 from benchmarks.sweeps import engine_ray, sweep
 from benchmarks.sweeps.sweep import EngineArgs, RunAll, engine_of
+from data.datasets import load_dataset
+from data.pictures import pixel_cache
+from data.preprocessing import Preprocessing
 from helper_functions.config import run_script
 from helper_functions.errors import UserError
 
@@ -79,6 +84,23 @@ def outlive(cell: dict) -> int:
     return cell["number"]
 
 
+def read_pictures(cell: dict) -> tuple[str, int, int]:
+    """The machine, how many pictures this process decodes into that machine's file, and the sum of all pixels."""
+    here, decoded, decode = ray.get_runtime_context().get_node_id(), [], pixel_cache.decode
+
+    def count(*given: object, **options: object) -> None:
+        decoded.append(len(given[4]))
+        decode(*given, **options)
+
+    pixel_cache.decode = count
+    try:
+        cache_dir = Path(cell["folder"]) / here
+        dataset = load_dataset("imagefolder", cell["photos"], Preprocessing(4), cache="disk", cache_dir=cache_dir)
+    finally:
+        pixel_cache.decode = decode
+    return here, sum(decoded), int(dataset.images[:].sum())
+
+
 class TestCells:
     def test_results_and_errors_are_those_of_local_processes(self, run_all, tmp_path):
         def found(finished) -> dict:
@@ -100,6 +122,19 @@ class TestCells:
             assert next(finished)[0] == free
             elsewhere.close()
             assert [cell for cell, _, _ in finished] == [held]
+
+
+    def test_pictures_are_decoded_once_a_machine(self, run_all, tmp_path):
+        pixels = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
+        for number, each in enumerate(pixels):
+            path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(each).save(path)
+        asked, decoded = cells(tmp_path, 6, photos=str(tmp_path / "photos")), {}
+        for _, (here, count, total), error in run_all(read_pictures, asked, title="cells"):
+            assert error is None and total == pixels.sum()
+            decoded[here] = decoded.get(here, 0) + count
+        assert set(decoded.values()) == {len(pixels)}
 
 
 class TestRefusals:

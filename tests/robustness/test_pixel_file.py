@@ -1,5 +1,6 @@
 """The file of decoded pictures under kills, two processes at once, a full disk, and in a folder of somebody else."""
 
+import codecs
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -92,17 +93,45 @@ def test_a_disk_that_is_full_leaves_nothing(photos, tmp_path):
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.name != "lock"]
 
 
+def open_to_all(*folders: Path) -> None:
+    """pytest's own folders are closed to other users."""
+    above = {path for folder in folders for path in (folder, *folder.parents)}
+    for path in above - {*Path("/tmp").parents, Path("/tmp")}:
+        path.chmod(path.stat().st_mode | 0o055)
+
+
 def test_a_file_in_a_folder_that_cannot_be_written_is_read(photos, expected, tmp_path):
     disk = ("--cache", "disk", "--cache_dir", tmp_path / "cache")
     assert train(photos, tmp_path / "first", *disk).status == 0
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs").chmod(0o777)
-    # pytest's own folders are closed to other users.
-    for folder in {*photos.parents, *tmp_path.parents, photos, tmp_path} - {*Path("/tmp").parents, Path("/tmp")}:
-        folder.chmod(folder.stat().st_mode | 0o055)
+    open_to_all(photos, tmp_path)
     done = train(photos, tmp_path / "runs", *disk, before=become_nobody)
     assert done.status == 0 and "to decode" not in done.out, done
     assert_same(only(tmp_path / "runs"), expected)
     other = ("--cache", "disk", "--cache_dir", tmp_path / "first")
     refused = train(photos, tmp_path / "runs", *other, before=become_nobody)
     assert_refused(refused, "train.py", "--cache_dir", "Permission denied", "--cache none")
+
+
+def become_reader() -> None:
+    """Somebody else, who may not be able to read Python's own folder, from which encodings are loaded late."""
+    for name in ("cp437", "utf-8-sig"):
+        codecs.lookup(name)
+    become_nobody()
+
+
+def test_pictures_in_a_file_of_somebody_else_cannot_be_withdrawn(photos, tmp_path):
+    """Refused before any work, since its end could not be reached."""
+    disk = ("--cache", "disk", "--cache_dir", tmp_path / "cache")
+    assert train(photos, tmp_path / "first", *disk).status == 0
+    withdrawn = tmp_path / "withdrawn.txt"
+    withdrawn.write_text("a/000.png\n")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs").chmod(0o777)
+    open_to_all(photos, tmp_path)
+    given = ("--data_dir", photos, *FLAGS, "--log_dir", tmp_path / "runs", *disk)
+    script = "train_constrained_unlearning.py"
+    done = fork(script, *given, "--forget", f"file:{withdrawn}", before=become_reader)
+    assert_refused(done, script, f"--cache_dir {tmp_path / 'cache'}", "cannot be overwritten", "Permission denied")
+    assert not list((tmp_path / "runs").iterdir())

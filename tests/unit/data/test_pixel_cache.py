@@ -269,6 +269,33 @@ def test_withdrawn_pictures_are_overwritten_and_left_out(folder, capsys, decoded
     assert "a/002.png" in load(folder, "disk").file_names
 
 
+def test_pictures_that_cannot_be_overwritten_are_told_in_a_line(folder, monkeypatch):
+    place = load(folder, "disk").pixel_file
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pixel_cache, "FileLock", refuse)
+    with pytest.raises(UserError, match="--cache_dir .* cannot be overwritten in .*Permission denied.*another"):
+        overwrite(place, ["a/002.png"])
+    monkeypatch.undo()
+    opened = pixel_cache.PixelFile.open
+    monkeypatch.setattr(pixel_cache.PixelFile, "open", lambda place, mode="r": None if mode == "r+" else opened(place))
+    with pytest.raises(UserError, match="Permission denied"):
+        overwrite(place, ["a/002.png"])
+
+
+def test_a_disk_that_fills_while_pictures_are_decoded(folder, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(decoding._Files, "write", full)
+    with pytest.raises(UserError, match="No space left on device; name another --cache_dir, or give --cache none"):
+        load(folder, "disk")
+    monkeypatch.undo()
+    assert equal(load(folder, "disk"), load(folder, "memory"))
+
+
 def test_without_write_a_file_is_read_but_none_is_made(folder):
     assert equal(load(folder, "disk", write=False), load(folder, "memory"))
     assert not (folder.parent / "cache").exists()
