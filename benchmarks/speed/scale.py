@@ -183,30 +183,28 @@ class Bench:
         first, second = weights
         return {"pictures": min(self.count, SAMPLE), "same": all(torch.equal(first[key], second[key]) for key in first)}
 
-    def train(self, place: str, folder: str, limit: float | None) -> tuple[dict, Path | None]:
+    def train(self, place: str, folder: str, limit: float | None, may_fail: bool = False) -> tuple[dict, Path | None]:
         """One pass of training, more of few pictures; its run folder, if it has succeeded."""
         how = ("--num_epochs", -(-LEARNED // self.count), "--batch_size", 64, "--learning_rate", 0.05, "--cache", place)
-        return self.run("train.py", *self.flags(folder), *how, name=f"{folder}-{place}", limit=limit)
+        how += (*self.flags(folder), "--name_prefix", f"{folder}-{place}")
+        ended = limited(limit, "train.py", *how)
+        return ended, None if may_fail and ended["status"] else self.run_of(ended, f"{folder}-{place}")
 
     def unlearn(self, folder: str, weights: Path) -> dict:
         """Unlearning of 1 % of the whole folder's pictures, in this folder, under the limit."""
-        ended, run = self.run(
-            "train_constrained_unlearning.py", *self.flags(folder), "--cache", "disk", "--weight_path", weights,
-            "--near_duplicates", "off", name=f"{folder}-unlearned", limit=self.args.limit,
+        ended = limited(
+            self.args.limit, "train_constrained_unlearning.py", *self.flags(folder), "--cache", "disk",
+            "--weight_path", weights, "--near_duplicates", "off", "--name_prefix", f"{folder}-unlearned",
         )  # fmt: skip
-        if run is None:
-            raise UserError(f"--{'pictures' if self.name == 'small' else self.name} {self.count}: {ended['last']}")
-        report = json.loads((run / "report.json").read_text())
+        report = json.loads((self.run_of(ended, f"{folder}-unlearned") / "report.json").read_text())
         figures = ("retain_top1", "forget_top1", "test_top1")
         models = {model: {key: found[key] for key in figures} for model, found in report["models"].items()}
         return ended | {"cost": report["cost"]["unlearned"], "models": models}
 
     def runs(self) -> dict:
         """Training from memory, training and unlearning from the file, under the limit; the cost of training again."""
-        found = {"memory": self.train("memory", self.name, self.args.limit)[0]}
+        found = {"memory": self.train("memory", self.name, self.args.limit, may_fail=True)[0]}
         found["disk"], run = self.train("disk", self.name, self.args.limit)
-        if run is None:
-            raise UserError(f"--limit {self.args.limit:g}: training from the file: {found['disk']['last']}")
         found["disk"]["cost"] = json.loads((run / "report.json").read_text())["cost"]["original"]
         return found | {"unlearned": self.unlearn(self.name, run / "model.pt")}
 
@@ -226,19 +224,20 @@ class Bench:
         return max(1, self.count // 100)
 
     def flags(self, folder: str) -> tuple:
+        """What all runs on a folder share; of few pictures, larger parts are held out."""
+        count = sum(1 for _ in (self.home / folder).glob("*/*.jpg"))
+        share = min(0.2, max(0.02, 400 / count))
         return (
             "--dataset", "imagefolder", "--data_dir", self.home / folder, "--image_size", self.side,
             "--model", "resnet8", "--width", 8, "--figures", "False", "--log_dir", self.home,
-            "--cache_dir", self.home / "cache", "--validation", "0.02", "--test", "0.02",
+            "--cache_dir", self.home / "cache", "--validation", share, "--test", share,
             "--forget", f"random:{self.forgotten}images", "--device", self.args.device,
         )  # fmt: skip
 
-    def run(self, script: str, *flags: object, name: str, limit: float | None) -> tuple[dict, Path | None]:
-        """A script's end, and its run folder unless it has failed."""
-        ended = limited(limit, script, *flags, "--name_prefix", name)
-        return ended, self.last_run(name) if ended["status"] in (0, 3, 4) else None
-
-    def last_run(self, name: str) -> Path:
+    def run_of(self, ended: dict, name: str) -> Path:
+        """The last run folder of a name; UserError where the script has failed."""
+        if ended["status"] not in (0, 3, 4):
+            raise UserError(f"--{'pictures' if self.name == 'small' else self.name} {self.count}: {ended['last']}")
         return max(self.home.glob(f"{name}-2*"), key=lambda path: path.stat().st_mtime)
 
 
