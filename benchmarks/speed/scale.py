@@ -185,9 +185,10 @@ class Bench:
 
     def train(self, place: str, folder: str, limit: float | None, may_fail: bool = False) -> tuple[dict, Path | None]:
         """One pass of training, more of few pictures; its run folder, if it has succeeded."""
-        how = ("--num_epochs", -(-LEARNED // self.count), "--batch_size", 64, "--learning_rate", 0.05, "--cache", place)
-        how += (*self.flags(folder), "--name_prefix", f"{folder}-{place}")
-        ended = limited(limit, "train.py", *how)
+        ended = limited(
+            limit, "train.py", *self.flags(folder), "--num_epochs", -(-LEARNED // self.size(folder)), "--batch_size", 64,
+            "--learning_rate", 0.05, "--cache", place, "--name_prefix", f"{folder}-{place}",
+        )  # fmt: skip
         return ended, None if may_fail and ended["status"] else self.run_of(ended, f"{folder}-{place}")
 
     def unlearn(self, folder: str, weights: Path) -> dict:
@@ -223,10 +224,12 @@ class Bench:
     def forgotten(self) -> int:
         return max(1, self.count // 100)
 
+    def size(self, folder: str) -> int:
+        return sum(1 for _ in (self.home / folder).glob("*/*.jpg"))
+
     def flags(self, folder: str) -> tuple:
         """What all runs on a folder share; of few pictures, larger parts are held out."""
-        count = sum(1 for _ in (self.home / folder).glob("*/*.jpg"))
-        share = min(0.2, max(0.02, 400 / count))
+        share = min(0.2, max(0.02, 400 / self.size(folder)))
         return (
             "--dataset", "imagefolder", "--data_dir", self.home / folder, "--image_size", self.side,
             "--model", "resnet8", "--width", 8, "--figures", "False", "--log_dir", self.home,
