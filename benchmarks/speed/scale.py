@@ -229,12 +229,13 @@ class Bench:
 
     def flags(self, folder: str) -> tuple:
         """What all runs on a folder share; of few pictures, larger parts are held out."""
-        share = min(0.2, max(0.02, 400 / self.size(folder)))
+        size = self.size(folder)
+        share = min(0.2, max(0.02, 400 / size))
         return (
             "--dataset", "imagefolder", "--data_dir", self.home / folder, "--image_size", self.side,
             "--model", "resnet8", "--width", 8, "--figures", "False", "--log_dir", self.home,
             "--cache_dir", self.home / "cache", "--validation", share, "--test", share,
-            "--forget", f"random:{self.forgotten}images", "--device", self.args.device,
+            "--forget", f"random:{min(self.forgotten, max(1, size // 10))}images", "--device", self.args.device,
         )  # fmt: skip
 
     def run_of(self, ended: dict, name: str) -> Path:
