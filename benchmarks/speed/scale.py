@@ -186,8 +186,8 @@ class Bench:
     def train(self, place: str, folder: str, limit: float | None, may_fail: bool = False) -> tuple[dict, Path | None]:
         """One pass of training, more of few pictures; its run folder, if it has succeeded."""
         ended = limited(
-            limit, "train.py", *self.flags(folder), "--num_epochs", -(-LEARNED // self.size(folder)), "--batch_size", 64,
-            "--learning_rate", 0.05, "--cache", place, "--name_prefix", f"{folder}-{place}",
+            limit, "train.py", *self.flags(folder), "--num_epochs", -(-LEARNED // self.size(folder)),
+            "--batch_size", 64, "--learning_rate", 0.05, "--cache", place, "--name_prefix", f"{folder}-{place}",
         )  # fmt: skip
         return ended, None if may_fail and ended["status"] else self.run_of(ended, f"{folder}-{place}")
 
