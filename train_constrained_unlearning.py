@@ -139,7 +139,7 @@ def untrain_constrained(
         raise UserError(f"on_nan {on_nan!r}: stop or rewind")
     if forget_target not in ("unseen", "zero", "chance"):
         raise UserError(f"forget_target {forget_target!r}: unseen, zero or chance")
-    check_method(method, args)
+    check_method(method, args, forget_target)
     ScriptParser(type(args), "untrain_constrained").parse_object(dataclasses.asdict(args))
     compute = choose_precision(choose_device(device), precision)
     loaders = {"retain": retainloader, "forget": forgetloader, "unseen": unseenloader, "validation": validloader}

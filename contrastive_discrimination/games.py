@@ -1,5 +1,7 @@
 """Two adversarial games: the student's outputs on forget images approach the teacher's outputs on unseen images.
 
+In fine-tuning, the student's own outputs on unseen images stand in place of the teacher's.
+
 Both give the student a loss on a batch of forget outputs and learn from that batch in `commit`. At the optimum the
 discriminator is at chance, where the loss is log 2. The flags of both are `ContrastiveArgs`.
 """
@@ -37,8 +39,8 @@ class ContrastiveArgs:
     """Flags that only the methods with a discriminator, untrain and untrain_contrastive, have."""
 
     discriminator: Literal["auto", *DISCRIMINATORS] = "auto"
-    """The discriminator; auto is logistic, of features mlp; where a student learns, jensen_shannon, of features
-    difference. untrain_contrastive always uses logistic."""
+    """The discriminator. auto of untrain is logistic, or mlp of features; auto of mode train jensen_shannon, or
+    difference of features; untrain_contrastive always uses logistic."""
     discriminate: Literal["logits", "features", "losses"] = "logits"
     """Its inputs: sorted log-probabilities with the label set apart, inputs of the last layer, or losses alone."""
     match: Literal["auto", "given", "none"] = "auto"

@@ -33,7 +33,7 @@ from helper_functions.training.distribution import from_main, on_main
 
 STAMP = "%Y%m%d-%H%M%S"
 # Of checkpoints; changes with the names of their parts.
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 
 
 class RunRecord:

@@ -62,6 +62,8 @@ class DistillationArgs:
                     raise UserError(f"--{flag}: it is for --mode train; the student of {self.mode} is the original")
         elif self.retrain or self.retrained_weight_path:
             raise UserError("--retrain --retrained_weight_path: --mode train forgets nothing to compare with")
+        elif self.num_epochs == 0:
+            raise UserError("--num_epochs 0: a student needs at least one pass; --freeze_student alone measures")
         elif self.discriminate == "losses":
             raise UserError("--discriminate losses: a student learns without labels; give logits or features")
         elif self.freeze_student and self.freeze_classifier:
@@ -94,10 +96,13 @@ class Distillation:
         _load_classifier(self.critic.discriminator, self.args.weight_path_classifier)
 
     def _student(self, experiment: Experiment) -> nn.Module:
-        if self.args.weight_path_student is not None or self.args.student_model is not None:
-            return experiment.model(self.args.weight_path_student, self.args.student_model)
+        path, name = self.args.weight_path_student, self.args.student_model
+        given = path is not None or name is not None
+        model = experiment.model(path, name) if given else self.run.models["original"]
+        if path is not None:
+            return model
         with seeded(self.args.seed + 1, self.device):  # the teacher began from the seed itself
-            return reinitialised(self.run.models["original"])
+            return reinitialised(model)
 
     def _critic(self) -> Critic:
         discriminator = _discriminator(self.args, len(self.scale.mean)).to(self.device)

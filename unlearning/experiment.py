@@ -123,7 +123,9 @@ class Experiment:
         name = name or args.model
         weights, form = ({}, None) if weight_path is None else read_weight_file(weight_path)
         inferred = infer_stem(weights) if ":" not in name else None
-        stem = args.stem if args.stem != "auto" else inferred or "imagenet"
+        # A student's architecture may have no stem to choose.
+        stated = "auto" if ":" in name and name != args.model else args.stem
+        stem = stated if stated != "auto" else inferred or "imagenet"
         model = get_model(name, dataset.num_classes, dataset.in_channels, stem, args.width, dataset.image_size)
         if form is not None:
             form = load_weights(model, weights, form, weight_path, name)

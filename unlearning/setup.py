@@ -214,7 +214,7 @@ def _train_missing(run: PreparedRun) -> None:
 def check_forgetting(args: Any, method: str, experiment: Experiment, original: nn.Module) -> None:
     """Refuse a method that these arguments and images do not allow, by a UserError that says why."""
     settings, target = settings_from(args, method), experiment.target(args.forget_target)
-    check_method(method, settings)
+    check_method(method, settings, target)
     check_images(method, settings, target, experiment.splits, experiment.dataset.num_classes)
     if experiment.withdrawn():
         from_main(lambda: check_writable(experiment.dataset.pixel_file))

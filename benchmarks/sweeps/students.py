@@ -23,6 +23,7 @@ from benchmarks.leaderboard.cells import short
 from benchmarks.sweeps.sweep import append_all, command_line, read_rows, run_all
 from contrastive_discrimination.discriminators import DISCRIMINATORS
 from contrastive_discrimination.teaching import PassForTeacher
+from evaluation.report.record import file_digest
 from evaluation.report.write import write_student_report
 from helper_functions.code_version import code_version, code_words
 from helper_functions.config import PositiveInt, ScriptParser, run_script
@@ -110,8 +111,9 @@ def main(args: Args) -> dict:
         if args.weight_path is None:
             raise UserError("--weight_path: name the teacher's weights, in a run folder of train.py")
         check_file("weight_path", args.weight_path)
+        teacher = file_digest(Path(args.weight_path))[:16]
         cells = [
-            {"discriminator": name, "num_epochs": epochs, "seed": args.seed}
+            {"teacher": teacher, "discriminator": name, "num_epochs": epochs, "seed": args.seed}
             for epochs in args.num_epochs for name in args.discriminators
         ]  # fmt: skip
         asked = [{"cell": cell, "args": args} for cell in cells if key_of(cell) not in rows]
@@ -123,7 +125,8 @@ def main(args: Args) -> dict:
 def _run(asked: dict) -> dict:
     args, cell, key = asked["args"], asked["cell"], key_of(asked["cell"])
     plain = cell["discriminator"] == PLAIN
-    flags = cell | ({"discriminator": "auto"} if plain else {})
+    flags = {name: cell[name] for name in ("num_epochs", "seed")}
+    flags["discriminator"] = "auto" if plain else cell["discriminator"]
     flags |= {"mode": "train", "weight_path": args.weight_path, "log_dir": args.log_dir, "figures": False}
     folder, report = run_quietly(Plain if plain else script, command_line(flags), f"student-{key}")
     environment = json.loads((folder / "environment.json").read_text()) | {"code": code_words(code_version())}

@@ -240,7 +240,7 @@ class TestLeaderboard:
 def check(words: tuple[str, ...]) -> None:
     """The main script takes these flags, which presets share."""
     args = script.get_parser().parse([*words])
-    check_method(args.method, args)
+    check_method(args.method, args, "unseen")
 
 
 def without_seconds(row: dict) -> dict:

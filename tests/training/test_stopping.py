@@ -62,18 +62,20 @@ class TestStopCriteria:
         assert stops_at("confusion", {"forget/loss": [0.1, 2.2, 2.3, 3]}, original) == 3
 
     @pytest.mark.parametrize(
-        ("distances", "feasible", "epoch"),
+        ("aucs", "feasible", "epoch"),
         [
-            ([0.0, 0.0], [1, 1], 2),
-            ([0.0, 0.3, 0.0, 0.0], [1] * 4, 4),
-            ([0.0, 0.0, 0.0], [0, 0, 1], 3),
-            ([0.0, 0.0], [1, 0], None),
-            ([0.0], [1], None),
-            ([0.01, 0.01, 0.0], [1] * 3, None),
+            ([0.5, 0.549], [1, 1], 2),
+            ([0.5, 0.65, 0.46, 0.54], [1] * 4, 4),
+            ([0.5, 0.5, 0.5], [0, 0, 1], 3),
+            ([0.5, 0.5], [1, 0], None),
+            ([0.5], [1], None),
+            ([0.551, 0.449, 0.5], [1] * 3, None),
         ],
     )
-    def test_discriminator_ends_after_two_epochs_running_at_chance_within_the_budget(self, distances, feasible, epoch):
-        assert stops_at("discriminator", {"forget/distance": distances, "constraint/feasible": feasible}) == epoch
+    def test_discriminator_ends_after_two_epochs_running_at_chance_within_the_budget(self, aucs, feasible, epoch):
+        """Whatever the intervals: those of few images hold chance, and say little."""
+        curves = {"discriminator/auc": aucs, "constraint/feasible": feasible, "forget/distance": [0.0] * len(aucs)}
+        assert stops_at("discriminator", curves) == epoch
 
     def test_none_never_ends(self):
         assert stops_at("none", {"forget/loss": [1.0, math.nan, 1e9]}) is None
@@ -81,7 +83,7 @@ class TestStopCriteria:
     def test_numbers_that_are_none_end_nothing(self):
         curves = {
             "forget/loss": [math.nan] * 3, "validation/loss": [math.nan] * 3, "retain/top5": [math.nan] * 3,
-            "constraint/feasible": [1.0] * 3, "forget/distance": [math.nan] * 3,
+            "constraint/feasible": [1.0] * 3, "discriminator/auc": [math.nan] * 3,
         }  # fmt: skip
         original = {"retain/top5": 80.0, "reinitialised/forget_loss": 2.3}
         assert all(stops_at(name, curves, original) is None for name in STOP_CRITERIA)

@@ -14,12 +14,9 @@ from contrastive_discrimination.held_out import held_out_auc
 from contrastive_discrimination.reference import Reference, View
 from helper_functions.errors import UserError
 from models.features import FeatureTap, predict_features
+from unlearning.constrained.stopping import AUC_TOLERANCE
 from unlearning.constrained.targets import Target, own_target
 from unlearning.context import MethodContext
-
-# How far from 0.5 an AUC may be and still count as chance.
-AUC_TOLERANCE = 0.05
-
 
 # What a label is worth as a partner: nothing where it is wrong, or where all of its class has to go.
 OWN_MATCH = {"unseen": "given", "zero": "none", "chance": "none"}

@@ -78,7 +78,7 @@ class Target:
         """Take the losses of all unseen images, `[U]`, and of all forget images, `[P]`, under the current weights."""
 
     def refresh_beside(self, measure: Callable[[Callable[[Tensor, Tensor], Tensor]], Tensor]) -> None:
-        """Measure unseen images as forget images pass in fine-tuning: what a function of logits and labels gives."""
+        """Measure unseen images as forget images pass: `measure(see)` joins what `see(logits, labels)` gives."""
 
     def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The objective and the share of images that have reached the target, both 0-d.

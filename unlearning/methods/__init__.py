@@ -125,10 +125,10 @@ def check_classes(method: str, target: str, counts: ClassCounts) -> None:
         raise UserError(f"--method {method}: {why}")
 
 
-def check_method(method: str, args: MethodArgs) -> None:
-    """Refuse flags that a method cannot follow, by a UserError that names them."""
+def check_method(method: str, args: MethodArgs, target: str) -> None:
+    """Refuse flags that a method cannot follow for a forget target, by a UserError that names them."""
     if get_method(method).constrained:
-        if not any(stage_epochs(args, "unseen")):
+        if not any(stage_epochs(args, target)):
             raise UserError("--num_epochs 0 --finetune_num_epochs 0: nothing is left to do; give one of them passes")
     elif "num_epochs" in get_method(method).follows and not args.num_epochs:
         raise UserError(f"--num_epochs {args.num_epochs}: method {method} needs at least one pass")

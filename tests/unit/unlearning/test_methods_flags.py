@@ -1,5 +1,6 @@
 """Methods from outside: flags that are refused and followed, and own values."""
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -35,10 +36,10 @@ class TestFlags:
     @pytest.mark.parametrize("method", METHODS)
     def test_those_that_mean_nothing_to_a_method_are_refused(self, method):
         assert flags_of(method)
-        check_method(method, MethodArgs(**defaults_of(method)))
+        check_method(method, MethodArgs(**defaults_of(method)), "unseen")
         for name, value in flags_of(method):
             with pytest.raises(UserError, match=f"^--{name} .*{method}"):
-                check_method(method, MethodArgs(**{**defaults_of(method), name: value}))
+                check_method(method, MethodArgs(**{**defaults_of(method), name: value}), "unseen")
 
     @pytest.mark.parametrize("method", METHODS)
     def test_those_that_a_method_has_of_its_own_are_followed(self, method):
@@ -116,6 +117,11 @@ class TestDefaults:
     )  # fmt: skip
     def test_something_is_left_to_do_for_every_target(self, target, flags, passes):
         assert stage_epochs(UnlearnArgs(**flags), target) == passes
+
+    @pytest.mark.parametrize(("target", "refused"), [("unseen", True), ("zero", False), ("chance", False)])
+    def test_no_fine_tuning_is_refused_where_nothing_else_forgets(self, target, refused):
+        with pytest.raises(UserError, match="nothing is left") if refused else contextlib.nullcontext():
+            check_method("constrained", MethodArgs(finetune_num_epochs=0), target)
 
     @pytest.mark.parametrize(
         ("images", "num_classes", "sizes"),
