@@ -50,7 +50,10 @@ class Pictures:
         rows = indices if self.rows is None else self.rows[indices]
         target = torch.empty((len(rows), *self.storage.shape[1:]), dtype=self.dtype, pin_memory=pinned)
         if self.further is None:
-            # By NumPy, since a second team of torch's threads would take turns with that of the step.
+            if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.storage):
+                raise IndexError(f"rows {int(rows.min())} to {int(rows.max())} of {len(self.storage)} pictures")
+            # By NumPy, since a second team of torch's threads would take turns with that of the step; "raise" in place
+            # of "clip" would copy the pixels once more.
             np.take(self.storage.numpy(), rows.numpy(), 0, target.numpy(), "clip")
             return target
         inside = rows < len(self.storage)

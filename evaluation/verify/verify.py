@@ -137,12 +137,15 @@ def _own_checks(folder: Path, report: dict) -> list[Check]:
 def _page_checks(folder: Path, report: dict, name: str, digest: object, make: Callable[[], str]) -> list[Check]:
     """Of a page that may have been given away or deleted: its digest, and whether this code renders it so."""
     try:
-        made, kept = make().encode(), (folder / Path(name).name).read_bytes()
+        kept = (folder / Path(name).name).read_bytes()
     except OSError:
         return [Check(name, "a page", "missing", None)]
+    same = exact(name, digest, hashlib.sha256(kept).hexdigest())
+    try:
+        made = make().encode()
     except Exception:  # a malformed report can raise anything
-        return [Check(f"{name}, rendered again", "a page", "cannot be", False)]
-    return [exact(name, digest, hashlib.sha256(kept).hexdigest()), _rendered_again(name, kept, made, report)]
+        return [same, Check(f"{name}, rendered again", "a page", "cannot be", False)]
+    return [same, _rendered_again(name, kept, made, report)]
 
 
 def _rendered_again(name: str, kept: bytes, made: bytes, report: dict) -> Check:

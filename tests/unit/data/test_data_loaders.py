@@ -112,6 +112,12 @@ def test_images_on_the_device_are_not_copied():
     assert storages == [images.data_ptr()] * 2
 
 
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_a_picture_that_is_not_there_is_an_error(wrong):
+    with pytest.raises(IndexError):
+        Pictures(torch.zeros(3, 2, 2, 1, dtype=torch.uint8)).read(torch.tensor([0, wrong]))
+
+
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 @pytest.mark.parametrize("augmentation", [None, Augmentation(padding=2, cutout=3)])
 @pytest.mark.parametrize("rows", [None, torch.arange(100).flip(0)])
