@@ -24,10 +24,11 @@ def is_code(name: object) -> bool:
     return isinstance(name, str) and ":" in name and not name.startswith((TIMM, HUGGING_FACE))
 
 
-def refuse_unnamed_code(name: object, asked: str, flag: str) -> None:
-    """Refuse code as the model `name` of an earlier run, which `flag` names, unless it is the --model `asked` for."""
+def refuse_unnamed_code(name: object, asked: str | None, source: str, flag: str = "model") -> None:
+    """Refuse code as the model `name` of an earlier run, which `source` names, unless the user's own flag asks for it.
+    """
     if is_code(name):
-        refuse_unnamed("model", name, asked, flag)
+        refuse_unnamed(flag, name, asked, source)
 
 
 def weights_of_folder(name: str) -> str | None:

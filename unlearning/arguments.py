@@ -35,8 +35,8 @@ class UnlearnArgs(ContrastiveArgs, OptimizerArgs):
     """Budget, target and optimisation of constrained unlearning."""
 
     num_epochs: NonNegativeInt | None = None
-    """Passes over the forget set while forgetting; over the training set where a student learns, 30 by default.
-    20 by default; none for target unseen, where constrained fine-tuning alone forgets."""
+    """Passes over the forget set while forgetting, 20 by default; none for target unseen, where constrained
+    fine-tuning alone forgets. Where a student learns, passes over the training set, 30 by default."""
     finetune_num_epochs: NonNegativeInt | None = None
     """Passes over the retain set of constrained fine-tuning: more of them cost more, and leave more accuracy. 3 by
     default; none for target zero, which forgetting alone reaches without a loss."""

@@ -96,10 +96,8 @@ class Distillation:
         _load_classifier(self.critic.discriminator, self.args.weight_path_classifier)
 
     def _student(self, experiment: Experiment) -> nn.Module:
-        path, name = self.args.weight_path_student, self.args.student_model
-        given = path is not None or name is not None
-        model = experiment.model(path, name) if given else self.run.models["original"]
-        if path is not None:
+        model = _given_student(self.args, experiment, self.run.models["original"])
+        if self.args.weight_path_student is not None:
             return model
         with seeded(self.args.seed + 1, self.device):  # the teacher began from the seed itself
             return reinitialised(model)
@@ -162,9 +160,7 @@ def check_distillation(args: DistillationArgs, experiment: Experiment, teacher: 
     count = len(experiment.splits.validation)
     if count < FOLDS:
         raise UserError(f"{count} validation images: held-out pairs need {FOLDS} or more; raise --validation")
-    student = teacher
-    if args.weight_path_student is not None or args.student_model is not None:
-        student = experiment.model(args.weight_path_student, args.student_model)
+    student = _given_student(args, experiment, teacher)
     check_features(args, student)
     size = experiment.dataset.num_classes
     if args.discriminate == "features":
@@ -176,6 +172,12 @@ def check_distillation(args: DistillationArgs, experiment: Experiment, teacher: 
             )
     with seeded(args.seed, experiment.precision.device):
         _load_classifier(_discriminator(args, size), args.weight_path_classifier)
+
+
+def _given_student(args: DistillationArgs, experiment: Experiment, teacher: nn.Module) -> nn.Module:
+    """The model of the flags that name one, else the teacher."""
+    path, name = args.weight_path_student, args.student_model
+    return teacher if path is None and name is None else experiment.model(path, name)
 
 
 def _discriminator(args: DistillationArgs, size: int) -> nn.Module:

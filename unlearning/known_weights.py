@@ -13,7 +13,7 @@ from helper_functions.run_folder import RESULT
 from helper_functions.training.distribution import from_main
 from helper_functions.user_code import refuse_unnamed
 from models.arguments import ModelArgs
-from models.sources import is_code, refuse_unnamed_code, weights_of_folder
+from models.sources import refuse_unnamed_code, weights_of_folder
 
 MODEL = ("model", "stem", "width")
 PLACE = ("dataset", "data_dir")
@@ -70,8 +70,8 @@ def resumed(given: Any) -> tuple[RunRecord, Any]:
         refuse_unnamed_method(load_config(config).get("method"), given.method, f"--resume {given.resume}")
     record, args = RunRecord.reopen(given.resume, type(given), given.on_nan)
     refuse_unnamed_code(args.model, given.model, f"--resume {given.resume}")
-    if is_code(student := getattr(args, "student_model", None)):
-        refuse_unnamed("student_model", student, given.student_model, f"--resume {given.resume}")
+    students = (getattr(each, "student_model", None) for each in (args, given))
+    refuse_unnamed_code(*students, f"--resume {given.resume}", "student_model")
     refuse_unnamed_transform(args.transform, given.transform, f"--resume {given.resume}")
     return record, args
 

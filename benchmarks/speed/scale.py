@@ -1,7 +1,7 @@
 """Image folders that do not fit in memory: building the file of pixels, reading it, training and unlearning from it.
 
     python -m benchmarks.speed.scale --output docs/performance/scale.json
-    python -m benchmarks.speed.scale --pictures 2000 --large 200 --folder /tmp/scale --rounds 1
+    python -m benchmarks.speed.scale --pictures 2000 --large 200 --folder runs/scale-small --rounds 1
 
 Makes two folders of JPEG files, whose classes are colours and stripes, and measures in parts, each of which stands in
 the output when it is done: decoding into the file against Pillow alone on all cores; the start of a second run;

@@ -81,6 +81,8 @@ class DiscriminatorTarget(Target):
         self.held_out, self.own = parts.reference("validation"), own_target(parts.context)
         self.name, self.seed = self.own.name, parts.context.seed
         self.tap: FeatureTap | None = None
+        # On unseen images, in fine-tuning.
+        self.own_outputs: Tensor | None = None
 
     @property
     def tolerances(self) -> tuple[float, float]:
@@ -99,11 +101,12 @@ class DiscriminatorTarget(Target):
 
     def refresh_beside(self, measure: Callable[[Callable[[Tensor, Tensor], Tensor]], Tensor]) -> None:
         """The student's outputs on unseen images, as forget images pass, take the place of the teacher's."""
-        rows, reference = self.parts.rows("unseen"), self.game.reference
-        if self.tap is None:
-            reference.logits = measure(lambda logits, labels: logits)[rows]
-        else:
-            reference.features = measure(lambda logits, labels: self.tap.features.float())[rows]
+        seen = measure(lambda logits, labels: logits if self.tap is None else self.tap.features.float())
+        self._put(seen[self.parts.rows("unseen")])
+
+    def _put(self, own: Tensor) -> None:
+        self.own_outputs = own
+        setattr(self.game.reference, "features" if self.parts.view.name == "features" else "logits", own)
 
     def distance(self, logits: Tensor, labels: Tensor, reference_losses: Tensor, reference_weights: Tensor) -> float:
         return self.own.distance(logits, labels, reference_losses, reference_weights)
@@ -135,11 +138,10 @@ class DiscriminatorTarget(Target):
             self.tap.close()
 
     def state_dict(self) -> dict:
-        reference = self.game.reference
-        return {"game": self.game.state_dict(), "logits": reference.logits, "features": reference.features}
+        """The game's state, and the student's outputs on unseen images where they stand in place of the teacher's."""
+        return {"game": self.game.state_dict(), "own_outputs": self.own_outputs}
 
     def load_state_dict(self, state: dict) -> None:
         self.game.load_state_dict(state["game"])
-        for name in ("logits", "features"):
-            value = state[name]
-            setattr(self.game.reference, name, None if value is None else value.to(self.game.reference.labels.device))
+        if state["own_outputs"] is not None:
+            self._put(state["own_outputs"].to(self.game.reference.labels.device))
