@@ -26,7 +26,7 @@ LARGEST_FINETUNE_BATCH, FINETUNE_STEPS_A_PASS = 128, 20
 # Where a discriminator separates the groups of a batch.
 DISCRIMINATING = {"batch_size": BATCH_SIZE, "num_epochs": 20, "finetune_num_epochs": 0}
 # Passes over the forget set, where none are asked for.
-FORGET_EPOCHS = {"unseen": 0, "zero": 20, "chance": 20}
+FORGET_EPOCHS = {"unseen": 0, "zero": 20, "chance": 0}
 FINETUNE_EPOCHS = 3
 
 
@@ -35,7 +35,7 @@ class UnlearnArgs(ContrastiveArgs, OptimizerArgs):
     """Budget, target and optimisation of constrained unlearning."""
 
     num_epochs: NonNegativeInt | None = None
-    """Passes over the forget set while forgetting, 20 by default; none for target unseen, where constrained
+    """Passes over the forget set while forgetting: 20 by default for target zero, none for others, where constrained
     fine-tuning alone forgets. Where a student learns, passes over the training set, 30 by default."""
     finetune_num_epochs: NonNegativeInt | None = None
     """Passes over the retain set of constrained fine-tuning: more of them cost more, and leave more accuracy. 3 by
@@ -51,10 +51,8 @@ class UnlearnArgs(ContrastiveArgs, OptimizerArgs):
     retain_budget: NonNegativeFloat = 1.0
     """Accuracy points on the retain set that forgetting may cost."""
     forget_target: Literal["auto", "unseen", "zero", "chance"] = "auto"
-    """Where forget data should end: like unseen images (random and file sets), never named (classes), or at chance
-    (mislabelled sets)."""
-    chance_margin: PositiveFloat = 1.5
-    """Target chance: the loss on the given label that is enough, in multiples of log K."""
+    """Where forget data should end: like unseen images (random and file sets), never named (classes), or given labels
+    as likely as others are on unseen images (chance, mislabelled sets)."""
     retain_loss: Literal["auto", "labels", "original"] = "auto"
     """What the differentiable side of the budget compares with: the labels, or the original's own answers; auto is
     original for target unseen, else labels."""

@@ -21,6 +21,7 @@ from helper_functions.config import PositiveFloat, PositiveInt, ScriptParser, ru
 from helper_functions.files import key_of
 from helper_functions.run_folder import run_quietly
 from optimizer.solver import SOLVERS
+from unlearning.arguments import FORGET_EPOCHS
 
 
 @dataclasses.dataclass
@@ -89,7 +90,8 @@ def _run(asked: dict) -> dict:
     args, cell, key = asked["args"], asked["cell"], key_of(asked["cell"])
     folder = _original({**cell, "args": args})
     weights = {"weight_path": folder / "original.pt", "retrained_weight_path": folder / "retrained.pt"}
-    _, report = _main(args, f"cell-{key}", **cell, **weights)
+    # The flags that vary are those of forgetting, which target chance leaves to fine-tuning by default.
+    _, report = _main(args, f"cell-{key}", num_epochs=FORGET_EPOCHS["zero"], **cell, **weights)
     figures = {"verdict": report["verdict"], "models": report["models"]}
     return {"key": key, **cell, **short(figures | {"seconds": report["cost"]["unlearned"]["seconds"]})}
 

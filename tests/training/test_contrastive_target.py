@@ -101,7 +101,7 @@ class TestBuild:
         assert slopes[0].isfinite().all() and (slopes[0].abs().max() > 0 or objective == 0)
         figures = found.commit()
         assert set(figures) == ({"classifier/loss", "classifier/accuracy"} if method in DISCRIMINATING else set())
-        assert found.floor == math.log(2) if method in DISCRIMINATING else (found.floor > 0) == (target == "unseen")
+        assert found.floor == math.log(2) if method in DISCRIMINATING else (found.floor > 0) == (target != "zero")
         found.detach()
         assert hooks(context.model) == 0
 

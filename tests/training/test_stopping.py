@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.method_cases import CPU, QuietRecord
+from helpers.solving import own_labels
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -16,7 +17,7 @@ from unlearning.arguments import MethodArgs
 from unlearning.choice import is_better
 from unlearning.constrained.difficulty import Difficulty
 from unlearning.constrained.stopping import STOP_CRITERIA
-from unlearning.constrained.targets import ChanceTarget, Target, ZeroTarget, log_odds, own_target, weighted_quantiles
+from unlearning.constrained.targets import Target, log_odds, own_target, weighted_quantiles
 from unlearning.evaluator import Evaluator, matching_weights, paired_fall
 from unlearning.run import UnlearningRun
 from unlearning.streams import RETAIN_LOSSES
@@ -177,7 +178,7 @@ class TestIsBetter:
     def test_an_image_of_a_class_that_is_still_named_is_no_noise(self):
         """One of a hundred images is, where the distance is a share of images below a bound or a sum of losses."""
         epochs = [epoch_of(distance=0.01, own=0.01, validation=91), epoch_of(distance=0.0, own=0.0, validation=90)]
-        assert chosen_of(epochs) == 0 and chosen_of(epochs, ZeroTarget.tolerance) == 1
+        assert chosen_of(epochs) == 0 and chosen_of(epochs, own_labels(0.0).tolerance) == 1
 
 
 class TestRewind:
@@ -343,7 +344,7 @@ class TestExamination:
         now = original.clone()
         now[[0, 1]], now[5] = torch.tensor([0.0, 0, 5]), torch.tensor([0.0, 0, 1])
         now[[6, 7]] = torch.tensor([0.0, 0, 3])
-        target = ChanceTarget(3, 1.0)
+        target = own_labels(1 / 3)
         evaluator = examination_of(self.model(original), self.loaders(shuffle=shuffle), loss)
         figures = evaluator(self.model(now), target, budget=20.0).figures
         assert figures["constraint/fall"] == pytest.approx(100 / 6, abs=1e-4)
@@ -401,7 +402,7 @@ class TestExamination:
         evaluator = examination_of(self.model(logits), self.loaders())
         broken = self.model(logits)
         nn.init.constant_(broken[1].weight, math.nan)
-        assert evaluator(broken, ChanceTarget(3, 1.0), budget=100.0).figures["constraint/feasible"] == 0
+        assert evaluator(broken, own_labels(1 / 3), budget=100.0).figures["constraint/feasible"] == 0
 
     def test_leaves_batch_norm_and_modes_alone(self):
         torch.manual_seed(0)
@@ -411,7 +412,7 @@ class TestExamination:
         before = {name: value.clone() for name, value in model.state_dict().items()}
         modes = [module.training for module in model.modules()]
         evaluator = examination_of(model, self.loaders())
-        evaluator(model, ChanceTarget(3, 1.0), 1.0)
+        evaluator(model, own_labels(1 / 3), 1.0)
         evaluator.losses(model, "unseen")
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
         assert modes == [module.training for module in model.modules()]
@@ -438,7 +439,7 @@ class TestExamination:
         sampler = torch.utils.data.SubsetRandomSampler(range(6), generator)
         loaders = self.loaders() | {"retain": DataLoader(dataset, 2, sampler=sampler)}
         figures = examination_of(self.model(original), loaders)(
-            self.model(original.roll(1, dims=1)), ChanceTarget(3, 1.0), 1.0
+            self.model(original.roll(1, dims=1)), own_labels(1 / 3), 1.0
         ).figures
         assert figures["constraint/fall_bound"] == figures["constraint/fall"]
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.method_cases import QuietRecord
+from helpers.solving import own_labels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -21,7 +22,6 @@ from optimizer.schedules import rescale_schedule
 from optimizer.solver import SOLVERS
 from unlearning.arguments import MethodArgs, UnlearnArgs
 from unlearning.constrained.line_search import SHORTEST, on_line, snapshot
-from unlearning.constrained.targets import ChanceTarget
 from unlearning.constrained.trainer import FAR, PULLED_BACK, RAISE, ConstrainedTrainer, dual_rate
 from unlearning.context import MethodContext
 from unlearning.evaluator import Evaluation, keeps_budget
@@ -72,7 +72,7 @@ class Scripted:
             original_losses={"unseen": torch.zeros(1), "forget": torch.zeros(1)},
         )  # fmt: skip
         context = MethodContext("chance", self.model, {"forget": FORGET, "retain": RETAIN}, evaluator, args, CPU, 0)
-        self.trainer = ConstrainedTrainer(context, lambda context: ChanceTarget(3, 1.5))
+        self.trainer = ConstrainedTrainer(context, lambda context: own_labels(3**-1.5))
         if disturb is not None:
             set_up = self.trainer.set_up_stage
             self.trainer.set_up_stage = lambda *stage: (set_up(*stage), disturb(self.trainer))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from helper_functions.errors import UserError
 from helper_functions.metrics import class_mask
 
 # Nats. Losses in float32 come in steps of about 6e-8: down to here log-odds are exact to a hundredth.
@@ -19,6 +20,8 @@ LOWEST_LOSS = 1e-5
 LOWEST_ODDS = math.log(math.expm1(LOWEST_LOSS))
 # Pairs of samples that the distance by chance is the mean of.
 CHANCE_DRAWS = 32
+# Labels that each unseen image is looked at with, where a wrong label is to be as likely as others.
+OTHER_LABELS = 4
 
 
 def weighted_quantiles(values: Tensor, weights: Tensor, levels: Tensor) -> Tensor:
@@ -113,34 +116,6 @@ class Target:
 
     def load_state_dict(self, state: dict) -> None:
         """Inverse of `state_dict`."""
-
-
-class ChanceTarget(Target):
-    """A loss of at least `margin` · log K on the given label.
-
-    The objective −log(1 − p_y) falls as −L_f does, but its gradient is largest where the label is believed most, and
-    vanishes where it is not; an image whose loss has reached the bound is no longer in it.
-
-    Args:
-        num_classes: K.
-        margin: 1 is the loss of a uniform guess; above it, the label is less likely than chance.
-    """
-
-    name = "chance"
-
-    def __init__(self, num_classes: int, margin: float) -> None:
-        self.bound = margin * math.log(num_classes)
-
-    def objective(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        losses = F.cross_entropy(logits, labels, reduction="none").detach()
-        own = class_mask(labels, logits.shape[1])
-        pending = losses < self.bound
-        pushed = -log_probability_of_others(logits, own) * pending
-        return pushed.mean(), 1 - pending.float().mean()
-
-    def distance(self, logits: Tensor, labels: Tensor, reference_losses: Tensor, reference_weights: Tensor) -> float:
-        """Share of forget images whose loss is below the bound, in [0, 1]."""
-        return (F.cross_entropy(logits, labels, reduction="none") < self.bound).float().mean().item()
 
 
 class ZeroTarget(Target):
@@ -265,6 +240,38 @@ class UnseenTarget(Target):
         vars(self).update(moved)
 
 
+class ChanceTarget(UnseenTarget):
+    """Given labels as likely as other labels are to the original on unseen images.
+
+    A model without the wrong labels finds them as likely as any others. What the model itself, as it changes, gives to
+    other labels is no goal: its logits and this goal would raise each other, and retain accuracy pays for it.
+
+    Args:
+        others: of the unseen and of the validation images, by name, what `other_labels` gives.
+        floor, tolerance: as of `UnseenTarget`.
+    """
+
+    name = "chance"
+
+    def __init__(
+        self, others: dict[str, tuple[Tensor, Tensor]], floor: float = 0.0, tolerance: float = Target.tolerance
+    ) -> None:
+        (self.losses, weights), self.held_out = others["unseen"], others["validation"]
+        super().__init__(weights, floor, tolerance)
+
+    def refresh(self, unseen_losses: Tensor, forget_losses: Tensor | None = None) -> None:
+        """Take the losses of all forget images, `[P]`, under the current weights; those of unseen images play no part.
+        """
+        super().refresh(self.losses, forget_losses)
+
+    def refresh_beside(self, measure: Callable[[Callable[[Tensor, Tensor], Tensor]], Tensor]) -> None:
+        self.refresh(self.losses)
+
+    def distance(self, logits: Tensor, labels: Tensor, reference_losses: Tensor, reference_weights: Tensor) -> float:
+        """Wasserstein-1 distance of the log-odds from those of validation images on other labels."""
+        return super().distance(logits, labels, *self.held_out)
+
+
 def _displacements(odds: Tensor, reference: Tensor, weights: Tensor) -> Tensor:
     """How far each of a sample, in ascending order, is below the quantile of its rank in a weighted sample, `[P]`."""
     levels = (torch.arange(len(odds), device=odds.device) + 0.5) / len(odds)
@@ -290,14 +297,33 @@ def chance_displacements(count: int, reference_losses: Tensor, weights: Tensor, 
     return torch.stack([_displacements(drawn(count), drawn(len(odds)), even) for _ in range(CHANCE_DRAWS)])
 
 
-def _unseen_target(evaluator, seed: int) -> UnseenTarget:
-    chance = {
-        name: chance_displacements(evaluator.forget_images, evaluator.original_losses[name], weights, seed)
-        for name, weights in evaluator.difficulty_weights.items()
-    }
+def other_labels(logits: Tensor, labels: Tensor, given: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Losses of images on labels drawn from the forget set's, and weights: 0 where an image's own label was drawn.
+
+    Args:
+        logits: `[N, K]`.
+        labels: `[N]`.
+        given: labels of the forget set, `[P]`.
+        seed: of the draws.
+
+    Returns:
+        Both `[OTHER_LABELS * N]`. UserError where every label drawn is the image's own.
+    """
+    places = torch.randint(len(given), (OTHER_LABELS, len(labels)), generator=torch.Generator().manual_seed(seed))
+    drawn = given[places.to(given.device)]
+    weights = (drawn != labels).flatten().float()
+    if not weights.any():
+        raise UserError("--forget_target chance: unseen images have the forget set's label alone; name another target")
+    return F.cross_entropy(logits.repeat(OTHER_LABELS, 1), drawn.flatten(), reduction="none"), weights
+
+
+def _explained_by_chance(
+    evaluator, samples: dict[str, tuple[Tensor, Tensor]], seed: int
+) -> tuple[float, float]:
+    """Floor and tolerance, from losses and weights of the unseen and of the validation images, by name."""
+    chance = {name: chance_displacements(evaluator.forget_images, *sample, seed) for name, sample in samples.items()}
     floor = F.huber_loss(chance["unseen"], torch.zeros_like(chance["unseen"])).item()
-    tolerance = max(UnseenTarget.tolerance, chance["validation"].abs().mean().item())
-    return UnseenTarget(evaluator.difficulty_weights["unseen"], floor, tolerance)
+    return floor, max(Target.tolerance, chance["validation"].abs().mean().item())
 
 
 def own_target(context) -> Target:
@@ -305,8 +331,15 @@ def own_target(context) -> Target:
 
     The distance, and the verdict, of every method is measured by this target as well.
     """
-    if context.target == "unseen":
-        return _unseen_target(context.evaluator, context.seed)
+    evaluator, seed = context.evaluator, context.seed
     if context.target == "zero":
-        return ZeroTarget(context.evaluator.forgotten_classes())
-    return ChanceTarget(context.num_classes, context.args.chance_margin)
+        return ZeroTarget(evaluator.forgotten_classes())
+    names = ("unseen", "validation")
+    if context.target == "unseen":
+        samples = {name: (evaluator.original_losses[name], evaluator.difficulty_weights[name]) for name in names}
+        return UnseenTarget(samples["unseen"][1], *_explained_by_chance(evaluator, samples, seed))
+    samples = {
+        name: other_labels(*evaluator.original_outputs[name], evaluator.forget_labels, seed + number)
+        for number, name in enumerate(names)
+    }
+    return ChanceTarget(samples, *_explained_by_chance(evaluator, samples, seed))

@@ -15,7 +15,7 @@ from unlearning.context import MethodContext
 from unlearning.methods.baseline import BaselineSpec, BaselineTrainer
 
 # What a user states or compares by, whatever the method; the second line is of methods that take gradient steps.
-STATED = ("retain_budget", "forget_target", "chance_margin", "retain_loss", "rewind", "batch_size", "trainable")
+STATED = ("retain_budget", "forget_target", "retain_loss", "rewind", "batch_size", "trainable")
 STEPPING = (
     "num_epochs", "retain_batch_size", "learning_rate", "optimizer", "momentum", "weight_decay", "decay_norm_and_bias",
     "schedule", "use_sam", "adaptive_sam", "rho", "max_grad_norm", "bn",

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.solving import figures_of_step
+from helpers.solving import figures_of_step, own_labels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -45,7 +45,7 @@ def forgetting(
     streams = TwoStreams(model, CPU, batch_norm)
     streams.prepare(model)
     args = UnlearnArgs(solver=solver, **{"multiplier": 1.0, "penalty_coefficient": 10.0, **options})
-    answers, target = OriginalAnswers(original, CPU, batch_norm), target or ChanceTarget(2, 1.5)
+    answers, target = OriginalAnswers(original, CPU, batch_norm), target or own_labels(2**-1.5)
     problem = ForgetSubjectToRetain(streams, target, args, answers, RETAIN_LOSSES[loss])
     problem.aim = aim
     return problem
@@ -68,7 +68,7 @@ class TestForgetSubjectToRetain:
     def test_figures_by_hand(self, loss):
         now = np.array([[2.0, 0.0, 1.0], [0.5, 1.0, -1.0], [0.3, 0.1, 0.2], [-1.0, 2.0, 0.5]])
         before = np.array([[3.0, 0.0, 0.0], [0.0, 3.0, 0.0], [2.0, 0.0, 0.0], [1.0, 0.5, 0.0]])
-        problem = forgetting(table(*now), table(*before), ChanceTarget(3, 100.0), aim=0.5, loss=loss)
+        problem = forgetting(table(*now), table(*before), own_labels(0.0), aim=0.5, loss=loss)
         problem.margin = torch.tensor(0.25)
         state = problem.compute_cmp_state(batch([0, 1], [0, 1]), batch([2, 3, 1], [0, 0, 1]))
 
@@ -118,7 +118,7 @@ class TestForgetSubjectToRetain:
     def test_accuracy_moves_the_multiplier_and_loss_moves_the_weights(self, loss, case, strict, name):
         logits = getattr(self, case)
         model = table(*logits["now"])
-        problem = forgetting(model, table(*logits["before"]), ChanceTarget(2, 100.0), solver=name, loss=loss)
+        problem = forgetting(model, table(*logits["before"]), own_labels(0.0), solver=name, loss=loss)
         problem.margin = torch.tensor(0.25)
         forget, retain = (IMAGES[:1, :3], torch.tensor([0])), (IMAGES[1:3, :3], torch.tensor([0, 0]))
         start = model.weight.detach().clone().requires_grad_()
@@ -211,8 +211,9 @@ class TestForgetSubjectToRetain:
         """No operation whose result the host must read: each would stall a GPU."""
         # On the CPU, and there alone, one_hot looks whether a label is negative.
         monkeypatch.setattr(F, "one_hot", lambda labels, classes: labels[:, None] == torch.arange(classes))
+        others = dict.fromkeys(("unseen", "validation"), (torch.arange(5.0), torch.ones(5)))
         waiting, target = [], {
-            "chance": ChanceTarget(3, 1.5), "zero": ZeroTarget(torch.tensor([1])), "unseen": UnseenTarget(torch.ones(5))
+            "chance": ChanceTarget(others), "zero": ZeroTarget(torch.tensor([1])), "unseen": UnseenTarget(torch.ones(5))
         }[name]  # fmt: skip
 
         class Watch(TorchDispatchMode):
@@ -332,7 +333,7 @@ class TestOriginal:
     def test_dropout_counts_as_no_loss(self):
         model = nn.Sequential(normalised(), nn.Dropout(0.9))
         forget, retain = streams_of(300)
-        problem = forgetting(model, copy.deepcopy(model), ChanceTarget(3, 1.5), aim=0.5)
+        problem = forgetting(model, copy.deepcopy(model), own_labels(3**-1.5), aim=0.5)
         state = problem.compute_cmp_state(forget, retain)
         assert state.misc["constraint/surrogate"].item() == pytest.approx(0, abs=0.01)
         assert state.misc["constraint/violation"].item() < 2
@@ -419,7 +420,7 @@ class TestTwoStreams:
 class TestRetainSubjectToForget:
     def test_retain_loss_subject_to_the_targets_objective(self):
         model, (forget, retain) = normalised(), streams_of()
-        streams, target = TwoStreams(model, CPU, "frozen"), ChanceTarget(3, 1.5)
+        streams, target = TwoStreams(model, CPU, "frozen"), own_labels(3**-1.5)
         target.floor = 0.25
         streams.prepare(model)
         problem = RetainSubjectToForget(streams, target, UnlearnArgs(multiplier=2.0))
@@ -437,7 +438,7 @@ class TestRetainSubjectToForget:
     def test_stays_forgotten_while_retain_loss_falls(self, name):
         """One logit table: image 0 has to stay below its label's bound, image 1 may be learned freely."""
         model = table((-1.0, 0.0), (0.0, 0.0))
-        streams, target = TwoStreams(model, CPU, "frozen"), ChanceTarget(2, 1.5)
+        streams, target = TwoStreams(model, CPU, "frozen"), own_labels(2**-1.5)
         args = UnlearnArgs(solver=name, multiplier=1.0, penalty_coefficient=10.0)
         problem = RetainSubjectToForget(streams, target, args)
         solver = Solver(problem, torch.optim.SGD(model.parameters(), lr=0.5), model)

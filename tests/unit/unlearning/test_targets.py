@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from helper_functions.errors import UserError
 from unlearning.constrained.targets import (
     ChanceTarget,
     UnseenTarget,
@@ -20,6 +21,7 @@ from unlearning.constrained.targets import (
     chance_displacements,
     log_odds,
     log_probability_of_others,
+    other_labels,
     own_target,
     weighted_quantiles,
 )
@@ -28,8 +30,6 @@ GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(12, 5, dtype=torch.float64, generator=GENERATOR) * 2
 LABELS = torch.randint(0, 5, (12,), generator=GENERATOR)
 LOSSES = F.cross_entropy(LOGITS, LABELS, reduction="none")
-# Between the sixth and the seventh of the twelve losses.
-MIDDLE = LOSSES.sort().values[5:7].mean().item()
 NOTHING = torch.zeros(0, dtype=torch.int64)
 numbers = st.floats(-100, 100, width=32)
 
@@ -58,8 +58,7 @@ def slope(target, logits, labels) -> torch.Tensor:
 def targets() -> dict:
     spread = torch.tensor([0.5, 1.5]).repeat(6)
     return {
-        "chance": ChanceTarget(5, MIDDLE / math.log(5)),
-        "chance, none reached": ChanceTarget(5, 100.0),
+        "zero, none reached": ZeroTarget(NOTHING, bound=0.0),
         "zero, own labels": ZeroTarget(NOTHING, bound=0.2),
         "zero, classes": ZeroTarget(torch.tensor([1, 3]), bound=0.2),
         "unseen": unseen(LOSSES.sort().values * spread, 0.9 * LOSSES),
@@ -83,19 +82,16 @@ class TestObjectives:
         target = targets()[name]
         pushed = slope(target, LOGITS, LABELS).abs().sum(1) > 0
         _, reached = target.objective(LOGITS, LABELS)
-        if name.startswith("chance"):
-            arrived = LOSSES.gt(target.bound)
-        else:
-            probability = LOGITS.softmax(1)
-            rows = torch.arange(len(LABELS))
-            forgotten = torch.zeros_like(probability, dtype=torch.bool)
-            forgotten[rows, LABELS] = True
-            if name == "zero, classes":
-                forgotten[:, [1, 3]] = True
-            arrived = (probability * forgotten).sum(1) <= 0.2
+        probability = LOGITS.softmax(1)
+        rows = torch.arange(len(LABELS))
+        forgotten = torch.zeros_like(probability, dtype=torch.bool)
+        forgotten[rows, LABELS] = True
+        if name == "zero, classes":
+            forgotten[:, [1, 3]] = True
+        arrived = (probability * forgotten).sum(1) <= target.bound
         assert torch.equal(pushed, ~arrived)
         assert reached.item() == pytest.approx(arrived.double().mean().item())
-        assert name == "chance, none reached" or 0 < reached < 1
+        assert name == "zero, none reached" or 0 < reached < 1
 
     @pytest.mark.parametrize("name", one_sided)
     def test_descent_raises_the_losses_that_are_too_low(self, name):
@@ -109,8 +105,8 @@ class TestObjectives:
         assert (after[pushed] > LOSSES[pushed]).all() or name == "zero, classes"
         assert values[-1] < values[0] and min(values) >= 0
 
-    def test_chance_has_the_closed_form(self):
-        target = ChanceTarget(5, 100.0)
+    def test_zero_has_the_closed_form(self):
+        target = ZeroTarget(NOTHING, bound=0.0)
         p = LOGITS.softmax(1)
         own = p.gather(1, LABELS[:, None])
         objective, _ = target.objective(LOGITS, LABELS)
@@ -118,24 +114,16 @@ class TestObjectives:
         expected = torch.where(F.one_hot(LABELS, 5).bool(), own, -own * p / (1 - own)) / len(LABELS)
         torch.testing.assert_close(slope(target, LOGITS, LABELS), expected)
 
-    def test_chance_bound_is_a_multiple_of_log_k(self):
-        for margin in (1.0, 1.5):
-            logits, labels = logits_of([margin * math.log(2) - 1e-6, margin * math.log(2) + 1e-6])
-            _, reached = ChanceTarget(2, margin).objective(logits, labels)
-            assert reached == 0.5
-            assert ChanceTarget(2, margin).distance(logits, labels, None, None) == 0.5
-
     def test_objective_is_zero_when_everything_has_arrived(self):
         certain = torch.tensor([[-50.0, 50.0, 0.0], [50.0, -50.0, 0.0]])
         labels = torch.tensor([0, 1])
-        for target in (ChanceTarget(3, 1.5), ZeroTarget(NOTHING)):
-            objective, reached = target.objective(certain, labels)
-            assert objective == 0 and reached == 1
-            assert slope(target, certain, labels).abs().max() == 0
+        objective, reached = ZeroTarget(NOTHING).objective(certain, labels)
+        assert objective == 0 and reached == 1
+        assert slope(ZeroTarget(NOTHING), certain, labels).abs().max() == 0
 
     def test_certain_images_have_finite_gradients(self):
         certain = torch.tensor([[1e4, -1e4, 0.0], [0.0, 1e4, -1e4]])
-        for target in (ChanceTarget(3, 1.5), ZeroTarget(NOTHING), unseen([1.0, 2.0], dtype=torch.float32)):
+        for target in (ZeroTarget(NOTHING), unseen([1.0, 2.0], dtype=torch.float32)):
             objective, _ = target.objective(certain, torch.tensor([0, 1]))
             gradient = slope(target, certain, torch.tensor([0, 1]))
             assert objective.isfinite() and gradient.isfinite().all()
@@ -382,6 +370,65 @@ class TestUnseenObjective:
         target.objective(logits, labels)[0].backward()
         target.commit()
         assert not target.window.requires_grad
+
+
+class TestChanceTarget:
+    """Wrong labels, as likely as other labels are on unseen images."""
+
+    @settings(max_examples=40)
+    @given(st.integers(0, 10_000), st.integers(2, 5), st.integers(1, 9))
+    def test_other_labels_are_those_of_the_forget_set_and_never_an_images_own(self, seed, classes, count):
+        draw = torch.Generator().manual_seed(seed)
+        logits = torch.randn(count, classes, generator=draw)
+        labels, given = (torch.randint(classes, (size,), generator=draw) for size in (count, 3))
+        assume((given[:, None] != labels).any(0).all())
+        losses, weights = other_labels(logits, labels, given, seed)
+        table = -logits.log_softmax(1)
+        for row, (loss, weight) in enumerate(zip(losses.view(-1, count).T, weights.view(-1, count).T, strict=True)):
+            allowed = {round(table[row, label].item(), 4) for label in given.tolist()}
+            assert {round(value, 4) for value in loss.tolist()} <= allowed
+            assert torch.equal(weight == 0, torch.isclose(loss, table[row, labels[row]]))
+
+    def test_they_are_drawn_as_often_as_the_forget_set_has_them(self):
+        """Of three in four labels the loss is 1, else 2; the images' own label is neither."""
+        logits = torch.tensor([[0.0, -1.0, -2.0]]).expand(4000, 3)
+        losses, weights = other_labels(logits, torch.zeros(4000, dtype=torch.int64), torch.tensor([1, 1, 2, 1]), 0)
+        base = logits[0].logsumexp(0)
+        assert weights.all() and (losses - base).mean().item() == pytest.approx(1.25, abs=0.02)
+
+    def test_a_label_that_all_unseen_images_have_is_an_error(self):
+        with pytest.raises(UserError, match="--forget_target chance: unseen images have"):
+            other_labels(torch.zeros(3, 2), torch.ones(3, dtype=torch.int64), torch.ones(2, dtype=torch.int64), 0)
+
+    def test_goals_and_distance_are_the_originals_whatever_the_model_gives_now(self):
+        """As `unseen` with these references, which later measurements do not move."""
+        unseen_losses, held_out = torch.tensor([3.0, 5.0, 8.0]).double(), torch.tensor([2.0, 6.0]).double()
+        weights, even = torch.tensor([1.0, 0.0, 2.0]).double(), torch.ones(2).double()
+        target = ChanceTarget({"unseen": (unseen_losses, weights), "validation": (held_out, even)})
+        forget = torch.tensor([0.1, 4.0, 9.0]).double()
+        logits, labels = logits_of(forget)
+        other = unseen(unseen_losses, forget, weights, floor=0.0)
+        target.refresh(torch.zeros(7), forget)
+        target.refresh_beside(lambda see: pytest.fail("unseen images are not looked at again"))
+        assert torch.equal(slope(target, logits, labels), slope(other, logits, labels))
+        assert target.distance(logits, labels, None, None) == other.distance(logits, labels, held_out, even)
+
+    def test_a_run_builds_it_from_the_originals_outputs(self):
+        draw = torch.Generator().manual_seed(0)
+        outputs = {
+            name: (3 * torch.randn(200, 4, generator=draw), torch.randint(4, (200,), generator=draw))
+            for name in ("unseen", "validation")
+        }
+        given = torch.randint(4, (50,), generator=draw)
+        evaluator = SimpleNamespace(forget_images=50, original_outputs=outputs, forget_labels=given)
+        target = own_target(SimpleNamespace(target="chance", evaluator=evaluator, seed=3))
+        assert target.name == "chance" and target.floor > 0
+        # A set that is labelled as unseen images are here is as far as chance explains, one with right labels far off.
+        logits, labels = outputs["validation"]
+        drawn = given[torch.randint(50, (200,), generator=draw)]
+        other = drawn != labels
+        assert target.distance(logits[other], drawn[other], None, None) < 2 * target.tolerance
+        assert target.distance(logits, logits.argmax(1), None, None) > 4 * target.tolerance
 
 
 class TestWindow:

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.method_cases import CPU
+from helpers.solving import own_labels
 from torch import nn
 from torch.nn import functional as F
 
 from unlearning.arguments import MethodArgs
-from unlearning.constrained.targets import ChanceTarget
 from unlearning.constrained.trainer import ConstrainedTrainer
 from unlearning.context import MethodContext
 from unlearning.streams import RETAIN_LOSSES
@@ -28,7 +28,7 @@ def trainer_of(model: nn.Module, **flags) -> ConstrainedTrainer:
         losses=lambda model, name: torch.zeros(1), num_classes=3, retain_loss_gap=RETAIN_LOSSES["labels"]
     )
     context = MethodContext("chance", model, {"forget": FORGET, "retain": RETAIN}, evaluator, args, CPU, 0)
-    trainer = ConstrainedTrainer(context, lambda context: ChanceTarget(3, margin=100.0))
+    trainer = ConstrainedTrainer(context, lambda context: own_labels(0.0))
     trainer.listener = SimpleNamespace(measure=None, on_nan="rewind", record=None, log_interval=1)
     trainer.set_up_stage(0, 1)
     return trainer
