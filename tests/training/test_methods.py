@@ -115,8 +115,10 @@ class TestReads:
             return losses, distances, outcome.original["forget/distance"]
 
         plain, validation, unseen = (epochs(other) for other in (None, "validation", "unseen"))
-        assert validation[0] == plain[0] and all(a != b for a, b in zip(validation[1], plain[1], strict=True))
-        assert unseen[0] != plain[0] and unseen[2] == plain[2] != validation[2]
+        # To the last bit where the machine repeats itself.
+        assert validation[0] == pytest.approx(plain[0], rel=1e-4) and unseen[0] != pytest.approx(plain[0], rel=1e-3)
+        assert all(abs(a / b - 1) > 1e-3 for a, b in zip(validation[1], plain[1], strict=True))
+        assert unseen[2] == pytest.approx(plain[2], rel=1e-4) != validation[2]
 
 
 class TestModels:
