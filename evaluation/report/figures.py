@@ -220,7 +220,8 @@ def draw_losses(path: Path, histograms: dict) -> None:
         panels = np.atleast_1d(figure.subplots(1, len(models), sharey=True))
         for axes, model in zip(panels, models, strict=True):
             _draw_losses(axes, histograms[model], histograms["edges"])
-            axes.set(title=model, xlabel="cross-entropy on the given label (≤ 0.0001 leftmost)")
+            axes.set(title=model, xlabel="")
+        figure.supxlabel("cross-entropy on the given label (≤ 0.0001 leftmost)", fontsize="medium")
         panels[0].set_ylabel("% of the images")
         panels[0].legend()
         with whole_file(path) as temporary:
