@@ -23,10 +23,11 @@ from evaluation.report.arguments import ReportArgs, check_report
 from evaluation.report.write import write_report, write_student_report
 from helper_functions.config import PositiveInt, RunArgs, ScriptParser, run_script
 from models.arguments import ModelArgs
-from unlearning.arguments import DISCRIMINATING, UnlearnArgs
+from unlearning.arguments import BATCH_SIZE, UnlearnArgs
 from unlearning.distillation import STUDENT, Distillation, DistillationArgs, check_distillation
 from unlearning.experiment import Experiment
 from unlearning.known_weights import described, own_weights
+from unlearning.methods import defaults_of
 from unlearning.setup import OriginalArgs, TraceArgs, begin, check_forgetting, forget, set_up
 
 
@@ -36,7 +37,7 @@ class Args(RunArgs, DataArgs, ModelArgs, UnlearnArgs, OriginalArgs, Distillation
 
     mode: Literal["train", "untrain", "untrain_contrastive"] = "train"
     """Train a student on a teacher; or make it forget, by an adversary or by a regression on group means."""
-    batch_size: PositiveInt = DISCRIMINATING["batch_size"]
+    batch_size: PositiveInt = BATCH_SIZE
     """Training images, or forget images, in one gradient step."""
 
 
@@ -45,7 +46,8 @@ def get_parser() -> ScriptParser:
     return ScriptParser(
         Args, "train_contrastive.py", __doc__,
         presets=lambda asked: {
-            **(STUDENT if asked.mode == "train" else {}), **own_weights(asked), **described(asked.weight_path, asked),
+            **(STUDENT if asked.mode == "train" else defaults_of(asked.mode)), **own_weights(asked),
+            **described(asked.weight_path, asked),
         },
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from helper_functions.errors import UserError
 
@@ -23,17 +24,26 @@ def shuffled(student: Tensor, teacher: Tensor, generator: torch.Generator) -> Pa
 
 
 class ClassMates:
-    """Draws reference images of wanted classes, uniformly within a class, all on one device.
+    """Draws reference images of wanted classes, all on one device.
 
     Args:
         labels: of the reference images, int64 `[U]`.
         num_classes: K.
+        weights: of the images, `[U]`, in proportion to which they are drawn within a class; uniformly without them.
     """
 
-    def __init__(self, labels: Tensor, num_classes: int) -> None:
+    def __init__(self, labels: Tensor, num_classes: int, weights: Tensor | None = None) -> None:
         self.order = labels.argsort(stable=True)
         self.counts = torch.bincount(labels, minlength=num_classes)
         self.starts = self.counts.cumsum(0) - self.counts
+        # A row a class: logarithms of its images' weights, then of nothing.
+        self.log_weights = None
+        if weights is not None:
+            # Images without a weight are drawn where their class has no others.
+            logs = weights.clamp(min=torch.finfo(weights.dtype).tiny).log()[self.order]
+            self.log_weights = pad_sequence(
+                logs.split(self.counts.tolist()), batch_first=True, padding_value=-math.inf
+            )
 
     def require(self, wanted: Tensor, name: str) -> None:
         """Check that each class of `wanted`, int64 `[P]`, has two of the images called `name`, which pairs need.
@@ -52,6 +62,11 @@ class ClassMates:
     def draw(self, wanted: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Two different reference images of each wanted class: two index tensors into the labels, int64 `[B]` each."""
         counts, starts = self.counts[wanted], self.starts[wanted]
+        if self.log_weights is not None:
+            # The two largest of log-weights plus Gumbel noise are draws without replacement (Kool et al. 2019).
+            rows = self.log_weights[wanted]
+            noise = torch.empty_like(rows).exponential_(generator=generator).log()
+            return tuple(self.order[starts + place] for place in (rows - noise).topk(2).indices.unbind(1))
         uniform = torch.rand(2, len(wanted), generator=generator, device=wanted.device)
         first = (uniform[0] * counts).long()
         # Anywhere but there: a shift by 1 to count − 1 places, modulo the class.

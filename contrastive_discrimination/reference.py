@@ -66,6 +66,7 @@ class Reference:
         features: of the teacher, `[U, F]`, for the view `features` alone.
         name: of the images, for errors.
         wanted: labels of the forget images, int64 `[P]`.
+        weights: of the images, `[U]`, by which `given` draws them; uniformly without them.
 
     Raises:
         UserError: fewer than two images, or with `given` fewer than two of a class of the forget set.
@@ -73,12 +74,12 @@ class Reference:
 
     def __init__(
         self, view: View, match: Match, logits: Tensor, labels: Tensor, features: Tensor | None, name: str,
-        wanted: Tensor,
+        wanted: Tensor, weights: Tensor | None = None,
     ) -> None:  # fmt: skip
         self.view, self.match = view, match
         self.logits, self.labels, self.features = logits, labels, features
         if match == "given":
-            self.mates = ClassMates(labels, view.num_classes)
+            self.mates = ClassMates(labels, view.num_classes, weights)
             self.mates.require(wanted, name)
         else:
             self.mates = ClassMates(torch.zeros_like(labels), 1)

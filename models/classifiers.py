@@ -1,6 +1,7 @@
 """Image classifiers by name: small ResNets of our own, torchvision's, and those of `models.sources`."""
 
 import importlib.util
+import re
 
 import torch
 from torch import nn
@@ -55,6 +56,11 @@ def list_models() -> list[str]:
     import torchvision  # imported late, for it takes a second
 
     return [*SMALL_RESNETS, *torchvision.models.list_models(module=torchvision.models)]
+
+
+def has_stem(name: str) -> bool:
+    """Whether a model has a stem to choose: torchvision's ResNets, and the small ones, which ignore it."""
+    return re.match(r"(wide_)?res(net|next)\d", name) is not None
 
 
 def _torchvision_model(name: str, options: dict[str, object], num_classes: int, image_size: Size | None) -> nn.Module:

@@ -35,11 +35,11 @@ class UnlearnArgs(ContrastiveArgs, OptimizerArgs):
     """Budget, target and optimisation of constrained unlearning."""
 
     num_epochs: NonNegativeInt | None = None
-    """Passes over the forget set while forgetting: 20 by default for target zero, none for others, where constrained
-    fine-tuning alone forgets. Where a student learns, passes over the training set, 30 by default."""
+    """Passes over the forget set while forgetting, 20 by default; of constrained for target zero alone, since
+    fine-tuning reaches the others. Where a student learns, passes over the training set, 30 by default."""
     finetune_num_epochs: NonNegativeInt | None = None
     """Passes over the retain set of constrained fine-tuning: more of them cost more, and leave more accuracy. 3 by
-    default; none for target zero, which forgetting alone reaches without a loss."""
+    default; none for target zero, which forgetting alone reaches without a loss, and after a discriminator."""
     finetune_learning_rate: PositiveFloat = 0.04
     """Of the weights while fine-tuning: the highest, from which it decays to nothing."""
     batch_size: PositiveInt | None = None

@@ -22,7 +22,7 @@ from helper_functions.training.devices import choose_device, choose_precision, s
 from helper_functions.training.distribution import from_main, say
 from helper_functions.training.inference import predict
 from helper_functions.training.spread import share_batch_norm
-from models.classifiers import get_model
+from models.classifiers import get_model, has_stem
 from models.trainable import set_trainable
 from models.weight_files import WeightFile, check_weight_file, read_weight_file
 from models.weights import infer_stem, load_weights
@@ -58,6 +58,8 @@ class Experiment:
         self.trains = isinstance(args, RunArgs)
         # Of the weight files that were read, by path.
         self.forms: dict[str, WeightFile] = {}
+        # Of the first model, the original, which others follow.
+        self.stem: str | None = None
         mode = None
         if self.trains:
             if args.compile_mode != "default" and not args.compile:
@@ -122,11 +124,12 @@ class Experiment:
         args, dataset = self.args, self.dataset
         name = name or args.model
         weights, form = ({}, None) if weight_path is None else read_weight_file(weight_path)
-        inferred = infer_stem(weights) if ":" not in name else None
         # A student's architecture may have no stem to choose.
-        stated = "auto" if ":" in name and name != args.model else args.stem
-        stem = stated if stated != "auto" else inferred or "imagenet"
+        stem = args.stem if name == args.model or has_stem(name) else "imagenet"
+        if stem == "auto":
+            stem = (infer_stem(weights) or self.stem if has_stem(name) else None) or "imagenet"
         model = get_model(name, dataset.num_classes, dataset.in_channels, stem, args.width, dataset.image_size)
+        self.stem = self.stem or infer_stem(model.state_dict())
         if form is not None:
             form = load_weights(model, weights, form, weight_path, name)
             if form.matched and weight_path not in self.forms:

@@ -87,7 +87,8 @@ def _described(weights: Path, asked: Any) -> dict[str, object]:
         return {}
     names, found = MODEL, {}
     if weights.name == RESULT and config.get("student_model"):
-        config["model"] = config["student_model"]
+        # Its weights show its stem, and the teacher's may be one that it lacks.
+        config |= {"model": config["student_model"], "stem": "auto"}
     if _named(asked) in (None, dataset):
         names += TREATMENT
         if asked.data_dir is None:

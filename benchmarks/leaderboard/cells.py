@@ -13,7 +13,7 @@ import test as judge
 import train
 import train_constrained_unlearning as script
 from benchmarks.leaderboard.trained_models import ELSEWHERE, LATER, cache_of, model_key
-from benchmarks.sweeps.sweep import append_row, command_line, read_rows
+from benchmarks.sweeps.sweep import append_row, begun_run, command_line, read_rows
 from data.arguments import DataArgs
 from evaluation.gaps import retrained_of
 from helper_functions.code_version import code_words
@@ -116,10 +116,9 @@ def run_cell(cell: dict) -> dict:
     flags |= {"log_interval": cell.log_interval, "weight_path": f"{cell.original}/model.pt"}
     argv = command_line(flags) + ["--retrained_weight_path", *(f"{folder}/model.pt" for folder in cell.retrained)]
     name = f"{stem_of(cell.method)}-{cell.key}"
-    begun = [path.parent for path in Path(cell.log_dir).glob(f"{name}-*/{CHECKPOINT}")]
-    if begun:
+    if begun := begun_run(cell.log_dir, name):
         # Code is run only where it is named.
-        argv = ["--resume", begun[0], *(["--method", cell.flags["method"]] if is_own(cell.flags["method"]) else [])]
+        argv = ["--resume", begun, *(["--method", cell.flags["method"]] if is_own(cell.flags["method"]) else [])]
     folder, report = run_quietly(script, argv, name)
     row = _row(cell, folder, report)
     if cell.further:

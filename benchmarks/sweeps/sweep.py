@@ -19,6 +19,7 @@ import torch
 from helper_functions.config import ClosedUnitInterval, PositiveInt
 from helper_functions.errors import NotFinite, UserError
 from helper_functions.progress import progress
+from helper_functions.run_folder import CHECKPOINT
 from helper_functions.signals import Stopped, listening
 
 # `run_all(work, cells, title=...)` yields `(cell, result, error)` as cells finish, as `run_all` below does.
@@ -69,6 +70,11 @@ def command_line(flags: dict) -> list[str]:
         words = map(str, value) if isinstance(value, list | tuple) else ["null" if value is None else str(value)]
         argv += [f"--{name}", *words]
     return argv
+
+
+def begun_run(log_dir: str, name: str) -> Path | None:
+    """The folder of a run of this name that has a checkpoint to go on from; None where there is none."""
+    return next((path.parent for path in Path(log_dir).glob(f"{name}-*/{CHECKPOINT}")), None)
 
 
 def read_rows(path: Path) -> dict[str, dict]:

@@ -1,10 +1,13 @@
 """The benchmark of students: plain distillation by hand, and cells that run once."""
 
 import json
+import signal
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
-from helpers.processes import SMALL
+from helpers.processes import SMALL, fork, only, signal_at
 from torch import nn
 
 import train
@@ -32,9 +35,14 @@ def test_plain_distillation_is_the_divergence_of_the_logits_whatever_their_scale
     assert student.weight.grad.abs().max() > 0 and teacher.weight.grad is None
 
 
-def test_cells_run_once_and_make_the_table(tmp_path, capsys):
-    flags = [*SMALL, "--dataset", "digits", "--num_epochs", 2, "--log_dir", tmp_path, "--figures", False]
-    teacher = run_quietly(train, list(map(str, flags)), "teacher")[0] / "model.pt"
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("teacher")
+    flags = [*SMALL, "--dataset", "digits", "--num_epochs", 2, "--log_dir", place, "--figures", False]
+    return run_quietly(train, list(map(str, flags)), "teacher")[0] / "model.pt"
+
+
+def test_cells_run_once_and_make_the_table(teacher, tmp_path, capsys):
     args = students.Args(
         weight_path=str(teacher), output=str(tmp_path / "students.jsonl"), discriminators=["kl", "logistic"],
         num_epochs=[1], log_dir=str(tmp_path), workers=1,
@@ -49,6 +57,22 @@ def test_cells_run_once_and_make_the_table(tmp_path, capsys):
     students.main(args)
     assert (tmp_path / "students.jsonl").read_text() == before
     assert {line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()} >= {"kl", "logistic"}
+
+
+@pytest.mark.parametrize("name", ["kl", "logistic"])
+def test_a_cell_that_was_stopped_is_gone_on_with(teacher, tmp_path, name):
+    """11 steps an epoch; the row is that of a cell that was never stopped."""
+    flags = ["--weight_path", teacher, "--discriminators", name, "--num_epochs", 2, "--workers", 1]
+    rows = []
+    for place, steps in (("whole", [None]), ("stopped", [11 + 5, None])):
+        own = [*flags, "--output", tmp_path / f"{place}.jsonl", "--log_dir", tmp_path / place]
+        for step in steps:
+            done = fork("benchmarks.sweeps.students", *own, before=None if step is None else partial(signal_at, step))
+            assert done.status == (0 if step is None else -signal.SIGKILL), done.err
+        assert not (only(tmp_path / place) / "checkpoint.pt").exists()
+        rows.append(json.loads((tmp_path / f"{place}.jsonl").read_text()))
+    whole, stopped = ({key: row[key] for key in ("key", "models", "auc")} for row in rows)
+    assert whole == stopped
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from helpers.method_cases import CPU, QuietRecord
 from helpers.steps import around_steps, model_of
 from sklearn.metrics import roc_auc_score
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from contrastive_discrimination.held_out import Auc
@@ -19,6 +20,7 @@ from data.loaders import TensorLoader
 from helper_functions.errors import UserError
 from train_constrained_unlearning import untrain_constrained
 from unlearning.arguments import MethodArgs
+from unlearning.constrained.difficulty import Difficulty
 from unlearning.constrained.discriminator_target import AUC_TOLERANCE, OWN_MATCH, DiscriminatorTarget
 from unlearning.constrained.targets import ChanceTarget, Target, UnseenTarget, ZeroTarget
 from unlearning.context import MethodContext
@@ -128,6 +130,35 @@ class TestBuild:
         outputs = context.evaluator.original_outputs
         assert torch.equal(found.game.reference.logits, outputs["unseen"][0])
         assert torch.equal(found.held_out.logits, outputs["validation"][0])
+
+    @pytest.mark.parametrize("method", DISCRIMINATING)
+    def test_hard_images_are_compared_with_hard_ones(self, method, hasty):
+        """Within their classes, by the weights that the own target compares with; a random set with all alike."""
+        model, labels = network(), torch.arange(400) % 4
+        images = torch.rand(400, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            losses = F.cross_entropy(model.eval()(2 * images - 1), labels, reduction="none")
+        hard = losses > torch.stack([losses[labels == label].median() for label in range(4)])[labels]
+        held_out = {name: pictures(400, (0, 1, 2, 3), seed) for name, seed in (("unseen", 2), ("validation", 3))}
+
+        def context_for(forget: torch.Tensor) -> MethodContext:
+            own = {"forget": forget, "retain": torch.nonzero(~torch.isin(torch.arange(400), forget)).flatten()}
+            own = {name: loader_of(images[rows], labels[rows]) for name, rows in own.items()}
+            return context_of(model=model, loaders={**own, **held_out})
+
+        context = context_for(torch.nonzero(hard).flatten()[::2])
+        found, evaluator = target_of(method, context), context.evaluator
+        wanted = evaluator.forget_labels
+        share = torch.bincount(wanted, minlength=4) / len(wanted)
+        for reference, name in ((found.game.reference, "unseen"), (found.held_out, "validation")):
+            weights, losses = evaluator.difficulty_weights[name], evaluator.original_losses[name]
+            expected = weights / torch.zeros(4).index_add(0, labels, weights)[labels] * share[labels]
+            first, _ = reference.draw(wanted.repeat(2000), torch.Generator().manual_seed(0))
+            assert (torch.bincount(first, minlength=400) / len(first) - expected).abs().sum() < 0.05
+            assert losses[first].mean() > (losses * evaluator.class_weights[name]).sum() + losses.std() / 10
+        plain = context_for(torch.arange(0, 400, 7))
+        assert plain.evaluator.difficulty == Difficulty()
+        assert target_of(method, plain).game.reference.mates.log_weights is None
 
     def test_the_seed_decides_whatever_the_global_generator_says(self, hasty):
         states = []

@@ -14,6 +14,7 @@ from contrastive_discrimination.held_out import held_out_auc
 from contrastive_discrimination.reference import Reference, View
 from helper_functions.errors import UserError
 from models.features import FeatureTap, predict_features
+from unlearning.constrained.difficulty import Difficulty
 from unlearning.constrained.stopping import AUC_TOLERANCE
 from unlearning.constrained.targets import Target, own_target
 from unlearning.context import MethodContext
@@ -41,12 +42,16 @@ class Parts:
         return self.view(logits, self._features(model, "forget"), self.view.to_go(labels))
 
     def reference(self, name: str) -> Reference:
-        """The original's outputs on the unseen or on the validation images."""
+        """The original's outputs on the unseen or on the validation images, which are drawn as hard as forget images.
+        """
         evaluator = self.context.evaluator
         logits, labels = evaluator.original_outputs[name]
         features, rows = self._features(self.context.model, name), self.rows(name)
         features = None if features is None else features[rows]
-        return Reference(self.view, self.match, logits[rows], labels[rows], features, name, evaluator.forget_labels)
+        weights = None if evaluator.difficulty == Difficulty() else evaluator.difficulty_weights[name][rows]
+        return Reference(
+            self.view, self.match, logits[rows], labels[rows], features, name, evaluator.forget_labels, weights
+        )
 
     def rows(self, name: str) -> Tensor | slice:
         """Of those images, the ones that may be drawn: of a class that is paired, the forget set's subclasses alone."""

@@ -93,8 +93,26 @@ class TestClassMates:
             assert len(counts) == ordered_pairs
             assert chisquare(list(counts.values())).pvalue > IMPLAUSIBLE
 
-    def test_draws_follow_the_generator_alone(self):
-        mates, wanted = ClassMates(torch.arange(60) % 3, 3), torch.arange(90) % 3
+    def test_pairs_are_drawn_in_proportion_to_weights_without_replacement(self):
+        labels, weights = torch.tensor([1, 0, 1, 0, 1, 0]), torch.tensor([0.1, 0.0, 0.3, 0.0, 0.2, 0.0])
+        pairs = torch.stack(ClassMates(labels, 2, weights).draw(torch.ones(9000).long(), generator()), dim=1)
+        counts = Counter(map(tuple, pairs.tolist()))
+        shares = {0: 1 / 6, 2: 1 / 2, 4: 1 / 3}
+        expected = {(i, j): shares[i] * shares[j] / (1 - shares[i]) for i in shares for j in shares if i != j}
+        assert counts.keys() == expected.keys()
+        found = chisquare([counts[pair] for pair in expected], [9000 * share for share in expected.values()])
+        assert found.pvalue > IMPLAUSIBLE
+
+    @pytest.mark.parametrize(("weights", "drawn"), [([0, 0, 0, 0.1], {1, 2, 3}), ([0, 0, 0.2, 0.1], {2, 3})])
+    def test_images_without_a_weight_are_drawn_where_a_pair_needs_them(self, weights, drawn):
+        mates = ClassMates(torch.tensor([1, 0, 0, 0]), 2, torch.tensor(weights))
+        first, second = mates.draw(torch.zeros(500).long(), generator())
+        assert set(first.tolist()) | set(second.tolist()) == drawn and (first != second).all()
+        assert set(first.tolist()) == {image for image in drawn if weights[image] > 0}
+
+    @pytest.mark.parametrize("weights", [None, torch.arange(60.0)])
+    def test_draws_follow_the_generator_alone(self, weights):
+        mates, wanted = ClassMates(torch.arange(60) % 3, 3, weights), torch.arange(90) % 3
         torch.manual_seed(0)
         before, source = torch.get_rng_state(), generator(3)
         found, later = mates.draw(wanted, source), mates.draw(wanted, source)

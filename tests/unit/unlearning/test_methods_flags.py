@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import train_contrastive
 from helper_functions.config import ScriptParser, run_script
 from helper_functions.errors import UserError
 from train_constrained_unlearning import get_parser, main
 from unlearning.arguments import MethodArgs, PublishedArgs, UnlearnArgs, batch_sizes, stage_epochs
 from unlearning.experiment import Experiment
 from unlearning.methods import METHODS, check_method, defaults_of
+from unlearning.setup import settings_from
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,18 @@ class TestDefaults:
         for field in dataclasses.fields(MethodArgs):
             expected = defaults_of(method).get(field.name, getattr(plain, field.name))
             assert getattr(args, field.name) == expected, field.name
+
+    @pytest.mark.parametrize("flags", [[], ["--num_epochs", "7"], ["--finetune_num_epochs", "2", "--batch_size", "32"]])
+    @pytest.mark.parametrize("method", ["untrain", "untrain_contrastive"])
+    def test_a_mode_of_the_contrastive_script_is_the_method_of_the_main_one(self, parser, method, flags):
+        contrastive = train_contrastive.get_parser()
+        asked = contrastive.parse(["--mode", method, *flags]), parser.parse(["--method", method, *flags])
+        by_mode, by_method = (settings_from(args, method) for args in asked)
+        assert by_mode == by_method
+        planned = {target: stage_epochs(by_mode, target) for target in ("unseen", "zero", "chance")}
+        own = (by_method.num_epochs, by_method.finetune_num_epochs)
+        assert own == ((7 if "7" in flags else 20), (2 if "2" in flags else 0))
+        assert planned == dict.fromkeys(planned, own)
 
     def test_file_over_own_and_command_line_over_file(self, parser, tmp_path):
         path = tmp_path / "scrub.yaml"
