@@ -298,7 +298,7 @@ def chance_displacements(count: int, reference_losses: Tensor, weights: Tensor, 
 
 
 def other_labels(logits: Tensor, labels: Tensor, given: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Losses of images on labels drawn from the forget set's, and weights: 0 where an image's own label was drawn.
+    """Losses of images on labels drawn from those of the forget set that are not their own, and weights.
 
     Args:
         logits: `[N, K]`.
@@ -307,19 +307,22 @@ def other_labels(logits: Tensor, labels: Tensor, given: Tensor, seed: int) -> tu
         seed: of the draws.
 
     Returns:
-        Both `[OTHER_LABELS * N]`. UserError where every label drawn is the image's own.
+        Both `[OTHER_LABELS * N]`; the weight is 0 where there is no other label. UserError where there is none at all.
     """
-    places = torch.randint(len(given), (OTHER_LABELS, len(labels)), generator=torch.Generator().manual_seed(seed))
-    drawn = given[places.to(given.device)]
-    weights = (drawn != labels).flatten().float()
-    if not weights.any():
+    ordered = given.sort().values
+    first, after = (torch.searchsorted(ordered, labels, right=right) for right in (False, True))
+    others = len(given) - (after - first)
+    if not others.any():
         raise UserError("--forget_target chance: unseen images have the forget set's label alone; name another target")
-    return F.cross_entropy(logits.repeat(OTHER_LABELS, 1), drawn.flatten(), reduction="none"), weights
+    draws = torch.rand((OTHER_LABELS, len(labels)), generator=torch.Generator().manual_seed(seed))
+    places = (draws.to(given.device) * others).long()
+    # An image's own label is a block of the ordered ones, which is skipped.
+    places = torch.where(places < first, places, places + after - first).clamp(max=len(given) - 1)
+    losses = F.cross_entropy(logits.repeat(OTHER_LABELS, 1), ordered[places].flatten(), reduction="none")
+    return losses, (others > 0).float().repeat(OTHER_LABELS)
 
 
-def _explained_by_chance(
-    evaluator, samples: dict[str, tuple[Tensor, Tensor]], seed: int
-) -> tuple[float, float]:
+def _explained_by_chance(evaluator, samples: dict[str, tuple[Tensor, Tensor]], seed: int) -> tuple[float, float]:
     """Floor and tolerance, from losses and weights of the unseen and of the validation images, by name."""
     chance = {name: chance_displacements(evaluator.forget_images, *sample, seed) for name, sample in samples.items()}
     floor = F.huber_loss(chance["unseen"], torch.zeros_like(chance["unseen"])).item()

@@ -126,13 +126,13 @@ class TestDefaults:
 
     @pytest.mark.parametrize(
         ("target", "flags", "passes"),
-        [("unseen", {}, (0, 3)), ("zero", {}, (20, 0)), ("chance", {}, (20, 3)), ("zero", {"num_epochs": 0}, (0, 3)),
+        [("unseen", {}, (0, 3)), ("zero", {}, (20, 0)), ("chance", {}, (0, 3)), ("zero", {"num_epochs": 0}, (0, 3)),
          ("zero", {"finetune_num_epochs": 2}, (20, 2)), ("unseen", {"num_epochs": 5}, (5, 3))],
     )  # fmt: skip
     def test_something_is_left_to_do_for_every_target(self, target, flags, passes):
         assert stage_epochs(UnlearnArgs(**flags), target) == passes
 
-    @pytest.mark.parametrize(("target", "refused"), [("unseen", True), ("zero", False), ("chance", False)])
+    @pytest.mark.parametrize(("target", "refused"), [("unseen", True), ("zero", False), ("chance", True)])
     def test_no_fine_tuning_is_refused_where_nothing_else_forgets(self, target, refused):
         with pytest.raises(UserError, match="nothing is left") if refused else contextlib.nullcontext():
             check_method("constrained", MethodArgs(finetune_num_epochs=0), target)
