@@ -11,19 +11,20 @@ ROOT = Path(__file__).parent.parent
 def code_version(root: Path = ROOT) -> dict[str, str | bool | None]:
     """`version` of pyproject.toml; where the code is a git checkout, its `commit`, and whether a file has `changed`.
 
-    Both are None without a checkout or without git. Untracked files and docs/, which holds the records of benchmarks,
-    do not count as changes.
+    Both are None without a checkout or without git. Untracked files, docs/, which holds the records of benchmarks, and
+    configs/, whose flags are in every record, do not count as changes.
     """
     try:
         version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
     except (OSError, KeyError, ValueError):
         version = None
-    top = _git(root, "rev-parse", "--show-toplevel")
+    top = git(root, "rev-parse", "--show-toplevel")
     # The checkout may be of a project around this one.
     if top is None or Path(top).resolve() != root.resolve():
         return {"version": version, "commit": None, "changed": None}
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs")
-    commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
+    changes = git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs",
+                  ":(exclude)configs")  # fmt: skip
+    commit = git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     return {"version": version, "commit": commit, "changed": None if changes is None else bool(changes)}
 
 
@@ -36,7 +37,7 @@ def code_words(version: dict[str, str | bool | None]) -> str:
     return words
 
 
-def _git(root: Path, *command: str) -> str | None:
+def git(root: Path, *command: str) -> str | None:
     """The output of git, None where git is missing or fails."""
     # Inside a git hook these variables name another repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}

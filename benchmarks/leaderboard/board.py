@@ -3,8 +3,10 @@
     python -m benchmarks.leaderboard --config_file configs/leaderboard/digits.yaml
     python -m benchmarks.leaderboard --config_file configs/leaderboard/cifar100_cpu.yaml --methods constrained scrub
     python -m benchmarks.leaderboard --config_file configs/leaderboard/cifar100_gpu.yaml --engine ray --address auto
+    python -m benchmarks.leaderboard --check    # list rows that are older than their code, of every board in configs/
 
-Finished cells are found by the hash of their configuration and are skipped.
+Finished cells are found by the hash of their configuration and are skipped. With --check nothing is run, and the exit
+status is 3 where a row is listed; --config_file or --output names one board.
 """
 
 import dataclasses
@@ -23,6 +25,7 @@ from benchmarks.leaderboard.cells import (
 )
 from benchmarks.leaderboard.pages import write_pages
 from benchmarks.leaderboard.trained_models import Training, resolve, train_originals
+from benchmarks.leaderboard.versions import older_rows
 from benchmarks.sweeps.sweep import EngineArgs, RunAll, command_line, engine_of, results_of
 from evaluation.checkpoints import FurtherArgs, check_shadow_models
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed
@@ -33,7 +36,7 @@ from unlearning.methods.own import check_labels, label_of
 
 PRESETS = Path("configs/leaderboard")
 # Flags that do not change the results.
-ELSEWHERE = ("log_dir", "pages_only", *(field.name for field in dataclasses.fields(EngineArgs)))
+ELSEWHERE = ("log_dir", "pages_only", "check", *(field.name for field in dataclasses.fields(EngineArgs)))
 
 
 @dataclasses.dataclass
@@ -69,6 +72,8 @@ class Args(EngineArgs, FurtherArgs):
     """Folder of models and runs; weights of finished cells are removed."""
     pages_only: bool = False
     """Run nothing; rewrite the pages from results.jsonl."""
+    check: bool = False
+    """Run nothing; list the rows that are older than the code of their methods, or whose version is not known."""
 
 
 def get_parser() -> ScriptParser:
@@ -78,6 +83,8 @@ def get_parser() -> ScriptParser:
 
 def main(args: Args) -> dict:
     """Train missing models, run missing cells, write the pages; returns the cells as `rows`."""
+    if args.check:
+        return check(args)
     results = Path(args.output) / "results.jsonl"
     rows = read_cells(results)
     failed = []
@@ -86,14 +93,39 @@ def main(args: Args) -> dict:
             failed = run_missing(args, rows, results, run_all)
     if not rows:
         raise UserError(f"{results}: no finished cell; {failed[0] if failed else 'run some first'}")
-    # A later row for the same place replaces an earlier one: it has newer flags.
-    latest = {(row["method"], row["forget"], row["seed"]): row for row in rows.values()}
-    shown = [{**row, "tuned": is_tuned(args.tuned, row)} for row in latest.values()]
+    current = latest(rows)
+    shown = [{**row, "tuned": is_tuned(args.tuned, row)} for row in current]
     write_pages(shown, Path(args.output), args.title, command(args), top5=args.top5)
-    print(f"{len(latest)} cells in {results}, leaderboard.csv, leaderboard.md and leaderboard.html beside it")
+    print(f"{len(current)} cells in {results}, leaderboard.csv, leaderboard.md and leaderboard.html beside it")
     if failed:
         raise UserError(f"{len(failed)} cells could not be run, the first of them {failed[0]}")
-    return {"rows": list(latest.values())}
+    return {"rows": current}
+
+
+def latest(rows: dict[str, dict]) -> list[dict]:
+    """The rows without those that a later one for the same place replaces: it has newer flags."""
+    return list({(row["method"], row["forget"], row["seed"]): row for row in rows.values()}.values())
+
+
+def check(args: Args) -> dict:
+    """Print the rows that are older than their code; `holds` is whether there are none."""
+    folders = [args.output]
+    if args.output == Args.output:
+        folders = dict.fromkeys(preset["output"] for preset in presets().values())
+    paths = (Path(folder) / "results.jsonl" for folder in folders)
+    records = {path: rows for path in paths if (rows := latest(read_cells(path)))}
+    if not records:
+        raise UserError(f"--check: no finished cell in {', '.join(folders)}; run some first")
+    lines = [f"{path.parent}: {line}" for path, rows in records.items() for line in older_rows(rows)]
+    print("\n".join(lines) or f"no row of {sum(map(len, records.values()))} is older than its code")
+    return {"holds": not lines}
+
+
+def presets() -> dict[str, dict]:
+    """The boards in configs/leaderboard, by path."""
+    found = {str(path): load_config(path) for path in sorted(PRESETS.glob("*.yaml"))}
+    flags = {field.name for field in dataclasses.fields(Args)}
+    return {path: preset for path, preset in found.items() if set(preset) <= flags}
 
 
 def run_missing(args: Args, rows: dict[str, dict], results: Path, run_all: RunAll) -> list[str]:
@@ -152,9 +184,8 @@ def command(args: Args) -> str:
     def deciding(args: Args) -> dict:
         return {name: value for name, value in dataclasses.asdict(args).items() if name not in ELSEWHERE}
 
-    presets = [path for path in sorted(PRESETS.glob("*.yaml")) if set(load_config(path)) <= set(vars(args))]
     found = []
-    for start in ([], *(["--config_file", str(path)] for path in presets)):
+    for start in ([], *(["--config_file", path] for path in presets())):
         own = deciding(get_parser().parse(start))
         differing = {name: value for name, value in deciding(args).items() if value != own[name]}
         found.append([*start, *command_line(differing)])

@@ -390,16 +390,18 @@ class TestCodeVersion:
             assert code_version(folder) == {"version": version, "commit": commit, "changed": changed}
             assert code_words(code_version(folder)) == words
 
-        record = tmp_path / "docs" / "record.jsonl"
-        record.parent.mkdir()
-        record.write_text("{}\n")
+        records = [tmp_path / "docs" / "record.jsonl", tmp_path / "configs" / "tuned.yaml"]
+        for record in records:
+            record.parent.mkdir()
+            record.write_text("{}\n")
         project("3.4")
         found(tmp_path, "3.4", None, None, "3.4")
-        for command in (("init", "-q"), ("add", "pyproject.toml", "docs"), ("commit", "-qm", "first")):
+        for command in (("init", "-q"), ("add", "pyproject.toml", "docs", "configs"), ("commit", "-qm", "first")):
             git(*command)
         commit = git("rev-parse", "HEAD")
         (tmp_path / "untracked").touch()
-        record.write_text("{}\n{}\n")
+        for record in records:
+            record.write_text("{}\n{}\n")
         found(tmp_path, "3.4", commit, False, f"3.4 at {commit[:10]}")
         project("3.5")
         found(tmp_path, "3.5", commit, True, f"3.5 at {commit[:10]}, changed")
