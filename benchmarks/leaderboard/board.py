@@ -10,6 +10,7 @@ status is 3 where a row is listed; --config_file or --output names one board.
 """
 
 import dataclasses
+import re
 import shlex
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from benchmarks.leaderboard.cells import (
     applies,
     data_flags,
     is_tuned,
+    kind_of,
     method_flags,
     read_cells,
     run_cell,
@@ -47,9 +49,10 @@ class Args(EngineArgs, FurtherArgs):
     """Rows. NAME takes the flags of TUNED/KIND/NAME.yaml, where KIND is that of the forget set; without such a file it
     is the method of that name with its defaults; FILE.py:METHOD is your own."""
     forget: list[str] = dataclasses.field(default_factory=lambda: ["random:0.1"])
-    """Forget sets as --forget of the scripts names them, or memorised:low, memorised:middle, memorised:high."""
+    """Forget sets as --forget of the scripts names them, or memorised:low, memorised:middle, memorised:high; each may
+    end with seeds of its own, as in class:rocket@0 or random:0.1@0,1."""
     seeds: list[Seed] = dataclasses.field(default_factory=lambda: [0])
-    """Each has its own splits, original and retrained models."""
+    """Of the forget sets without their own; each has its own splits, original and retrained models."""
     retrained_models: PositiveInt = 1
     """Retrained models for each original; a noise floor needs two."""
     retrained_seed_step: PositiveInt = 1000
@@ -132,7 +135,7 @@ def run_missing(args: Args, rows: dict[str, dict], results: Path, run_all: RunAl
     """Train the models and run the cells that are not among the rows, and add them; returns a line for each failure."""
     flags = data_flags(args.train_config)
     check_labels(args.methods)
-    for kind in {forget.partition(":")[0] for forget in args.forget}:
+    for kind in {kind_of(forget, flags.get("labels")) for forget, _ in seeds_of(args)}:
         for method in args.methods:  # an unknown name is an error before any work
             method_flags(args.tuned, kind, method)
     check_shadow_models(args.shadow_models)
@@ -156,18 +159,30 @@ def _cells(args: Args, flags: dict, run_all: RunAll) -> list[Cell]:
     """All cells, after training the models that they need and that are missing."""
     steps = [number * args.retrained_seed_step for number in range(args.retrained_models)]
     training = {"config_file": args.train_config, "log_dir": f"{args.log_dir}/models", "retrained_seeds": steps}
-    places = [{"forget": forget, "seed": seed, **training} for forget in args.forget for seed in args.seeds]
+    places = [{"forget": forget, "seed": seed, **training} for forget, seed in seeds_of(args)]
     train_originals(places, run_all)
     further = {field.name: getattr(args, field.name) for field in dataclasses.fields(FurtherArgs)}
     further, cells = {name: value for name, value in further.items() if value}, []
     for place, found in results_of(run_all(train_models, places, title="retrained models")):
         (resolved, *models), forget, seed = found, place["forget"], place["seed"]
         asked = {"forget": resolved, "seed": seed, "retain_budget": args.retain_budget}
-        for method in (each for each in args.methods if applies(each, forget)):
-            own = {**flags, **method_flags(args.tuned, forget.partition(":")[0], method), **asked}
+        kind = kind_of(forget, flags.get("labels"))
+        for method in (each for each in args.methods if applies(each, kind)):
+            own = {**flags, **method_flags(args.tuned, kind, method), **asked}
             where = label_of(method), forget, seed
             cells.append(Cell(*where, own, *models, f"{args.log_dir}/cells", args.log_interval, further))
     return cells
+
+
+def seeds_of(args: Args) -> list[tuple[str, int]]:
+    """Forget sets, each with each of its seeds."""
+    found = []
+    for request in args.forget:
+        forget, own = re.fullmatch(r"(.+?)(?:@(\d+(?:,\d+)*))?", request).groups()
+        if "@" in forget and not forget.startswith("file:"):
+            raise UserError(f"--forget {request}: after @ stand seeds, as in class:3@0 or random:0.1@0,1")
+        found += [(forget, seed) for seed in (map(int, own.split(",")) if own else args.seeds)]
+    return list(dict.fromkeys(found))
 
 
 def train_models(place: dict) -> tuple[str, str, tuple[str, ...]]:

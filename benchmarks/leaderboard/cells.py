@@ -27,7 +27,10 @@ from unlearning.methods.method import ClassCounts
 from unlearning.methods.own import fingerprint, is_own, stem_of
 
 # Kinds of forget sets that use the tuned flags of another kind unless they have their own.
-SIMILAR = {"superclass": "class", "file": "random", "long_tailed": "random", "memorised": "random"}
+SIMILAR = {
+    "superclass": "class", "subclass": "random", "file": "random", "long_tailed": "random", "memorised": "random",
+}  # fmt: skip
+VARIANTS = {"scrub_r": {"method": "scrub", "rewind": True}}  # rows that need no file of flags
 WEIGHTS = (*RESULTS, CHECKPOINT)  # are removed once a cell is finished
 # Figures that all methods on a forget set and seed share: a line of references.jsonl, stored once.
 SHARED, REFERENCES = ("original", "retrained"), "references.jsonl"
@@ -72,9 +75,15 @@ def data_flags(train_config: str) -> dict:
     return {name: value for name, value in given.items() if value is not None and value != LATER.get(name)}
 
 
-def applies(method: str, forget: str) -> bool:
+def kind_of(forget: str, labels: str | None = None) -> str:
+    """The kind of a forget set; a class is a `subclass` where the labels are those of superclasses."""
+    kind = forget.partition(":")[0]
+    return "subclass" if (kind, labels) == ("class", "superclass") else kind
+
+
+def applies(method: str, kind: str) -> bool:
     """Whether the method of a row takes forget sets of this kind, of whose classes there are unseen images."""
-    some, kind = torch.ones(1), forget.partition(":")[0]
+    some = torch.ones(1)
     retain = some * (kind not in ("class", "superclass"))
     name = method if is_own(method) or method in METHODS else "constrained"
     return get_method(name).refuses(TARGETS.get(kind, "unseen"), ClassCounts(some, retain, some)) is None
@@ -87,9 +96,9 @@ def method_flags(tuned: str | None, kind: str, method: str) -> dict:
         return {**tuned_flags(tuned, kind, method), "method": method}
     if found := tuned_flags(tuned, kind, method):
         return found
-    if method not in METHODS:
+    if method not in METHODS and method not in VARIANTS:
         raise UserError(f"--methods {method}: no method, and no {kind}/{method}.yaml in --tuned {tuned}")
-    return {"method": method}
+    return VARIANTS.get(method, {"method": method})
 
 
 def tuned_flags(tuned: str | None, kind: str, method: str) -> dict:
@@ -105,7 +114,7 @@ def is_tuned(tuned: str | None, row: dict) -> bool:
     """Whether a row of a method of the user's own has the flags that were tuned for it; others count as tuned."""
     if not is_own(row["method"]):
         return True
-    found = tuned_flags(tuned, row["forget"].partition(":")[0], row["method"])
+    found = tuned_flags(tuned, kind_of(row["forget"], row["config"].get("labels")), row["method"])
     return bool(found) and all(row["config"].get(name) == value for name, value in found.items() if name != "method")
 
 

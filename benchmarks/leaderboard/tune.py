@@ -20,7 +20,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where this file is run by its path
 
 import train_constrained_unlearning as script
-from benchmarks.leaderboard.cells import applies, data_flags
+from benchmarks.leaderboard.cells import VARIANTS, applies, data_flags, kind_of
 from benchmarks.leaderboard.trained_models import Training, cache_of, train_originals
 from benchmarks.sweeps.sweep import EngineArgs, append_row, command_line, engine_of, read_rows
 from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser, Seed, run_script
@@ -28,6 +28,7 @@ from helper_functions.errors import NotFinite, UserError
 from helper_functions.files import key_of, write_bytes
 from helper_functions.run_folder import run_quietly
 from unlearning.arguments import FINETUNE_EPOCHS, MethodArgs
+from unlearning.experiment import TARGETS
 from unlearning.methods import METHODS, defaults_of, get_method
 from unlearning.methods.method import RETAIN_EPOCHS, Log, Search, Span
 from unlearning.methods.own import check_labels, fingerprint, is_own, label_of, stem_of
@@ -64,7 +65,7 @@ SPACES: dict[str, Space] = {
     name: Space({"method": name} | ({"stop_criterion": "none"} if method.discriminates else {}), method.search)
     for name, method in METHODS.items() if method.search
 }  # fmt: skip
-SPACES["scrub_r"] = Space({"method": "scrub", "rewind": True}, METHODS["scrub"].search)
+SPACES |= {row: Space(fixed, METHODS[fixed["method"]].search) for row, fixed in VARIANTS.items()}
 
 
 def space_of(method: str) -> Space:
@@ -134,6 +135,7 @@ def main(args: Args) -> dict:
     for method in args.methods:
         space_of(method)
     training = Training(args.train_config, f"{args.log_dir}/models")
+    labels = data_flags(args.train_config).get("labels")
     places = [{**dataclasses.asdict(training), "forget": forget, "seed": args.seed} for forget in args.forget]
     best = {}
     with engine_of(args, args.log_dir) as run_all:
@@ -143,14 +145,15 @@ def main(args: Args) -> dict:
             # The key by which an original is found stands in its name.
             {"method": method, "forget": forget, "original": str(original), "trained": original.name.split("-")[1],
              "args": dataclasses.asdict(args)}
-            for forget, original in originals.items() for method in args.methods if applies(method, forget)
+            for forget, original in originals.items() for method in args.methods
+            if applies(method, kind_of(forget, labels))
         ]  # fmt: skip
         for search, trials, error in run_all(run_search, searches, title="searches"):
             if error is not None:
                 raise UserError(f"{search['method']} on {search['forget']}: {error}")
             winner = min(trials, key=lambda trial: trial["value"])
             best[f"{search['method']} {search['forget']}"] = winner
-            write_best(args, search["method"], search["forget"], winner, len(trials))
+            write_best(args, search["method"], search["forget"], kind_of(search["forget"], labels), winner, len(trials))
             what = f"{label_of(search['method']):20s} {search['forget']:16s}"
             print(f"{what} {winner['value']:8.3f}  {winner['flags']}", flush=True)
     return {"best": best}
@@ -192,7 +195,7 @@ def run_trial(original: str, flags: dict, key: str) -> dict:
             return {"value": OVER_BUDGET + FAR_OVER_BUDGET, "feasible": False, "slack": None, **figures}
     figures, verdict, cost = report["models"]["unlearned"], report["verdict"], report["cost"]["unlearned"]
     shown = {name: figures[name] for name in ("retain_top1", "forget_top1", "unseen_top1", "validation_top1")}
-    value = objective(figures, verdict, flags["forget"].partition(":")[0])
+    value = objective(figures, verdict, kind_of(flags["forget"], flags.get("labels")))
     return {
         "value": value, "feasible": verdict["feasible"], "slack": verdict["slack"], "figures": shown,
         "seconds": cost["seconds"], "gradient_steps": cost["gradient_steps"],
@@ -204,13 +207,12 @@ def objective(figures: dict, verdict: dict, kind: str) -> float:
     if not verdict["feasible"]:
         overdrawn = -verdict["slack"]
         return OVER_BUDGET + (overdrawn if math.isfinite(overdrawn) else FAR_OVER_BUDGET)
-    unseen = figures["unseen_top1"] if kind in ("random", "long_tailed", "file") else 0.0
+    unseen = figures["unseen_top1"] if TARGETS.get(kind, "unseen") == "unseen" else 0.0
     return abs(figures["forget_top1"] - unseen) + VALIDATION_WEIGHT * (100 - figures["validation_top1"])
 
 
-def write_best(args: Args, method: str, forget: str, winner: dict, trials: int) -> None:
+def write_best(args: Args, method: str, forget: str, kind: str, winner: dict, trials: int) -> None:
     """Write the flags of the best trial as a configuration of the main script."""
-    kind = forget.partition(":")[0]
     path = Path(args.tuned) / kind / f"{stem_of(method)}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     state = "within" if winner["feasible"] else "beyond, as all of them,"

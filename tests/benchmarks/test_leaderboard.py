@@ -15,7 +15,7 @@ from helpers.processes import SMALL, Done, fork, signal_at
 import train_constrained_unlearning as script
 from benchmarks.leaderboard import board as leaderboard
 from benchmarks.leaderboard import tune
-from benchmarks.leaderboard.cells import applies, data_flags, method_flags, read_cells
+from benchmarks.leaderboard.cells import applies, data_flags, kind_of, method_flags, read_cells
 from benchmarks.leaderboard.trained_models import Training
 from benchmarks.leaderboard.tune import SPACES, rounded, start
 from benchmarks.sweeps.sweep import command_line, run_all
@@ -197,8 +197,9 @@ class TestLeaderboard:
             (["--methods", "scrubber"], "--methods scrubber"),
             (["--methods", "a/mine.py:METHOD", "b/mine.py:METHOD"], "--methods b/mine.py:METHOD: a/mine.py:METHOD has"),
             (["--output", "{}/file/out"], "{}/file"),
+            (["--forget", "class:3@one"], "--forget class:3@one: after @ stand seeds, as in class:3@0"),
         ],
-        ids=["odd number of shadow models", "unknown method", "two of one name", "no folder"],
+        ids=["odd number of shadow models", "unknown method", "two of one name", "no folder", "no seed"],
     )
     def test_a_mistake_is_refused_before_any_work(self, flags, said, folder, tmp_path, monkeypatch, capsys):
         (tmp_path / "file").touch()
@@ -219,12 +220,18 @@ class TestLeaderboard:
         for name, value in vars(args).items():
             assert name in leaderboard.ELSEWHERE or getattr(found, name) == value, name
 
-    @pytest.mark.parametrize("preset", ["digits", "digits_memorised", "digits_ulira", "cifar100_cpu", "cifar100_gpu"])
-    def test_a_preset_is_named_in_the_command_and_has_flags_for_every_cell(self, preset):
-        path = f"configs/leaderboard/{preset}.yaml"
+    def test_a_forget_set_has_the_seeds_of_all_or_its_own(self):
+        asked = ["--forget", "random:0.1", "class:3@1", "file:a@b.txt@0,2", "file:a@c", "--seeds", "0", "3"]
+        found = leaderboard.seeds_of(leaderboard.get_parser().parse(asked))
+        files = [("file:a@b.txt", 0), ("file:a@b.txt", 2), ("file:a@c", 0), ("file:a@c", 3)]
+        assert found == [("random:0.1", 0), ("random:0.1", 3), ("class:3", 1), *files]
+
+    @pytest.mark.parametrize("path", leaderboard.presets())
+    def test_a_preset_is_named_in_the_command_and_has_flags_for_every_cell(self, path):
         args = leaderboard.get_parser().parse(["--config_file", path, "--workers", "7", "--log_dir", "elsewhere"])
         assert leaderboard.command(args) == f"python -m benchmarks.leaderboard --config_file {path}"
-        kinds = {forget.partition(":")[0] for forget in args.forget}
+        labels = data_flags(args.train_config).get("labels")
+        kinds = {kind_of(forget, labels) for forget, _ in leaderboard.seeds_of(args)}
         for kind, row in itertools.product(kinds, args.methods):
             flags = method_flags(args.tuned, kind, row)
             assert flags["method"] in METHODS
@@ -249,10 +256,20 @@ def without_seconds(row: dict) -> dict:
 
 
 def test_rows_are_run_on_forget_sets_that_their_methods_take():
-    sets = ("random:0.1", "long_tailed:0.1:10", "memorised:low", "class:3", "superclass:fish", "mislabelled:0.1")
-    assert all(applies(method, forget) for method in ("scrub_r", "constrained", "mu_mis") for forget in sets)
-    assert [applies("pour", forget) for forget in sets] == [False, False, False, True, True, False]
-    assert [applies("falw", forget) for forget in sets] == [True, True, True, True, True, False]
+    kinds = ("random", "long_tailed", "memorised", "class", "superclass", "mislabelled", "subclass")
+    assert all(applies(method, kind) for method in ("scrub_r", "constrained", "mu_mis") for kind in kinds)
+    assert [applies("pour", kind) for kind in kinds] == [False, False, False, True, True, False, False]
+    assert [applies("falw", kind) for kind in kinds] == [True, True, True, True, True, False, True]
+
+
+def test_a_class_under_superclasses_takes_the_flags_of_random_sets(tmp_path):
+    assert kind_of("class:rocket") == "class" == kind_of("class:rocket", "fine")
+    kind = kind_of("class:rocket", "superclass")
+    assert (kind, kind_of("random:0.1", "superclass")) == ("subclass", "random")
+    for folder in ("class", "random"):
+        (tmp_path / folder).mkdir()
+        save_config({"method": "scrub", "msteps": len(folder)}, tmp_path / folder / "scrub.yaml")
+    assert method_flags(str(tmp_path), kind, "scrub")["msteps"] == len("random")
 
 
 class TestTuning:
