@@ -162,7 +162,7 @@ def summary(rows: list[dict]) -> str:
         steps["retraining"] = [chain["retrained"] for chain in chains]
         lines += [_line(setting, name, found) for name, found in steps.items()]
     return "\n".join(lines + [
-        f"{row['setting']}, seed {row['seed']}, request {len(row['requests_run']) + 1} was refused: {row['refused']}"
+        f"\n{row['setting']}, seed {row['seed']}, request {len(row['requests_run']) + 1} was refused: {row['refused']}"
         for row in rows if "refused" in row
     ])  # fmt: skip
 
