@@ -11,7 +11,7 @@ from data.forget import CONFUSIONS
 from data.image_list import in_class_order
 from data.pictures.reading import CACHES
 from data.preprocessing import Preprocessing
-from helper_functions.config import NonNegativeInt, OpenUnitInterval
+from helper_functions.config import NonNegativeInt, OpenUnitInterval, PositiveInt
 from helper_functions.errors import UserError
 from helper_functions.files import check_folder
 from helper_functions.progress import progress_bar
@@ -55,6 +55,8 @@ class DataArgs(Preprocessing):
     """Share of the training part that is held out, or file:PATH listing images that the model was not trained on."""
     test: OpenUnitInterval = 0.2
     """Share of test images where the data set has no test part of its own."""
+    subset: PositiveInt | None = None
+    """Use so many images of the training part, held-out ones among them, drawn by class; by default all."""
     splits: str | None = None
     """A splits.npz of an earlier run, whose train, held-out and test images are used again."""
     augmentation: Literal["auto", *AUGMENTATIONS] = "auto"

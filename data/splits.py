@@ -28,7 +28,7 @@ from helper_functions.errors import UserError
 def make_splits(
     dataset: Dataset, forget: str | None, *, validation: str = "0.1", test: float = 0.2, seed: int = 0,
     confusion: str = "uniform", foreign: bool = False, previous: Splits | None = None, with_copies: bool = False,
-    groups: str | None = None,
+    groups: str | None = None, subset: int | None = None,
 ) -> Splits:  # fmt: skip
     """Split a data set; the train, held-out and test parts depend on it, the fractions and the seed alone.
 
@@ -37,7 +37,8 @@ def make_splits(
     forget: a request in the grammar of `parse_forget`, or None for plain training (nothing to forget, no unseen).
     groups: table of groups, for a request that names some.
     validation: the fraction of the training part that is held out, or `file:PATH`, a list of the images to hold out
-    (for foreign weights: the images they were not trained on). test: the share of images, by class, of a data set
+    (for foreign weights: the images they were not trained on). subset: how many images of the training part are used,
+    drawn by class; the others are in no part. test: the share of images, by class, of a data set
     without an official test part. confusion: `uniform` or `pairwise`, for `mislabelled`. foreign: the weights were
     trained elsewhere, on the whole training part without the list. previous: the splits saved with the weights; their
     partition and labels are kept, and they are returned unchanged unless another forget set is requested; a forget set
@@ -57,7 +58,9 @@ def make_splits(
     if foreign and mislabelled:
         raise UserError(f"{forget} corrupts labels before training; weights trained elsewhere need file: or class:")
     named = images_by_name(request, dataset) if request is not None and request.kind in BY_NAME else np.array([], int)
-    partition = _partition(dataset, str(validation), test, seed, foreign, named)
+    if subset is not None and (foreign or dataset.file_names is not None or str(validation).startswith("file:")):
+        raise UserError(f"--subset {subset}: draws from a built-in data set, for models trained here; leave it out")
+    partition = _partition(dataset, str(validation), test, seed, foreign, named, subset)
     forget_set = _select(request, dataset, partition, seed, with_copies)
     labels = dataset.labels
     if mislabelled:
@@ -90,7 +93,7 @@ def _from_previous(
 
 
 def _partition(
-    dataset: Dataset, validation: str, test: float, seed: int, foreign: bool, named: np.ndarray
+    dataset: Dataset, validation: str, test: float, seed: int, foreign: bool, named: np.ndarray, subset: int | None
 ) -> Partition:
     own = np.arange(dataset.num_train)
     official = np.arange(dataset.num_train, len(dataset.labels))
@@ -123,6 +126,10 @@ def _partition(
         candidates = own if listed is None else np.setdiff1d(own, listed)
         official, final_test = share(candidates, test, "test", f"--test {test}"), "stratified"
         own = np.setdiff1d(own, official)
+    if subset is not None:
+        if subset > len(own):
+            raise UserError(f"--subset {subset}: the training part of {dataset.name} has {len(own)} images")
+        own = np.setdiff1d(own, share(own, 1 - subset / len(own), "left out")) if subset < len(own) else own
     if listed is None:
         fraction = parse_fraction(validation, "--validation")
         listed = share(own, fraction, "held-out", f"--validation {validation}")

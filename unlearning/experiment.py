@@ -111,7 +111,7 @@ class Experiment:
         splits = make_splits(
             self.dataset, forget, validation=args.validation, test=args.test, seed=args.seed,
             confusion=args.confusion, foreign=weight_path is not None and previous is None, previous=previous,
-            with_copies=with_copies, groups=args.groups,
+            with_copies=with_copies, groups=args.groups, subset=args.subset,
         )  # fmt: skip
         return splits if excluded is None else exclude(splits, self.dataset, excluded)
 

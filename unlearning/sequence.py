@@ -21,10 +21,10 @@ from unlearning.known_weights import DESCRIBING, MODEL, TREATMENT, refuse_code
 from unlearning.methods import get_method
 
 # Flags that a later request cannot change: data, their parts, and the model.
-SAME = ("dataset", *MODEL, *TREATMENT, "validation", "test")
+SAME = ("dataset", *MODEL, *TREATMENT, "validation", "test", "subset")
 # Flags that it takes over as well, unless they are given.
 TAKEN_OVER = (
-    *DESCRIBING, "validation", "test", "augmentation", "cutout", "seed", "retain_budget", "train_num_epochs",
+    *DESCRIBING, "validation", "test", "subset", "augmentation", "cutout", "seed", "retain_budget", "train_num_epochs",
     "train_batch_size", "train_learning_rate", "train_weight_decay", "train_schedule", "trainable",
 )  # fmt: skip
 # Digits of points to which spending is rounded, upwards.

@@ -9,6 +9,7 @@ from helpers.processes import SMALL, assert_refused, fork, only
 from helpers.tiny_cifar import trust, write_cifar100
 
 from data.datasets import CIFAR100_SUPERCLASSES
+from helper_functions.files import load_config, save_config
 
 UNLEARN = "train_constrained_unlearning.py"
 
@@ -77,3 +78,23 @@ def test_judging_takes_the_labels_of_the_run(place):
     trusted, trained = place
     done = fork("test.py", "--weight_path", trained / "model.pt", before=trusted)
     assert done.status == 0 and "20 superclasses" in done.out, done.err
+
+
+def test_a_board_forgets_subclasses_by_the_labels_of_its_trainings(place, tmp_path):
+    trusted, trained = place
+    config = load_config(trained / "config.yaml")
+    names = ("dataset", "data_dir", "labels", "model", "width", "num_epochs", "batch_size", "validation")
+    save_config({name: config[name] for name in names}, tmp_path / "train.yaml")
+    (tmp_path / "random").mkdir()
+    save_config({"method": "finetune", "num_epochs": 1}, tmp_path / "random" / "finetune.yaml")
+    done = fork(
+        "benchmarks.leaderboard", "--methods", "finetune", "pour", "--forget", "class:rocket@0", "--seeds", 1,
+        "--train_config", tmp_path / "train.yaml", "--tuned", tmp_path, "--output", tmp_path / "out", "--log_dir",
+        tmp_path / "runs", "--workers", 1, before=trusted,
+    )  # fmt: skip
+    assert done.status == 0, done.out + done.err
+    (row,) = map(json.loads, (tmp_path / "out" / "results.jsonl").read_text().splitlines())
+    assert (row["method"], row["forget"], row["seed"]) == ("finetune", "class:rocket", 0)
+    assert row["config"]["labels"] == "superclass" and row["config"]["num_epochs"] == 1
+    (references,) = map(json.loads, (tmp_path / "out" / "references.jsonl").read_text().splitlines())
+    assert "forget_top1" in references["original"]

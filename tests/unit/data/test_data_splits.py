@@ -91,6 +91,28 @@ def test_seeds_and_fractions_change_the_partition():
     assert torch.equal(first.test, make_splits(dataset, None, validation="0.3").test)
 
 
+def test_a_subset_is_drawn_by_class_and_divided_like_a_whole_data_set():
+    dataset = load_dataset("digits", "data")
+    splits = make_splits(dataset, "random:0.1", validation="0.25", subset=400, seed=1)
+    used = torch.cat([splits.train, splits.validation, splits.unseen])
+    whole = make_splits(dataset, "random:0.1", seed=1)
+    assert len(used) == 400 and len(splits.train) == 300 and len(splits.forget) == 30
+    assert torch.equal(splits.test, whole.test) and not set(used.tolist()) & set(splits.test.tolist())
+    counts = torch.bincount(dataset.labels[used], minlength=10).float()
+    rest = torch.ones(len(dataset.labels), dtype=torch.bool)
+    rest[splits.test] = False
+    torch.testing.assert_close(counts, torch.bincount(dataset.labels[rest]) * 400 / rest.sum(), atol=1.0, rtol=0)
+    other = make_splits(dataset, "random:0.1", validation="0.25", subset=400, seed=2)
+    assert set(used.tolist()) != {*other.train.tolist(), *other.validation.tolist(), *other.unseen.tolist()}
+    assert torch.equal(make_splits(dataset, None, subset=int(rest.sum()), seed=1).train, whole.train)
+
+
+@pytest.mark.parametrize("options, words", [({"subset": 5000}, "has 1438 images"), ({"foreign": True}, "leave it out")])
+def test_an_impossible_subset_is_refused(options, words):
+    with pytest.raises(UserError, match=f"--subset .*{words}"):
+        make_splits(load_dataset("digits", "data"), "random:0.1", **{"subset": 400, **options})
+
+
 def test_a_plain_training_forgets_nothing():
     splits = make_splits(toy(), None)
     assert len(splits.forget) == len(splits.unseen) == 0 and torch.equal(splits.train, splits.retain)
