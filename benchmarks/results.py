@@ -5,7 +5,7 @@
 
 A template of Jinja has `board(NAME)`, a `Record` of the leaderboard; `rows(FILE)`, the lines of another record;
 `runs(NAME)`, single runs that were added under a name; `robustness` and `sequential`, tables of these sweeps. Filters:
-`f(2)` decimals, `s(2)` with the sign, `span` of several figures, `word` for a small number, `titles` of methods, and
+`f(2)` decimals, `s(2)` with the sign, `span` and `mean` of several figures, `word` for a small number, `titles` of methods, and
 `ensure(condition)`: the words before it, and an error with them where the records do not support them.
 """
 
@@ -229,7 +229,8 @@ def render(template: Path, boards: Path, record: Path) -> str:
         lstrip_blocks=True, keep_trailing_newline=True, extensions=["jinja2.ext.do"],
     )  # fmt: skip
     environment.filters |= {
-        "f": decimals, "s": signed, "span": span, "word": word, "titles": titles, "ensure": ensure,
+        "f": decimals, "s": signed, "span": span, "mean": statistics.mean, "word": word, "titles": titles,
+        "ensure": ensure,
     }  # fmt: skip
     environment.globals |= {
         "board": functools.cache(lambda name: Record(boards / name / "results.jsonl")),
