@@ -156,8 +156,9 @@ class TestShortened:
 
 
 class TestLengthened:
-    @pytest.mark.parametrize(("far", "share"), [([0.9, 0.8, 0.7], 4), ([0.9, 0.8, 0.85], 2), ([0.9, 0.9], 1)])
-    def test_a_pass_with_little_spent_far_from_the_target_goes_on_while_it_comes_nearer(self, far, share):
+    @pytest.mark.parametrize(("far", "share"), [([0.9, 0.8, 0.7], 4), ([0.9, 0.8, 0.85], 2), ([0.9, 0.9, 0.9], 4)])
+    def test_a_pass_with_little_spent_far_from_the_target_goes_on_unless_it_ends_farther(self, far, share):
+        """A share of images that are named stays as it is until the first of them is not."""
         run = Scripted(1, *[found(fall=0.1, distance=distance) for distance in far])
         plain = Scripted(1, KEPT)
         assert run.shares == [share] * (share > 1)

@@ -58,7 +58,8 @@ class Line:
         share, found = self.first(SHORTENED, accepts)
         while 1 <= share < LONGEST and lengthens(found):
             farther = self.go_to(2 * share)
-            if not accepts(farther) or distance(farther) >= distance(found):
+            # A distance that counts images stays as it is until the first of them has moved.
+            if not accepts(farther) or distance(farther) > distance(found):
                 break
             share, found = 2 * share, farther
         return share, self.go_to(share)

@@ -69,11 +69,11 @@ class TestSearch:
         away=st.lists(st.integers(0, 3), min_size=6, max_size=6),
     )
     def test_against_brute_force(self, kept, pays, away):
-        """The longest halving that keeps the budget; doublings only as long as each pays, keeps it and comes nearer."""
+        """The longest halving that keeps the budget; doublings only as long as each pays, keeps it and ends no farther."""
         kept, pays, away = (dict(zip(SHARES, column, strict=True)) for column in (kept, pays, away))
         if kept[1]:
             steps = [(1, 2), (2, 4)]
-            good = [pays[here] and kept[there] and away[there] < away[here] for here, there in steps]
+            good = [pays[here] and kept[there] and away[there] <= away[here] for here, there in steps]
             expected = 4 if all(good) else 2 if good[0] else 1
             looked = [1, *([2] if pays[1] else []), *([4] if good[0] and pays[2] else [])]
         else:
