@@ -5,8 +5,8 @@
 
 A template of Jinja has `board(NAME)`, a `Record` of the leaderboard; `rows(FILE)`, the lines of another record;
 `runs(NAME)`, single runs that were added under a name; `robustness` and `sequential`, tables of these sweeps. Filters:
-`f(2)` decimals, `s(2)` with the sign, `span` and `mean` of several figures, `word` for a small number, `titles` of methods, and
-`ensure(condition)`: the words before it, and an error with them where the records do not support them.
+`f(2)` decimals, `s(2)` with the sign, `span` and `mean` of several figures, `word` for a small number, `titles` of
+methods, and `ensure(condition)`: the words before it, and an error with them where the records do not support them.
 """
 
 import dataclasses

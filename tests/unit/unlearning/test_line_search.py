@@ -69,7 +69,7 @@ class TestSearch:
         away=st.lists(st.integers(0, 3), min_size=6, max_size=6),
     )
     def test_against_brute_force(self, kept, pays, away):
-        """The longest halving that keeps the budget; doublings only as long as each pays, keeps it and ends no farther."""
+        """The longest halving that keeps the budget; doublings as long as each pays, keeps it and ends no farther."""
         kept, pays, away = (dict(zip(SHARES, column, strict=True)) for column in (kept, pays, away))
         if kept[1]:
             steps = [(1, 2), (2, 4)]
