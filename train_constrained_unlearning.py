@@ -107,8 +107,9 @@ def untrain_constrained(
         forgetloader: what must go, likewise.
         unseenloader: what the model never saw, of the forget set's classes.
         validloader: what the model never saw, for choosing the epoch.
-        num_epochs: passes over the forget set, 20 by default, none for `unseen`; published methods have their own.
-        learning_rate: of the weights, 0.001 by default; other methods have their own.
+        num_epochs: passes over the forget set, 20 by default for `zero`, else none: fine-tuning forgets; published
+            methods have their own.
+        learning_rate: of the weights in these passes, 0.001 by default; other methods have their own.
         log_dir: where the run folder is made, with weights and report; None: nothing is saved.
         device: as `--device`.
         name_prefix: beginning of the run folder's name.

@@ -1,4 +1,4 @@
-"""Write docs/results.md from its template and the records in docs/: no figure of a record is typed by hand.
+"""Write docs/results.md from its template and the records in docs/, so that no figure of a record is typed by hand.
 
     python -m benchmarks.results
     python -m benchmarks.results --add runs/NAME --name saturated    # add single runs to the record of such runs
@@ -179,8 +179,8 @@ class Record:
     def code(self) -> str:
         """The commits of the rows, the most frequent first."""
         words = (str((row.get("environment") or {}).get("code")) for row in self.rows)
-        found = (re.search(r" at ([0-9a-f]{7})", each) for each in words)
-        counts = Counter(f"`{each[1]}`" if each else "not recorded" for each in found)
+        found = (re.search(r" at ([0-9a-f]{7})[0-9a-f]*(, changed)?", each) for each in words)
+        counts = Counter(f"`{each[1]}`{' with changes' * bool(each[2])}" if each else "not recorded" for each in found)
         return ", ".join(commit for commit, _ in counts.most_common())
 
 

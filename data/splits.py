@@ -127,8 +127,10 @@ def _partition(
         official, final_test = share(candidates, test, "test", f"--test {test}"), "stratified"
         own = np.setdiff1d(own, official)
     if subset is not None:
-        if subset > len(own):
-            raise UserError(f"--subset {subset}: the training part of {dataset.name} has {len(own)} images")
+        if not len(dataset.classes) <= subset <= len(own):
+            raise UserError(
+                f"--subset {subset}: {dataset.name} has {len(own)} training images of {len(dataset.classes)} classes"
+            )
         own = np.setdiff1d(own, share(own, 1 - subset / len(own), "left out")) if subset < len(own) else own
     if listed is None:
         fraction = parse_fraction(validation, "--validation")

@@ -15,7 +15,7 @@ class ModelArgs:
     save_pretrained (its own weights are the original), or your code, FILE.py:FUNCTION or package.module:FUNCTION, which
     is called with num_classes. Options of the constructor follow: timm:vit_tiny_patch16_224,patch_size=4."""
     stem: Literal["auto", "imagenet", "cifar"] = "auto"
-    """First layers of ResNets: cifar is 3 x 3, stride 1, no pooling; auto infers it from the weights, its own or the
-    original's, else imagenet."""
+    """First layers of ResNets: cifar is 3 x 3, stride 1, no pooling; auto infers it from the model's own
+    weights or the original's, else imagenet."""
     width: PositiveInt = 16
     """Channels of the first stage of resnet8 and resnet20."""

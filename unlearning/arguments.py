@@ -35,8 +35,8 @@ class UnlearnArgs(ContrastiveArgs, OptimizerArgs):
     """Budget, target and optimisation of constrained unlearning."""
 
     num_epochs: NonNegativeInt | None = None
-    """Passes over the forget set while forgetting, 20 by default; of constrained for target zero alone, since
-    fine-tuning reaches the others. Where a student learns, passes over the training set, 30 by default."""
+    """Passes over the forget set while forgetting: 20 by default, of constrained none for targets unseen and chance,
+    which fine-tuning reaches alone. Where a student learns, passes over the training set, 30 by default."""
     finetune_num_epochs: NonNegativeInt | None = None
     """Passes over the retain set of constrained fine-tuning: more of them cost more, and leave more accuracy. 3 by
     default; none for target zero, which forgetting alone reaches without a loss, and after a discriminator."""
@@ -65,10 +65,11 @@ class UnlearnArgs(ContrastiveArgs, OptimizerArgs):
     """Of the multiplier, as a share of it, for each point of violation and 128 forget images; for each step where the
     batch is smaller because the forget set is."""
     multiplier: NonNegativeFloat = 10.0
-    """First value of the multiplier: a warm start, which lets the forget loss pull only as the budget allows."""
+    """First value of the multiplier while forgetting: a warm start, which lets the forget loss pull only as the budget
+    allows."""
     penalty_coefficient: PositiveFloat | None = None
-    """First value of the penalty coefficient, 10,000 for penalty and 100 for augmented_lagrangian by default; doubled
-    after passes that end outside of the budget."""
+    """First value of the penalty coefficient while forgetting, 10,000 for penalty and 100 for augmented_lagrangian by
+    default; doubled after passes that end outside of the budget."""
     weight_decay: NonNegativeFloat = 0.0
     """While unlearning."""
     schedule: Literal[*SCHEDULES] = "linear"

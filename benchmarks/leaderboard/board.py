@@ -178,7 +178,7 @@ def seeds_of(args: Args) -> list[tuple[str, int]]:
     """Forget sets, each with each of its seeds."""
     found = []
     for request in args.forget:
-        forget, own = re.fullmatch(r"(.+?)(?:@(\d+(?:,\d+)*))?", request).groups()
+        forget, own = re.fullmatch(r"(.*?)(?:@(\d+(?:,\d+)*))?", request).groups()
         if "@" in forget and not forget.startswith("file:"):
             raise UserError(f"--forget {request}: after @ stand seeds, as in class:3@0 or random:0.1@0,1")
         found += [(forget, seed) for seed in (map(int, own.split(",")) if own else args.seeds)]

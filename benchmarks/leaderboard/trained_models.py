@@ -26,16 +26,16 @@ ELSEWHERE = (
     "log_dir", "name_prefix", "resume", "device", "precision", "deterministic", "sync_bn", "data_on_device", "compile",
     "compile_mode", "log_interval", "figures", "data_dir", "on_nan", "cache", "cache_dir",
 )  # fmt: skip
-# Records from before there were these flags keep their hashes where they have these values, or null.
-LATER = {"labels": "fine"}
+# Records from before there were these flags keep their hashes where they have these values.
+LATER = {"exclude": None, "groups": None, "requests": None, "labels": "fine", "cache": "auto", "subset": None}
 THIRDS = ("low", "middle", "high")
 SHARE = 0.1  # of the training images in a set by memorisation: the size of random:0.1
 
 
 def model_key(config: dict) -> str:
     """Hash of a training's configuration without `ELSEWHERE`, of files by their content; they have to exist."""
-    values = {name: value for name, value in config.items()
-              if name not in ELSEWHERE and value is not None and value != LATER.get(name)}  # fmt: skip
+    values = {name: value for name, value in config.items() if name not in ELSEWHERE}
+    values = {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
     for name in ("splits", "forget"):
         path = Path(str(values.get(name) or "").removeprefix("file:"))
         if name == "splits" and values.get(name) or str(values.get(name)).startswith("file:"):

@@ -4,8 +4,8 @@ import math
 
 # A sentence for each method, with its name in the literature.
 METHODS = {
-    "constrained": "The images were unlearned step by step, while a constraint with a learned multiplier limited the "
-        "loss of accuracy on the other images (constrained unlearning; proxy constraints, Cotter et al. 2019).",
+    "constrained": "The images were unlearned step by step within a limit on the loss of accuracy on the other images; "
+        "a learned multiplier weighed the two (constrained unlearning; proxy constraints, Cotter et al. 2019).",
     "untrain": "The model was changed until a second network could no longer distinguish its outputs on these images "
         "from outputs on images that were never seen, within a limit on the loss of accuracy on the other images "
         "(adversarial constrained unlearning).",

@@ -278,7 +278,9 @@ def _displacements(odds: Tensor, reference: Tensor, weights: Tensor) -> Tensor:
     return weighted_quantiles(reference, weights, levels) - odds.sort().values
 
 
-def chance_displacements(count: int, reference_losses: Tensor, weights: Tensor, seed: int) -> Tensor:
+def chance_displacements(
+    count: int, reference_losses: Tensor, weights: Tensor, seed: int, looks: int = 1
+) -> Tensor:
     """Displacements of `count` images from a reference sample where both are drawn from the latter, `[draws, count]`.
 
     Args:
@@ -286,6 +288,7 @@ def chance_displacements(count: int, reference_losses: Tensor, weights: Tensor, 
         reference_losses: `[R]`.
         weights: of the reference images, `[R]`.
         seed: of the draws.
+        looks: losses of each reference image, which tell as much as one of so many images at least.
     """
     odds, weights = log_odds(reference_losses).cpu(), weights.cpu().double()
     generator = torch.Generator().manual_seed(seed)
@@ -293,8 +296,14 @@ def chance_displacements(count: int, reference_losses: Tensor, weights: Tensor, 
     def drawn(size: int) -> Tensor:
         return odds[torch.multinomial(weights, size, replacement=True, generator=generator)]
 
-    even = torch.ones(len(odds))
-    return torch.stack([_displacements(drawn(count), drawn(len(odds)), even) for _ in range(CHANCE_DRAWS)])
+    even = torch.ones(len(odds) // looks)
+    return torch.stack([_displacements(drawn(count), drawn(len(even)), even) for _ in range(CHANCE_DRAWS)])
+
+
+def require_other_labels(labels: Tensor, given: Tensor) -> None:
+    """UserError where held-out images, labels `[N]`, have no label but the only one of the forget set, `[P]`."""
+    if len(torch.cat([labels, given]).unique()) == 1:
+        raise UserError("--forget_target chance: held-out images have the forget set's only label; name another target")
 
 
 def other_labels(logits: Tensor, labels: Tensor, given: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -309,28 +318,30 @@ def other_labels(logits: Tensor, labels: Tensor, given: Tensor, seed: int) -> tu
     Returns:
         Both `[OTHER_LABELS * N]`; the weight is 0 where there is no other label. UserError where there is none at all.
     """
+    require_other_labels(labels, given)
     ordered = given.sort().values
     first, after = (torch.searchsorted(ordered, labels, right=right) for right in (False, True))
     others = len(given) - (after - first)
-    if not others.any():
-        raise UserError("--forget_target chance: unseen images have the forget set's label alone; name another target")
     draws = torch.rand((OTHER_LABELS, len(labels)), generator=torch.Generator().manual_seed(seed))
     places = (draws.to(given.device) * others).long()
     # An image's own label is a block of the ordered ones, which is skipped.
     places = torch.where(places < first, places, places + after - first).clamp(max=len(given) - 1)
-    losses = F.cross_entropy(logits.repeat(OTHER_LABELS, 1), ordered[places].flatten(), reduction="none")
+    losses = -logits.log_softmax(1).gather(1, ordered[places].T).T.flatten()
     return losses, (others > 0).float().repeat(OTHER_LABELS)
 
 
-def _explained_by_chance(evaluator, samples: dict[str, tuple[Tensor, Tensor]], seed: int) -> tuple[float, float]:
+def _explained_by_chance(
+    evaluator, samples: dict[str, tuple[Tensor, Tensor]], seed: int, looks: int = 1
+) -> tuple[float, float]:
     """Floor and tolerance, from losses and weights of the unseen and of the validation images, by name."""
-    chance = {name: chance_displacements(evaluator.forget_images, *sample, seed) for name, sample in samples.items()}
+    count = evaluator.forget_images
+    chance = {name: chance_displacements(count, *sample, seed, looks) for name, sample in samples.items()}
     floor = F.huber_loss(chance["unseen"], torch.zeros_like(chance["unseen"])).item()
     return floor, max(Target.tolerance, chance["validation"].abs().mean().item())
 
 
 def own_target(context) -> Target:
-    """min F(θ) subject to the retain budget: each image is pushed until it has reached its target.
+    """min F(θ) subject to the retain budget, then the retain loss subject to F staying where everything is forgotten.
 
     The distance, and the verdict, of every method is measured by this target as well.
     """
@@ -345,4 +356,4 @@ def own_target(context) -> Target:
         name: other_labels(*evaluator.original_outputs[name], evaluator.forget_labels, seed + number)
         for number, name in enumerate(names)
     }
-    return ChanceTarget(samples, *_explained_by_chance(evaluator, samples, seed))
+    return ChanceTarget(samples, *_explained_by_chance(evaluator, samples, seed, OTHER_LABELS))

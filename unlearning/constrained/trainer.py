@@ -42,7 +42,7 @@ RAISE = 2.0
 PULLED_BACK = (15 / 16, 7 / 8, 3 / 4, 1 / 2)
 # Share of the original's distance from the target that counts as a long way.
 FAR = 0.5
-# Stage 2, where the rate is restarted: as the original was trained, but for the rate.
+# Stage 2, where the rate is restarted: decay and schedule as the original was trained.
 FINETUNING = {
     "weight_decay": 5e-4, "schedule": "cosine", "max_grad_norm": 2.0, "multiplier": 0.1, "penalty_coefficient": 0.1,
 }  # fmt: skip

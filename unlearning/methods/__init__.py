@@ -11,7 +11,7 @@ from helper_functions.errors import UserError
 from helper_functions.wording import did_you_mean
 from unlearning.arguments import MethodArgs, PublishedArgs, UnlearnArgs, stage_epochs
 from unlearning.constrained.discriminator_target import OWN_MATCH
-from unlearning.constrained.targets import own_target
+from unlearning.constrained.targets import own_target, require_other_labels
 from unlearning.methods import (
     bad_teacher,
     boundary_shrink,
@@ -108,6 +108,9 @@ def check_images(method: str, args: MethodArgs, target: str, splits: Splits, num
     """Refuse a method that does not apply to the forget set, or has too few images for its pairs, by a UserError."""
     counted = (splits.labels[getattr(splits, name)] for name in ClassCounts._fields)
     check_classes(method, target, ClassCounts(*(torch.bincount(each, minlength=num_classes) for each in counted)))
+    if target == "chance":
+        for name in ("unseen", "validation"):
+            require_other_labels(splits.labels[getattr(splits, name)], splits.labels[splits.forget])
     if not get_method(method).discriminates:
         return
     for name in ("forget", "validation"):

@@ -107,7 +107,10 @@ def test_a_subset_is_drawn_by_class_and_divided_like_a_whole_data_set():
     assert torch.equal(make_splits(dataset, None, subset=int(rest.sum()), seed=1).train, whole.train)
 
 
-@pytest.mark.parametrize("options, words", [({"subset": 5000}, "has 1438 images"), ({"foreign": True}, "leave it out")])
+@pytest.mark.parametrize(
+    "options, words",
+    [({"subset": 5000}, "1438 training images"), ({"subset": 9}, "10 classes"), ({"foreign": True}, "leave it out")],
+)
 def test_an_impossible_subset_is_refused(options, words):
     with pytest.raises(UserError, match=f"--subset .*{words}"):
         make_splits(load_dataset("digits", "data"), "random:0.1", **{"subset": 400, **options})

@@ -398,7 +398,7 @@ class TestChanceTarget:
         assert weights.all() and (losses - base).mean().item() == pytest.approx(1.25, abs=0.02)
 
     def test_a_label_that_all_unseen_images_have_is_an_error(self):
-        with pytest.raises(UserError, match="--forget_target chance: unseen images have"):
+        with pytest.raises(UserError, match="--forget_target chance: held-out images have"):
             other_labels(torch.zeros(3, 2), torch.ones(3, dtype=torch.int64), torch.ones(2, dtype=torch.int64), 0)
 
     def test_goals_and_distance_are_the_originals_whatever_the_model_gives_now(self):
@@ -507,6 +507,12 @@ class TestChance:
                 assert (objective > 0) == target.pending
                 pending[number] += target.pending
         assert 15 <= pending[0] <= 45 and pending[1] == 60
+
+    def test_several_looks_at_an_image_are_no_further_images(self):
+        losses = torch.from_numpy(np.random.default_rng(0).exponential(1, 400) + 0.01)
+        plain = chance_displacements(100, losses, torch.ones(400), 0).abs().mean()
+        again = chance_displacements(100, losses.repeat(4), torch.ones(1600), 0, looks=4).abs().mean()
+        assert again.item() == pytest.approx(plain.item(), rel=0.2)
 
     def test_more_images_are_told_apart_better(self):
         losses = np.random.default_rng(0).exponential(1, 1000) + 0.01
