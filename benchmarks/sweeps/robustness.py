@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where this file 
 import train_constrained_unlearning as script
 from benchmarks.leaderboard.cells import short
 from benchmarks.sweeps.sweep import append_all, command_line, read_rows, results_of, run_all
+from helper_functions.code_version import code_words
 from helper_functions.config import PositiveFloat, PositiveInt, ScriptParser, run_script
 from helper_functions.files import key_of
 from helper_functions.run_folder import run_quietly
@@ -59,7 +60,9 @@ def main(args: Args) -> dict:
     if not args.summary:
         names = ("forget", "solver", "batch_size", "learning_rate", "seed")
         values = itertools.product(args.forget, SOLVERS, args.batch_size, args.learning_rate, range(args.seeds))
-        cells = (dict(zip(names, each, strict=True)) for each in values)
+        # The flags that vary are those of forgetting, which target chance leaves to fine-tuning by default.
+        passes = {"num_epochs": FORGET_EPOCHS["zero"]}
+        cells = (dict(zip(names, each, strict=True)) | passes for each in values)
         missing = [cell for cell in cells if key_of(cell) not in rows]
         # Originals first, so that no two cells train the same one.
         originals = sorted({(cell["forget"], cell["seed"]) for cell in missing})
@@ -90,9 +93,8 @@ def _run(asked: dict) -> dict:
     args, cell, key = asked["args"], asked["cell"], key_of(asked["cell"])
     folder = _original({**cell, "args": args})
     weights = {"weight_path": folder / "original.pt", "retrained_weight_path": folder / "retrained.pt"}
-    # The flags that vary are those of forgetting, which target chance leaves to fine-tuning by default.
-    _, report = _main(args, f"cell-{key}", num_epochs=FORGET_EPOCHS["zero"], **cell, **weights)
-    figures = {"verdict": report["verdict"], "models": report["models"]}
+    _, report = _main(args, f"cell-{key}", **cell, **weights)
+    figures = {"code": code_words(report["run"]["code"]), "verdict": report["verdict"], "models": report["models"]}
     return {"key": key, **cell, **short(figures | {"seconds": report["cost"]["unlearned"]["seconds"]})}
 
 

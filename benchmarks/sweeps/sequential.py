@@ -28,6 +28,7 @@ from benchmarks.leaderboard.trained_models import Measurement, Training
 from benchmarks.sweeps.sweep import append_all, command_line, read_rows, run_all
 from data.random_streams import random_state
 from data.split_record import Splits
+from helper_functions.code_version import code_words
 from helper_functions.config import PositiveInt, ScriptParser, run_script
 from helper_functions.errors import UserError
 from helper_functions.files import key_of, whole_file
@@ -124,7 +125,7 @@ def run_chain(chain: dict) -> dict:
         row["requests_run"].append(_account(report) | measure(last, requests[:number]))
         start = {"previous_run": last}
     last, report = run(f"{name}-all", torch.cat(requests), weight_path=original / "model.pt")
-    row["at_once"] = _account(report) | measure(last, requests)
+    row |= {"at_once": _account(report) | measure(last, requests), "code": code_words(report["run"]["code"])}
     forget = f"file:{folder / name}-all.txt"
     without = {"seed": chain["seed"], "splits": original / "splits.npz", "forget": forget, "retain_only": True}
     row["retrained"] = measure(training.run("retrained", without), requests)
