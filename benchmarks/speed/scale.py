@@ -192,10 +192,12 @@ class Bench:
         return ended, None if may_fail and ended["status"] else self.run_of(ended, f"{folder}-{place}")
 
     def unlearn(self, folder: str, weights: Path) -> dict:
-        """Unlearning of 1 % of the whole folder's pictures, in this folder, under the limit."""
+        """Unlearning of 1 % of the whole folder's pictures, in this folder, under the limit; one pass of fine-tuning.
+        """
         ended = limited(
             self.args.limit, "train_constrained_unlearning.py", *self.flags(folder), "--cache", "disk",
             "--weight_path", weights, "--near_duplicates", "off", "--name_prefix", f"{folder}-unlearned",
+            "--finetune_num_epochs", 1,
         )  # fmt: skip
         report = json.loads((self.run_of(ended, f"{folder}-unlearned") / "report.json").read_text())
         figures = ("retain_top1", "forget_top1", "test_top1")

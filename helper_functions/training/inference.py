@@ -29,10 +29,19 @@ def predict(model: nn.Module, loader: Iterable, precision: Precision) -> tuple[T
     Eval mode, no gradient; batch-norm statistics and the modules' modes do not change. Ranks share each batch, and all
     of them get all results: float32 logits `[N, K]` and int64 labels `[N]`, both on the computing device.
     """
-    logits, labels, forward = [], [], spread(model)
-    with evaluation_mode(model), torch.inference_mode(), precision.autocast():
+    found: tuple[list[Tensor], list[Tensor]] = [], []
+    forward, size, filled = spread(model), getattr(loader, "num_images", None), 0
+    with evaluation_mode(model), torch.no_grad(), precision.autocast():
         for inputs, targets in progress(loader, "measuring"):
-            logits.append(forward(inputs.to(precision.device, non_blocking=True)).float())
-            labels.append(targets.to(precision.device, non_blocking=True))
-    # Clones outside of inference mode, so that callers may keep them in ordinary computations.
-    return torch.cat(logits).clone(), torch.cat(labels).clone()
+            logits = forward(inputs.to(precision.device, non_blocking=True)).float()
+            for parts, part in zip(found, (logits, targets.to(precision.device, non_blocking=True)), strict=True):
+                if size is None:
+                    parts.append(part)
+                    continue
+                # In one piece from the first batch on: small tensors between large ones would keep the heap apart.
+                if not parts:
+                    parts.append(part.new_empty((size, *part.shape[1:])))
+                parts[0][filled : filled + len(part)] = part
+            filled += len(targets)
+    logits, labels = map(torch.cat, found)
+    return logits, labels
