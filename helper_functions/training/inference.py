@@ -31,7 +31,7 @@ def predict(model: nn.Module, loader: Iterable, precision: Precision) -> tuple[T
     """
     found: tuple[list[Tensor], list[Tensor]] = [], []
     forward, size, filled = spread(model), getattr(loader, "num_images", None), 0
-    with evaluation_mode(model), torch.no_grad(), precision.autocast():
+    with evaluation_mode(model), torch.inference_mode(), precision.autocast():
         for inputs, targets in progress(loader, "measuring"):
             logits = forward(inputs.to(precision.device, non_blocking=True)).float()
             for parts, part in zip(found, (logits, targets.to(precision.device, non_blocking=True)), strict=True):
@@ -43,5 +43,6 @@ def predict(model: nn.Module, loader: Iterable, precision: Precision) -> tuple[T
                     parts.append(part.new_empty((size, *part.shape[1:])))
                 parts[0][filled : filled + len(part)] = part
             filled += len(targets)
-    logits, labels = map(torch.cat, found)
-    return logits, labels
+    logits, labels = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in found)
+    # Clones outside of inference mode, so that callers may keep them in ordinary computations.
+    return logits.clone(), labels.clone()
