@@ -24,6 +24,9 @@ from helper_functions.run_folder import run_quietly
 from optimizer.solver import SOLVERS
 from unlearning.arguments import FORGET_EPOCHS
 
+# Of each model, what a row keeps: of forgotten classes, test images of the others are measured.
+FIGURES = ("retain_top1", "forget_top1", "test_top1", "test_remaining_top1")
+
 
 @dataclasses.dataclass
 class Args:
@@ -94,7 +97,8 @@ def _run(asked: dict) -> dict:
     folder = _original({**cell, "args": args})
     weights = {"weight_path": folder / "original.pt", "retrained_weight_path": folder / "retrained.pt"}
     _, report = _main(args, f"cell-{key}", **cell, **weights)
-    figures = {"code": code_words(report["run"]["code"]), "verdict": report["verdict"], "models": report["models"]}
+    models = {name: {key: found[key] for key in FIGURES if key in found} for name, found in report["models"].items()}
+    figures = {"code": code_words(report["run"]["code"]), "verdict": report["verdict"], "models": models}
     return {"key": key, **cell, **short(figures | {"seconds": report["cost"]["unlearned"]["seconds"]})}
 
 

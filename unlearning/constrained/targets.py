@@ -278,9 +278,7 @@ def _displacements(odds: Tensor, reference: Tensor, weights: Tensor) -> Tensor:
     return weighted_quantiles(reference, weights, levels) - odds.sort().values
 
 
-def chance_displacements(
-    count: int, reference_losses: Tensor, weights: Tensor, seed: int, looks: int = 1
-) -> Tensor:
+def chance_displacements(count: int, reference_losses: Tensor, weights: Tensor, seed: int, looks: int = 1) -> Tensor:
     """Displacements of `count` images from a reference sample where both are drawn from the latter, `[draws, count]`.
 
     Args:
