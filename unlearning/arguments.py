@@ -28,6 +28,8 @@ DISCRIMINATING = {"batch_size": BATCH_SIZE, "num_epochs": 20, "finetune_num_epoc
 # Passes over the forget set, where none are asked for.
 FORGET_EPOCHS = {"unseen": 0, "zero": 20, "chance": 0}
 FINETUNE_EPOCHS = 3
+# Highest rate of fine-tuning: what forgets a set costs a model accuracy that has nothing to forget.
+FINETUNE_RATE, MET_FINETUNE_RATE = 0.04, 0.004
 
 
 @dataclasses.dataclass
@@ -40,8 +42,9 @@ class UnlearnArgs(ContrastiveArgs, OptimizerArgs):
     finetune_num_epochs: NonNegativeInt | None = None
     """Passes over the retain set of constrained fine-tuning: more of them cost more, and leave more accuracy. 3 by
     default; none for target zero, which forgetting alone reaches without a loss, and after a discriminator."""
-    finetune_learning_rate: PositiveFloat = 0.04
-    """Of the weights while fine-tuning: the highest, from which it decays to nothing."""
+    finetune_learning_rate: PositiveFloat | None = None
+    """Of the weights while fine-tuning: the highest, from which it decays to nothing; 0.04 by default, and 0.004 where
+    the original is at its target already, as far as the set's size can tell."""
     batch_size: PositiveInt | None = None
     """Forget images in one gradient step; by default an eighth of the forget set, from 8 to 256, and half as many as
     retain images in fine-tuning."""

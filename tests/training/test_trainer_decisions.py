@@ -20,7 +20,7 @@ from helper_functions.training.devices import Precision
 from optimizer.nan_guard import MOST_REWINDS
 from optimizer.schedules import rescale_schedule
 from optimizer.solver import SOLVERS
-from unlearning.arguments import MethodArgs, UnlearnArgs
+from unlearning.arguments import FINETUNE_RATE, MET_FINETUNE_RATE, MethodArgs, UnlearnArgs
 from unlearning.constrained.line_search import SHORTEST, on_line, snapshot
 from unlearning.constrained.trainer import FAR, PULLED_BACK, RAISE, ConstrainedTrainer, dual_rate
 from unlearning.context import MethodContext
@@ -56,7 +56,7 @@ class Scripted:
 
     def __init__(
         self, passes, *script, solver="augmented_lagrangian", finetune=0, disturb=None, record=None, mixture=True,
-        **options,
+        distance=1.0, **options,
     ):
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
@@ -94,8 +94,8 @@ class Scripted:
         own = SimpleNamespace(scalars=lambda figures, step: self.rows.append((step, dict(figures))), step=None)
         self.trainer.run(
             SimpleNamespace(
-                record=record or own, log_interval=1, on_nan="rewind", original={"forget/distance": 1.0}, epochs=[],
-                measure=measure, take=take, close_epoch=close_epoch,
+                record=record or own, log_interval=1, on_nan="rewind", original={"forget/distance": distance},
+                epochs=[], measure=measure, take=take, close_epoch=close_epoch,
             ),
             None,
         )  # fmt: skip
@@ -203,6 +203,14 @@ class TestAfterwards:
         assert all({"forget/violation", "forget/multiplier"} <= row.keys() for row in rows)
         assert not any("constraint/violation" in row or "constraint/step_scale" in row for row in rows)
         assert run.model[1].training and not same(run.ends[2], run.ends[1])
+
+    @pytest.mark.parametrize(
+        ("distance", "asked", "rate"),
+        [(1.0, None, FINETUNE_RATE), (0.0051, None, FINETUNE_RATE), (0.005, None, MET_FINETUNE_RATE), (0.005, 0.03, 0.03)],
+    )
+    def test_fine_tuning_is_gentle_where_the_original_is_at_its_target_already(self, distance, asked, rate):
+        run = Scripted(0, KEPT, finetune=1, distance=distance, finetune_learning_rate=asked)
+        assert run.trainer.solver.optimizer.defaults["lr"] == rate
 
     @pytest.mark.parametrize("mixture", [True, False])
     def test_fine_tuning_normalises_no_batch_of_few_classes_by_itself(self, mixture):

@@ -26,7 +26,7 @@ from optimizer.nan_guard import NanGuard
 from optimizer.optimizers import build_optimizer
 from optimizer.schedules import get_schedule, rescale_schedule
 from optimizer.solver import Solver, lagrangian
-from unlearning.arguments import stage_epochs
+from unlearning.arguments import FINETUNE_RATE, MET_FINETUNE_RATE, stage_epochs
 from unlearning.constrained.line_search import SHORTEST, Line, Weights, snapshot
 from unlearning.constrained.problem import ForgetSubjectToRetain, RetainSubjectToForget, dual_rate
 from unlearning.constrained.stopping import is_met
@@ -106,7 +106,9 @@ class ConstrainedTrainer(Trainer):
             self.streams, gap = context.streams, context.evaluator.retain_loss_gap
             self.problem = ForgetSubjectToRetain(self.streams, self.target, args, self.original_answers, gap)
         else:
-            args = dataclasses.replace(args, learning_rate=args.finetune_learning_rate, **FINETUNING)
+            met = self.original["forget/distance"] <= self.target.tolerance
+            rate = args.finetune_learning_rate or (MET_FINETUNE_RATE if met else FINETUNE_RATE)
+            args = dataclasses.replace(args, learning_rate=rate, **FINETUNING)
             # A batch normalised by itself loses what tells its classes from others, unless it is a mixture of all.
             mode = "train" if context.evaluator.is_mixture() else "retain"
             self.streams = TwoStreams(context.model, context.precision, mode)
