@@ -48,8 +48,8 @@ REPOSITORY = Path(__file__).parents[2]
 CLASSES, SAMPLE = 10, 2000
 # Pictures from which a model has learned the classes.
 LEARNED = 20_000
-# Of a folder's pictures: side, model of the step, images in one, and steps of a measurement. The runs under a limit take
-# half as many images: activations are no part of what a data set needs.
+# Of a folder's pictures: side, model of the step, images in one, and steps of a measurement. Runs under the limit train on
+# half as many at a time: activations are no part of what a data set needs.
 SIDES = {"small": (64, "resnet18", 128, 16), "large": (224, "resnet50", 32, 3)}
 RANKS = (1, 2, 4)
 # Settings that a record's parts share.
@@ -188,7 +188,8 @@ class Bench:
         """One pass of training, more of few pictures; its run folder, if it has succeeded."""
         ended = limited(
             limit, "train.py", *self.flags(folder), "--num_epochs", -(-LEARNED // self.size(folder)),
-            "--batch_size", self.batch_size // 2, "--learning_rate", 0.05, "--cache", place, "--name_prefix", f"{folder}-{place}",
+            "--batch_size", self.batch_size // 2, "--learning_rate", 0.05, "--cache", place,
+            "--name_prefix", f"{folder}-{place}",
         )  # fmt: skip
         return ended, None if may_fail and ended["status"] else self.run_of(ended, f"{folder}-{place}")
 
