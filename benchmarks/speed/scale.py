@@ -48,8 +48,8 @@ REPOSITORY = Path(__file__).parents[2]
 CLASSES, SAMPLE = 10, 2000
 # Pictures from which a model has learned the classes.
 LEARNED = 20_000
-# Of a folder's pictures: side, model of the step, images in one, and steps of a measurement. Runs under the limit train on
-# half as many at a time: activations are no part of what a data set needs.
+# Of a folder's pictures: side, model of the step, images in one, and steps of a measurement. Runs under the limit train
+# on half as many at a time: activations are no part of what a data set needs.
 SIDES = {"small": (64, "resnet18", 128, 16), "large": (224, "resnet50", 32, 3)}
 RANKS = (1, 2, 4)
 # Settings that a record's parts share.

@@ -206,7 +206,7 @@ class TestAfterwards:
 
     @pytest.mark.parametrize(
         ("distance", "asked", "rate"),
-        [(1.0, None, FINETUNE_RATE), (0.0051, None, FINETUNE_RATE), (0.005, None, MET_FINETUNE_RATE), (0.005, 0.03, 0.03)],
+        [(0.0051, None, FINETUNE_RATE), (0.005, None, MET_FINETUNE_RATE), (0.005, 0.03, 0.03)],
     )
     def test_fine_tuning_is_gentle_where_the_original_is_at_its_target_already(self, distance, asked, rate):
         run = Scripted(0, KEPT, finetune=1, distance=distance, finetune_learning_rate=asked)
