@@ -23,8 +23,6 @@ FEWEST_FORGOTTEN, FEWEST_RETAINED = 8, 32
 RETAINED_A_CLASS = 3
 # Retain images in a step of constrained fine-tuning: fewer where a pass would have fewer steps than these.
 LARGEST_FINETUNE_BATCH, FINETUNE_STEPS_A_PASS = 128, 20
-# Where a discriminator separates the groups of a batch.
-DISCRIMINATING = {"batch_size": BATCH_SIZE, "num_epochs": 20, "finetune_num_epochs": 0}
 # Passes over the forget set, where none are asked for.
 FORGET_EPOCHS = {"unseen": 0, "zero": 20, "chance": 0}
 FINETUNE_EPOCHS = 3
@@ -37,11 +35,11 @@ class UnlearnArgs(ContrastiveArgs, OptimizerArgs):
     """Budget, target and optimisation of constrained unlearning."""
 
     num_epochs: NonNegativeInt | None = None
-    """Passes over the forget set while forgetting: 20 by default, of constrained none for targets unseen and chance,
+    """Passes over the forget set while forgetting: of ours 20 by default for target zero, none for unseen and chance,
     which fine-tuning reaches alone. Where a student learns, passes over the training set, 30 by default."""
     finetune_num_epochs: NonNegativeInt | None = None
     """Passes over the retain set of constrained fine-tuning: more of them cost more, and leave more accuracy. 3 by
-    default; none for target zero, which forgetting alone reaches without a loss, and after a discriminator."""
+    default; none for target zero, which forgetting alone reaches without a loss."""
     finetune_learning_rate: PositiveFloat | None = None
     """Of the weights while fine-tuning: the highest, from which it decays to nothing; 0.04 by default, and 0.004 where
     the original is at its target already, as far as the set's size can tell."""

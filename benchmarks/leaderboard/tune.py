@@ -27,7 +27,7 @@ from helper_functions.config import NonNegativeFloat, PositiveInt, ScriptParser,
 from helper_functions.errors import NotFinite, UserError
 from helper_functions.files import key_of, write_bytes
 from helper_functions.run_folder import run_quietly
-from unlearning.arguments import FINETUNE_EPOCHS, MethodArgs
+from unlearning.arguments import FINETUNE_EPOCHS, FINETUNE_RATE, MethodArgs
 from unlearning.experiment import TARGETS
 from unlearning.methods import METHODS, defaults_of, get_method
 from unlearning.methods.method import RETAIN_EPOCHS, Log, Search, Span
@@ -81,7 +81,8 @@ def space_of(method: str) -> Space:
 
 def start(space: Space, distributions: dict[str, BaseDistribution]) -> dict[str, object]:
     """The method's own defaults, moved into the bounds where they lie outside: the first trial of every search."""
-    own = vars(MethodArgs(finetune_num_epochs=FINETUNE_EPOCHS)) | defaults_of(space.fixed["method"])
+    ours = MethodArgs(finetune_num_epochs=FINETUNE_EPOCHS, finetune_learning_rate=FINETUNE_RATE)
+    own = vars(ours) | defaults_of(space.fixed["method"])
     return {name: _nearest(own[name], distribution) for name, distribution in distributions.items()}
 
 

@@ -94,8 +94,8 @@ class Scripted:
         own = SimpleNamespace(scalars=lambda figures, step: self.rows.append((step, dict(figures))), step=None)
         self.trainer.run(
             SimpleNamespace(
-                record=record or own, log_interval=1, on_nan="rewind", original={"forget/distance": distance},
-                epochs=[], measure=measure, take=take, close_epoch=close_epoch,
+                record=record or own, log_interval=1, on_nan="rewind", epochs=[], measure=measure, take=take,
+                original=dict.fromkeys(("forget/distance", "forget/own_distance"), distance), close_epoch=close_epoch,
             ),
             None,
         )  # fmt: skip

@@ -41,17 +41,11 @@ from unlearning.methods import (
     untrain,
     untrain_contrastive,
 )
-from unlearning.methods.method import RETAIN_EPOCHS, ClassCounts, Log, Method, constrained
+from unlearning.methods.method import ClassCounts, Method, constrained
 from unlearning.methods.own import is_own, load_own, own_flags, with_flags
 
 METHODS: dict[str, Method] = {
-    "constrained": constrained(
-        own_target,
-        search={
-            "learning_rate": Log(3e-3, 1e-1), "batch_size": (None, 32, 64, 128),
-            "finetune_learning_rate": Log(1e-2, 1e-1), "finetune_num_epochs": RETAIN_EPOCHS,
-        },  # fmt: skip
-    ),
+    "constrained": constrained(own_target),
     "untrain": untrain.METHOD,
     "untrain_contrastive": untrain_contrastive.METHOD,
     "retrain": retrain.METHOD,

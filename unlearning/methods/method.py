@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from unlearning.arguments import BATCH_SIZE, DISCRIMINATING, UnlearnArgs
+from unlearning.arguments import BATCH_SIZE, UnlearnArgs
 from unlearning.constrained.targets import Target
 from unlearning.constrained.trainer import ConstrainedTrainer
 from unlearning.context import MethodContext
@@ -58,6 +58,12 @@ RETAIN_WEIGHTS = (0.6, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999)
 BATCH_SIZES = (32, 64, 128, 256, 512)
 TRIED = {"batch_size": BATCH_SIZES, "schedule": ("constant", "linear", "cosine", "one_cycle")}
 
+# Of ours: forgetting's step, fine-tuning's, and its passes.
+TRIED_OF_OURS = {
+    "learning_rate": Log(3e-3, 1e-1), "batch_size": (None, 32, 64, 128), "finetune_learning_rate": Log(1e-2, 1e-1),
+    "finetune_num_epochs": RETAIN_EPOCHS,
+}  # fmt: skip
+
 
 def applies_to_all(target: str, counts: ClassCounts) -> None:
     """No reason to refuse."""
@@ -93,13 +99,11 @@ class Method:
         return (ConstrainedTrainer if self.constrained else BaselineTrainer)(context, self.build)
 
 
-def constrained(
-    build_target: Callable[[MethodContext], Target], *, search: Search, discriminates: bool = False
-) -> Method:
+def constrained(build_target: Callable[[MethodContext], Target], *, discriminates: bool = False) -> Method:
     """One of ours: the constrained problem with a forget target of its own."""
     return Method(
-        build_target, DISCRIMINATING if discriminates else {},
-        frozenset(field.name for field in dataclasses.fields(UnlearnArgs)), search,
+        build_target, {"batch_size": BATCH_SIZE} if discriminates else {},
+        frozenset(field.name for field in dataclasses.fields(UnlearnArgs)), TRIED_OF_OURS,
         constrained=True, augmented=False, discriminates=discriminates,
     )  # fmt: skip
 

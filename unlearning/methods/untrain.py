@@ -7,7 +7,7 @@ from helper_functions.training.devices import seeded
 from unlearning.arguments import forget_batch_size
 from unlearning.constrained.discriminator_target import DiscriminatorTarget, Parts
 from unlearning.context import MethodContext
-from unlearning.methods.method import Log, Span, constrained
+from unlearning.methods.method import constrained
 
 
 def target(context: MethodContext) -> DiscriminatorTarget:
@@ -27,8 +27,4 @@ def target(context: MethodContext) -> DiscriminatorTarget:
     return DiscriminatorTarget(parts, game, critic)
 
 
-METHOD = constrained(
-    target,
-    search={"learning_rate": Log(3e-3, 1e-1), "num_epochs": Span(4, 20), "batch_size": (32, 64, 128)},
-    discriminates=True,
-)
+METHOD = constrained(target, discriminates=True)
