@@ -48,9 +48,9 @@ REPOSITORY = Path(__file__).parents[2]
 CLASSES, SAMPLE = 10, 2000
 # Pictures from which a model has learned the classes.
 LEARNED = 20_000
-# Of a folder's pictures: side, model of the step, images in one, and steps of a measurement. Runs under the limit train
-# on half as many at a time: activations are no part of what a data set needs.
-SIDES = {"small": (64, "resnet18", 128, 16), "large": (224, "resnet50", 32, 3)}
+# Of a folder's pictures: side, model of the step, images in one, and steps of a measurement; and images in a step under
+# the limit, of which activations need more than the pictures do.
+SIDES = {"small": (64, "resnet18", 128, 16, 64), "large": (224, "resnet50", 32, 3, 8)}
 RANKS = (1, 2, 4)
 # Settings that a record's parts share.
 SHARED = ("pictures", "large", "limit")
@@ -90,7 +90,7 @@ class Bench:
     count: int
 
     def __post_init__(self) -> None:
-        self.side, self.model, self.batch_size, self.steps = SIDES[self.name]
+        self.side, self.model, self.batch_size, self.steps, self.few = SIDES[self.name]
         self.home = Path(self.args.folder)
 
     def load(self, cache: str = "disk", folder: str | None = None) -> Dataset:
@@ -188,7 +188,7 @@ class Bench:
         """One pass of training, more of few pictures; its run folder, if it has succeeded."""
         ended = limited(
             limit, "train.py", *self.flags(folder), "--num_epochs", -(-LEARNED // self.size(folder)),
-            "--batch_size", self.batch_size // 2, "--learning_rate", 0.05, "--cache", place,
+            "--batch_size", self.few, "--learning_rate", 0.05, "--cache", place,
             "--name_prefix", f"{folder}-{place}",
         )  # fmt: skip
         return ended, None if may_fail and ended["status"] else self.run_of(ended, f"{folder}-{place}")
@@ -199,7 +199,7 @@ class Bench:
         ended = limited(
             self.args.limit, "train_constrained_unlearning.py", *self.flags(folder), "--cache", "disk",
             "--weight_path", weights, "--near_duplicates", "off", "--name_prefix", f"{folder}-unlearned",
-            "--finetune_num_epochs", 1, "--batch_size", self.batch_size // 2, "--retain_batch_size", self.batch_size,
+            "--finetune_num_epochs", 1, "--batch_size", self.few, "--retain_batch_size", 2 * self.few,
         )  # fmt: skip
         report = json.loads((self.run_of(ended, f"{folder}-unlearned") / "report.json").read_text())
         figures = ("retain_top1", "forget_top1", "test_top1")
