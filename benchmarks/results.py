@@ -5,7 +5,7 @@
 
 A template of Jinja has `board(NAME)`, a `Record` of the leaderboard; `rows(FILE)`, the lines of another record;
 `runs(NAME)`, single runs that were added under a name; `robustness` and `sequential`, tables of these sweeps. Filters:
-`f(2)` decimals, `s(2)` with the sign, `span` and `mean` of several figures, `word` for a small number, `titles` of
+`f(2)` decimals, `s(2)` with the sign, `span`, `each` and `mean` of several figures, `word` for a small number, `titles` of
 methods, and `ensure(condition)`: the words before it, and an error with them where the records do not support them.
 """
 
@@ -204,6 +204,11 @@ def span(values: Iterable[float], digits: int) -> str:
     return "–".join(dict.fromkeys(decimals(value, digits) for value in (min(values), max(values))))
 
 
+def slashed(values: Iterable[float], digits: int) -> str:
+    """All of them, one after the other."""
+    return "/".join(decimals(value, digits) for value in values)
+
+
 def word(number: int) -> str:
     """A number as a word where that is short."""
     return WORDS[number] if number < len(WORDS) else f"{number:,}"
@@ -229,7 +234,7 @@ def render(template: Path, boards: Path, record: Path) -> str:
         lstrip_blocks=True, keep_trailing_newline=True, extensions=["jinja2.ext.do"],
     )  # fmt: skip
     environment.filters |= {
-        "f": decimals, "s": signed, "span": span, "mean": statistics.mean, "word": word, "titles": titles,
+        "f": decimals, "s": signed, "span": span, "each": slashed, "mean": statistics.mean, "word": word, "titles": titles,
         "ensure": ensure,
     }  # fmt: skip
     environment.globals |= {
@@ -300,7 +305,8 @@ def row_of(name: str, report: dict, config: dict) -> dict:
     row = {
         "name": name, "run": run["name"], "command": command_of(run["script"], config), "seed": run["seed"],
         "method": run["method"], "forget": report["forget"]["request"], "code": code_words(run["code"]),
-        "models": report["models"], "verdict": report["verdict"], "avg_gap": report["avg_gap"], "cost": report["cost"],
+        "models": report["models"], "verdict": report["verdict"], "cost": report["cost"],
+        **{name: report[name] for name in ("avg_gap", "held_out_discriminator_auc") if name in report},
         "environment": {each: run[each] for each in ("python", "torch", "device", "cpu", "cpu_threads", "precision")},
     }  # fmt: skip
     return {"key": key_of({"name": name, "run": run["name"], "created": report["created"]}), **short(row)}

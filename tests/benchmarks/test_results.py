@@ -10,7 +10,7 @@ import pytest
 
 import train_constrained_unlearning as script
 from benchmarks import results
-from benchmarks.results import Record, decimals, ensure, render, signed, span, titles, word, wrapped
+from benchmarks.results import Record, decimals, ensure, render, signed, slashed, span, titles, word, wrapped
 from helper_functions.config import run_script
 from helper_functions.errors import UserError
 from helper_functions.files import load_config
@@ -108,6 +108,7 @@ def test_figures_as_they_are_written():
     assert [decimals(value, 1) for value in (-0.04, 1234.56)] == ["0.0", "1,234.6"]
     assert [signed(value, 1) for value in (-0.04, 0.06, -2.0)] == ["0.0", "+0.1", "-2.0"]
     assert [span(values, 1) for values in ([1.01, 1.04], [3, 1, 2])] == ["1.0", "1.0–3.0"]
+    assert slashed([1.04, -0.01], 1) == "1.0/0.0"
     assert [word(number) for number in (0, 8, 1500)] == ["no", "eight", "1,500"]
     assert [titles(names) for names in (["ct"], ["ct", "msg", "mine"])] == ["CT", "CT, MSG and `mine`"]
     assert ensure("so it is", 1 < 2) == "so it is"
@@ -136,6 +137,8 @@ def test_a_single_run_becomes_a_line_that_repeats_it(tmp_path):
     assert (row["name"], row["method"], row["forget"], row["run"]) == ("mine", "finetune", "random:0.1", folder.name)
     assert row["avg_gap"] == pytest.approx(report["avg_gap"], rel=1e-5) and set(row["models"]) == set(report["models"])
     assert str(tmp_path) not in record.read_text()
+    alone = {name: value for name, value in report.items() if name != "avg_gap"}  # nothing was retrained
+    assert results.row_of("mine", alone, load_config(folder / "config.yaml")).keys() == row.keys() - {"avg_gap"}
     _, name, *argv = shlex.split(row["command"])
     config = vars(script.get_parser().parse(argv))
     given = load_config(folder / "config.yaml")
