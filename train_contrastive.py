@@ -21,9 +21,9 @@ from data.arguments import DataArgs
 from evaluation.outlook import outlook
 from evaluation.report.arguments import ReportArgs, check_report
 from evaluation.report.write import write_report, write_student_report
-from helper_functions.config import PositiveInt, RunArgs, ScriptParser, run_script
+from helper_functions.config import RunArgs, ScriptParser, run_script
 from models.arguments import ModelArgs
-from unlearning.arguments import BATCH_SIZE, UnlearnArgs
+from unlearning.arguments import UnlearnArgs
 from unlearning.distillation import STUDENT, Distillation, DistillationArgs, check_distillation
 from unlearning.experiment import Experiment
 from unlearning.known_weights import described, own_weights
@@ -37,8 +37,6 @@ class Args(RunArgs, DataArgs, ModelArgs, UnlearnArgs, OriginalArgs, Distillation
 
     mode: Literal["train", "untrain", "untrain_contrastive"] = "train"
     """Train a student on a teacher; or make it forget, by an adversary or by a regression on group means."""
-    batch_size: PositiveInt = BATCH_SIZE
-    """Training images, or forget images, in one gradient step."""
 
 
 def get_parser() -> ScriptParser:

@@ -5,8 +5,8 @@
 
 A template of Jinja has `board(NAME)`, a `Record` of the leaderboard; `rows(FILE)`, the lines of another record;
 `runs(NAME)`, single runs that were added under a name; `robustness` and `sequential`, tables of these sweeps. Filters:
-`f(2)` decimals, `s(2)` with the sign, `span`, `each` and `mean` of several figures, `word` for a small number, `titles` of
-methods, and `ensure(condition)`: the words before it, and an error with them where the records do not support them.
+`f(2)` decimals, `s(2)` with the sign, `span`, `each` and `mean` of several figures, `word` for a small number, `titles`
+of methods, and `ensure(condition)`: the words before it, and an error with them where the records do not support them.
 """
 
 import dataclasses
@@ -205,7 +205,7 @@ def span(values: Iterable[float], digits: int) -> str:
 
 
 def slashed(values: Iterable[float], digits: int) -> str:
-    """All of them, one after the other."""
+    """Every figure, with slashes between them."""
     return "/".join(decimals(value, digits) for value in values)
 
 
@@ -234,8 +234,8 @@ def render(template: Path, boards: Path, record: Path) -> str:
         lstrip_blocks=True, keep_trailing_newline=True, extensions=["jinja2.ext.do"],
     )  # fmt: skip
     environment.filters |= {
-        "f": decimals, "s": signed, "span": span, "each": slashed, "mean": statistics.mean, "word": word, "titles": titles,
-        "ensure": ensure,
+        "f": decimals, "s": signed, "span": span, "each": slashed, "mean": statistics.mean, "word": word,
+        "titles": titles, "ensure": ensure,
     }  # fmt: skip
     environment.globals |= {
         "board": functools.cache(lambda name: Record(boards / name / "results.jsonl")),

@@ -26,7 +26,7 @@ LARGEST_FINETUNE_BATCH, FINETUNE_STEPS_A_PASS = 128, 20
 # Passes over the forget set, where none are asked for.
 FORGET_EPOCHS = {"unseen": 0, "zero": 20, "chance": 0}
 FINETUNE_EPOCHS = 3
-# Highest rate of fine-tuning: what forgets a set costs a model accuracy that has nothing to forget.
+# Highest rate of fine-tuning: one that forgets costs accuracy, also where there is nothing to forget.
 FINETUNE_RATE, MET_FINETUNE_RATE = 0.04, 0.004
 
 
@@ -35,17 +35,17 @@ class UnlearnArgs(ContrastiveArgs, OptimizerArgs):
     """Budget, target and optimisation of constrained unlearning."""
 
     num_epochs: NonNegativeInt | None = None
-    """Passes over the forget set while forgetting: of ours 20 by default for target zero, none for unseen and chance,
+    """Passes over the forget set while forgetting. Ours: 20 by default for target zero, none for unseen and chance,
     which fine-tuning reaches alone. Where a student learns, passes over the training set, 30 by default."""
     finetune_num_epochs: NonNegativeInt | None = None
     """Passes over the retain set of constrained fine-tuning: more of them cost more, and leave more accuracy. 3 by
     default; none for target zero, which forgetting alone reaches without a loss."""
     finetune_learning_rate: PositiveFloat | None = None
     """Of the weights while fine-tuning: the highest, from which it decays to nothing; 0.04 by default, and 0.004 where
-    the original is at its target already, as far as the set's size can tell."""
+    the original is no farther from its target than chance explains."""
     batch_size: PositiveInt | None = None
     """Forget images in one gradient step; by default an eighth of the forget set, from 8 to 256, and half as many as
-    retain images in fine-tuning."""
+    retain images in fine-tuning. Where a student learns, training images, 128 by default."""
     retain_batch_size: PositiveInt | None = None
     """Retain images beside each forget batch; as many by default, and beside small ones at least 32, or 3 for each
     class, up to 256; in fine-tuning a 20th of the retain set, from 32 to 128."""

@@ -19,13 +19,15 @@ from helper_functions.training.inference import predict
 from models.features import classifier_head, predict_features
 from models.weights import reinitialised
 from optimizer.training import Fit, GradientSteps
+from unlearning.arguments import BATCH_SIZE
 from unlearning.evaluator import RETAIN_SAMPLE
 from unlearning.experiment import Experiment
 from unlearning.setup import PreparedRun, check_features
 
 # Own defaults of mode train: the student is trained as the original is, at half of its rate.
 STUDENT = {
-    "num_epochs": 30, "learning_rate": 0.05, "schedule": "one_cycle", "weight_decay": 5e-4, "max_grad_norm": 5.0,
+    "num_epochs": 30, "batch_size": BATCH_SIZE, "learning_rate": 0.05, "schedule": "one_cycle", "weight_decay": 5e-4,
+    "max_grad_norm": 5.0,
 }  # fmt: skip
 COLUMNS = (
     "train/loss", "classifier/loss", "classifier/accuracy", "discriminator/auc", "retain/top1", "validation/top1",
@@ -115,7 +117,7 @@ class Distillation:
         """Train; the AUC of a fresh discriminator on held-out pairs `before` and `after`."""
         args, run = self.args, self.run
         before = self.auc()
-        loader = run.experiment.sets.training(run.experiment.splits.train, args.batch_size)
+        loader = run.experiment.sets.training(run.experiment.splits.train, args.batch_size or BATCH_SIZE)
         generator = torch.Generator(self.device).manual_seed(args.seed)
         objective = self.objective(
             self.student, self.teacher, self.see_features, self.scale, self.critic, args.discriminator_steps,

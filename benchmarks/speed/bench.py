@@ -113,7 +113,7 @@ def training(bench: Bench, use_sam: bool = False) -> Pair:
 
 
 def unlearning(bench: Bench, method: str) -> Pair:
-    """A step of train_constrained_unlearning.py, with its defaults, on a random forget set."""
+    """A step of train_constrained_unlearning.py, in the stage that forgets, on a random forget set."""
     model, names = bench.model(), ("retain", "forget", "unseen", "validation")
     # All of these images are measured before the first step, which is not timed.
     loaders = {name: bench.loader(name, augment=False, batches=-(-MEASURED // bench.batch_size)) for name in names}

@@ -48,8 +48,8 @@ REPOSITORY = Path(__file__).parents[2]
 CLASSES, SAMPLE = 10, 2000
 # Pictures from which a model has learned the classes.
 LEARNED = 20_000
-# Of a folder's pictures: side, model of the step, images in one, and steps of a measurement; and images in a step under
-# the limit, of which activations need more than the pictures do.
+# Of a folder's pictures: side, model of the step, images in one, steps of a measurement, and images in a step of the
+# runs: few of the large ones, whose activations would not fit under the limit.
 SIDES = {"small": (64, "resnet18", 128, 16, 64), "large": (224, "resnet50", 32, 3, 8)}
 RANKS = (1, 2, 4)
 # Settings that a record's parts share.
@@ -343,6 +343,8 @@ def limited(limit: float | None, *command: object) -> dict:
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, *map(str, command)], cwd=REPOSITORY, capture_output=True, text=True,
+        # Or else freed activations stay in a heap that they leave full of holes.
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)},
         preexec_fn=None if size is None else lambda: resource.setrlimit(resource.RLIMIT_DATA, (size, size)),
     )  # fmt: skip
     lines = (done.stderr if done.returncode in (1, 2) else done.stdout).strip().splitlines()

@@ -77,7 +77,7 @@ def place_of(cache_dir: str | Path, folder: Path, stated: Preprocessing) -> Path
     """Where the pixels of a folder under a preprocessing, which is resolved, are kept."""
     code = Path(file_of(stated.transform)).read_bytes() if names_code(stated.transform) else b""
     made = {name: value for name, value in stated.stated().items() if name not in ("mean", "std")}
-    key = {"folder": str(folder.resolve()), "digest": "xxh3", "code": hashlib.sha256(code).hexdigest(), **made}
+    key = {"folder": str(folder.resolve()), "code": hashlib.sha256(code).hexdigest(), **made}
     return Path(cache_dir) / key_of(key)
 
 

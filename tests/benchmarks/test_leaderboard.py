@@ -295,8 +295,9 @@ class TestTuning:
         for method in ("finetune", "scrub", "neggrad_plus", "eu_k", "ct"):
             distributions = SPACES[method].distributions(3)
             assert distributions["num_epochs"].high == 3 >= start(SPACES[method], distributions)["num_epochs"]
-        assert SPACES["constrained"].distributions(3)["finetune_num_epochs"].high == 3
-        for method in ("untrain", "gradient_ascent", "bad_teacher", "lotus", "ssd"):
+        for method in ("constrained", "untrain"):
+            assert SPACES[method].distributions(3)["finetune_num_epochs"].high == 3
+        for method in ("gradient_ascent", "bad_teacher", "lotus", "ssd"):
             assert SPACES[method].distributions(3) == SPACES[method].distributions(10)
 
     def test_drawn_values_have_two_digits_and_chosen_ones_stay(self):

@@ -15,7 +15,8 @@ MEASURED = ("build", "start", "reading")
 @pytest.fixture
 def args(tmp_path, monkeypatch) -> Args:
     """Few pictures; the parts that start other processes give their name."""
-    monkeypatch.setattr(scale, "SIDES", {name: (side, "resnet8", 4, 1, 4) for name, side in (("small", 8), ("large", 12))})
+    sides = {"small": 8, "large": 12}
+    monkeypatch.setattr(scale, "SIDES", {name: (side, "resnet8", 4, 1, 4) for name, side in sides.items()})
     parts = {name: tuple(part for part in parts if part.__name__ in MEASURED) for name, parts in scale.PARTS.items()}
     monkeypatch.setattr(scale, "PARTS", parts)
     record = str(tmp_path / "record.json")

@@ -106,7 +106,7 @@ class ConstrainedTrainer(Trainer):
             self.streams, gap = context.streams, context.evaluator.retain_loss_gap
             self.problem = ForgetSubjectToRetain(self.streams, self.target, args, self.original_answers, gap)
         else:
-            rate = args.finetune_learning_rate or (MET_FINETUNE_RATE if self._met_before() else FINETUNE_RATE)
+            rate = args.finetune_learning_rate or (MET_FINETUNE_RATE if self._was_at_target() else FINETUNE_RATE)
             args = dataclasses.replace(args, learning_rate=rate, **FINETUNING)
             # A batch normalised by itself loses what tells its classes from others, unless it is a mixture of all.
             mode = "train" if context.evaluator.is_mixture() else "retain"
@@ -208,8 +208,8 @@ class ConstrainedTrainer(Trainer):
         model = self.context.model
         return Line(model, start, snapshot(model), self.listener.measure, known)
 
-    def _met_before(self) -> bool:
-        """Whether the original is at its target, as far as the forget set's size can tell."""
+    def _was_at_target(self) -> bool:
+        """Whether the original is no farther from its target than sets of this size are on average by chance."""
         distances = self.original["forget/distance"], self.original["forget/own_distance"]
         return all(each <= tolerance for each, tolerance in zip(distances, self.target.tolerances, strict=True))
 

@@ -102,8 +102,7 @@ class Method:
 def constrained(build_target: Callable[[MethodContext], Target], *, discriminates: bool = False) -> Method:
     """One of ours: the constrained problem with a forget target of its own."""
     return Method(
-        build_target, {"batch_size": BATCH_SIZE} if discriminates else {},
-        frozenset(field.name for field in dataclasses.fields(UnlearnArgs)), TRIED_OF_OURS,
+        build_target, {}, frozenset(field.name for field in dataclasses.fields(UnlearnArgs)), TRIED_OF_OURS,
         constrained=True, augmented=False, discriminates=discriminates,
     )  # fmt: skip
 

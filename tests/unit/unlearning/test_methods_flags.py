@@ -82,7 +82,7 @@ class TestDefaults:
         contrastive = train_contrastive.get_parser()
         asked = contrastive.parse(["--mode", method, *flags]), parser.parse(["--method", method, *flags])
         by_mode, by_method = (settings_from(args, method) for args in asked)
-        assert by_mode == by_method and by_mode.batch_size == (32 if "32" in flags else 128)
+        assert by_mode == by_method and by_mode.batch_size == (32 if "32" in flags else None)
         asked = {flag: int(value) for flag, value in zip(flags[::2], flags[1::2], strict=True)}
         assert (by_mode.num_epochs, by_mode.finetune_num_epochs) == (
             asked.get("--num_epochs"), asked.get("--finetune_num_epochs")
