@@ -10,11 +10,10 @@ import torch
 
 from data.arguments import dataset_name
 from data.datasets import DOWNLOADED
-from evaluation.verdict import UNSEEN_TOLERANCE, ZERO_TOLERANCE, met_before
 from helper_functions.errors import UserError
 from helper_functions.wording import counted
 from unlearning.dial import FINER_SHARES, SHARES
-from unlearning.evaluator import keeps_budget, paired_fall
+from unlearning.evaluator import UNSEEN_TOLERANCE, ZERO_TOLERANCE, keeps_budget, met_before, paired_fall
 from unlearning.run import UnlearningRun
 from unlearning.setup import PreparedRun
 
@@ -138,8 +137,7 @@ def _visible(unlearning: UnlearningRun) -> float | None:
 
 
 def _is_met(unlearning: UnlearningRun) -> bool:
-    figures = {name.replace("/", "_"): value for name, value in unlearning.original.items()}
-    return met_before(unlearning.target.name, figures, unlearning.evaluator.num_classes)
+    return met_before(unlearning.target.name, unlearning.original, unlearning.evaluator.num_classes)
 
 
 def _is_untrained(run: PreparedRun) -> bool:

@@ -4,12 +4,7 @@ import dataclasses
 import math
 
 from helper_functions.run_folder import INFEASIBLE, NOT_FORGOTTEN, RESULT
-from unlearning.evaluator import keeps_budget
-
-# Maximum accuracy points of forget above unseen images that count as forgotten.
-UNSEEN_TOLERANCE = 5.0
-# Maximum percentage of images of a forgotten class that are still classified as that class.
-ZERO_TOLERANCE = 1.0
+from unlearning.evaluator import is_forgotten, keeps_budget, met_before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,24 +62,6 @@ def next_try(verdict: Verdict, stage: str, epochs: int) -> str | None:
         return None
     longer = f"--{stage}num_epochs {2 * epochs} or " if epochs else ""
     return f"{longer}a larger --retain_budget may get there; retraining does"
-
-
-def is_forgotten(target: str, figures: dict[str, float], num_classes: int) -> bool:
-    """Whether the forget set counts as forgotten, by the target of the run.
-
-    `chance`: mean loss on the given labels at least log K and accuracy at most 1/K; `zero`: accuracy at most 1 %;
-    `unseen`: accuracy at most 5 points above that of unseen images.
-    """
-    if target == "zero":
-        return figures["forget_top1"] <= ZERO_TOLERANCE
-    if target == "chance":
-        return figures["forget_loss"] >= math.log(num_classes) and figures["forget_top1"] <= 100 / num_classes
-    return figures["forget_top1"] <= figures["unseen_top1"] + UNSEEN_TOLERANCE
-
-
-def met_before(target: str, original: dict[str, float], num_classes: int) -> bool:
-    """Whether the original itself counts as forgotten."""
-    return math.isfinite(original["forget_loss"]) and is_forgotten(target, original, num_classes)
 
 
 def give_verdict(

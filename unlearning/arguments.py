@@ -42,7 +42,7 @@ class UnlearnArgs(ContrastiveArgs, OptimizerArgs):
     default; none for target zero, which forgetting alone reaches without a loss."""
     finetune_learning_rate: PositiveFloat | None = None
     """Of the weights while fine-tuning: the highest, from which it decays to nothing; 0.04 by default, and 0.004 where
-    the original is no farther from its target than chance explains."""
+    the original counts as forgotten, and is no farther from its target than chance explains."""
     batch_size: PositiveInt | None = None
     """Forget images in one gradient step; by default an eighth of the forget set, from 8 to 256, and half as many as
     retain images in fine-tuning. Where a student learns, training images, 128 by default."""

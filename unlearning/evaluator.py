@@ -19,6 +19,10 @@ RETAIN_SAMPLE = 5000
 # Most retain images of a final report: for more, the margin of the sample is at most 0.3 points.
 JUDGED = 50_000
 ONE_SIDED_95 = 1.645
+# Maximum accuracy points of forget above unseen images that count as forgotten.
+UNSEEN_TOLERANCE = 5.0
+# Maximum percentage of images of a forgotten class that are still classified as that class.
+ZERO_TOLERANCE = 1.0
 
 
 def paired_fall(before: Tensor, after: Tensor, population: float = math.inf) -> tuple[float, float]:
@@ -47,6 +51,25 @@ def keeps_budget(
     """
     # Percentages carry float32 rounding, which must not break a budget that is kept exactly.
     return max(sum(retain), held_out[0] - held_out[1]) <= budget + 1e-4
+
+
+def is_forgotten(target: str, figures: dict[str, float], num_classes: int) -> bool:
+    """Whether the forget set counts as forgotten, by the target of the run.
+
+    `chance`: mean loss on the given labels at least log K and accuracy at most 1/K; `zero`: accuracy at most 1 %;
+    `unseen`: accuracy at most 5 points above that of unseen images.
+    """
+    if target == "zero":
+        return figures["forget_top1"] <= ZERO_TOLERANCE
+    if target == "chance":
+        return figures["forget_loss"] >= math.log(num_classes) and figures["forget_top1"] <= 100 / num_classes
+    return figures["forget_top1"] <= figures["unseen_top1"] + UNSEEN_TOLERANCE
+
+
+def met_before(target: str, original: dict[str, float], num_classes: int) -> bool:
+    """Whether the original itself counts as forgotten; figures as a report or as a run names them."""
+    figures = {name.replace("/", "_"): value for name, value in original.items()}
+    return math.isfinite(figures["forget_loss"]) and is_forgotten(target, figures, num_classes)
 
 
 def matching_weights(labels: Tensor, wanted: Tensor) -> Tensor:

@@ -22,9 +22,9 @@ from evaluation.report.figures import (
     trace_drawings,
 )
 from evaluation.report.tables import digits_of
-from evaluation.verdict import UNSEEN_TOLERANCE, ZERO_TOLERANCE
 from helper_functions.wording import counted
 from unlearning.dial import BUDGETS, bought
+from unlearning.evaluator import UNSEEN_TOLERANCE, ZERO_TOLERANCE
 
 PAGE, CARD = "report.html", "model_card.md"
 TEMPLATE = Path(__file__).parent / "template"

@@ -56,7 +56,7 @@ class Scripted:
 
     def __init__(
         self, passes, *script, solver="augmented_lagrangian", finetune=0, disturb=None, record=None, mixture=True,
-        distance=1.0, **options,
+        original=None, **options,
     ):
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
@@ -95,7 +95,7 @@ class Scripted:
         self.trainer.run(
             SimpleNamespace(
                 record=record or own, log_interval=1, on_nan="rewind", epochs=[], measure=measure, take=take,
-                original=dict.fromkeys(("forget/distance", "forget/own_distance"), distance), close_epoch=close_epoch,
+                original=original or {"forget/distance": 1.0, "forget/own_distance": 1.0}, close_epoch=close_epoch,
             ),
             None,
         )  # fmt: skip
@@ -205,11 +205,17 @@ class TestAfterwards:
         assert run.model[1].training and not same(run.ends[2], run.ends[1])
 
     @pytest.mark.parametrize(
-        ("distance", "asked", "rate"),
-        [(0.0051, None, FINETUNE_RATE), (0.005, None, MET_FINETUNE_RATE), (0.005, 0.03, 0.03)],
-    )
-    def test_fine_tuning_is_gentle_where_the_original_is_at_its_target_already(self, distance, asked, rate):
-        run = Scripted(0, KEPT, finetune=1, distance=distance, finetune_learning_rate=asked)
+        ("original", "asked", "rate"),
+        [
+            ({}, None, MET_FINETUNE_RATE), ({}, 0.03, 0.03), ({"forget/distance": 0.0051}, None, FINETUNE_RATE),
+            ({"forget/own_distance": 0.0051}, None, FINETUNE_RATE),
+            ({"forget/own_distance": math.nan}, None, FINETUNE_RATE),
+            ({"forget/top1": 34.0}, None, FINETUNE_RATE), ({"forget/loss": 1.0}, None, FINETUNE_RATE),
+        ],
+    )  # fmt: skip
+    def test_fine_tuning_is_gentle_where_the_original_is_at_its_target_already(self, original, asked, rate):
+        met = {"forget/distance": 0.005, "forget/own_distance": 0.005, "forget/top1": 33.0, "forget/loss": 1.1}
+        run = Scripted(0, KEPT, finetune=1, original=met | original, finetune_learning_rate=asked)
         assert run.trainer.solver.optimizer.defaults["lr"] == rate
 
     @pytest.mark.parametrize("mixture", [True, False])

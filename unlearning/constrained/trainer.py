@@ -32,7 +32,7 @@ from unlearning.constrained.problem import ForgetSubjectToRetain, RetainSubjectT
 from unlearning.constrained.stopping import is_met
 from unlearning.constrained.targets import Target
 from unlearning.context import MethodContext, RunListener
-from unlearning.evaluator import Evaluation, keeps_budget
+from unlearning.evaluator import Evaluation, keeps_budget, met_before
 from unlearning.streams import OriginalAnswers, TwoStreams
 
 STAGES = ("forget", "finetune")
@@ -209,9 +209,10 @@ class ConstrainedTrainer(Trainer):
         return Line(model, start, snapshot(model), self.listener.measure, known)
 
     def _was_at_target(self) -> bool:
-        """Whether the original is no farther from its target than sets of this size are on average by chance."""
+        """Whether the original counts as forgotten, and is no farther from its target than chance explains."""
         distances = self.original["forget/distance"], self.original["forget/own_distance"]
-        return all(each <= tolerance for each, tolerance in zip(distances, self.target.tolerances, strict=True))
+        near = all(each <= tolerance for each, tolerance in zip(distances, self.target.tolerances, strict=True))
+        return near and met_before(self.context.target, self.original, self.context.evaluator.num_classes)
 
     @property
     def scale(self) -> float:

@@ -23,9 +23,9 @@ from evaluation.judge import judge
 from evaluation.metrics import loss_histograms
 from evaluation.report.figures import draw_images, draw_losses
 from evaluation.report.tables import cost_table, plain
-from evaluation.verdict import Verdict, give_verdict, is_forgotten, next_try
+from evaluation.verdict import Verdict, give_verdict, next_try
 from helper_functions.training.loop import Cost
-from unlearning.evaluator import paired_fall
+from unlearning.evaluator import is_forgotten, paired_fall
 
 
 def losses(size, seed) -> torch.Tensor:
