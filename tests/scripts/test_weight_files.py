@@ -187,7 +187,7 @@ class TestProcess:
         done = fork(
             "train_constrained_unlearning.py", *SMALL, "--weight_path", weights, "--forget", f"file:{place}/forget.txt",
             "--validation", f"file:{place}/held_out.txt", "--num_epochs", 1, "--retain_budget", 100,
-            "--figures", False, "--judge", "validation", "--log_dir", place / "runs",
+            "--finetune_learning_rate", 0.04, "--figures", False, "--judge", "validation", "--log_dir", place / "runs",
         )  # fmt: skip
         assert done.status == 0 and done.err == "", done
         return done.out, only(place / "runs")
