@@ -348,7 +348,8 @@ def limited(limit: float | None, *command: object) -> dict:
         preexec_fn=None if size is None else lambda: resource.setrlimit(resource.RLIMIT_DATA, (size, size)),
     )  # fmt: skip
     lines = (done.stderr if done.returncode in (1, 2) else done.stdout).strip().splitlines()
-    return {"status": done.returncode, "seconds": time.perf_counter() - began, "last": lines[-1] if lines else ""}
+    last = lines[-1].replace(f"{REPOSITORY}/", "") if lines else ""
+    return {"status": done.returncode, "seconds": time.perf_counter() - began, "last": last}
 
 
 def main(args: Args) -> dict:
