@@ -117,7 +117,7 @@ class Distillation:
         """Train; the AUC of a fresh discriminator on held-out pairs `before` and `after`."""
         args, run = self.args, self.run
         before = self.auc()
-        loader = run.experiment.sets.training(run.experiment.splits.train, args.batch_size or BATCH_SIZE)
+        loader = run.experiment.sets.training(run.experiment.splits.train, args.batch_size or STUDENT["batch_size"])
         generator = torch.Generator(self.device).manual_seed(args.seed)
         objective = self.objective(
             self.student, self.teacher, self.see_features, self.scale, self.critic, args.discriminator_steps,

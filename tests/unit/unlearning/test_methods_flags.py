@@ -83,10 +83,15 @@ class TestDefaults:
         asked = contrastive.parse(["--mode", method, *flags]), parser.parse(["--method", method, *flags])
         by_mode, by_method = (settings_from(args, method) for args in asked)
         assert by_mode == by_method and by_mode.batch_size == (32 if "32" in flags else None)
-        asked = {flag: int(value) for flag, value in zip(flags[::2], flags[1::2], strict=True)}
-        assert (by_mode.num_epochs, by_mode.finetune_num_epochs) == (
-            asked.get("--num_epochs"), asked.get("--finetune_num_epochs")
-        )  # fmt: skip
+        given = {flag: int(value) for flag, value in zip(flags[::2], flags[1::2], strict=True)}
+        forget, finetune = given.get("--num_epochs"), given.get("--finetune_num_epochs")
+        assert (by_mode.num_epochs, by_mode.finetune_num_epochs) == (forget, finetune)
+        planned = {target: stage_epochs(by_mode, target) for target in ("unseen", "zero", "chance")}
+        own = {"unseen": (0, 3), "zero": (20, 0), "chance": (0, 3)}
+        assert planned == {
+            target: (epochs if forget is None else forget, passes if finetune is None else finetune)
+            for target, (epochs, passes) in own.items()
+        }
 
     def test_file_over_own_and_command_line_over_file(self, parser, tmp_path):
         path = tmp_path / "scrub.yaml"
